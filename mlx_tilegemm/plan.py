@@ -21,6 +21,9 @@ THREADGROUP_MEMORY_LIMIT = 32768
 REGISTER_LIMIT = 128
 """32-bit registers a thread may use before it spills to device memory (M1 to M5)."""
 
+THREADS_LIMIT = 1024
+"""Threads Metal gives one threadgroup at most."""
+
 CONSTANT_BINDING_LIMIT = 8
 """MLX binds an input of fewer elements in the constant address space, a larger one in device."""
 

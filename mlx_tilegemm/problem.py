@@ -394,7 +394,9 @@ def _fold_batch(problem: GemmProblem) -> GemmProblem:
     if len(problem.batch) != 1 or problem.transpose_a:
         return problem
     (axis,) = problem.batch
-    c_folds = not problem.c or (axis.c == 1 and problem.c_rows) or (not axis.c and not problem.c_rows)
+    c_folds = (
+        not problem.c or (axis.c == 1 and problem.c_rows) or (not axis.c and not problem.c_rows)
+    )
     # With one row a product, a c of one row each is a c of a row for every folded row.
     c_folds = c_folds or (axis.c == 1 and problem.m == 1)
     if axis.a != 1 or axis.b != 0 or not c_folds:

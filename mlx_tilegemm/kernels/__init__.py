@@ -1,0 +1,41 @@
+"""The kernels, in the order in which ties between them are decided.
+
+A kernel is a module with a ``NAME`` (also the stem of its template), the ``PROBLEM`` type it serves
+and four pure functions; see `Kernel`. To add one, write the module and its template and name it in `KERNELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, cast
+
+from ..chips.record import Chip
+from ..plan import Plan
+from ..problem import Problem
+from . import attention_chain, gemm_scalar, gemm_simdgroup
+
+
+class Kernel(Protocol):
+    """What dispatch asks of a kernel module. A config is the module's own frozen value."""
+
+    NAME: str
+    PROBLEM: type[Problem]
+
+    def candidates(self, problem: Problem, chip: Chip) -> Iterator[Any]:
+        """Yield every configuration, preferred ones first."""
+
+    def reject(self, problem: Problem, config: Any, chip: Chip) -> str | None:  # noqa: ANN401
+        """Return why a configuration may not serve the problem, or None."""
+
+    def cost(self, problem: Problem, config: Any, chip: Chip) -> float:  # noqa: ANN401
+        """Return the modelled seconds of a legal configuration."""
+
+    def plan(self, problem: Problem, config: Any) -> Plan:  # noqa: ANN401
+        """Return the plan of a legal configuration."""
+
+
+KERNELS: tuple[Kernel, ...] = (
+    cast(Kernel, gemm_simdgroup),
+    cast(Kernel, gemm_scalar),
+    cast(Kernel, attention_chain),
+)

@@ -1,0 +1,180 @@
+"""What the GEMM kernels share: the part of a spec, of legality and of a launch that is common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..dtypes import DType
+from ..plan import CONSTANT_BINDING_LIMIT, Launch
+from ..problem import GemmProblem
+
+MAX_BATCH_AXES = 8
+"""Batch axes a kernel decomposes; more never survive merging in practice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmSpec:
+    """What the text of a GEMM depends on; m and the batch sizes are run-time.
+
+    Attributes:
+        a: Element type of ``a``. Likewise ``b``, ``c`` (None without an addend) and ``out``.
+        b: See ``a``.
+        c: See ``a``.
+        out: See ``a``.
+        transpose_a: ``a`` is stored ``[k, m]``.
+        transpose_b: ``b`` is stored ``[n, k]``.
+        n: Columns of the result.
+        k: Length of the contracted axis.
+        c_rows: ``c`` has a row for every row of the result.
+        c_columns: ``c`` has a column for every column of the result.
+        scaled: The product is multiplied by ``factors[0]``.
+        batch_axes: Number of batch axes.
+        block_m: Rows of the result that a threadgroup computes.
+        block_n: Columns of the result that a threadgroup computes.
+        block_k: Depth of one step.
+    """
+
+    a: DType
+    b: DType
+    c: DType | None
+    out: DType
+    transpose_a: bool
+    transpose_b: bool
+    n: int
+    k: int
+    c_rows: bool
+    c_columns: bool
+    scaled: bool
+    batch_axes: int
+    block_m: int
+    block_n: int
+    block_k: int
+
+    @property
+    def layout(self) -> str:
+        """``nn``, ``nt``, ``tn`` or ``tt``."""
+        return ("t" if self.transpose_a else "n") + ("t" if self.transpose_b else "n")
+
+    @property
+    def batch_sizes(self) -> int:
+        """Index in ``sizes`` of the first batch axis."""
+        return 1
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        addend = ("c",) if self.c else ()
+        factors = ("factors",) if self.c or self.scaled else ()
+        return ("a", "b", *addend, *factors, "sizes")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The one output."""
+        return ("out",)
+
+    @property
+    def c_row_stride(self) -> str:
+        """Metal for the elements between two rows of ``c``."""
+        if not self.c_rows:
+            return "size_t(0)"
+        return "size_t(N)" if self.c_columns else "size_t(1)"
+
+    @property
+    def c_column_stride(self) -> str:
+        """Metal for the elements between two columns of ``c``."""
+        return "size_t(1)" if self.c_columns else "size_t(0)"
+
+    @property
+    def c_matrix_size(self) -> str:
+        """Metal for the elements of one matrix of ``c``."""
+        rows = "size_t(m)" if self.c_rows else "1"
+        return f"{rows} * N" if self.c_columns else rows
+
+
+def gemm_fields(problem: GemmProblem) -> dict[str, object]:
+    """Return the fields of a `GemmSpec` that the problem alone decides."""
+    return {
+        "a": problem.a,
+        "b": problem.b,
+        "c": problem.c,
+        "out": problem.out,
+        "transpose_a": problem.transpose_a,
+        "transpose_b": problem.transpose_b,
+        "n": problem.n,
+        "k": problem.k,
+        "c_rows": problem.c_rows,
+        "c_columns": problem.c_columns,
+        "scaled": problem.scaled,
+        "batch_axes": len(problem.batch),
+    }
+
+
+def gemm_label(spec: GemmSpec, kernel: str) -> str:
+    """Return a readable name for a GEMM's text that is a legal part of a Metal name."""
+    dtypes = "_".join(str(dtype) for dtype in (spec.a, spec.b, spec.out))
+    block = f"{spec.block_m}x{spec.block_n}x{spec.block_k}"
+    return f"tilegemm_{kernel}_{spec.layout}_{dtypes}_{block}_n{spec.n}_k{spec.k}"
+
+
+def gemm_factors(problem: GemmProblem) -> tuple[str, ...]:
+    """Return the run-time factors in the order of the input ``factors``."""
+    if problem.c:
+        return ("alpha", "beta")
+    return ("alpha",) if problem.scaled else ()
+
+
+def gemm_sizes(problem: GemmProblem) -> tuple[int, ...]:
+    """Return the run-time sizes: m, then size and steps of a, b and c for each batch axis."""
+    axes = ((axis.size, axis.a, axis.b, axis.c) for axis in problem.batch)
+    return (problem.m, *(value for axis in axes for value in axis))
+
+
+def gemm_launch(
+    problem: GemmProblem, *, block_m: int, block_n: int, threads: int, swizzle_log: int = 0
+) -> Launch:
+    """Return the launch of one threadgroup for each block of the result.
+
+    With ``swizzle_log`` s, 2**s neighbouring block rows are walked together before the next block
+    column, which keeps their operands in cache; the few threadgroups past the last row return.
+    """
+    tiles_m = -(-problem.m // block_m)
+    tiles_n = -(-problem.n // block_n)
+    panel = 1 << swizzle_log
+    return Launch(
+        grid=(tiles_n * panel * threads, -(-tiles_m // panel), problem.batch_size),
+        threadgroup=(threads, 1, 1),
+        sizes=gemm_sizes(problem),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+
+
+def reject_gemm(problem: GemmProblem) -> str | None:
+    """Return why no GEMM kernel may serve the problem, or None."""
+    if problem.m == 0 or problem.n == 0 or problem.batch_size == 0:
+        return "the result is empty"
+    if problem.k == 0:
+        return "k is 0, so there is nothing to multiply"
+    if len(problem.batch) > MAX_BATCH_AXES:
+        return f"{len(problem.batch)} batch axes remain after merging; at most {MAX_BATCH_AXES}"
+    return None
+
+
+def tiny_operand(problem: GemmProblem) -> str | None:
+    """Return which operand MLX binds in the constant address space, in words, or None."""
+    for name, elements in (("a", problem.a_elements), ("b", problem.b_elements)):
+        if elements < CONSTANT_BINDING_LIMIT:
+            return (
+                f"{name} has {elements} elements: below {CONSTANT_BINDING_LIMIT}, MLX binds an "
+                "input in the constant address space"
+            )
+    return None
+
+
+def dram_bytes(problem: GemmProblem) -> int:
+    """Return the bytes a launch has to move at least."""
+    out = problem.batch_size * problem.m * problem.n * problem.out.bytes
+    addend = problem.c_elements * problem.c.bytes if problem.c else 0
+    return (
+        problem.a_elements * problem.a.bytes + problem.b_elements * problem.b.bytes + addend + out
+    )

@@ -1,0 +1,255 @@
+"""GEMM on simdgroup matrices: candidates, legality, cost and plan. Pure functions of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from ..chips.record import Chip
+from ..plan import SIMD_WIDTH, Plan, Resources
+from ..problem import GemmProblem, Problem
+from .cost import TileWork, seconds
+from .gemm import (
+    GemmSpec,
+    dram_bytes,
+    gemm_factors,
+    gemm_fields,
+    gemm_label,
+    gemm_launch,
+    reject_gemm,
+    tiny_operand,
+)
+from .limits import reject_grid, reject_resources
+
+NAME = "gemm_simdgroup"
+PROBLEM = GemmProblem
+FRAGMENT = 8
+ADDRESSING_REGISTERS = 24
+"""Registers for pointers, counters and bounds, by reading comparable compiled kernels."""
+
+STAGE_PADDING_BYTES = 16
+"""Padding of a staged row: neighbouring rows then begin in different banks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A tile shape and how operands reach the fragments.
+
+    Attributes:
+        block_m: Rows of the result that a threadgroup computes.
+        block_n: Columns of the result that a threadgroup computes.
+        block_k: Depth of one step.
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+        staged: Operands pass through threadgroup memory; else fragments load from device memory.
+        swizzle_log: Log2 of the block rows that are walked together.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    simdgroups_m: int
+    simdgroups_n: int
+    staged: bool
+    swizzle_log: int = 0
+
+    def __str__(self) -> str:
+        block = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        route = "staged" if self.staged else "direct"
+        swizzle = f"-swizzle{1 << self.swizzle_log}" if self.swizzle_log else ""
+        return f"{block}-{self.simdgroups_m}x{self.simdgroups_n}-{route}{swizzle}"
+
+
+TILES = (
+    (64, 64, 16, 2, 2),
+    (64, 32, 32, 2, 2),
+    (32, 64, 16, 1, 2),
+    (32, 32, 16, 2, 2),
+    (16, 64, 32, 1, 4),
+    (8, 64, 32, 1, 4),
+)
+"""block_m, block_n, block_k, simdgroups_m, simdgroups_n; the last two are for few rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(GemmSpec):
+    """What the text of one simdgroup GEMM depends on.
+
+    Attributes:
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+        staged: Operands pass through threadgroup memory.
+        swizzle_log: Log2 of the block rows that are walked together.
+        align_m: m is a multiple of ``block_m``, so rows need no guard.
+        align_n: n is a multiple of ``block_n``, so columns need no guard.
+        align_k: k is a multiple of ``block_k``, so there is no last, shorter step.
+    """
+
+    simdgroups_m: int
+    simdgroups_n: int
+    staged: bool
+    swizzle_log: int
+    align_m: bool
+    align_n: bool
+    align_k: bool
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"{NAME}.metal.j2"
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name."""
+        return gemm_label(self, NAME)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+
+    @property
+    def fragments_m(self) -> int:
+        """Fragments of the result that a simdgroup holds along the rows."""
+        return self.block_m // (FRAGMENT * self.simdgroups_m)
+
+    @property
+    def fragments_n(self) -> int:
+        """Fragments of the result that a simdgroup holds along the columns."""
+        return self.block_n // (FRAGMENT * self.simdgroups_n)
+
+    @property
+    def a_tile_stride(self) -> int:
+        """Elements between two rows of the staged tile of ``a``, as stored."""
+        width = self.block_m if self.transpose_a else self.block_k
+        return width + STAGE_PADDING_BYTES // self.a.bytes
+
+    @property
+    def b_tile_stride(self) -> int:
+        """Elements between two rows of the staged tile of ``b``, as stored."""
+        width = self.block_k if self.transpose_b else self.block_n
+        return width + STAGE_PADDING_BYTES // self.b.bytes
+
+    @property
+    def a_tile_elements(self) -> int:
+        """Elements of the staged tile of ``a``."""
+        return (self.block_k if self.transpose_a else self.block_m) * self.a_tile_stride
+
+    @property
+    def b_tile_elements(self) -> int:
+        """Elements of the staged tile of ``b``."""
+        return (self.block_n if self.transpose_b else self.block_k) * self.b_tile_stride
+
+    @property
+    def resources(self) -> Resources:
+        """Threads, threadgroup memory and live registers."""
+        staged = self.a_tile_elements * self.a.bytes + self.b_tile_elements * self.b.bytes
+        fragments = self.fragments_m * self.fragments_n + self.fragments_m + self.fragments_n
+        return Resources(
+            threads=self.threads,
+            threadgroup_bytes=staged if self.staged else 0,
+            registers=2 * fragments + ADDRESSING_REGISTERS,
+        )
+
+
+def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    for staged in (True, False):
+        for block_m, block_n, block_k, simdgroups_m, simdgroups_n in TILES:
+            yield Config(
+                block_m=block_m,
+                block_n=block_n,
+                block_k=block_k,
+                simdgroups_m=simdgroups_m,
+                simdgroups_n=simdgroups_n,
+                staged=staged,
+                swizzle_log=0,
+            )
+
+
+def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    assert isinstance(problem, GemmProblem)
+    if problem.is_integer:
+        return f"simdgroup matrices hold floats, not {problem.a} and {problem.b}"
+    reason = reject_gemm(problem) or tiny_operand(problem) or _reject_tile(config)
+    if reason:
+        return reason
+    built = plan(problem, config)
+    return reject_resources(built.resources) or reject_grid(built.launch)
+
+
+def _reject_tile(config: Config) -> str | None:
+    for name, size, simdgroups in (
+        ("block_m", config.block_m, config.simdgroups_m),
+        ("block_n", config.block_n, config.simdgroups_n),
+    ):
+        if simdgroups < 1 or size < 1 or size % (FRAGMENT * simdgroups):
+            return (
+                f"{name} {size} is not a multiple of {FRAGMENT} for each of {simdgroups} simdgroups"
+            )
+    if config.block_k < 1 or config.block_k % FRAGMENT:
+        return f"block_k {config.block_k} is not a multiple of {FRAGMENT}"
+    return None
+
+
+def cost(problem: Problem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    assert isinstance(problem, GemmProblem)
+    steps = ceil(problem.k / config.block_k)
+    fragments_m = config.block_m // (FRAGMENT * config.simdgroups_m)
+    fragments_n = config.block_n // (FRAGMENT * config.simdgroups_n)
+    simdgroups = config.simdgroups_m * config.simdgroups_n
+    depth = steps * config.block_k // FRAGMENT
+    fragment_bytes = 64 * (fragments_m * problem.a.bytes + fragments_n * problem.b.bytes)
+    loaded = simdgroups * depth * fragment_bytes
+    unique = (
+        steps
+        * config.block_k
+        * (config.block_m * problem.a.bytes + config.block_n * problem.b.bytes)
+    )
+    tiles = ceil(problem.m / config.block_m) * ceil(problem.n / config.block_n)
+    work = TileWork(
+        tiles=tiles * problem.batch_size,
+        simdgroups=simdgroups,
+        chains=fragments_m * fragments_n,
+        issue_cycles=simdgroups * depth * fragments_m * fragments_n * chip.mma_cycles,
+        threadgroup_bytes=loaded + unique if config.staged else 0,
+        cache_bytes=unique if config.staged else loaded,
+        dram_bytes=dram_bytes(problem),
+    )
+    return seconds(work, chip)
+
+
+def plan(problem: Problem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    assert isinstance(problem, GemmProblem)
+    spec = Spec(
+        **gemm_fields(problem),  # type: ignore[arg-type]
+        block_m=config.block_m,
+        block_n=config.block_n,
+        block_k=config.block_k,
+        simdgroups_m=config.simdgroups_m,
+        simdgroups_n=config.simdgroups_n,
+        staged=config.staged,
+        swizzle_log=config.swizzle_log,
+        align_m=problem.m % config.block_m == 0,
+        align_n=problem.n % config.block_n == 0,
+        align_k=problem.k % config.block_k == 0,
+    )
+    launch = gemm_launch(
+        problem,
+        block_m=config.block_m,
+        block_n=config.block_n,
+        threads=spec.threads,
+        swizzle_log=config.swizzle_log,
+    )
+    return Plan(
+        kernel=NAME,
+        config=str(config),
+        spec=spec,
+        launch=launch,
+        resources=spec.resources,
+        factors=gemm_factors(problem),
+    )

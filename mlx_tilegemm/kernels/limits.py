@@ -1,0 +1,29 @@
+"""Limits of Metal and MLX that every kernel is checked against."""
+
+from __future__ import annotations
+
+from ..plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT, Launch, Resources
+
+MAX_GRID_THREADS = 2**31 - 1
+"""MLX passes each dimension of the grid as a C int."""
+
+
+def reject_resources(resources: Resources) -> str | None:
+    """Return which limit of a threadgroup is exceeded, or None."""
+    if resources.threadgroup_bytes > THREADGROUP_MEMORY_LIMIT:
+        return (
+            f"{resources.threadgroup_bytes} bytes of threadgroup memory exceed "
+            f"{THREADGROUP_MEMORY_LIMIT}"
+        )
+    if resources.registers >= REGISTER_LIMIT:
+        return f"about {resources.registers} registers a thread reach the limit of {REGISTER_LIMIT}"
+    if resources.threads > THREADS_LIMIT:
+        return f"{resources.threads} threads exceed the {THREADS_LIMIT} of a threadgroup"
+    return None
+
+
+def reject_grid(launch: Launch) -> str | None:
+    """Return why MLX cannot launch the grid, or None."""
+    if max(launch.grid) > MAX_GRID_THREADS:
+        return f"a grid of {launch.grid} threads exceeds {MAX_GRID_THREADS} in one dimension"
+    return None
