@@ -1,0 +1,263 @@
+"""Say what a call would do, and why, without doing it.
+
+`explain` takes an op and its arguments, or only their shapes and dtypes, and returns every fact the
+choice was made from. Nothing is compiled or evaluated.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_request
+from .backends import Route, resolve
+from .chips import Chip, detect, get
+from .dispatch import Candidate, Decision, choose
+from .dtypes import mlx_name
+from .errors import ProblemError
+from .ops import addmm, attention_chain, forced_kernel, matmul
+from .plan import Plan, Source
+from .problem import AttentionProblem, GemmProblem, MaskKind, Problem
+
+OPS: dict[str, Callable[..., Any]] = {op.__name__: op for op in (matmul, addmm, attention_chain)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What a call would do, and why; ``str()`` of it is readable.
+
+    Attributes:
+        op: Name of the op.
+        operands: Shape and dtype of every array, by name.
+        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``.
+        backend_reason: Why there.
+        chip: The chip that was planned for.
+        problem: What is asked; None for dtypes that only MLX's own ops take.
+        decision: The dispatcher's choice; None without a problem.
+        notes: What else is worth knowing about this call.
+    """
+
+    op: str
+    operands: dict[str, ArraySpec]
+    backend: str
+    backend_reason: str
+    chip: Chip
+    problem: Problem | None
+    decision: Decision | None
+    notes: tuple[str, ...]
+
+    @property
+    def plan(self) -> Plan | None:
+        """The kernel chosen for the chip, whatever the backend; None where MLX's ops serve."""
+        return self.decision.plan if self.decision else None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every kernel considered, with its modelled time or the reason it was refused."""
+        return self.decision.candidates if self.decision else ()
+
+    @property
+    def route(self) -> str:
+        """What would serve the call: the kernel's name, or ``mlx`` for MLX's own ops."""
+        return self.plan.kernel if self.plan and self.backend != "mlx" else "mlx"
+
+    @property
+    def reason(self) -> str:
+        """Why the call takes its route."""
+        if self.decision is None:
+            return "complex64 and float64 are served by MLX's own ops"
+        if self.backend == "mlx" and self.plan:
+            return f"the mlx backend runs no kernels ({self.backend_reason})"
+        return self.decision.reason
+
+    @property
+    def source(self) -> Source | None:
+        """The rendered kernel of `plan`."""
+        if self.plan is None:
+            return None
+        # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
+        from .render import render
+
+        return render(self.plan.spec)
+
+    def __str__(self) -> str:
+        lines = [
+            f"[{self.op}] {_operands_text(self.operands)}{_result_text(self.problem)}",
+            f"  backend  {self.backend}: {self.backend_reason}",
+            f"  chip     {self.chip.name}",
+            f"  route    {self.plan if self.route != 'mlx' else 'mlx'}",
+            f"  because  {self.reason}",
+        ]
+        if self.plan:
+            lines += _plan_lines(self.plan)
+        lines += [f"  note     {note}" for note in self.notes]
+        if self.candidates:
+            lines += ["", *_candidate_lines(self.candidates, self.plan)]
+        return "\n".join(lines)
+
+
+def _operands_text(operands: dict[str, ArraySpec]) -> str:
+    return ", ".join(
+        f"{name} {mlx_name(spec.dtype)} {list(spec.shape)}" for name, spec in operands.items()
+    )
+
+
+def _result_text(problem: Problem | None) -> str:
+    return f" -> {problem.out} {list(problem.out_shape)}" if problem else ""
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    launch, needs = plan.launch, plan.resources
+    return [
+        f"  launch   grid {launch.grid}, threadgroup {launch.threadgroup}",
+        f"  needs    {needs.threads} threads, {needs.threadgroup_bytes} bytes of threadgroup "
+        f"memory, about {needs.registers} registers a thread",
+    ]
+
+
+def _candidate_lines(candidates: tuple[Candidate, ...], plan: Plan | None) -> list[str]:
+    rows = [("candidate", "modelled time, or why it was refused")]
+    # Neighbours that are refused for one reason share a line.
+    for (kernel, reason), group in groupby(candidates, key=lambda one: (one.kernel, one.reason)):
+        members = list(group)
+        if reason is None:
+            rows += [(str(one), f"{(one.seconds or 0.0) * 1e6:.2f} us") for one in members]
+        elif len(members) > 1:
+            rows.append((f"{kernel} ({len(members)} configurations)", f"refused: {reason}"))
+        else:
+            rows.append((str(members[0]), f"refused: {reason}"))
+    width = max(len(name) for name, _ in rows)
+    return [f"  {'*' if name == str(plan) else ' '} {name:{width}}  {text}" for name, text in rows]
+
+
+def explain(
+    op: Callable[..., Any] | str, /, *args: object, chip: Chip | str | None = None, **kwargs: object
+) -> Explanation:
+    """Return what ``op(*args, **kwargs)`` would do, and why, without doing it.
+
+    Args:
+        op: `matmul`, `addmm` or `attention_chain`, or its name.
+        *args: Its positional arguments: arrays, or `ArraySpec` where there is no data.
+        chip: Plan for this chip, for example ``"m1"``; None is this machine's.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        ProblemError: An unknown op or chip, or what the op itself would raise.
+        DTypeError: What the op itself would raise.
+        IllegalKernelError: `use_kernel` forces a kernel that may not serve the call.
+
+    Example:
+        >>> x = ArraySpec(shape=(100, 300), dtype=mx.float16)
+        >>> w = ArraySpec(shape=(70, 300), dtype=mx.float32)
+        >>> print(explain(matmul, x, w, transpose_b=True, chip="m1"))
+    """
+    name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
+    function = OPS.get(name)
+    if function is None or (function is not op and op != name):
+        raise ProblemError(f"[explain] Expected one of {', '.join(OPS)}, got {name}.")
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return _explain(name, bound.arguments, chip)
+
+
+def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Explanation:
+    operands = _operands(op, arguments)
+    problem = _problem(op, arguments, operands)
+    planned_for, chip_note = _chip(chip)
+    route = resolve(arguments["stream"])
+    decision = choose(problem, planned_for, forced_kernel()) if problem else None
+    return Explanation(
+        op=op,
+        operands=operands,
+        backend=route.name,
+        backend_reason=route.reason,
+        chip=planned_for,
+        problem=problem,
+        decision=decision,
+        notes=_notes(problem, decision, route, chip_note),
+    )
+
+
+def _operands(op: str, arguments: dict[str, Any]) -> dict[str, ArraySpec]:
+    names: list[str] = [name for name in ("q", "k", "v", "a", "b", "c") if name in arguments]
+    mask = arguments.get("mask")
+    if mask is not None and not isinstance(mask, str):
+        names.append("mask")
+    return {name: as_spec(op, name, arguments[name]) for name in names}
+
+
+def _problem(op: str, arguments: dict[str, Any], operands: dict[str, ArraySpec]) -> Problem | None:
+    if op == "attention_chain":
+        return attention_request(
+            op,
+            q=operands["q"],
+            k=operands["k"],
+            v=operands["v"],
+            softmax=arguments["softmax"],
+            mask=operands.get("mask", arguments["mask"]),
+            return_lse=arguments["return_lse"],
+            out_dtype=arguments["out_dtype"],
+        )
+    return gemm_request(
+        op,
+        a=operands["a"],
+        b=operands["b"],
+        c=operands.get("c"),
+        transpose_a=arguments["transpose_a"],
+        transpose_b=arguments["transpose_b"],
+        out_dtype=arguments["out_dtype"],
+        scaled=as_number(op, "alpha", arguments.get("alpha", 1)) != 1,
+    )
+
+
+def _chip(chip: Chip | str | None) -> tuple[Chip, str | None]:
+    if chip is None:
+        return detect()
+    return (get(chip) if isinstance(chip, str) else chip), None
+
+
+def _notes(
+    problem: Problem | None, decision: Decision | None, route: Route, chip_note: str | None
+) -> tuple[str, ...]:
+    notes = [chip_note] if chip_note else []
+    on_kernel = decision is not None and decision.plan is not None and route.backend is not None
+    if isinstance(problem, GemmProblem):
+        notes += _gemm_notes(problem, on_kernel)
+    elif isinstance(problem, AttentionProblem):
+        notes += _attention_notes(problem, on_kernel)
+    return tuple(notes)
+
+
+def _gemm_notes(problem: GemmProblem, on_kernel: bool) -> list[str]:
+    if not on_kernel:
+        mixed = problem.a is not problem.b
+        return ["MLX's ops cast operands of other dtypes into copies first"] * mixed
+    notes = [
+        "MLX copies an operand that is not row-major in memory, a view such as w.T, before the "
+        "launch; pass transpose_a=True or transpose_b=True instead"
+    ]
+    rows = problem.out_shape[-2] if len(problem.out_shape) > 1 else 1
+    if not problem.batch and problem.m > rows:
+        notes.append(f"the batch is folded into {problem.m} rows: b is the same for all of it")
+    if problem.batch:
+        notes.append(f"{problem.batch_size} products run as the third dimension of the grid")
+    return notes
+
+
+def _attention_notes(problem: AttentionProblem, on_kernel: bool) -> list[str]:
+    notes = []
+    if not on_kernel:
+        score_bytes = 4 * problem.batch * problem.num_heads * problem.q_len * problem.kv_len
+        notes.append(f"MLX's ops hold all scores in memory: {score_bytes} bytes")
+    if problem.softmax and _may_have_empty_rows(problem):
+        notes.append("rows with nothing to attend to are 0, their log-sum-exp -inf")
+    return notes
+
+
+def _may_have_empty_rows(problem: AttentionProblem) -> bool:
+    if problem.mask_kind is MaskKind.CAUSAL:
+        return problem.q_len > problem.kv_len
+    return problem.mask_kind is not MaskKind.NONE

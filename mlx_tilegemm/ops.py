@@ -1,0 +1,495 @@
+"""The public operations: arrays in, arrays out.
+
+An op checks what its arguments are, looks up the call prepared for their shapes, dtypes and
+options, and makes it. Preparing a call, once for each such key, is where problems are stated and
+checked, kernels chosen, rendered and compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Literal, overload
+
+import mlx.core as mx
+
+from . import mlx_route
+from .arguments import (
+    ArraySpec,
+    Number,
+    as_array,
+    as_number,
+    attention_request,
+    default_scale,
+    gemm_request,
+)
+from .backends import Backend, Executable, StreamOrDevice, resolve
+from .chips import detect
+from .dispatch import choose
+from .errors import BackendError, DTypeError, IllegalKernelError, ProblemError
+from .plan import Extent, Plan
+from .problem import Problem, Shape
+
+_forced: ContextVar[str | None] = ContextVar("mlx_tilegemm_kernel", default=None)
+
+
+def use_kernel(name: str | None) -> AbstractContextManager[None]:
+    """Force a kernel for the ops called inside a ``with`` block.
+
+    The choice belongs to the running thread or asynchronous task; blocks nest, the innermost wins.
+
+    Args:
+        name: A kernel (``"gemm_scalar"``: its best legal configuration), one configuration of it
+            (``"gemm_simdgroup/64x64x16-2x2-staged"``), ``"mlx"`` for MLX's own ops, or None for
+            the free choice. An op raises `IllegalKernelError` with the reason if the kernel may
+            not serve it.
+
+    Example:
+        >>> with use_kernel("gemm_scalar"):
+        ...     y = matmul(a, b)
+    """
+    return _forcing(name)
+
+
+@contextmanager
+def _forcing(name: str | None) -> Iterator[None]:
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_kernel() -> str | None:
+    """Return the kernel that `use_kernel` forces here and now, or None."""
+    return _forced.get()
+
+
+def matmul(
+    a: mx.array,
+    b: mx.array,
+    /,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply matrices of any two dtypes without casting either into a copy.
+
+    Shapes are those of `mx.matmul`: the last two axes are the matrices, the others broadcast; a 1-D
+    ``a`` is a row and a 1-D ``b`` a column whose axis the result lacks. Floats accumulate in
+    float32 and are rounded once; integers are exact modulo 2^32.
+
+    Args:
+        a: ``[..., m, k]``, or ``[..., k, m]`` with ``transpose_a``, of float32, float16 or
+            bfloat16, or of int8, uint8, int16 or int32. complex64 and float64 are served by
+            `mx.matmul`.
+        b: ``[..., k, n]``, or ``[..., n, k]`` with ``transpose_b``; floating point exactly if ``a``
+            is.
+        transpose_a: Swap the last two axes of ``a`` as it is read; no copy is made, unlike ``a.T``.
+        transpose_b: Likewise for ``b``: takes the ``[n, k]`` weight of a linear layer as it is.
+        out_dtype: Result dtype. None is MLX's promotion (float16 with bfloat16 is float32), and
+            int32 for integers.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]``.
+
+    Raises:
+        ProblemError: Shapes that do not fit together (a `ValueError`).
+        DTypeError: Arguments that are not arrays, a float with an integer, or a dtype that the op
+            does not take (a `TypeError`).
+
+    Example:
+        >>> x = mx.random.normal((5, 300)).astype(mx.float16)
+        >>> w = mx.random.normal((70, 300))
+        >>> y = matmul(x, w, transpose_b=True)
+        >>> y.shape, y.dtype
+        ((5, 70), mlx.core.float32)
+    """
+    if type(a) is not mx.array:
+        a = as_array("matmul", "a", a)
+    if type(b) is not mx.array:
+        b = as_array("matmul", "b", b)
+    call = _gemm_call(
+        "matmul",
+        a.shape,
+        a.dtype,
+        b.shape,
+        b.dtype,
+        None,
+        None,
+        transpose_a,
+        transpose_b,
+        out_dtype,
+        False,
+        resolve(stream).backend,
+        _forced.get(),
+    )
+    return call.run((a, b), (1.0, 1.0), stream)[0]
+
+
+def addmm(
+    c: mx.array,
+    a: mx.array,
+    b: mx.array,
+    /,
+    *,
+    alpha: Number = 1.0,
+    beta: Number = 1.0,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Return ``alpha * (a @ b) + beta * c`` in one kernel, rounded once.
+
+    Args:
+        c: The addend; broadcasts to the result and may have a dtype of its own.
+        a: As in `matmul`.
+        b: As in `matmul`.
+        alpha: Factor of the product; a whole number for integers.
+        beta: Factor of ``c``; a whole number for integers.
+        transpose_a: As in `matmul`.
+        transpose_b: As in `matmul`.
+        out_dtype: Result dtype; None is MLX's promotion of all three operands.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]``.
+
+    Raises:
+        ProblemError: Shapes that do not fit together (a `ValueError`).
+        DTypeError: As in `matmul`, or factors that are not real numbers (a `TypeError`).
+
+    Example:
+        >>> bias = mx.zeros((70,))
+        >>> y = addmm(bias, x, w, transpose_b=True)
+    """
+    if type(c) is not mx.array:
+        c = as_array("addmm", "c", c)
+    if type(a) is not mx.array:
+        a = as_array("addmm", "a", a)
+    if type(b) is not mx.array:
+        b = as_array("addmm", "b", b)
+    if type(alpha) is not float:
+        alpha = as_number("addmm", "alpha", alpha)
+    if type(beta) is not float:
+        beta = as_number("addmm", "beta", beta)
+    call = _gemm_call(
+        "addmm",
+        a.shape,
+        a.dtype,
+        b.shape,
+        b.dtype,
+        c.shape,
+        c.dtype,
+        transpose_a,
+        transpose_b,
+        out_dtype,
+        alpha != 1.0,
+        resolve(stream).backend,
+        _forced.get(),
+    )
+    if call.integer:
+        alpha, beta = _whole("alpha", alpha), _whole("beta", beta)
+    return call.run((a, b, c), (alpha, beta), stream)[0]
+
+
+@overload
+def attention_chain(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    /,
+    *,
+    scale: float | None = None,
+    softmax: bool = True,
+    mask: Literal["causal"] | mx.array | None = None,
+    return_lse: Literal[False] = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array: ...
+
+
+@overload
+def attention_chain(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    /,
+    *,
+    scale: float | None = None,
+    softmax: bool = True,
+    mask: Literal["causal"] | mx.array | None = None,
+    return_lse: Literal[True],
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> tuple[mx.array, mx.array]: ...
+
+
+def attention_chain(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    /,
+    *,
+    scale: float | None = None,
+    softmax: bool = True,
+    mask: str | mx.array | None = None,
+    return_lse: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array | tuple[mx.array, mx.array]:
+    """Chain two products in one kernel: ``softmax(scale * q @ k.T + mask) @ v``.
+
+    The scores stay in float32 registers from the first product into the second. Each operand keeps
+    its own dtype; neither k and v nor their heads are copied.
+
+    Args:
+        q: ``[B, Hq, Lq, D]`` of float32, float16 or bfloat16.
+        k: ``[B, Hkv, Lk, D]``; Hq is a multiple of Hkv.
+        v: ``[B, Hkv, Lk, Dv]``.
+        scale: Factor of the scores. None is ``D**-0.5`` with the softmax and 1 without.
+        softmax: False gives the literal chain ``(scale * q @ k.T) @ v``.
+        mask: None; ``"causal"``, aligned to the last position of both sequences as in MLX; a bool
+            array, True where a score counts; or a floating point array that is added to the
+            scores. Arrays broadcast to ``[B, Hq, Lq, Lk]``. Without the softmax, scores that do
+            not count are 0. With it, a row with nothing to attend to is 0 and its log-sum-exp
+            -inf.
+        return_lse: Also return the natural log-sum-exp of every row; needs the softmax.
+        out_dtype: Result dtype; None is MLX's promotion of q, k and v.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[B, Hq, Lq, Dv]``, or that and the log-sum-exp ``[B, Hq, Lq]`` in float32.
+
+    Raises:
+        ProblemError: Shapes or options that do not fit together (a `ValueError`).
+        DTypeError: Arguments of the wrong kind or dtype (a `TypeError`).
+
+    Example:
+        >>> q = mx.random.normal((1, 8, 128, 64)).astype(mx.float16)
+        >>> k = mx.random.normal((1, 2, 128, 64)).astype(mx.bfloat16)
+        >>> v = mx.random.normal((1, 2, 128, 64))
+        >>> attention_chain(q, k, v, mask="causal").shape
+        (1, 8, 128, 64)
+    """
+    if type(q) is not mx.array:
+        q = as_array("attention_chain", "q", q)
+    if type(k) is not mx.array:
+        k = as_array("attention_chain", "k", k)
+    if type(v) is not mx.array:
+        v = as_array("attention_chain", "v", v)
+    operands: tuple[mx.array, ...] = (q, k, v)
+    mask_shape = mask_dtype = mask_name = None
+    if mask is None or isinstance(mask, str):
+        mask_name = mask
+    else:
+        array_mask = as_array("attention_chain", "mask", mask)
+        operands = (q, k, v, array_mask)
+        mask_shape, mask_dtype = array_mask.shape, array_mask.dtype
+    if scale is not None and type(scale) is not float:
+        scale = as_number("attention_chain", "scale", scale)
+    call = _attention_call(
+        q.shape,
+        q.dtype,
+        k.shape,
+        k.dtype,
+        v.shape,
+        v.dtype,
+        mask_name,
+        mask_shape,
+        mask_dtype,
+        softmax,
+        return_lse,
+        out_dtype,
+        resolve(stream).backend,
+        _forced.get(),
+    )
+    if scale is None:
+        scale = default_scale(q.shape[3], softmax)
+    outputs = call.run(operands, (scale,), stream)
+    return (outputs[0], outputs[1]) if return_lse else outputs[0]
+
+
+def _whole(name: str, value: Number) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise DTypeError(
+            f"[addmm] Expected {name} to be a whole number for integer operands, got {value}."
+        )
+    whole = int(value)
+    if not -(2**31) <= whole < 2**31:
+        raise ProblemError(f"[addmm] Expected {name} to fit int32, got {whole}.")
+    return whole
+
+
+Run = Callable[[Sequence[mx.array], tuple[Number, ...], StreamOrDevice], list[mx.array]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A prepared call: what serves it, and whether its factors are integers."""
+
+    run: Run
+    integer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KernelRun:
+    """A ready kernel and everything about its launch that one key of arguments fixes."""
+
+    kernel: Executable
+    output_shapes: list[Shape]
+    output_dtypes: list[mx.Dtype]
+    grid: Extent
+    threadgroup: Extent
+    sizes: mx.array
+    factors: tuple[int, ...]
+    factor_dtype: mx.Dtype
+    last_is_scalar: bool
+
+    def __call__(
+        self,
+        operands: Sequence[mx.array],
+        factors: tuple[Number, ...],
+        stream: StreamOrDevice,
+    ) -> list[mx.array]:
+        inputs = [*operands]
+        if self.last_is_scalar:
+            # MLX binds an array without axes as a reference, which the kernels do not expect.
+            inputs[-1] = inputs[-1].reshape(1)
+        if self.factors:
+            values = tuple([factors[index] for index in self.factors])
+            inputs.append(_factor_array(values, self.factor_dtype))
+        inputs.append(self.sizes)
+        return self.kernel(
+            inputs=inputs,
+            output_shapes=self.output_shapes,
+            output_dtypes=self.output_dtypes,
+            grid=self.grid,
+            threadgroup=self.threadgroup,
+            stream=stream,
+        )
+
+
+@lru_cache(maxsize=256)
+def _factor_array(values: tuple[Number, ...], dtype: mx.Dtype) -> mx.array:
+    return mx.array(values, dtype=dtype)
+
+
+@lru_cache(maxsize=4096)
+def _gemm_call(
+    op: str,
+    a_shape: Shape,
+    a_dtype: mx.Dtype,
+    b_shape: Shape,
+    b_dtype: mx.Dtype,
+    c_shape: Shape | None,
+    c_dtype: mx.Dtype | None,
+    transpose_a: bool,
+    transpose_b: bool,
+    out_dtype: mx.Dtype | None,
+    scaled: bool,
+    backend: Backend | None,
+    force: str | None,
+) -> _Call:
+    problem = gemm_request(
+        op,
+        a=ArraySpec(shape=a_shape, dtype=a_dtype),
+        b=ArraySpec(shape=b_shape, dtype=b_dtype),
+        c=_optional_spec(c_shape, c_dtype),
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        out_dtype=out_dtype,
+        scaled=scaled,
+    )
+    if problem is None:
+        _check_not_forced(op, force)
+        return _Call(run=partial(mlx_route.wide_gemm, transpose_a, transpose_b))
+    plan = _plan(op, problem, backend, force)
+    if plan is None or backend is None:
+        run: Run = partial(mlx_route.gemm, problem)
+    else:
+        run = _kernel_run(plan, backend, ("alpha", "beta"), c_shape == ())
+    return _Call(run=run, integer=problem.is_integer)
+
+
+@lru_cache(maxsize=4096)
+def _attention_call(
+    q_shape: Shape,
+    q_dtype: mx.Dtype,
+    k_shape: Shape,
+    k_dtype: mx.Dtype,
+    v_shape: Shape,
+    v_dtype: mx.Dtype,
+    mask_name: str | None,
+    mask_shape: Shape | None,
+    mask_dtype: mx.Dtype | None,
+    softmax: bool,
+    return_lse: bool,
+    out_dtype: mx.Dtype | None,
+    backend: Backend | None,
+    force: str | None,
+) -> _Call:
+    problem = attention_request(
+        "attention_chain",
+        q=ArraySpec(shape=q_shape, dtype=q_dtype),
+        k=ArraySpec(shape=k_shape, dtype=k_dtype),
+        v=ArraySpec(shape=v_shape, dtype=v_dtype),
+        softmax=softmax,
+        mask=_optional_spec(mask_shape, mask_dtype) or mask_name,
+        return_lse=return_lse,
+        out_dtype=out_dtype,
+    )
+    plan = _plan("attention_chain", problem, backend, force)
+    if plan is None or backend is None:
+        return _Call(run=partial(mlx_route.attention, problem))
+    return _Call(run=_kernel_run(plan, backend, ("scale",), mask_shape == ()))
+
+
+def _optional_spec(shape: Shape | None, dtype: mx.Dtype | None) -> ArraySpec | None:
+    return None if shape is None or dtype is None else ArraySpec(shape=shape, dtype=dtype)
+
+
+def _check_not_forced(op: str, force: str | None) -> None:
+    if force not in (None, "mlx"):
+        raise IllegalKernelError(
+            f"[{op}] Expected operands that the kernel {force!r} takes, got complex64 or float64, "
+            "which only MLX's own ops take."
+        )
+
+
+def _plan(op: str, problem: Problem, backend: Backend | None, force: str | None) -> Plan | None:
+    if backend is not None:
+        return choose(problem, detect()[0], force).plan
+    if force not in (None, "mlx"):
+        raise BackendError(
+            f"[{op}] Expected a backend that runs kernels for the forced kernel {force!r}, got "
+            'the mlx backend; call inside `with use_backend("emulator"):` or on a GPU stream.'
+        )
+    return None
+
+
+def _kernel_run(
+    plan: Plan, backend: Backend, factor_names: tuple[str, ...], last_is_scalar: bool
+) -> _KernelRun:
+    # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
+    from .render import render
+
+    integer = any(dtype.mlx == mx.int32 for dtype in plan.launch.output_dtypes)
+    return _KernelRun(
+        kernel=backend.compile(render(plan.spec)),
+        output_shapes=list(plan.launch.output_shapes),
+        output_dtypes=[dtype.mlx for dtype in plan.launch.output_dtypes],
+        grid=plan.launch.grid,
+        threadgroup=plan.launch.threadgroup,
+        sizes=mx.array(plan.launch.sizes, dtype=mx.int32),
+        factors=tuple(factor_names.index(name) for name in plan.factors),
+        factor_dtype=mx.int32 if integer else mx.float32,
+        last_is_scalar=last_is_scalar,
+    )
