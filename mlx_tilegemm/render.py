@@ -47,6 +47,8 @@ def _with_line_directives(text: str, name: str) -> str:
 
 def _printable(value: object) -> str | int:
     """Let only text and true integers into Metal: a printed bool, float or None is a mistake."""
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # a StrictUndefined raises the error that names what is missing
     if isinstance(value, str | int) and not isinstance(value, bool):
         return value
     raise TypeError(f"template printed {value!r}; only str and int may become Metal text")

@@ -10,7 +10,7 @@ from ..chips.record import Chip
 from ..dtypes import FLOAT32, DType
 from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH, Launch, Plan, Resources
 from ..problem import AttentionProblem, MaskKind, Problem
-from .cost import TileWork, seconds
+from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
 from .limits import reject_grid, reject_resources
 
 NAME = "attention_chain"
@@ -234,7 +234,7 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
         chains=scores,
         issue_cycles=mma + softmax,
         threadgroup_bytes=loaded + unique if config.staged else 0,
-        cache_bytes=unique if config.staged else loaded,
+        cache_bytes=unique if config.staged else SCATTERED_READ_FACTOR * loaded,
         dram_bytes=_dram_bytes(problem),
     )
     return seconds(work, chip)

@@ -12,6 +12,14 @@ from math import ceil
 
 from ..chips.record import Chip
 
+EXPOSED_SHARE = 0.5
+"""Share of the shorter phases (arithmetic, threadgroup memory, caches) that the longest one does not
+hide: a single-buffered threadgroup hides none of it, its neighbours on the core hide the rest."""
+
+SCATTERED_READ_FACTOR = 2.0
+"""What a fragment loaded straight from device memory costs over a staged read of as many bytes: its
+rows are 16 to 32 bytes apart by a whole matrix row, a fraction of a 128-byte line each."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileWork:
@@ -41,10 +49,12 @@ def seconds(work: TileWork, chip: Chip) -> float:
     tiles_per_core = ceil(work.tiles / chip.cores)
     in_flight = tiles_per_core * work.simdgroups * min(work.chains, 4)
     utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
-    tile_cycles = max(
+    phases = (
         work.issue_cycles / chip.schedulers / utilisation,
         work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
         work.cache_bytes / chip.l2_bytes_per_cycle,
     )
+    longest = max(phases)
+    tile_cycles = longest + EXPOSED_SHARE * (sum(phases) - longest)
     compute = tiles_per_core * tile_cycles / chip.clock_hz
     return chip.launch_seconds + max(compute, work.dram_bytes / chip.dram_bytes_per_second)

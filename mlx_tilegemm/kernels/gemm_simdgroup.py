@@ -9,7 +9,7 @@ from math import ceil
 from ..chips.record import Chip
 from ..plan import SIMD_WIDTH, Plan, Resources
 from ..problem import GemmProblem, Problem
-from .cost import TileWork, seconds
+from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
 from .gemm import (
     GemmSpec,
     dram_bytes,
@@ -30,6 +30,10 @@ ADDRESSING_REGISTERS = 24
 
 STAGE_PADDING_BYTES = 16
 """Padding of a staged row: neighbouring rows then begin in different banks."""
+
+ALIGNED_ROWS = 64
+"""m is run-time; all that is compiled in is whether it is a multiple of this. A finer distinction
+would cost prompts of varying length one more kernel for each block height."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,7 @@ class Spec(GemmSpec):
         simdgroups_n: Simdgroups along the columns.
         staged: Operands pass through threadgroup memory.
         swizzle_log: Log2 of the block rows that are walked together.
-        align_m: m is a multiple of ``block_m``, so rows need no guard.
+        align_m: m is a multiple of the block and of `ALIGNED_ROWS`, so rows need no guard.
         align_n: n is a multiple of ``block_n``, so columns need no guard.
         align_k: k is a multiple of ``block_k``, so there is no last, shorter step.
     """
@@ -216,7 +220,7 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
         chains=fragments_m * fragments_n,
         issue_cycles=simdgroups * depth * fragments_m * fragments_n * chip.mma_cycles,
         threadgroup_bytes=loaded + unique if config.staged else 0,
-        cache_bytes=unique if config.staged else loaded,
+        cache_bytes=unique if config.staged else SCATTERED_READ_FACTOR * loaded,
         dram_bytes=dram_bytes(problem),
     )
     return seconds(work, chip)
@@ -234,7 +238,7 @@ def plan(problem: Problem, config: Config) -> Plan:
         simdgroups_n=config.simdgroups_n,
         staged=config.staged,
         swizzle_log=config.swizzle_log,
-        align_m=problem.m % config.block_m == 0,
+        align_m=problem.m % max(config.block_m, ALIGNED_ROWS) == 0,
         align_n=problem.n % config.block_n == 0,
         align_k=problem.k % config.block_k == 0,
     )

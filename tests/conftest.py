@@ -1,0 +1,32 @@
+"""Profiles, and the backend that kernel tests run on."""
+
+from __future__ import annotations
+
+import os
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, settings
+
+import mlx_tilegemm as tg
+
+_COMMON = {
+    "deadline": None,  # the first example of a kernel compiles it
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+settings.register_profile("dev", max_examples=15, **_COMMON)
+settings.register_profile("ci", max_examples=40, derandomize=True, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture
+def kernels():
+    """Run the block's ops on this project's kernels: Metal where there is one, else emulated."""
+    with tg.use_backend("metal" if mx.metal.is_available() else "emulator"):
+        yield
+
+
+@pytest.fixture
+def forced():
+    """Return a context manager that forces a kernel."""
+    return tg.use_kernel
