@@ -53,6 +53,8 @@ class Spec(Protocol):
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs."""
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:

@@ -58,7 +58,7 @@ def test_only_one_module_renders_and_one_calls_metal():
         return {str(p.relative_to(ROOT)) for p in MODULES if what in p.read_text()}
 
     assert importing("import jinja2") == {"render.py"}
-    assert {name for name in importing("mx.fast.metal_kernel(")} <= {
+    assert importing("mx.fast.metal_kernel(") <= {
         "backends/metal.py",
         "emulator/text.py",
     }

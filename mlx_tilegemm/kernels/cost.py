@@ -13,7 +13,7 @@ from math import ceil
 from ..chips.record import Chip
 
 EXPOSED_SHARE = 0.5
-"""Share of the shorter phases (arithmetic, threadgroup memory, caches) that the longest one does not
+"""Share of the shorter phases (arithmetic, threadgroup memory, caches) that the longest does not
 hide: a single-buffered threadgroup hides none of it, its neighbours on the core hide the rest."""
 
 SCATTERED_READ_FACTOR = 2.0
