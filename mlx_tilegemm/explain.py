@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import mlx.core as mx
+
 from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_request
-from .backends import Route, resolve
+from .backends import METAL, Route, resolve
+from .backends.metal import generated_text
 from .chips import Chip, detect, get
 from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
-from .errors import ProblemError
-from .ops import addmm, attention_chain, forced_kernel, matmul
+from .errors import DTypeError, ProblemError
+from .ops import addmm, attention_chain, forced_kernel, kernel_run, matmul
 from .plan import Plan, Source
 from .problem import AttentionProblem, GemmProblem, MaskKind, Problem
 
@@ -83,6 +86,15 @@ class Explanation:
 
         return render(self.plan.spec)
 
+    @property
+    def text(self) -> str | None:
+        """The complete Metal text of `plan` as MLX passes it on: header, signature and body."""
+        if self.plan is None:
+            return None
+        operands = [mx.zeros(spec.shape, dtype=spec.dtype) for spec in self.operands.values()]
+        run = kernel_run(self.plan, METAL, last_is_scalar=operands[-1].ndim == 0)
+        return generated_text(lambda arrays: run(arrays, (1, 1), None), operands)
+
     def __str__(self) -> str:
         lines = [
             f"[{self.op}] {_operands_text(self.operands)}{_result_text(self.problem)}",
@@ -91,7 +103,7 @@ class Explanation:
             f"  route    {self.plan if self.route != 'mlx' else 'mlx'}",
             f"  because  {self.reason}",
         ]
-        if self.plan:
+        if self.plan and self.route != "mlx":
             lines += _plan_lines(self.plan)
         lines += [f"  note     {note}" for note in self.notes]
         if self.candidates:
@@ -158,7 +170,10 @@ def explain(
     function = OPS.get(name)
     if function is None or (function is not op and op != name):
         raise ProblemError(f"[explain] Expected one of {', '.join(OPS)}, got {name}.")
-    bound = inspect.signature(function).bind(*args, **kwargs)
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise DTypeError(f"[{name}] {error}.") from None
     bound.apply_defaults()
     return _explain(name, bound.arguments, chip)
 

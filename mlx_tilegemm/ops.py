@@ -29,6 +29,7 @@ from .arguments import (
 from .backends import Backend, Executable, StreamOrDevice, resolve
 from .chips import detect
 from .dispatch import choose
+from .dtypes import INTEGERS
 from .errors import BackendError, DTypeError, IllegalKernelError, ProblemError
 from .plan import Extent, Plan
 from .problem import Problem, Shape
@@ -130,7 +131,7 @@ def matmul(
         resolve(stream).backend,
         _forced.get(),
     )
-    return call.run((a, b), (1.0, 1.0), stream)[0]
+    return call((a, b), (1.0, 1.0), stream)[0]
 
 
 def addmm(
@@ -180,6 +181,8 @@ def addmm(
         alpha = as_number("addmm", "alpha", alpha)
     if type(beta) is not float:
         beta = as_number("addmm", "beta", beta)
+    if c.dtype in _INTEGERS:
+        alpha, beta = _whole("alpha", alpha), _whole("beta", beta)
     call = _gemm_call(
         "addmm",
         a.shape,
@@ -195,9 +198,7 @@ def addmm(
         resolve(stream).backend,
         _forced.get(),
     )
-    if call.integer:
-        alpha, beta = _whole("alpha", alpha), _whole("beta", beta)
-    return call.run((a, b, c), (alpha, beta), stream)[0]
+    return call((a, b, c), (alpha, beta), stream)[0]
 
 
 @overload
@@ -313,8 +314,11 @@ def attention_chain(
     )
     if scale is None:
         scale = default_scale(q.shape[3], softmax)
-    outputs = call.run(operands, (scale,), stream)
+    outputs = call(operands, (scale,), stream)
     return (outputs[0], outputs[1]) if return_lse else outputs[0]
+
+
+_INTEGERS = frozenset(dtype.mlx for dtype in INTEGERS)
 
 
 def _whole(name: str, value: Number) -> int:
@@ -329,14 +333,7 @@ def _whole(name: str, value: Number) -> int:
 
 
 Run = Callable[[Sequence[mx.array], tuple[Number, ...], StreamOrDevice], list[mx.array]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """A prepared call: what serves it, and whether its factors are integers."""
-
-    run: Run
-    integer: bool = False
+"""A prepared call: operands, factors and stream in, outputs out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +374,10 @@ class _KernelRun:
         )
 
 
+# Where each factor a kernel may want stands among those its op passes.
+_FACTOR_POSITIONS = {"alpha": 0, "beta": 1, "scale": 0}
+
+
 @lru_cache(maxsize=256)
 def _factor_array(values: tuple[Number, ...], dtype: mx.Dtype) -> mx.array:
     return mx.array(values, dtype=dtype)
@@ -397,7 +398,7 @@ def _gemm_call(
     scaled: bool,
     backend: Backend | None,
     force: str | None,
-) -> _Call:
+) -> Run:
     problem = gemm_request(
         op,
         a=ArraySpec(shape=a_shape, dtype=a_dtype),
@@ -410,13 +411,11 @@ def _gemm_call(
     )
     if problem is None:
         _check_not_forced(op, force)
-        return _Call(run=partial(mlx_route.wide_gemm, transpose_a, transpose_b))
+        return partial(mlx_route.wide_gemm, transpose_a, transpose_b)
     plan = _plan(op, problem, backend, force)
     if plan is None or backend is None:
-        run: Run = partial(mlx_route.gemm, problem)
-    else:
-        run = _kernel_run(plan, backend, ("alpha", "beta"), c_shape == ())
-    return _Call(run=run, integer=problem.is_integer)
+        return partial(mlx_route.gemm, problem)
+    return kernel_run(plan, backend, last_is_scalar=c_shape == ())
 
 
 @lru_cache(maxsize=4096)
@@ -435,7 +434,7 @@ def _attention_call(
     out_dtype: mx.Dtype | None,
     backend: Backend | None,
     force: str | None,
-) -> _Call:
+) -> Run:
     problem = attention_request(
         "attention_chain",
         q=ArraySpec(shape=q_shape, dtype=q_dtype),
@@ -448,8 +447,8 @@ def _attention_call(
     )
     plan = _plan("attention_chain", problem, backend, force)
     if plan is None or backend is None:
-        return _Call(run=partial(mlx_route.attention, problem))
-    return _Call(run=_kernel_run(plan, backend, ("scale",), mask_shape == ()))
+        return partial(mlx_route.attention, problem)
+    return kernel_run(plan, backend, last_is_scalar=mask_shape == ())
 
 
 def _optional_spec(shape: Shape | None, dtype: mx.Dtype | None) -> ArraySpec | None:
@@ -475,9 +474,14 @@ def _plan(op: str, problem: Problem, backend: Backend | None, force: str | None)
     return None
 
 
-def _kernel_run(
-    plan: Plan, backend: Backend, factor_names: tuple[str, ...], last_is_scalar: bool
-) -> _KernelRun:
+def kernel_run(plan: Plan, backend: Backend, *, last_is_scalar: bool) -> Run:
+    """Make a plan ready to run.
+
+    Args:
+        plan: The plan of a GEMM, or of an attention.
+        backend: Where its kernel is compiled.
+        last_is_scalar: Whether the last operand is an array without axes.
+    """
     # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
     from .render import render
 
@@ -489,7 +493,7 @@ def _kernel_run(
         grid=plan.launch.grid,
         threadgroup=plan.launch.threadgroup,
         sizes=mx.array(plan.launch.sizes, dtype=mx.int32),
-        factors=tuple(factor_names.index(name) for name in plan.factors),
+        factors=tuple(_FACTOR_POSITIONS[name] for name in plan.factors),
         factor_dtype=mx.int32 if integer else mx.float32,
         last_is_scalar=last_is_scalar,
     )

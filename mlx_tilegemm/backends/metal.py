@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -31,3 +32,18 @@ def _kernel(source: Source) -> Executable:
         header=source.header,
     )
     return cast(Executable, kernel)
+
+
+def generated_text(call: Callable[..., Sequence[mx.array]], operands: Sequence[mx.array]) -> str:
+    """Return the Metal text that MLX generates for the kernel which ``call(operands)`` launches.
+
+    MLX writes it while tracing an export, on machines without Metal too; nothing is evaluated.
+    """
+    texts: list[str] = []
+
+    def record(event: dict[str, Any]) -> None:
+        if event.get("name") == "CustomKernel":
+            texts.append(event["arguments"][1])
+
+    mx.export_function(record, lambda *arrays: list(call(arrays)), *operands)
+    return texts[-1]

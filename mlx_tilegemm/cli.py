@@ -1,0 +1,135 @@
+"""The command ``mlx-tilegemm``: a demonstration, and explain and render for shapes alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from .arguments import ArraySpec
+from .chips import CHIPS
+from .demo import demo
+from .errors import ProblemError, TileGemmError
+from .explain import OPS, Explanation, explain
+from .ops import use_kernel
+from .problem import Shape
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 for a wrong result, 2 for a wrong call."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except TileGemmError as error:
+        print(f"mlx-tilegemm: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlx-tilegemm",
+        description="Mixed-dtype GEMM and chained attention as Metal kernels.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    shown = commands.add_parser("demo", help="run two calls here and check their results")
+    shown.set_defaults(run=_demo)
+    for name, run, text in (
+        ("explain", _explain, "say which kernel would serve a call, and why"),
+        ("render", _render, "print the Metal text of a call, for any chip"),
+    ):
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text.capitalize()}. Example: mlx-tilegemm {name} matmul 100x300 300x70 "
+            "--dtypes float16,float32",
+        )
+        command.set_defaults(run=run)
+        _add_call_arguments(command)
+    return parser
+
+
+def _add_call_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("op", choices=list(OPS))
+    add("shapes", nargs="+", metavar="shape", help="of each array in the op's order: 100x300")
+    add("--dtypes", default="float32", help="of each array, or one for all: float16,float32")
+    add("--chip", choices=[chip.name for chip in CHIPS], help="default: this machine's")
+    add("--kernel", help="force a kernel, or kernel/config")
+    for flag in ("--transpose-a", "--transpose-b", "--return-lse"):
+        add(flag, action="store_const", const=True)
+    add("--no-softmax", dest="softmax", action="store_const", const=False)
+    for flag in ("--alpha", "--beta", "--scale"):
+        add(flag, type=float)
+    add("--out-dtype", metavar="dtype")
+    add("--mask", help="causal, or shape:dtype of an array: 1x1x128x128:bool")
+
+
+_OPTIONS = ("transpose_a", "transpose_b", "alpha", "beta", "scale", "softmax", "return_lse")
+
+
+def _explanation(options: argparse.Namespace) -> Explanation:
+    keywords: dict[str, Any] = {
+        name: getattr(options, name) for name in _OPTIONS if getattr(options, name) is not None
+    }
+    if options.out_dtype:
+        keywords["out_dtype"] = _dtype(options.out_dtype)
+    if options.mask:
+        keywords["mask"] = _mask(options.mask)
+    shapes = [_shape(text) for text in options.shapes]
+    dtypes = [_dtype(name) for name in options.dtypes.split(",")]
+    if len(dtypes) == 1:
+        dtypes *= len(shapes)
+    if len(dtypes) != len(shapes):
+        raise ProblemError(
+            f"[{options.op}] Expected a dtype for each of {len(shapes)} arrays, or one for all, "
+            f"got {len(dtypes)}."
+        )
+    operands = [
+        ArraySpec(shape=shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+    with use_kernel(options.kernel):
+        return explain(options.op, *operands, chip=options.chip, **keywords)
+
+
+def _shape(text: str) -> Shape:
+    try:
+        return tuple(int(size) for size in text.split("x"))
+    except ValueError:
+        raise ProblemError(f"[shape] Expected sizes like 100x300, got {text!r}.") from None
+
+
+def _dtype(name: str) -> mx.Dtype:
+    dtype = getattr(mx, "bool_" if name == "bool" else name, None)
+    if not isinstance(dtype, mx.Dtype):
+        raise ProblemError(f"[dtype] Expected the name of an MLX dtype, got {name!r}.")
+    return dtype
+
+
+def _mask(text: str) -> ArraySpec | str:
+    shape, _, dtype = text.partition(":")
+    return ArraySpec(shape=_shape(shape), dtype=_dtype(dtype)) if dtype else text
+
+
+def _demo(options: argparse.Namespace) -> int:
+    lines, passed = demo()
+    print("\n".join(lines))
+    return 0 if passed else 1
+
+
+def _explain(options: argparse.Namespace) -> int:
+    print(_explanation(options))
+    return 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    explanation = _explanation(options)
+    text = explanation.text
+    if text is None:
+        print(f"mlx-tilegemm: no kernel serves this: {explanation.reason}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
