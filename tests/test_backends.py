@@ -1,0 +1,257 @@
+"""Where calls run: what is asked, what the machine has, and the stream decide; and importing."""
+
+import asyncio
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+
+import mlx.core as mx
+import pytest
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.backends import EMULATOR, METAL, emulator, resolve
+from mlx_tilegemm.errors import BackendError, DTypeError, ProblemError
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Return a function that says what this machine pretends to have."""
+
+    def pretend(*, metal=False, cuda=False, default=mx.cpu):
+        monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
+        monkeypatch.setattr(mx.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(default))
+
+    return pretend
+
+
+class TestResolve:
+    @pytest.mark.parametrize(
+        ("mode", "has", "default", "stream", "expected"),
+        [
+            ("auto", "metal", mx.gpu, None, "metal"),
+            ("auto", "metal", mx.gpu, mx.gpu, "metal"),
+            ("auto", "metal", mx.gpu, mx.cpu, "mlx"),
+            ("auto", "metal", mx.cpu, None, "mlx"),
+            ("auto", "metal", mx.cpu, mx.gpu, "metal"),
+            ("auto", "cuda", mx.gpu, None, "mlx"),
+            ("auto", "cuda", mx.cpu, None, "mlx"),
+            ("auto", "neither", mx.cpu, None, "emulator"),
+            ("auto", "neither", mx.cpu, mx.cpu, "emulator"),
+            ("metal", "metal", mx.gpu, None, "metal"),
+            ("metal", "metal", mx.cpu, None, "metal"),
+            ("metal", "metal", mx.gpu, mx.cpu, "mlx"),
+            ("emulator", "metal", mx.gpu, None, "emulator"),
+            ("emulator", "cuda", mx.gpu, None, "emulator"),
+            ("mlx", "metal", mx.gpu, None, "mlx"),
+            ("mlx", "neither", mx.cpu, None, "mlx"),
+        ],
+    )
+    def test_table(self, machine, mode, has, default, stream, expected):
+        machine(metal=has == "metal", cuda=has == "cuda", default=default)
+        with tg.use_backend(mode):
+            route = resolve(stream)
+        assert route.name == expected
+        assert route.backend is {"metal": METAL, "emulator": EMULATOR, "mlx": None}[expected]
+        assert route.reason
+
+    def test_metal_where_there_is_none(self, machine):
+        machine()
+        with tg.use_backend("metal"), pytest.raises(BackendError, match=r"Expected Metal"):
+            tg.matmul(mx.zeros((3, 3)), mx.zeros((3, 3)))
+
+    @pytest.mark.parametrize(
+        "stream",
+        [mx.cpu, mx.Device(mx.cpu), mx.default_stream(mx.cpu), mx.new_thread_local_stream(mx.cpu)],
+    )
+    def test_every_way_to_name_a_stream(self, machine, stream):
+        machine(metal=True, default=mx.gpu)
+        assert resolve(stream).reason == "the call's stream is on the CPU"
+
+    @pytest.mark.parametrize("stream", ["cpu", 0, mx.float32])
+    def test_other_things_are_no_streams(self, stream):
+        with pytest.raises(DTypeError, match="Expected stream to be a stream"):
+            resolve(stream)
+
+
+class TestUseBackend:
+    def test_unknown_names_raise_at_once(self):
+        with pytest.raises(ProblemError, match=r"'auto', 'metal', 'emulator' or 'mlx', got 'gpu'"):
+            tg.use_backend("gpu")
+
+    def test_blocks_nest_and_end_even_by_an_error(self, machine):
+        machine()
+        with tg.use_backend("mlx"):
+            with pytest.raises(ZeroDivisionError), tg.use_backend("emulator"):
+                raise ZeroDivisionError(resolve().name)
+            assert resolve().name == "mlx"
+            with tg.use_backend("auto"):
+                assert resolve().name == "emulator"
+        assert resolve().name == "emulator"
+
+    def test_a_block_is_of_its_thread(self, machine):
+        machine()
+        seen = []
+        with tg.use_backend("mlx"):
+            thread = threading.Thread(target=lambda: seen.append(resolve().name))
+            thread.start()
+            thread.join()
+            context = contextvars.copy_context()
+            assert context.run(lambda: resolve().name) == "mlx"
+        assert seen == ["emulator"]
+
+    def test_a_block_is_of_its_task(self):
+        async def task(name, seen, turn):
+            with tg.use_backend(name):
+                for _ in range(3):
+                    await turn.wait()
+                    await asyncio.sleep(0)
+                    seen.append((name, resolve().name))
+
+        async def both():
+            seen, turn = [], asyncio.Event()
+            turn.set()
+            await asyncio.gather(task("mlx", seen, turn), task("emulator", seen, turn))
+            return seen
+
+        seen = asyncio.run(both())
+        assert len(set(seen)) == 2
+        assert all(asked == got for asked, got in seen)
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class TestEnvironment:
+    def test_sets_the_default(self):
+        code = "import mlx_tilegemm.backends as b; print(b.resolve().name)"
+        assert python(code, MLX_TILEGEMM_BACKEND="mlx").stdout.strip() == "mlx"
+
+    def test_a_block_wins(self):
+        code = (
+            "import mlx_tilegemm.backends as b\n"
+            "with b.use_backend('emulator'): print(b.resolve().name)"
+        )
+        assert python(code, MLX_TILEGEMM_BACKEND="mlx").stdout.strip() == "emulator"
+
+    def test_a_wrong_value_is_named_when_it_is_first_needed(self):
+        code = (
+            "import mlx_tilegemm as tg, mlx.core as mx\n"
+            "try: tg.matmul(mx.zeros((3, 3)), mx.zeros((3, 3)))\n"
+            "except ValueError as error: print(error)"
+        )
+        printed = python(code, MLX_TILEGEMM_BACKEND="cuda").stdout
+        assert "Expected MLX_TILEGEMM_BACKEND of 'auto', 'metal', 'emulator' or 'mlx'" in printed
+        assert "got 'cuda'" in printed
+
+
+class TestEmulator:
+    """What the emulator does not do, it must say; a wrong result or gradient is the alternative."""
+
+    @pytest.fixture(autouse=True)
+    def no_launch(self, monkeypatch):
+        """Stand in for the kernel: these tests are about what happens around it."""
+
+        def fake(**_):
+            def kernel(*, inputs, output_shapes, output_dtypes, grid, threadgroup):
+                mx.eval(*inputs)
+                return [mx.ones(output_shapes[0], dtype=output_dtypes[0])]
+
+            return kernel
+
+        monkeypatch.setattr(tg.emulator, "metal_kernel", fake, raising=False)
+        # A kernel made from the stand-in must serve no other test, nor the other way round.
+        for cache in (emulator._kernel, tg.ops._gemm_call):
+            cache.cache_clear()
+        yield
+        for cache in (emulator._kernel, tg.ops._gemm_call):
+            cache.cache_clear()
+
+    @pytest.fixture
+    def call(self):
+        weight = mx.ones((7, 3))
+
+        def call(x):
+            with tg.use_backend("emulator"):
+                return tg.matmul(x, weight)
+
+        return call
+
+    def test_plain_calls_run(self, call):
+        assert mx.array_equal(call(mx.ones((5, 7))), mx.ones((5, 3)))
+
+    def test_compile_is_refused(self, call):
+        with pytest.raises(BackendError, match=r'use_backend\("mlx"\)'):
+            mx.compile(call)(mx.ones((5, 7)))
+
+    def test_vmap_is_refused(self, call):
+        with pytest.raises(BackendError, match=r"mx\.vmap"):
+            mx.vmap(call)(mx.ones((2, 5, 7)))
+
+    def test_gradients_are_refused_instead_of_zero(self, call):
+        with pytest.raises(BackendError, match="no gradient"):
+            mx.grad(lambda x: call(x).sum())(mx.ones((5, 7)))
+        with pytest.raises(BackendError, match="no gradient"):
+            mx.jvp(call, [mx.ones((5, 7))], [mx.ones((5, 7))])
+
+    def test_a_gradient_that_does_not_pass_through_is_unharmed(self, call):
+        y = call(mx.ones((5, 7)))
+        gradient = mx.grad(lambda scale: (scale * y).sum())(mx.array(2.0))
+        assert gradient.item() == 15.0
+
+    def test_errors_of_the_caller_s_own_graph_pass(self, call):
+        bad = mx.ones((5, 7)) @ mx.ones((7, 7))
+        with pytest.raises(ValueError, match="broadcast"):
+            call(bad + mx.ones((6, 7)))
+
+
+class TestMetal:
+    def test_kernels_are_made_once_per_source(self):
+        source = tg.explain("matmul", mx.zeros((33, 65)), mx.zeros((65, 19))).source
+        assert METAL.compile(source) is METAL.compile(source)
+
+    def test_generated_text_is_mlx_own(self):
+        x, w = mx.zeros((33, 65), dtype=mx.float16), mx.zeros((65, 19))
+        explanation = tg.explain("matmul", x, w)
+        source, text = explanation.source, explanation.text
+        assert text.startswith(source.header)
+        signature = text[len(source.header) : text.index(source.body)]
+        assert f"[[kernel]] void custom_kernel_{source.name}_float16_t_float" in signature
+        assert "const device float16_t* a [[buffer(0)]]" in signature
+        assert "device float* out" in signature
+
+
+class TestImport:
+    def test_exported_names_are_exact(self):
+        # Submodules become attributes by being imported; what is exported must be named.
+        modules = {
+            name.split(".")[1] for name in sys.modules if name.startswith("mlx_tilegemm.")
+        } - set(tg.__all__)
+        members = {name for name in vars(tg) if not name.startswith("_")} - modules
+        assert sorted(members) == tg.__all__
+
+    def test_exports_are_what_their_names_say(self):
+        assert tg.emulator.__name__ == "mlx_tilegemm.emulator"
+        assert tg.errors.__name__ == "mlx_tilegemm.errors"
+        functions = set(tg.__all__) - {"ArraySpec", "emulator", "errors"}
+        assert all(callable(getattr(tg, name)) for name in functions)
+
+    def test_costs_little_and_brings_no_heavy_module(self):
+        code = (
+            "import time, sys, mlx.core\n"
+            "start = time.perf_counter(); import mlx_tilegemm\n"
+            "print(time.perf_counter() - start)\n"
+            "print(*{'jinja2', 'numpy', 'subprocess'} & set(sys.modules))"
+        )
+        runs = [python(code).stdout.splitlines() for _ in range(5)]
+        assert min(float(seconds) for seconds, _ in runs) < 0.100
+        assert {heavy for _, heavy in runs} == {""}

@@ -1,0 +1,214 @@
+"""`explain` says what a call would do; here it must agree with what the call does."""
+
+import itertools
+
+import mlx.core as mx
+import pytest
+
+import mlx_tilegemm as tg
+from mlx_tilegemm import ArraySpec
+from mlx_tilegemm.chips import CHIPS, get
+from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
+from mlx_tilegemm.problem import AttentionProblem, GemmProblem
+
+
+def spec(*shape, dtype=mx.float32):
+    return ArraySpec(shape=shape, dtype=dtype)
+
+
+X, W = spec(100, 300, dtype=mx.float16), spec(70, 300)
+Q, K = spec(1, 8, 128, 64, dtype=mx.float16), spec(1, 2, 128, 64, dtype=mx.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def on_emulator():
+    with tg.use_backend("emulator"):
+        yield
+
+
+class TestFacts:
+    def test_a_product(self):
+        explanation = tg.explain(tg.matmul, X, W, transpose_b=True, chip="m1")
+        assert isinstance(explanation.problem, GemmProblem)
+        assert (explanation.problem.m, explanation.problem.n, explanation.problem.k) == (
+            100,
+            70,
+            300,
+        )
+        assert explanation.problem.out_shape == (100, 70)
+        assert explanation.backend == "emulator"
+        assert explanation.chip is get("m1")
+        assert explanation.route == explanation.plan.kernel
+        assert explanation.source.input_names == explanation.plan.spec.input_names
+
+    def test_an_addend_and_its_factors(self):
+        plain = tg.explain(tg.addmm, spec(70), X, W, transpose_b=True)
+        scaled = tg.explain(tg.addmm, spec(70), X, W, transpose_b=True, alpha=0.5)
+        assert plain.problem.c_columns
+        assert not plain.problem.c_rows
+        assert (plain.problem.scaled, scaled.problem.scaled) == (False, True)
+
+    def test_an_attention(self):
+        explanation = tg.explain("attention_chain", Q, K, K, mask="causal", return_lse=True)
+        assert isinstance(explanation.problem, AttentionProblem)
+        assert explanation.problem.return_lse
+        assert explanation.route == "attention_chain"
+        masked = tg.explain("attention_chain", Q, K, K, mask=spec(128, 128, dtype=mx.bool_))
+        assert "mask" in masked.source.input_names
+
+    def test_names_functions_and_arrays_are_alike(self):
+        arrays = [mx.zeros(one.shape, dtype=one.dtype) for one in (X, W)]
+        by_array = tg.explain("matmul", *arrays, transpose_b=True)
+        by_spec = tg.explain(tg.matmul, X, W, transpose_b=True)
+        assert by_array == by_spec
+
+    def test_every_candidate_has_a_time_or_a_reason(self):
+        for chip in CHIPS:
+            explanation = tg.explain(tg.matmul, X, W, transpose_b=True, chip=chip)
+            legal = [one for one in explanation.candidates if one.reason is None]
+            assert all((one.seconds is None) == (one.reason is not None) for one in legal)
+            assert explanation.plan == min(legal, key=lambda one: one.seconds).plan
+            kernels = {one.kernel for one in explanation.candidates}
+            assert {"gemm_simdgroup", "gemm_scalar"} <= kernels
+
+    @pytest.mark.parametrize(("a", "b"), list(itertools.product((1, 9, 200), repeat=2)))
+    def test_the_op_launches_the_kernel_that_was_named(self, monkeypatch, a, b):
+        launched = []
+
+        class Recorder:
+            name = "emulator"
+
+            def compile(self, source):
+                def run(*, output_shapes, output_dtypes, **launch):
+                    launched.append((source, launch["grid"], launch["threadgroup"]))
+                    return [mx.zeros(output_shapes[0], dtype=output_dtypes[0])]
+
+                return run
+
+        route = tg.backends.Route(backend=Recorder(), reason="a test")
+        monkeypatch.setattr(tg.ops, "resolve", lambda stream=None: route)
+        x, w = mx.zeros((a, 40), dtype=mx.bfloat16), mx.zeros((40, b))
+        plan = tg.explain(tg.matmul, x, w).plan
+        source = tg.explain(tg.matmul, x, w).source
+        tg.matmul(x, w)
+        assert launched == [(source, plan.launch.grid, plan.launch.threadgroup)]
+
+
+class TestRoutesToMlx:
+    def test_by_dtype(self):
+        explanation = tg.explain(tg.matmul, spec(9, 9, dtype=mx.complex64), spec(9, 9))
+        assert explanation.route == "mlx"
+        assert (
+            explanation.problem
+            is explanation.plan
+            is explanation.source
+            is explanation.text
+            is None
+        )
+        assert "complex64" in explanation.reason
+
+    def test_by_size(self):
+        explanation = tg.explain(tg.attention_chain, *[spec(1, 1, 16, 300)] * 3)
+        assert explanation.route == "mlx"
+        assert "128" in explanation.reason
+        assert any("1024 bytes" in note for note in explanation.notes)
+
+    def test_by_backend(self):
+        with tg.use_backend("mlx"):
+            explanation = tg.explain(tg.matmul, X, W, transpose_b=True)
+        assert (explanation.route, explanation.backend) == ("mlx", "mlx")
+        assert "asked for" in explanation.reason
+        assert explanation.plan is not None, "what a kernel would do is still told"
+        assert any("cast operands" in note for note in explanation.notes)
+
+    def test_by_stream(self, monkeypatch):
+        monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+        with tg.use_backend("auto"):
+            explanation = tg.explain(tg.matmul, X, W, transpose_b=True, stream=mx.cpu, chip="m4")
+        assert explanation.route == "mlx"
+        assert "the call's stream is on the CPU" in explanation.reason
+
+
+class TestNotes:
+    def test_copies_of_views(self):
+        assert any(
+            "transpose_b=True" in note
+            for note in tg.explain(
+                tg.matmul, X, X.__class__(shape=(300, 70), dtype=mx.float32)
+            ).notes
+        )
+
+    def test_folded_and_gridded_batches(self):
+        folded = tg.explain(tg.matmul, spec(4, 25, 300), W, transpose_b=True)
+        assert any("folded into 100 rows" in note for note in folded.notes)
+        gridded = tg.explain(tg.matmul, spec(4, 25, 300), spec(4, 300, 70))
+        assert any("4 products" in note for note in gridded.notes)
+
+    def test_rows_with_nothing_to_attend_to(self):
+        short = spec(1, 2, 64, 64)
+        longer = tg.explain(tg.attention_chain, Q, short, short, mask="causal")
+        equal = tg.explain(tg.attention_chain, Q, K, K, mask="causal")
+        assert any("nothing to attend to" in note for note in longer.notes)
+        assert not any("nothing to attend to" in note for note in equal.notes)
+
+
+class TestText:
+    def test_says_it_all(self):
+        explanation = tg.explain(tg.matmul, X, W, transpose_b=True, chip="m1")
+        text = str(explanation)
+        assert "a float16 [100, 300], b float32 [70, 300] -> float32 [100, 70]" in text
+        assert "m1" in text
+        assert f"* {explanation.plan}" in text
+        assert all(str(one) in text for one in explanation.candidates if one.reason is None)
+        assert f"{explanation.plan.resources.threadgroup_bytes} bytes" in text
+
+    def test_refusals_are_told(self):
+        text = str(tg.explain(tg.matmul, spec(9, 9, dtype=mx.int8), spec(9, 9, dtype=mx.int8)))
+        reasons = {
+            one.reason
+            for one in tg.explain(
+                tg.matmul, spec(9, 9, dtype=mx.int8), spec(9, 9, dtype=mx.int8)
+            ).candidates
+            if one.reason
+        }
+        assert reasons
+        assert all(f"refused: {reason}" in text for reason in reasons)
+
+    def test_calls_without_candidates_are_told_too(self):
+        assert "route    mlx" in str(tg.explain(tg.matmul, spec(9, 9, dtype=mx.complex64), W))
+
+    def test_nothing_is_evaluated(self):
+        def explained(x):
+            assert tg.explain(tg.matmul, x, x).text
+            return x
+
+        mx.compile(explained)(mx.zeros((16, 16)))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("op", ["multiply", mx.matmul, len])
+    def test_other_ops(self, op):
+        with pytest.raises(ProblemError, match="matmul, addmm, attention_chain"):
+            tg.explain(op, X, W)
+
+    def test_what_the_op_refuses(self):
+        with pytest.raises(ProblemError, match="inner sizes"):
+            tg.explain(tg.matmul, X, W)
+        with pytest.raises(DTypeError, match="got list"):
+            tg.explain(tg.matmul, X, [1.0])
+        with pytest.raises(
+            DTypeError, match=r"\[matmul\] got an unexpected keyword argument 'mask'"
+        ):
+            tg.explain(tg.matmul, X, W, mask="causal")
+        with pytest.raises(DTypeError, match=r"\[matmul\] missing a required argument: 'b'"):
+            tg.explain(tg.matmul, X)
+
+    def test_unknown_chips(self):
+        with pytest.raises(ProblemError, match="m4"):
+            tg.explain(tg.matmul, X, W, transpose_b=True, chip="m0")
+
+    def test_forced_kernels(self):
+        with tg.use_kernel("gemm_scalar"):
+            assert tg.explain(tg.matmul, X, W, transpose_b=True).route == "gemm_scalar"
+        with tg.use_kernel("attention_chain"), pytest.raises(IllegalKernelError):
+            tg.explain(tg.matmul, X, W, transpose_b=True)
