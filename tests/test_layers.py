@@ -19,6 +19,7 @@ LAYERS = [
     "kernels",
     "dispatch",
     "render",
+    "variants",
     "emulator",
     "strict",
     "arguments",

@@ -1,7 +1,8 @@
 """The kernels, in the order in which ties between them are decided.
 
 A kernel is a module with a ``NAME`` (also the stem of its template), the ``PROBLEM`` type it serves
-and four pure functions; see `Kernel`. To add one, write the module and its template and name it in `KERNELS`.
+and five pure functions; see `Kernel`. To add one, write the module and its template and name it in
+`KERNELS`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Kernel(Protocol):
 
     def plan(self, problem: Problem, config: Any) -> Plan:  # noqa: ANN401
         """Return the plan of a legal configuration."""
+
+    def variant_problems(self) -> Iterator[Problem]:
+        """Yield small problems that together reach every flag of the text."""
 
 
 KERNELS: tuple[Kernel, ...] = (

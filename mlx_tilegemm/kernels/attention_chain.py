@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 
 from ..chips.record import Chip
-from ..dtypes import FLOAT32, DType
+from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH, Launch, Plan, Resources
-from ..problem import AttentionProblem, MaskKind, Problem
+from ..problem import AttentionProblem, MaskKind, Problem, attention_problem
 from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
 from .limits import reject_grid, reject_resources
 
@@ -307,3 +308,49 @@ def _sizes(problem: AttentionProblem) -> tuple[int, ...]:
     head_step = 1 if heads > 1 else 0
     batch_step = heads if batch > 1 else 0
     return (*sizes, batch_step, head_step, rows, columns)
+
+
+def variant_problems() -> Iterator[Problem]:
+    """Yield small problems that together reach every flag of the text."""
+    for q, k, v in product(FLOATS, repeat=3):
+        yield _variant(q=q, k=k, v=v)
+    for head_dim, value_dim in ((1, 1), (7, 9), (16, 24), (40, 64), (80, 80), (128, 128)):
+        yield _variant(head_dim=head_dim, value_dim=value_dim)
+    for out in FLOATS:
+        yield _variant(out=out)
+    masks = [(MaskKind.NONE, None), (MaskKind.CAUSAL, None), (MaskKind.BOOLEAN, BOOL)]
+    masks += [(MaskKind.ADDITIVE, mask) for mask in FLOATS]
+    for mask_kind, mask in masks:
+        yield _variant(mask_kind=mask_kind, mask=mask, softmax=False)
+        for return_lse in (False, True):
+            yield _variant(mask_kind=mask_kind, mask=mask, return_lse=return_lse)
+
+
+def _variant(
+    *,
+    q: DType = FLOAT16,
+    k: DType = BFLOAT16,
+    v: DType = FLOAT32,
+    head_dim: int = 24,
+    value_dim: int = 17,
+    out: DType | None = None,
+    mask_kind: MaskKind = MaskKind.NONE,
+    mask: DType | None = None,
+    softmax: bool = True,
+    return_lse: bool = False,
+) -> AttentionProblem:
+    return attention_problem(
+        "variant",
+        q_shape=(2, 4, 19, head_dim),
+        k_shape=(2, 2, 37, head_dim),
+        v_shape=(2, 2, 37, value_dim),
+        q=q,
+        k=k,
+        v=v,
+        softmax=softmax,
+        mask_kind=mask_kind,
+        mask_shape=(2, 1, 19, 37) if mask else None,
+        mask=mask,
+        return_lse=return_lse,
+        out=out,
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
-from ..dtypes import DType
+from ..dtypes import FLOATS, INTEGERS, DType, Kind
 from ..plan import CONSTANT_BINDING_LIMIT, Launch
-from ..problem import GemmProblem
+from ..problem import GemmProblem, Shape, gemm_problem
 
 MAX_BATCH_AXES = 8
 """Batch axes a kernel decomposes; more never survive merging in practice."""
@@ -177,4 +179,72 @@ def dram_bytes(problem: GemmProblem) -> int:
     addend = problem.c_elements * problem.c.bytes if problem.c else 0
     return (
         problem.a_elements * problem.a.bytes + problem.b_elements * problem.b.bytes + addend + out
+    )
+
+
+def variant_problems(pairs: Iterable[tuple[DType, DType]]) -> Iterator[GemmProblem]:
+    """Yield small problems that together reach every flag of a GEMM's text.
+
+    Every dtype pair meets every layout, ragged and aligned; result dtypes, addends, factors and
+    batch axes are each gone through once, with one pair and layout.
+    """
+    pairs = tuple(pairs)
+    for a, b in pairs:
+        for transpose_a, transpose_b in product((False, True), repeat=2):
+            for sizes in (RAGGED, ALIGNED):
+                yield _variant(a, b, *sizes, transpose_a=transpose_a, transpose_b=transpose_b)
+    a, b = pairs[1]
+    for m, n, k in product(
+        (RAGGED[0], ALIGNED[0]), (RAGGED[1], ALIGNED[1]), (RAGGED[2], ALIGNED[2])
+    ):
+        yield _variant(a, b, m, n, k)
+    yield _variant(a, b, *RAGGED, scaled=True)
+    for batch in ((3,), (2, 3)):
+        for shared in (False, True):
+            yield _variant(a, b, *RAGGED, a_batch=batch, b_batch=() if shared else batch[-1:])
+    addends = FLOATS if a.kind is Kind.FLOAT else INTEGERS
+    for c in addends:
+        for rows, columns in product((1, RAGGED[0]), (1, RAGGED[1])):
+            yield _variant(a, b, *RAGGED, c=c, c_shape=(rows, columns))
+    yield _variant(a, b, *RAGGED, a_batch=(3,), b_batch=(3,), c=a, c_shape=(3, 1, RAGGED[1]))
+    if a.kind is Kind.FLOAT:
+        for (x, y), out in product(pairs, FLOATS):
+            yield _variant(x, y, *RAGGED, out=out)
+
+
+RAGGED = (33, 37, 43)
+"""m, n, k off every tile, in more than one block of the smaller ones."""
+
+ALIGNED = (64, 64, 64)
+"""m, n, k on every tile."""
+
+
+def _variant(
+    a: DType,
+    b: DType,
+    m: int,
+    n: int,
+    k: int,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    a_batch: Shape = (),
+    b_batch: Shape = (),
+    c: DType | None = None,
+    c_shape: Shape | None = None,
+    out: DType | None = None,
+    scaled: bool = False,
+) -> GemmProblem:
+    return gemm_problem(
+        "variant",
+        a_shape=(*a_batch, *((k, m) if transpose_a else (m, k))),
+        b_shape=(*b_batch, *((n, k) if transpose_b else (k, n))),
+        a=a,
+        b=b,
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        c_shape=c_shape,
+        c=c,
+        out=out,
+        scaled=scaled,
     )

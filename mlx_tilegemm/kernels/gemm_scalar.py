@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ..chips.record import Chip
+from ..dtypes import FLOATS, INTEGERS
 from ..plan import SIMD_WIDTH, Plan, Resources
 from ..problem import GemmProblem, Problem
 from .cost import TileWork, seconds
@@ -22,6 +23,9 @@ from .gemm import (
     gemm_label,
     gemm_launch,
     reject_gemm,
+)
+from .gemm import (
+    variant_problems as gemm_variant_problems,
 )
 from .limits import reject_grid, reject_resources
 
@@ -201,3 +205,9 @@ def plan(problem: Problem, config: Config) -> Plan:
         resources=spec.resources,
         factors=gemm_factors(problem),
     )
+
+
+def variant_problems() -> Iterator[Problem]:
+    """Yield small problems that together reach every flag of the text."""
+    yield from gemm_variant_problems((a, b) for a in FLOATS for b in FLOATS)
+    yield from gemm_variant_problems((a, b) for a in INTEGERS for b in INTEGERS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ..chips.record import Chip
+from ..dtypes import FLOATS
 from ..plan import SIMD_WIDTH, Plan, Resources
 from ..problem import GemmProblem, Problem
 from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
@@ -19,6 +20,9 @@ from .gemm import (
     gemm_launch,
     reject_gemm,
     tiny_operand,
+)
+from .gemm import (
+    variant_problems as gemm_variant_problems,
 )
 from .limits import reject_grid, reject_resources
 
@@ -257,3 +261,8 @@ def plan(problem: Problem, config: Config) -> Plan:
         resources=spec.resources,
         factors=gemm_factors(problem),
     )
+
+
+def variant_problems() -> Iterator[Problem]:
+    """Yield small problems that together reach every flag of the text."""
+    yield from gemm_variant_problems((a, b) for a in FLOATS for b in FLOATS)
