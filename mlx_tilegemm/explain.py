@@ -16,12 +16,13 @@ import mlx.core as mx
 
 from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_request
 from .backends import METAL, Route, resolve
+from .backends.launch import kernel_run
 from .backends.metal import generated_text
 from .chips import Chip, detect, get
 from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
 from .errors import DTypeError, ProblemError
-from .ops import addmm, attention_chain, forced_kernel, kernel_run, matmul
+from .ops import addmm, attention_chain, forced_kernel, matmul
 from .plan import Plan, Source
 from .problem import AttentionProblem, GemmProblem, MaskKind, Problem
 

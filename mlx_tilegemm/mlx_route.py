@@ -13,11 +13,10 @@ from itertools import product
 
 import mlx.core as mx
 
+from .arguments import Number
 from .backends import StreamOrDevice, device_type
 from .dtypes import promote
 from .problem import AttentionProblem, GemmProblem, MaskKind
-
-Number = int | float
 
 _LIMB_BITS = 16
 # Products of two 16-bit limbs are below 2^32; sums of 2^20 of them are exact in float64.

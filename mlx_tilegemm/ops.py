@@ -7,10 +7,9 @@ checked, kernels chosen, rendered and compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal, overload
 
@@ -26,12 +25,13 @@ from .arguments import (
     default_scale,
     gemm_request,
 )
-from .backends import Backend, Executable, StreamOrDevice, resolve
+from .backends import Backend, StreamOrDevice, resolve
+from .backends.launch import Run, kernel_run
 from .chips import detect
 from .dispatch import choose
 from .dtypes import INTEGERS
 from .errors import BackendError, DTypeError, IllegalKernelError, ProblemError
-from .plan import Extent, Plan
+from .plan import Plan
 from .problem import Problem, Shape
 
 _forced: ContextVar[str | None] = ContextVar("mlx_tilegemm_kernel", default=None)
@@ -332,57 +332,6 @@ def _whole(name: str, value: Number) -> int:
     return whole
 
 
-Run = Callable[[Sequence[mx.array], tuple[Number, ...], StreamOrDevice], list[mx.array]]
-"""A prepared call: operands, factors and stream in, outputs out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _KernelRun:
-    """A ready kernel and everything about its launch that one key of arguments fixes."""
-
-    kernel: Executable
-    output_shapes: list[Shape]
-    output_dtypes: list[mx.Dtype]
-    grid: Extent
-    threadgroup: Extent
-    sizes: mx.array
-    factors: tuple[int, ...]
-    factor_dtype: mx.Dtype
-    last_is_scalar: bool
-
-    def __call__(
-        self,
-        operands: Sequence[mx.array],
-        factors: tuple[Number, ...],
-        stream: StreamOrDevice,
-    ) -> list[mx.array]:
-        inputs = [*operands]
-        if self.last_is_scalar:
-            # MLX binds an array without axes as a reference, which the kernels do not expect.
-            inputs[-1] = inputs[-1].reshape(1)
-        if self.factors:
-            values = tuple([factors[index] for index in self.factors])
-            inputs.append(_factor_array(values, self.factor_dtype))
-        inputs.append(self.sizes)
-        return self.kernel(
-            inputs=inputs,
-            output_shapes=self.output_shapes,
-            output_dtypes=self.output_dtypes,
-            grid=self.grid,
-            threadgroup=self.threadgroup,
-            stream=stream,
-        )
-
-
-# Where each factor a kernel may want stands among those its op passes.
-_FACTOR_POSITIONS = {"alpha": 0, "beta": 1, "scale": 0}
-
-
-@lru_cache(maxsize=256)
-def _factor_array(values: tuple[Number, ...], dtype: mx.Dtype) -> mx.array:
-    return mx.array(values, dtype=dtype)
-
-
 @lru_cache(maxsize=4096)
 def _gemm_call(
     op: str,
@@ -472,28 +421,3 @@ def _plan(op: str, problem: Problem, backend: Backend | None, force: str | None)
             'the mlx backend; call inside `with use_backend("emulator"):` or on a GPU stream.'
         )
     return None
-
-
-def kernel_run(plan: Plan, backend: Backend, *, last_is_scalar: bool) -> Run:
-    """Make a plan ready to run.
-
-    Args:
-        plan: The plan of a GEMM, or of an attention.
-        backend: Where its kernel is compiled.
-        last_is_scalar: Whether the last operand is an array without axes.
-    """
-    # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
-    from .render import render
-
-    integer = any(dtype.mlx == mx.int32 for dtype in plan.launch.output_dtypes)
-    return _KernelRun(
-        kernel=backend.compile(render(plan.spec)),
-        output_shapes=list(plan.launch.output_shapes),
-        output_dtypes=[dtype.mlx for dtype in plan.launch.output_dtypes],
-        grid=plan.launch.grid,
-        threadgroup=plan.launch.threadgroup,
-        sizes=mx.array(plan.launch.sizes, dtype=mx.int32),
-        factors=tuple(_FACTOR_POSITIONS[name] for name in plan.factors),
-        factor_dtype=mx.int32 if integer else mx.float32,
-        last_is_scalar=last_is_scalar,
-    )

@@ -143,6 +143,18 @@ class TestAddmmByMlx:
         magnitude = np.abs(exact(x)) @ np.abs(exact(w)).T + 2 * np.abs(exact(c))
         assert_rounded_once(y, -0.5 * product + 2 * exact(c), magnitude, 43)
 
+    @pytest.mark.parametrize(
+        ("a", "b", "c"), list(itertools.product((mx.float16, mx.bfloat16), FLOATS, FLOATS))
+    )
+    def test_floats_of_any_dtypes_are_rounded_once(self, rng, a, b, c):
+        x, w, addend = floats(rng, (9, 130), a), floats(rng, (130, 6), b), floats(rng, (6,), c)
+        y = tg.addmm(addend, x, w, alpha=0.3, beta=-3.7)
+        assert y.dtype == mx.addmm(addend, x, w).dtype
+        alpha, beta = np.float32(0.3).astype(float), np.float32(-3.7).astype(float)
+        expected = alpha * (exact(x) @ exact(w)) + beta * exact(addend)
+        magnitude = alpha * np.abs(exact(x)) @ np.abs(exact(w)) - beta * np.abs(exact(addend))
+        assert_rounded_once(y, expected, magnitude, 133)
+
     def test_integer_factors_wrap_as_the_sums_do(self, rng):
         x, w = integers(rng, (5, 40), mx.int32), integers(rng, (40, 6), mx.int16)
         c = integers(rng, (5, 1), mx.int8)

@@ -68,9 +68,9 @@ def _evaluate(inputs: Sequence[mx.array]) -> None:
         if "function transformations" not in str(error):
             raise
         raise BackendError(
-            "[emulator] Expected arrays with values, got arrays traced by mx.compile or mx.vmap: "
-            "the emulator evaluates at once. Call the op outside the transformed function, or "
-            'inside `with use_backend("mlx"):`.'
+            "[emulator] Expected arrays with values, got arrays traced by mx.compile, mx.vmap or "
+            "an export: the emulator evaluates at once. Call the op outside the traced function, "
+            'or inside `with use_backend("mlx"):`.'
         ) from error
 
 
