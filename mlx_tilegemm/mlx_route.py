@@ -73,7 +73,21 @@ def _float_gemm(
     if problem.out is not natural:
         # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
         a, b = a.astype(mx.float32, stream=stream), b.astype(mx.float32, stream=stream)
-    return _product(a, b, c, factors, stream).astype(problem.out.mlx, stream=stream)
+    if c is not None:
+        a, b, c = _matrices(a, b, mx.broadcast_to(c, problem.out_shape, stream=stream), stream)
+    product = _product(a, b, c, factors, stream).astype(problem.out.mlx, stream=stream)
+    return mx.reshape(product, problem.out_shape, stream=stream)
+
+
+def _matrices(
+    a: mx.array, b: mx.array, c: mx.array, stream: StreamOrDevice
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Give vectors their second axis: `mx.addmm` refuses some addends of products with vectors."""
+    if b.ndim == 1:
+        b, c = (mx.expand_dims(x, -1, stream=stream) for x in (b, c))
+    if a.ndim == 1:
+        a, c = (mx.expand_dims(x, -2, stream=stream) for x in (a, c))
+    return a, b, c
 
 
 def _product(

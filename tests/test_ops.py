@@ -162,9 +162,29 @@ class TestAddmmByMlx:
         expected = -(2**31) * (exact(x) @ exact(w)) + 2 * exact(c)
         assert np.array_equal(np.array(y), expected.astype(np.int32))
 
-    def test_vectors_add_an_addend_of_one_element(self):
-        x = mx.ones((4,))
-        assert tg.addmm(mx.array(3.0), x, x).item() == 7.0
+    @pytest.mark.parametrize("dtype", [mx.float32, mx.int16])
+    @pytest.mark.parametrize(
+        ("a", "b", "c"),
+        [
+            ((40,), (40,), ()),
+            ((40,), (40, 6), (6,)),
+            ((40,), (3, 40, 6), (3, 1)),
+            ((5, 40), (40,), (5,)),
+            ((2, 5, 40), (40,), (5,)),
+            ((2, 5, 40), (40,), (2, 1)),
+            ((2, 5, 40), (40,), (2, 5)),
+        ],
+    )
+    def test_products_with_vectors_take_every_addend(self, rng, a, b, c, dtype):
+        make = floats if dtype in FLOATS else integers
+        x, w, addend = make(rng, a, dtype), make(rng, b, dtype), make(rng, c, dtype)
+        y = tg.addmm(addend, x, w, alpha=3, beta=-2)
+        expected = 3 * np.matmul(exact(x), exact(w)) - 2 * exact(addend)
+        assert y.shape == expected.shape
+        if dtype in INTEGERS:
+            assert np.array_equal(np.array(y), expected.astype(np.int32))
+        else:
+            assert np.allclose(exact(y), expected, rtol=1e-5, atol=1e-4)
 
 
 def attention_reference(q, k, v, scale, softmax, mask):
