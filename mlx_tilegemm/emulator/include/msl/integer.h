@@ -7,14 +7,21 @@
 
 namespace metal {
 
+namespace _impl {
+
+template <class T>
+MSL_INLINE constexpr T magnitude(T x) {
+  if constexpr (is_signed_v<T>) {
+    return x < 0 ? static_cast<T>(0 - make_unsigned_t<T>(x)) : x;
+  } else {
+    return x;
+  }
+}
+
+}  // namespace _impl
+
 #define MSL_INT_OVERLOADS(T)                                                            \
-  MSL_INLINE constexpr T abs(T x) {                                                     \
-    if constexpr (is_signed_v<T>) {                                                     \
-      return x < 0 ? static_cast<T>(0 - make_unsigned_t<T>(x)) : x;                     \
-    } else {                                                                            \
-      return x;                                                                         \
-    }                                                                                   \
-  }                                                                                     \
+  MSL_INLINE constexpr T abs(T x) { return _impl::magnitude(x); }                       \
   MSL_INLINE constexpr T min(T x, T y) { return y < x ? y : x; }                        \
   MSL_INLINE constexpr T max(T x, T y) { return x < y ? y : x; }                        \
   MSL_INLINE constexpr T min3(T x, T y, T z) { return min(x, min(y, z)); }              \
