@@ -1,11 +1,14 @@
 // Metal's address-space and function words, and the attribute macros of Apple's headers.
 #pragma once
 
+// The driver's preprocessing pass keeps the words, for it still has to read them.
+#if !defined(MSL_KEEP_KEYWORDS)
 #define device
 #define constant
 #define threadgroup
 #define thread
 #define kernel
+#endif
 
 #define METAL_FUNC inline __attribute__((always_inline))
 #define METAL_INTERNAL inline __attribute__((always_inline))

@@ -84,21 +84,24 @@
 namespace metal {
 namespace _impl {
 
+// Long, so that no option can make it single.
+constexpr double pi = 3.14159265358979323846L;
+
 // sin, cos and tan of pi * x, with the period removed exactly before pi comes in.
 MSL_INLINE double turns(float x) { return x - 2.0 * __builtin_rint(x * 0.5); }
 MSL_INLINE float sinpi(float x) {
   const double t = turns(x);
   const double a = __builtin_fabs(t);
   const double near = a > 0.5 ? 1.0 - a : a;
-  return static_cast<float>(__builtin_copysign(__builtin_sin(3.14159265358979323846 * near), t));
+  return static_cast<float>(__builtin_copysign(__builtin_sin(pi * near), t));
 }
 MSL_INLINE float cospi(float x) {
   const double a = __builtin_fabs(turns(x));
-  return static_cast<float>(__builtin_sin(3.14159265358979323846 * (0.5 - a)));
+  return static_cast<float>(__builtin_sin(pi * (0.5 - a)));
 }
 MSL_INLINE float tanpi(float x) {
   const double t = x - __builtin_rint(double(x));
-  return static_cast<float>(__builtin_tan(3.14159265358979323846 * t));
+  return static_cast<float>(__builtin_tan(pi * t));
 }
 MSL_INLINE float fract(float x) {
   const float f = x - __builtin_floorf(x);

@@ -101,6 +101,14 @@ template <class T>
 constexpr T&& forward(remove_reference_t<T>& value) noexcept {
   return static_cast<T&&>(value);
 }
+// <metal_uniform>: a promise about the value, which nothing here relies on.
+template <class T>
+using uniform = T;
+template <class T>
+constexpr T make_uniform(T value) {
+  return value;
+}
+
 template <class T>
 constexpr void swap(T& a, T& b) {
   T old = a;

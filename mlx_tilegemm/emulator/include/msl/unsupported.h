@@ -27,7 +27,6 @@ MSL_UNSUPPORTED_TYPE(depthcube)
 MSL_UNSUPPORTED_TYPE(visible_function_table)
 MSL_UNSUPPORTED_TYPE(intersection_function_table)
 MSL_UNSUPPORTED_TYPE(imageblock)
-MSL_UNSUPPORTED_TYPE(uniform)
 #undef MSL_UNSUPPORTED_TYPE
 
 template <class... T>

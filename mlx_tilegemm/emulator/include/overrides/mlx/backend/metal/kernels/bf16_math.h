@@ -1,0 +1,3 @@
+// The prelude has all of this.
+#pragma once
+#include <mlx_prelude.h>
