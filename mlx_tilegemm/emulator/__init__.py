@@ -1,0 +1,39 @@
+"""Runs unmodified Metal kernels on the CPU and checks what they do.
+
+:func:`metal_kernel` stands in for ``mx.fast.metal_kernel``; :func:`run_text` runs any Metal text.
+Kernels are compiled by the system's C++ compiler; every GPU thread is a fiber.
+"""
+
+from ..errors import (
+    EmulatorError,
+    KernelCheckError,
+    KernelCompileError,
+    KernelCrashError,
+    KernelTimeoutError,
+    ToolchainError,
+)
+from .findings import Finding, FindingKind
+from .launch import Counters
+from .metal_kernel import EmulatedKernel, metal_kernel
+from .run import Launched, Output, run_text
+from .settings import Settings, current_settings, settings
+
+__all__ = [
+    "Counters",
+    "EmulatedKernel",
+    "EmulatorError",
+    "Finding",
+    "FindingKind",
+    "KernelCheckError",
+    "KernelCompileError",
+    "KernelCrashError",
+    "KernelTimeoutError",
+    "Launched",
+    "Output",
+    "Settings",
+    "ToolchainError",
+    "current_settings",
+    "metal_kernel",
+    "run_text",
+    "settings",
+]

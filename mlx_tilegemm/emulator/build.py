@@ -1,0 +1,223 @@
+"""Compiles the runtime library and kernels."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from . import cache
+from .rewrite import ConstantValue, needs_expansion, rewrite
+from .signature import EntryPoint
+from .toolchain import Compiler, compile_error, run_compiler
+
+_HERE = Path(__file__).parent
+INCLUDE = _HERE / "include"
+RUNTIME = _HERE / "runtime"
+_RUNTIME_NAME = "libmsl_runtime.so"
+_KERNEL_NAME = "kernel.so"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltKernel:
+    """A compiled text.
+
+    Args:
+        library: Path of the shared library.
+        entries: What it exports; ``msl_entry_<position>`` runs one.
+        text: The Metal text that was compiled.
+    """
+
+    library: Path
+    entries: tuple[EntryPoint, ...]
+    text: str
+
+
+@lru_cache(maxsize=1)
+def _headers_digest() -> str:
+    paths = sorted(path for path in INCLUDE.rglob("*") if path.is_file())
+    return cache.digest(part for path in paths for part in (str(path), path.read_bytes()))
+
+
+@lru_cache(maxsize=1)
+def _runtime_digest() -> str:
+    paths = sorted(path for path in RUNTIME.iterdir() if path.suffix in (".h", ".cpp"))
+    paths.append(INCLUDE / "msl" / "runtime.h")
+    return cache.digest(part for path in paths for part in (path.name, path.read_bytes()))
+
+
+@lru_cache(maxsize=8)
+def build_runtime(compiler: Compiler) -> Path:
+    """Path of the runtime library, built if need be."""
+    key = "runtime-" + cache.digest((_runtime_digest(), compiler.identity, *compiler.flags(checked=False)))
+
+    def make(directory: Path) -> None:
+        sources = sorted(str(path) for path in RUNTIME.glob("*.cpp"))
+        arguments = [
+            *compiler.flags(checked=False),
+            # The context switch returns to places that no call came from.
+            "-fcf-protection=none" if _is_x86() else "-mbranch-protection=none",
+            "-U_FORTIFY_SOURCE",
+            *sources,
+            *_runtime_link_flags(compiler, key),
+            "-o",
+            _RUNTIME_NAME,
+        ]
+        done = run_compiler(compiler, arguments, directory)
+        if done.returncode != 0:
+            raise compile_error(done.stderr, directory, "the emulator's runtime")
+
+    return cache.build(key, make) / _RUNTIME_NAME
+
+
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _runtime_link_flags(compiler: Compiler, key: str) -> list[str]:
+    if sys.platform == "darwin":
+        return ["-dynamiclib", f"-Wl,-install_name,@rpath/{key}"]
+    return ["-shared", f"-Wl,-soname,{key}", "-Wl,-z,now", "-lpthread", "-ldl"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prelude:
+    """What is included before every text.
+
+    Args:
+        header: The file to name after ``-include``.
+        flags: The options that make the compiler use its precompiled form.
+    """
+
+    header: str
+    flags: tuple[str, ...]
+
+
+def _stamps() -> str:
+    # Precompiled headers are refused when the files they came from look newer.
+    paths = sorted(path for path in INCLUDE.rglob("*") if path.is_file())
+    return " ".join(f"{path} {path.stat().st_mtime_ns}" for path in paths)
+
+
+@lru_cache(maxsize=16)
+def build_prelude(compiler: Compiler, header: str, checked: bool) -> Prelude:
+    """The prelude, precompiled: it is most of what a kernel costs to compile."""
+    flags = compiler.flags(checked=checked)
+    key = "prelude-" + cache.digest(
+        (_headers_digest(), _stamps(), compiler.identity, header, *flags)
+    )
+
+    def make(directory: Path) -> None:
+        (directory / "prelude.h").write_text(
+            f'#include "{header}"\n#include "msl/entry.h"\n', encoding="ascii"
+        )
+        output = "prelude.h.gch" if compiler.family == "gcc" else "prelude.pch"
+        arguments = [*flags, f"-I{INCLUDE}", "-w", "-x", "c++-header", "prelude.h", "-o", output]
+        done = run_compiler(compiler, arguments, directory)
+        if done.returncode != 0:
+            raise compile_error(done.stderr, directory, "the emulator's prelude")
+
+    directory = cache.build(key, make)
+    if compiler.family == "gcc":
+        return Prelude(header=key, flags=("-include", str(directory / "prelude.h")))
+    return Prelude(header=key, flags=("-include-pch", str(directory / "prelude.pch")))
+
+
+def build_kernel(
+    compiler: Compiler,
+    text: str,
+    *,
+    prelude: str,
+    checked: bool,
+    function_constants: Mapping[int | str, ConstantValue],
+    include_dirs: Sequence[str],
+) -> BuiltKernel:
+    """Compiles a Metal text.
+
+    Args:
+        compiler: The compiler.
+        text: The text.
+        prelude: The header of ours that comes before it.
+        checked: Whether to instrument it for the checks.
+        function_constants: Values by index or name.
+        include_dirs: Where its own includes are looked for.
+
+    Raises:
+        KernelCompileError: The text does not compile.
+        ToolchainError: The compiler cannot do its work.
+    """
+    constants = tuple(sorted(function_constants.items(), key=repr))
+    return _build_kernel(compiler, text, prelude, checked, constants, tuple(include_dirs))
+
+
+@lru_cache(maxsize=4096)
+def _build_kernel(
+    compiler: Compiler,
+    text: str,
+    prelude: str,
+    checked: bool,
+    constants: tuple[tuple[int | str, ConstantValue], ...],
+    include_dirs: tuple[str, ...],
+) -> BuiltKernel:
+    runtime = build_runtime(compiler)
+    source = text
+    if include_dirs or needs_expansion(text):
+        source = _expand(compiler, text, prelude, include_dirs)
+    rewritten = rewrite(source, dict(constants))
+    flags = compiler.flags(checked=checked)
+    key = "kernel-" + cache.digest(
+        (rewritten.text, prelude, runtime.parent.name, _headers_digest(), compiler.identity, *flags)
+    )
+
+    def make(directory: Path) -> None:
+        (directory / "kernel.cpp").write_text(rewritten.text, encoding="utf-8")
+        arguments = [
+            *flags,
+            "-w",
+            *build_prelude(compiler, prelude, checked).flags,
+            f"-I{INCLUDE}",
+            "kernel.cpp",
+            str(runtime),
+            *compiler.library_flags(),
+            "-o",
+            _KERNEL_NAME,
+        ]
+        done = run_compiler(compiler, arguments, directory)
+        if done.returncode != 0:
+            raise compile_error(done.stderr, directory, "the kernel")
+
+    library = cache.build(key, make) / _KERNEL_NAME
+    return BuiltKernel(library=library, entries=rewritten.entries, text=text)
+
+
+def _expand(compiler: Compiler, text: str, prelude: str, include_dirs: tuple[str, ...]) -> str:
+    """Runs the preprocessor, keeping the words of Metal that the rewriter looks for."""
+    key = "expanded-" + cache.digest((text, prelude, *include_dirs))
+    result: list[str] = []
+
+    def make(directory: Path) -> None:
+        (directory / "kernel.metal").write_text(text, encoding="utf-8")
+        arguments = [
+            *compiler.flags(checked=False),
+            "-E",
+            "-w",
+            "-DMSL_KEEP_KEYWORDS",
+            # First, for it stands in for some headers of MLX too.
+            f"-I{INCLUDE}",
+            *(f"-I{path}" for path in include_dirs),
+            "-imacros",
+            str(INCLUDE / prelude),
+            "-x",
+            "c++",
+            "kernel.metal",
+        ]
+        done = run_compiler(compiler, arguments, directory)
+        if done.returncode != 0:
+            raise compile_error(done.stderr, directory, "the kernel")
+        result.append(done.stdout)
+
+    cache.scratch(key, make)
+    return result[0]

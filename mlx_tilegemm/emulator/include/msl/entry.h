@@ -1,0 +1,76 @@
+// Calls a kernel with the arguments of one thread. The driver appends such a call to each text.
+#pragma once
+
+#include "runtime.h"
+#include "types.h"
+
+namespace msl_rt {
+
+// A buffer, or threadgroup memory that comes as an argument.
+struct Memory {
+  void* address;
+};
+
+template <typename P>
+struct Converted {  // thread attributes of one component
+  static P from(uint32_t value) { return static_cast<P>(value); }
+  static P from(Extent value) { return static_cast<P>(value.x); }
+};
+template <typename T>
+struct Converted<metal::vec<T, 2>> {
+  static metal::vec<T, 2> from(Extent value) { return {T(value.x), T(value.y)}; }
+};
+template <typename T>
+struct Converted<metal::vec<T, 3>> {
+  static metal::vec<T, 3> from(Extent value) { return {T(value.x), T(value.y), T(value.z)}; }
+};
+template <typename T>
+struct Converted<T*> {
+  static T* from(Memory memory) { return static_cast<T*>(memory.address); }
+};
+template <typename T>
+struct Converted<T&> {
+  static T& from(Memory memory) { return *static_cast<T*>(memory.address); }
+};
+
+template <typename... P, typename... Source>
+inline void call(void (*function)(P...), Source... sources) {
+  function(Converted<P>::from(sources)...);
+}
+
+template <typename T>
+inline constexpr uint32_t const_flag = 0;
+template <typename T>
+inline constexpr uint32_t const_flag<const T> = parameter_const;
+
+template <typename P>
+struct Described {
+  static constexpr Parameter value = {0, 0, 0, 0};
+};
+template <typename T>
+struct Described<T*> {
+  static constexpr Parameter value = {
+      parameter_pointer | const_flag<T>, sizeof(T), alignof(T), scalar_size<T>};
+};
+template <>
+struct Described<void*> {
+  static constexpr Parameter value = {parameter_pointer, 1, 1, 1};
+};
+template <>
+struct Described<const void*> {
+  static constexpr Parameter value = {parameter_pointer | parameter_const, 1, 1, 1};
+};
+template <typename T>
+struct Described<T&> {
+  static constexpr Parameter value = {
+      parameter_reference | const_flag<T>, sizeof(T), alignof(T), scalar_size<T>};
+};
+
+template <typename... P>
+inline uint32_t describe(void (*)(P...), Parameter* parameters) {
+  const Parameter all[] = {Described<P>::value..., Parameter{}};
+  for (uint32_t i = 0; i < sizeof...(P); ++i) parameters[i] = all[i];
+  return sizeof...(P);
+}
+
+}  // namespace msl_rt

@@ -1,0 +1,192 @@
+// What emulated kernels and the runtime library agree on. The runtime includes this file too, so it
+// holds nothing of the Metal language; and kernels see it, so it includes no system header.
+#pragma once
+
+#define MSL_RT_EXPORT __attribute__((visibility("default")))
+
+// For code of ours that is compiled into a kernel but is no access of the kernel's.
+#define MSL_RT_UNCHECKED \
+  __attribute__((noinline, no_sanitize("thread"), no_sanitize("undefined")))
+
+namespace msl_rt {
+
+using size_t = __SIZE_TYPE__;
+using uint32_t = __UINT32_TYPE__;
+using int32_t = __INT32_TYPE__;
+using uint64_t = __UINT64_TYPE__;
+
+constexpr uint32_t simd_width = 32;
+constexpr uint32_t max_threads = 1024;
+
+// Where in the kernel's text a collective stands. Taken from the caller by default arguments, so it
+// survives inlining and follows #line.
+struct Site {
+  const char* file;
+  int32_t line;
+
+  static constexpr Site here(const char* file = __builtin_FILE(), int32_t line = __builtin_LINE()) {
+    return Site{file, line};
+  }
+};
+
+struct Extent {
+  uint32_t x, y, z;
+};
+
+struct ThreadIds {
+  Extent position_in_grid;
+  Extent position_in_threadgroup;
+  Extent threadgroup_position;
+  Extent threads_per_grid;
+  Extent threadgroups_per_grid;
+  Extent threads_per_threadgroup;
+  Extent dispatch_threads_per_threadgroup;
+  uint32_t index_in_threadgroup;
+  uint32_t index_in_simdgroup;
+  uint32_t simdgroup_index;
+  uint32_t simdgroups_per_threadgroup;
+  uint32_t dispatch_simdgroups_per_threadgroup;
+  uint32_t index_in_quadgroup;
+  uint32_t quadgroup_index;
+  uint32_t quadgroups_per_threadgroup;
+  uint32_t dispatch_quadgroups_per_threadgroup;
+};
+
+using Entry = void (*)(void* const* arguments, const ThreadIds* ids);
+
+// One parameter of a kernel, as its C++ type shows it.
+enum ParameterFlags : uint32_t {
+  parameter_pointer = 1,
+  parameter_reference = 2,
+  parameter_const = 4,
+};
+
+struct Parameter {
+  uint32_t flags;
+  uint32_t size;         // of one element
+  uint32_t alignment;    // of one element
+  uint32_t scalar_size;  // of the smallest part that two threads may use apart
+};
+
+using Describe = uint32_t (*)(Parameter* parameters);
+
+// Which lanes must take part in a collective.
+enum class Collective : uint32_t {
+  simd_function,        // the active lanes
+  simdgroup_matrix,     // the whole simdgroup
+  simdgroup_barrier,    // the whole simdgroup
+  threadgroup_barrier,  // the whole threadgroup
+};
+
+enum MemoryFlags : uint32_t {
+  memory_none = 0,
+  memory_device = 1,
+  memory_threadgroup = 2,
+  memory_texture = 4,
+};
+
+enum class AtomicAccess : uint32_t { load, store, modify };
+
+// Operands and results of one collective of one simdgroup: a slot per lane.
+struct alignas(64) Mailbox {
+  static constexpr size_t slot_bytes = 32;
+  unsigned char slots[simd_width][slot_bytes];
+  uint32_t lanes;  // the lanes that took part
+};
+
+struct Pair {
+  float x, y;
+};
+
+}  // namespace msl_rt
+
+extern "C" {
+// The box for the calling lane's next collective, and the lane's index.
+MSL_RT_EXPORT msl_rt::Mailbox* msl_rt_mailbox(msl_rt::uint32_t* lane);
+
+// Waits for the other lanes. True for exactly one lane, the leader: it computes the results in the
+// box and calls msl_rt_release; the others return when that is done.
+MSL_RT_EXPORT bool msl_rt_rendezvous(const char* file, msl_rt::int32_t line);
+MSL_RT_EXPORT void msl_rt_release();
+
+// d = a * b + c on 8x8 matrices of which the caller holds two elements each.
+MSL_RT_EXPORT msl_rt::Pair msl_rt_multiply_accumulate(
+    msl_rt::Pair a, msl_rt::Pair b, msl_rt::Pair c, const char* file, msl_rt::int32_t line);
+
+MSL_RT_EXPORT void msl_rt_simdgroup_barrier(
+    msl_rt::uint32_t flags, const char* file, msl_rt::int32_t line);
+MSL_RT_EXPORT void msl_rt_threadgroup_barrier(
+    msl_rt::uint32_t flags, const char* file, msl_rt::int32_t line);
+
+MSL_RT_EXPORT msl_rt::uint32_t msl_rt_lane();
+
+// Notes the operands of a matrix operation, which all lanes of a simdgroup must give alike.
+MSL_RT_EXPORT void msl_rt_uniform(
+    msl_rt::uint64_t operands, const char* file, msl_rt::int32_t line);
+
+MSL_RT_EXPORT void* msl_rt_threadgroup_storage(
+    msl_rt::uint32_t declaration, msl_rt::size_t bytes, msl_rt::size_t alignment,
+    msl_rt::size_t scalar_size, const char* name, const char* file, msl_rt::int32_t line);
+
+// Tells the checks about an atomic access that follows, and lets a spinning thread give way.
+MSL_RT_EXPORT void msl_rt_atomic(
+    const volatile void* address, msl_rt::size_t bytes, msl_rt::AtomicAccess access);
+
+// Reports the use of a value that nothing was ever written to.
+MSL_RT_EXPORT void msl_rt_uninitialized(
+    const char* what, const char* file, msl_rt::int32_t line);
+}
+
+namespace msl_rt {
+
+template <typename T>
+inline constexpr bool is_scalar = false;
+template <>
+inline constexpr bool is_scalar<bool> = true;
+template <>
+inline constexpr bool is_scalar<char> = true;
+template <>
+inline constexpr bool is_scalar<signed char> = true;
+template <>
+inline constexpr bool is_scalar<unsigned char> = true;
+template <>
+inline constexpr bool is_scalar<short> = true;
+template <>
+inline constexpr bool is_scalar<unsigned short> = true;
+template <>
+inline constexpr bool is_scalar<int> = true;
+template <>
+inline constexpr bool is_scalar<unsigned int> = true;
+template <>
+inline constexpr bool is_scalar<long> = true;
+template <>
+inline constexpr bool is_scalar<unsigned long> = true;
+template <>
+inline constexpr bool is_scalar<long long> = true;
+template <>
+inline constexpr bool is_scalar<unsigned long long> = true;
+template <>
+inline constexpr bool is_scalar<_Float16> = true;
+template <>
+inline constexpr bool is_scalar<float> = true;
+
+// Bytes of the smallest part of a T that two threads may use apart. 1 suits any type.
+template <typename T>
+inline constexpr uint32_t scalar_size = is_scalar<T> ? sizeof(T) : 1;
+template <typename T>
+inline constexpr uint32_t scalar_size<const T> = scalar_size<T>;
+template <typename T>
+inline constexpr uint32_t scalar_size<volatile T> = scalar_size<T>;
+template <typename T>
+inline constexpr uint32_t scalar_size<const volatile T> = scalar_size<T>;
+template <typename T, size_t N>
+inline constexpr uint32_t scalar_size<T[N]> = scalar_size<T>;
+
+template <typename T>
+T& threadgroup_storage(uint32_t declaration, const char* name, Site site, size_t alignment = 0) {
+  return *static_cast<T*>(msl_rt_threadgroup_storage(
+      declaration, sizeof(T), alignment > alignof(T) ? alignment : alignof(T), scalar_size<T>,
+      name, site.file, site.line));
+}
+
+}  // namespace msl_rt

@@ -1,0 +1,384 @@
+// simd_* and quad_* functions. Each is one meeting of the active lanes of a simdgroup: every lane
+// leaves its operand in the mailbox and the last to come computes what all of them get.
+#pragma once
+
+#include "runtime.h"
+#include "types.h"
+
+namespace metal {
+
+namespace _impl {
+
+using msl_rt::Mailbox;
+using msl_rt::Site;
+
+template <class T>
+MSL_INLINE T get_slot(const Mailbox* box, uint lane) {
+  static_assert(sizeof(T) <= Mailbox::slot_bytes, "too large for a simd function");
+  T value;
+  __builtin_memcpy(&value, box->slots[lane], sizeof(T));
+  return value;
+}
+
+template <class T>
+MSL_INLINE void set_slot(Mailbox* box, uint lane, const T& value) {
+  __builtin_memcpy(box->slots[lane], &value, sizeof(T));
+}
+
+MSL_INLINE bool is_active(const Mailbox* box, uint lane) {
+  return lane < 32 && (box->lanes >> lane & 1);
+}
+
+// The leader runs finish(box); every lane then gets read(box, lane).
+template <class T, class Finish, class Read>
+MSL_RT_UNCHECKED auto meet(const T& value, Site site, Finish finish, Read read) {
+  uint lane;
+  Mailbox* box = msl_rt_mailbox(&lane);
+  set_slot(box, lane, value);
+  if (msl_rt_rendezvous(site.file, site.line)) {
+    finish(box);
+    msl_rt_release();
+  }
+  return read(box, lane);
+}
+
+struct nothing {
+  void operator()(Mailbox*) const {}
+};
+
+template <class T>
+struct own_slot {
+  MSL_RT_UNCHECKED T operator()(const Mailbox* box, uint lane) const {
+    return get_slot<T>(box, lane);
+  }
+};
+
+// Reduces each group of `Width` lanes in the order of a butterfly: neighbours first.
+template <uint Width, class T, class Op>
+struct butterfly {
+  Op op;
+
+  MSL_RT_UNCHECKED void operator()(Mailbox* box) const {
+    for (uint first = 0; first < 32; first += Width) reduce(box, first);
+  }
+
+  MSL_RT_UNCHECKED void reduce(Mailbox* box, uint first) const {
+    T values[Width] = {};
+    bool active[Width];
+    for (uint i = 0; i < Width; ++i) {
+      active[i] = is_active(box, first + i);
+      if (active[i]) values[i] = get_slot<T>(box, first + i);
+    }
+    for (uint step = 1; step < Width; step *= 2) {
+      for (uint i = 0; i + step < Width; i += 2 * step) {
+        if (active[i] && active[i + step]) values[i] = op(values[i], values[i + step]);
+        if (!active[i] && active[i + step]) values[i] = values[i + step];
+        active[i] = active[i] || active[i + step];
+      }
+    }
+    for (uint i = 0; i < Width; ++i) set_slot(box, first + i, values[0]);
+  }
+};
+
+template <uint Width, class T, class Op>
+T reduce_lanes(T value, Site site, Op op) {
+  return meet(value, site, butterfly<Width, T, Op>{op}, own_slot<T>{});
+}
+
+// Prefix results, in lane order.
+template <uint Width, class T, class Op>
+struct scan {
+  Op op;
+  T start;
+  bool inclusive;
+
+  MSL_RT_UNCHECKED void operator()(Mailbox* box) const {
+    for (uint first = 0; first < 32; first += Width) {
+      T running = start;
+      for (uint lane = first; lane < first + Width; ++lane) {
+        if (!is_active(box, lane)) continue;
+        const T before = running;
+        running = static_cast<T>(op(running, get_slot<T>(box, lane)));
+        set_slot(box, lane, inclusive ? running : before);
+      }
+    }
+  }
+};
+
+template <uint Width, class T, class Op>
+T scan_lanes(T value, Site site, Op op, T start, bool inclusive) {
+  return meet(value, site, scan<Width, T, Op>{op, start, inclusive}, own_slot<T>{});
+}
+
+// A lane that reads from one that is not there gets its own value; Metal leaves it undefined.
+template <class T, class Source>
+T fetch(T value, Site site, Source source) {
+  return meet(value, site, nothing{}, [source](const Mailbox* box, uint lane) MSL_RT_UNCHECKED {
+    const uint from = source(lane);
+    return get_slot<T>(box, is_active(box, from) ? from : lane);
+  });
+}
+
+struct add {
+  template <class T>
+  MSL_INLINE T operator()(T a, T b) const {
+    return static_cast<T>(a + b);
+  }
+};
+struct multiply {
+  template <class T>
+  MSL_INLINE T operator()(T a, T b) const {
+    return static_cast<T>(a * b);
+  }
+};
+struct bit_and {
+  template <class T>
+  MSL_INLINE T operator()(T a, T b) const {
+    return static_cast<T>(a & b);
+  }
+};
+struct bit_or {
+  template <class T>
+  MSL_INLINE T operator()(T a, T b) const {
+    return static_cast<T>(a | b);
+  }
+};
+struct bit_xor {
+  template <class T>
+  MSL_INLINE T operator()(T a, T b) const {
+    return static_cast<T>(a ^ b);
+  }
+};
+
+// As fmin and fmax: a NaN loses against a number.
+struct smaller {
+  template <class T>
+  MSL_INLINE T operator()(T a, T b) const {
+    return a != a ? b : b < a ? b : a;
+  }
+  template <class T, int N>
+  MSL_INLINE vec<T, N> operator()(vec<T, N> a, vec<T, N> b) const {
+    for (int i = 0; i < N; ++i) a[i] = (*this)(a[i], b[i]);
+    return a;
+  }
+};
+struct larger {
+  template <class T>
+  MSL_INLINE T operator()(T a, T b) const {
+    return a != a ? b : a < b ? b : a;
+  }
+  template <class T, int N>
+  MSL_INLINE vec<T, N> operator()(vec<T, N> a, vec<T, N> b) const {
+    for (int i = 0; i < N; ++i) a[i] = (*this)(a[i], b[i]);
+    return a;
+  }
+};
+
+struct vote_mask {
+  MSL_RT_UNCHECKED uint operator()(const Mailbox* box, uint) const {
+    uint mask = 0;
+    for (uint lane = 0; lane < 32; ++lane) {
+      if (is_active(box, lane) && get_slot<bool>(box, lane)) mask |= 1u << lane;
+    }
+    return mask;
+  }
+};
+
+inline uint ballot(bool value, Site site) { return meet(value, site, nothing{}, vote_mask{}); }
+
+}  // namespace _impl
+
+class simd_vote {
+ public:
+  using vote_t = ulong;
+  explicit constexpr simd_vote(vote_t votes = 0) : votes_(votes) {}
+  explicit constexpr operator vote_t() const { return votes_; }
+  constexpr bool all() const { return votes_ == 0xffffffffu; }
+  constexpr bool any() const { return votes_ != 0; }
+
+ private:
+  vote_t votes_;
+};
+
+class quad_vote {
+ public:
+  using vote_t = uint;
+  explicit constexpr quad_vote(vote_t votes = 0) : votes_(votes) {}
+  explicit constexpr operator vote_t() const { return votes_; }
+  constexpr bool all() const { return votes_ == 0xf; }
+  constexpr bool any() const { return votes_ != 0; }
+
+ private:
+  vote_t votes_;
+};
+
+#define MSL_SITE _impl::Site site = _impl::Site::here()
+
+#define MSL_REDUCTION(name, op)                                         \
+  template <class T>                                                    \
+  T simd_##name(T data, MSL_SITE) {                                     \
+    return _impl::reduce_lanes<32>(data, site, _impl::op{});            \
+  }                                                                     \
+  template <class T>                                                    \
+  T quad_##name(T data, MSL_SITE) {                                     \
+    return _impl::reduce_lanes<4>(data, site, _impl::op{});             \
+  }
+MSL_REDUCTION(sum, add)
+MSL_REDUCTION(product, multiply)
+MSL_REDUCTION(min, smaller)
+MSL_REDUCTION(max, larger)
+MSL_REDUCTION(and, bit_and)
+MSL_REDUCTION(or, bit_or)
+MSL_REDUCTION(xor, bit_xor)
+#undef MSL_REDUCTION
+
+#define MSL_PREFIX(name, op, start)                                             \
+  template <class T>                                                            \
+  T simd_prefix_inclusive_##name(T data, MSL_SITE) {                            \
+    return _impl::scan_lanes<32>(data, site, _impl::op{}, T(start), true);      \
+  }                                                                             \
+  template <class T>                                                            \
+  T simd_prefix_exclusive_##name(T data, MSL_SITE) {                            \
+    return _impl::scan_lanes<32>(data, site, _impl::op{}, T(start), false);     \
+  }                                                                             \
+  template <class T>                                                            \
+  T quad_prefix_inclusive_##name(T data, MSL_SITE) {                            \
+    return _impl::scan_lanes<4>(data, site, _impl::op{}, T(start), true);       \
+  }                                                                             \
+  template <class T>                                                            \
+  T quad_prefix_exclusive_##name(T data, MSL_SITE) {                            \
+    return _impl::scan_lanes<4>(data, site, _impl::op{}, T(start), false);      \
+  }
+MSL_PREFIX(sum, add, 0)
+MSL_PREFIX(product, multiply, 1)
+#undef MSL_PREFIX
+
+// `width` lanes from `first` on are the group; a source outside it is no lane at all.
+#define MSL_SHUFFLES(prefix, width)                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle(T data, ushort lane, MSL_SITE) {                                         \
+    return _impl::fetch(data, site, [lane](uint self) {                                       \
+      return lane < width ? self / width * width + lane : 32u;                                \
+    });                                                                                       \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_broadcast(T data, ushort lane, MSL_SITE) {                                       \
+    return prefix##_shuffle(data, lane, site);                                                \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle_xor(T data, ushort mask, MSL_SITE) {                                     \
+    return _impl::fetch(data, site, [mask](uint self) {                                       \
+      return mask < width ? self ^ mask : 32u;                                                \
+    });                                                                                       \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle_up(T data, ushort delta, MSL_SITE) {                                     \
+    return _impl::fetch(data, site, [delta](uint self) {                                      \
+      return delta <= self % width ? self - delta : 32u;                                      \
+    });                                                                                       \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle_down(T data, ushort delta, MSL_SITE) {                                   \
+    return _impl::fetch(data, site, [delta](uint self) {                                      \
+      return self % width + delta < width ? self + delta : 32u;                               \
+    });                                                                                       \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle_rotate_up(T data, ushort delta, MSL_SITE) {                              \
+    return _impl::fetch(data, site, [delta](uint self) {                                      \
+      return self / width * width + (self + width - delta % width) % width;                   \
+    });                                                                                       \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle_rotate_down(T data, ushort delta, MSL_SITE) {                            \
+    return _impl::fetch(data, site, [delta](uint self) {                                      \
+      return self / width * width + (self + delta) % width;                                   \
+    });                                                                                       \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle_and_fill_up(                                                             \
+      T data, T filling, ushort delta, ushort modulo = width, MSL_SITE) {                     \
+    const T shifted = _impl::fetch(data, site, [=](uint self) {                               \
+      return self % modulo >= delta ? self - delta : self;                                    \
+    });                                                                                       \
+    const T filled = _impl::fetch(filling, site, [=](uint self) {                             \
+      return self - self % modulo + (self % modulo + modulo - delta % modulo) % modulo;       \
+    });                                                                                       \
+    return msl_rt_lane() % modulo >= delta ? shifted : filled;                                \
+  }                                                                                           \
+  template <class T>                                                                          \
+  T prefix##_shuffle_and_fill_down(                                                           \
+      T data, T filling, ushort delta, ushort modulo = width, MSL_SITE) {                     \
+    const T shifted = _impl::fetch(data, site, [=](uint self) {                               \
+      return self % modulo + delta < modulo ? self + delta : self;                            \
+    });                                                                                       \
+    const T filled = _impl::fetch(filling, site, [=](uint self) {                             \
+      return self - self % modulo + (self % modulo + delta) % modulo;                         \
+    });                                                                                       \
+    return msl_rt_lane() % modulo + delta < modulo ? shifted : filled;                        \
+  }
+MSL_SHUFFLES(simd, 32)
+MSL_SHUFFLES(quad, 4)
+#undef MSL_SHUFFLES
+
+inline simd_vote simd_ballot(bool expression, MSL_SITE) {
+  return simd_vote(_impl::ballot(expression, site));
+}
+inline simd_vote simd_active_threads_mask(MSL_SITE) {
+  return simd_vote(_impl::ballot(true, site));
+}
+inline bool simd_any(bool expression, MSL_SITE) { return _impl::ballot(expression, site) != 0; }
+inline bool simd_all(bool expression, MSL_SITE) { return _impl::ballot(!expression, site) == 0; }
+inline bool simd_is_first(MSL_SITE) {
+  return uint(__builtin_ctz(_impl::ballot(true, site))) == msl_rt_lane();
+}
+template <class T>
+T simd_broadcast_first(T data, MSL_SITE) {
+  const uint active = _impl::ballot(true, site);
+  return simd_shuffle(data, ushort(__builtin_ctz(active)), site);
+}
+inline bool simd_is_helper_thread() { return false; }
+
+namespace _impl {
+
+MSL_INLINE uint quad_of(uint mask) { return mask >> (msl_rt_lane() & ~3u) & 15u; }
+
+}  // namespace _impl
+
+inline quad_vote quad_ballot(bool expression, MSL_SITE) {
+  return quad_vote(_impl::quad_of(_impl::ballot(expression, site)));
+}
+inline quad_vote quad_active_threads_mask(MSL_SITE) {
+  return quad_vote(_impl::quad_of(_impl::ballot(true, site)));
+}
+inline bool quad_any(bool expression, MSL_SITE) {
+  return _impl::quad_of(_impl::ballot(expression, site)) != 0;
+}
+inline bool quad_all(bool expression, MSL_SITE) {
+  return _impl::quad_of(_impl::ballot(!expression, site)) == 0;
+}
+inline bool quad_is_first(MSL_SITE) {
+  const uint active = _impl::quad_of(_impl::ballot(true, site));
+  return uint(__builtin_ctz(active)) == (msl_rt_lane() & 3u);
+}
+template <class T>
+T quad_broadcast_first(T data, MSL_SITE) {
+  const uint active = _impl::quad_of(_impl::ballot(true, site));
+  return quad_shuffle(data, ushort(__builtin_ctz(active)), site);
+}
+inline bool quad_is_helper_thread() { return false; }
+
+#undef MSL_SITE
+
+}  // namespace metal
+
+namespace msl_rt {
+
+template <>
+inline constexpr uint32_t scalar_size<metal::bfloat> = 2;
+template <typename T, int N>
+inline constexpr uint32_t scalar_size<metal::vec<T, N>> = sizeof(T);
+template <typename T, int N, typename V>
+inline constexpr uint32_t scalar_size<metal::packed_vec<T, N, V>> = sizeof(T);
+
+}  // namespace msl_rt

@@ -1,0 +1,187 @@
+// 8x8 matrices spread over the 32 lanes of a simdgroup: each lane holds two neighbours of a row.
+#pragma once
+
+#include "runtime.h"
+#include "types.h"
+
+namespace metal {
+
+namespace _impl {
+
+constexpr uint fragment_row(uint lane) { return (lane / 4 & 4) + lane / 2 % 4; }
+constexpr uint fragment_column(uint lane) { return (lane / 4 & 2) * 2 + lane % 2 * 2; }
+
+// Marks a matrix element that was never set. A NaN that no arithmetic makes.
+template <class T>
+struct unset {};
+template <>
+struct unset<float> {
+  using bits_type = uint;
+  static constexpr bits_type bits = 0x7fe5a5a5u;
+};
+template <>
+struct unset<half> {
+  using bits_type = ushort;
+  static constexpr bits_type bits = 0x7f5au;
+};
+template <>
+struct unset<bfloat> {
+  using bits_type = ushort;
+  static constexpr bits_type bits = 0x7fe5u;
+};
+
+template <class T>
+MSL_INLINE bool is_unset(const vec<T, 2>& pair) {
+  typename unset<T>::bits_type bits[2];
+  __builtin_memcpy(bits, &pair, sizeof(bits));
+  return bits[0] == unset<T>::bits || bits[1] == unset<T>::bits;
+}
+
+template <class T>
+MSL_INLINE msl_rt::Pair to_pair(const vec<T, 2>& pair) {
+  return {static_cast<float>(pair[0]), static_cast<float>(pair[1])};
+}
+
+}  // namespace _impl
+
+template <typename T, int Cols, int Rows = Cols>
+struct simdgroup_matrix {
+  static_assert(Cols == 8 && Rows == 8, "simdgroup_matrix is 8x8 only");
+  using storage_type = vec<T, 2>;
+
+#if defined(MSL_RT_CHECKED)
+  simdgroup_matrix() {
+    constexpr typename _impl::unset<T>::bits_type bits[2] = {
+        _impl::unset<T>::bits, _impl::unset<T>::bits};
+    __builtin_memcpy(&elements_, bits, sizeof(bits));
+  }
+#else
+  simdgroup_matrix() = default;
+#endif
+
+  // A diagonal matrix.
+  explicit simdgroup_matrix(T value) {
+    const uint lane = msl_rt_lane();
+    const uint row = _impl::fragment_row(lane);
+    const uint column = _impl::fragment_column(lane);
+    elements_[0] = row == column ? value : T(0);
+    elements_[1] = row == column + 1 ? value : T(0);
+  }
+
+  storage_type& thread_elements() { return elements_; }
+  const storage_type& thread_elements() const { return elements_; }
+
+ private:
+  storage_type elements_;
+};
+
+using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
+using simdgroup_half8x8 = simdgroup_matrix<half, 8, 8>;
+using simdgroup_bfloat8x8 = simdgroup_matrix<bfloat, 8, 8>;
+
+template <typename T, int Cols, int Rows = Cols>
+MSL_INLINE simdgroup_matrix<T, Cols, Rows> make_filled_simdgroup_matrix(T value) {
+  simdgroup_matrix<T, Cols, Rows> filled;
+  filled.thread_elements() = vec<T, 2>(value);
+  return filled;
+}
+
+template <typename T, int Cols, int Rows = Cols>
+MSL_INLINE simdgroup_matrix<T, Cols, Rows> make_diagonal_simdgroup_matrix(T value) {
+  return simdgroup_matrix<T, Cols, Rows>(value);
+}
+
+namespace _impl {
+
+struct fragment_offsets {
+  ulong first, second;
+};
+
+MSL_INLINE fragment_offsets locate_fragment(ulong stride, ulong2 origin, bool transpose) {
+  const uint lane = msl_rt_lane();
+  const ulong row = fragment_row(lane);
+  const ulong column = fragment_column(lane);
+  const ulong start = origin.y * stride + origin.x;
+  if (transpose) return {start + column * stride + row, start + (column + 1) * stride + row};
+  return {start + row * stride + column, start + row * stride + column + 1};
+}
+
+MSL_INLINE void note_operands(
+    const volatile void* address, ulong stride, ulong2 origin, bool transpose, msl_rt::Site site) {
+#if defined(MSL_RT_CHECKED)
+  const ulong hash = reinterpret_cast<ulong>(address) * 31 + stride * 1000003 + origin.x * 7919 +
+                     origin.y * 104729 + (transpose ? 17 : 0);
+  msl_rt_uniform(hash + static_cast<ulong>(site.line), site.file, site.line);
+#endif
+}
+
+template <class T>
+MSL_INLINE void check_set(const vec<T, 2>& pair, const char* what, msl_rt::Site site) {
+#if defined(MSL_RT_CHECKED)
+  if (is_unset(pair)) msl_rt_uninitialized(what, site.file, site.line);
+#endif
+}
+
+}  // namespace _impl
+
+template <typename T, typename U, int Cols, int Rows>
+MSL_INLINE void simdgroup_load(
+    simdgroup_matrix<T, Cols, Rows>& d, const U* source, ulong elements_per_row = Cols,
+    ulong2 matrix_origin = 0, bool transpose_matrix = false,
+    msl_rt::Site site = msl_rt::Site::here()) {
+  _impl::note_operands(source, elements_per_row, matrix_origin, transpose_matrix, site);
+  const auto at = _impl::locate_fragment(elements_per_row, matrix_origin, transpose_matrix);
+  d.thread_elements()[0] = static_cast<T>(source[at.first]);
+  d.thread_elements()[1] = static_cast<T>(source[at.second]);
+}
+
+template <typename T, typename U, int Cols, int Rows>
+MSL_INLINE void simdgroup_store(
+    simdgroup_matrix<T, Cols, Rows> a, U* target, ulong elements_per_row = Cols,
+    ulong2 matrix_origin = 0, bool transpose_matrix = false,
+    msl_rt::Site site = msl_rt::Site::here()) {
+  _impl::note_operands(target, elements_per_row, matrix_origin, transpose_matrix, site);
+  _impl::check_set(a.thread_elements(), "stored matrix", site);
+  const auto at = _impl::locate_fragment(elements_per_row, matrix_origin, transpose_matrix);
+  target[at.first] = static_cast<U>(a.thread_elements()[0]);
+  target[at.second] = static_cast<U>(a.thread_elements()[1]);
+}
+
+template <typename D, typename A, typename B, typename C, int N>
+MSL_INLINE void simdgroup_multiply_accumulate(
+    simdgroup_matrix<D, N, N>& d, const simdgroup_matrix<A, N, N>& a,
+    const simdgroup_matrix<B, N, N>& b, const simdgroup_matrix<C, N, N>& c,
+    msl_rt::Site site = msl_rt::Site::here()) {
+  _impl::check_set(a.thread_elements(), "left operand of a matrix product", site);
+  _impl::check_set(b.thread_elements(), "right operand of a matrix product", site);
+  _impl::check_set(c.thread_elements(), "accumulator of a matrix product", site);
+  const msl_rt::Pair sum = msl_rt_multiply_accumulate(
+      _impl::to_pair(a.thread_elements()), _impl::to_pair(b.thread_elements()),
+      _impl::to_pair(c.thread_elements()), site.file, site.line);
+  d.thread_elements() = vec<D, 2>(static_cast<D>(sum.x), static_cast<D>(sum.y));
+}
+
+template <typename D, typename A, typename B, int N>
+MSL_INLINE void simdgroup_multiply(
+    simdgroup_matrix<D, N, N>& d, const simdgroup_matrix<A, N, N>& a,
+    const simdgroup_matrix<B, N, N>& b, msl_rt::Site site = msl_rt::Site::here()) {
+  simdgroup_multiply_accumulate(
+      d, a, b, make_filled_simdgroup_matrix<float, N>(0.0f), site);
+}
+
+template <typename T, int N>
+MSL_INLINE simdgroup_matrix<T, N, N> operator*(
+    const simdgroup_matrix<T, N, N>& a, const simdgroup_matrix<T, N, N>& b) {
+  simdgroup_matrix<T, N, N> product;
+  simdgroup_multiply(product, a, b);
+  return product;
+}
+
+}  // namespace metal
+
+namespace msl_rt {
+
+template <typename T>
+inline constexpr uint32_t scalar_size<metal::simdgroup_matrix<T, 8, 8>> = sizeof(T);
+
+}  // namespace msl_rt

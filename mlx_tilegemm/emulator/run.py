@@ -1,0 +1,217 @@
+"""Runs any complete Metal text on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EmulatorError, KernelCompileError
+from .build import BuiltKernel, build_kernel, build_runtime
+from .launch import Buffer, Counters, LoadedKernel
+from .rewrite import ConstantValue
+from .settings import Settings, current_settings
+from .signature import EntryPoint, Source
+from .toolchain import find_compiler
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A buffer that the kernel has to fill.
+
+    Args:
+        shape: Its shape.
+        dtype: Its element type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: npt.DTypeLike
+
+
+BufferValue = Array | np.generic | bytes | Output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """What a launch left.
+
+    Args:
+        outputs: The buffers that the kernel may write to, by index.
+        counters: What it did.
+        text: The text that ran.
+    """
+
+    outputs: Mapping[int, Array]
+    counters: Counters
+    text: str
+
+
+def run_text(
+    text: str,
+    *,
+    buffers: Sequence[BufferValue] | Mapping[int | str, BufferValue],
+    grid: Sequence[int],
+    threadgroup: Sequence[int],
+    settings: Settings | None = None,
+    kernel: str | None = None,
+    function_constants: Mapping[int | str, ConstantValue] | None = None,
+    dynamic_threadgroup: Mapping[int, int] | None = None,
+    include_dirs: Sequence[str | Path] = (),
+) -> Launched:
+    """Runs one kernel of a Metal text.
+
+    Args:
+        text: Complete Metal text, as a ``.metal`` file would hold it.
+        buffers: Arguments by position, by ``[[buffer(n)]]`` index or by parameter name. Arrays are
+            copied; ``bytes`` and NumPy scalars serve structs and references; :class:`Output` makes
+            a buffer whose contents the kernel must write.
+        grid: Threads of the grid in x, y and z, as for ``dispatchThreads``.
+        threadgroup: Threads of a threadgroup in x, y and z.
+        settings: By default those in force.
+        kernel: Which kernel, by ``host_name`` or function name; needed if there are several.
+        function_constants: Values by index or by name.
+        dynamic_threadgroup: Bytes of the ``[[threadgroup(n)]]`` arguments, by index.
+        include_dirs: Directories for the text's own ``#include`` lines.
+
+    Returns:
+        Outputs and counters.
+
+    Raises:
+        KernelCompileError: The text does not compile.
+        KernelCheckError: The kernel broke a rule.
+
+    Example:
+        >>> text = '''
+        ... #include <metal_stdlib>
+        ... kernel void twice(device const float* x [[buffer(0)]], device float* y [[buffer(1)]],
+        ...                   uint i [[thread_position_in_grid]]) { y[i] = 2 * x[i]; }
+        ... '''
+        >>> x = np.arange(4, dtype=np.float32)
+        >>> buffers = [x, Output(shape=(4,), dtype=np.float32)]
+        >>> run_text(text, buffers=buffers, grid=(4, 1, 1), threadgroup=(4, 1, 1)).outputs[1]
+        array([0., 2., 4., 6.], dtype=float32)
+    """
+    chosen = settings or current_settings()
+    constants = tuple(sorted((function_constants or {}).items(), key=repr))
+    loaded = load_text(
+        text,
+        prelude="metal_stdlib",
+        settings=build_settings(chosen),
+        kernel=kernel or "",
+        constants=constants,
+        include_dirs=tuple(str(path) for path in include_dirs),
+    )
+    bound = {index: _buffer(value) for index, value in _by_index(loaded.entry, buffers).items()}
+    counters = loaded.launch(
+        bound, _three("grid", grid), _three("threadgroup", threadgroup), chosen,
+        dynamic_threadgroup or {},
+    )
+    return Launched(outputs=_outputs(loaded, bound), counters=counters, text=text)
+
+
+def build_settings(settings: Settings) -> Settings:
+    """The settings without what compiled code does not depend on."""
+    return Settings(checks=settings.checks, compiler=settings.compiler)
+
+
+@lru_cache(maxsize=4096)
+def load_text(
+    text: str,
+    *,
+    prelude: str,
+    settings: Settings,
+    kernel: str = "",
+    constants: tuple[tuple[int | str, ConstantValue], ...] = (),
+    include_dirs: tuple[str, ...] = (),
+) -> LoadedKernel:
+    """Compiles a text, if that was not done before, and loads one of its kernels.
+
+    Args:
+        text: The text.
+        prelude: The header of ours that comes before it.
+        settings: Decide whether it is instrumented, and by which compiler.
+        kernel: Which kernel; may be empty if there is one only.
+        constants: Function constants.
+        include_dirs: Directories for its includes.
+    """
+    compiler = find_compiler(settings.compiler)
+    built = build_kernel(
+        compiler,
+        text,
+        prelude=prelude,
+        checked=settings.strict,
+        function_constants=dict(constants),
+        include_dirs=include_dirs,
+    )
+    return _load(build_runtime(compiler), built, _choose(built, kernel))
+
+
+@lru_cache(maxsize=4096)
+def _load(runtime: Path, built: BuiltKernel, entry: EntryPoint) -> LoadedKernel:
+    return LoadedKernel(runtime, built, entry)
+
+
+def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:
+    names = [entry.name for entry in built.entries]
+    matching = [entry for entry in built.entries if not kernel or entry.name == kernel]
+    if not names:
+        raise KernelCompileError("[emulator] Expected a kernel function in the text, found none.")
+    if len(matching) != 1:
+        wanted = f"one named '{kernel}'" if kernel else "the name of one"
+        raise KernelCompileError(f"[emulator] Expected {wanted}, got the kernels {names}.")
+    return matching[0]
+
+
+def _by_index(
+    entry: EntryPoint, buffers: Sequence[BufferValue] | Mapping[int | str, BufferValue]
+) -> dict[int, BufferValue]:
+    if not isinstance(buffers, Mapping):
+        return dict(enumerate(buffers))
+    indices = {
+        parameter.name: parameter.index
+        for parameter in entry.function.parameters
+        if parameter.source is Source.BUFFER
+    }
+    found = {}
+    for key, value in buffers.items():
+        if isinstance(key, str) and key not in indices:
+            raise EmulatorError(
+                f"[emulator] {entry.name}: Expected a buffer of {sorted(indices)}, got '{key}'."
+            )
+        found[indices[key] if isinstance(key, str) else key] = value
+    return found
+
+
+def _buffer(value: BufferValue) -> Buffer:
+    if isinstance(value, Output):
+        return Buffer(data=np.empty(value.shape, value.dtype), initialized=False)
+    if isinstance(value, bytes):
+        return Buffer(data=np.frombuffer(bytearray(value), np.uint8))
+    return Buffer(data=np.array(value, order="C"))
+
+
+def _outputs(loaded: LoadedKernel, bound: Mapping[int, Buffer]) -> dict[int, Array]:
+    writable = {
+        parameter.index
+        for parameter, described in zip(
+            loaded.entry.function.parameters, loaded.parameters, strict=True
+        )
+        if parameter.source is Source.BUFFER and not described.is_const
+    }
+    return {index: buffer.data for index, buffer in bound.items() if index in writable}
+
+
+def _three(name: str, sizes: Sequence[int]) -> tuple[int, int, int]:
+    if len(sizes) != 3 or any(size < 0 for size in sizes):
+        raise EmulatorError(f"[emulator] Expected three sizes in {name}, got {tuple(sizes)}.")
+    if name == "threadgroup" and sizes[0] * sizes[1] * sizes[2] > 1024:
+        raise EmulatorError(
+            f"[emulator] Expected at most 1024 threads in a threadgroup, got {tuple(sizes)}."
+        )
+    return sizes[0], sizes[1], sizes[2]

@@ -1,0 +1,189 @@
+// The C interface that the Python driver uses. One launch at a time; the driver holds a lock.
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "pool.h"
+#include "shadow.h"
+
+using namespace msl_rt;
+
+namespace {
+
+// Failures of msl_rt_begin.
+enum Failure : int32_t {
+  no_failure = 0,
+  no_address_space = 1,
+  buffer_too_large = 2,
+  out_of_memory = 3,
+};
+
+Launch* the_launch = nullptr;
+
+uint64_t permute(uint64_t value) {
+  value ^= value >> 33;
+  value *= 0xff51afd7ed558ccdull;
+  value ^= value >> 33;
+  value *= 0xc4ceb9fe1a85ec53ull;
+  return value ^ (value >> 33);
+}
+
+void shuffle(std::vector<uint32_t>* order, uint64_t count, uint64_t seed) {
+  order->resize(count);
+  for (uint64_t i = 0; i < count; ++i) (*order)[i] = static_cast<uint32_t>(i);
+  for (uint64_t i = count; i > 1; --i) {
+    seed = permute(seed + 0x9e3779b97f4a7c15ull);
+    std::swap((*order)[i - 1], (*order)[seed % i]);
+  }
+}
+
+uint32_t divide_up(uint32_t a, uint32_t b) {
+  return (a + b - 1) / b;
+}
+
+void set_geometry(Launch* launch) {
+  const LaunchArguments& arguments = launch->arguments;
+  const uint32_t* grid = arguments.grid;
+  uint32_t size[3];
+  for (int i = 0; i < 3; ++i) size[i] = std::min(arguments.threadgroup[i], grid[i]);
+  launch->grid = {grid[0], grid[1], grid[2]};
+  launch->threadgroup = {size[0], size[1], size[2]};
+  launch->threadgroups = {
+      divide_up(grid[0], size[0]), divide_up(grid[1], size[1]), divide_up(grid[2], size[2])};
+  launch->threadgroup_count = uint64_t(launch->threadgroups.x) * launch->threadgroups.y *
+                              launch->threadgroups.z;
+}
+
+// Unwritten bytes of a float buffer read as NaN.
+void fill(Region* region, const BufferArgument& buffer) {
+  void* start = reinterpret_cast<void*>(region->start);
+  if (buffer.flags & region_initialized) {
+    std::memcpy(start, buffer.data, region->bytes);
+  } else {
+    std::memset(start, 0xff, region->bytes);
+  }
+}
+
+int32_t place_buffer(const Launch& launch, uint32_t index) {
+  AddressSpace* space = AddressSpace::instance();
+  const BufferArgument& buffer = launch.arguments.buffers[index];
+  const size_t offset = launch.arguments.misalign ? buffer.alignment : 0;
+  const size_t bytes = buffer.bytes;
+  if (bytes > space->largest_buffer()) return buffer_too_large;
+  Region* region = space->place_buffer(index, bytes, offset);
+  if (region == nullptr) return out_of_memory;
+  region->flags = buffer.flags;
+  const bool tracked = launch.strict && !(buffer.flags & region_read_only);
+  if (tracked && !space->track(region, buffer.scalar_size)) return out_of_memory;
+  fill(region, buffer);
+  return no_failure;
+}
+
+int32_t place_buffers(const Launch& launch) {
+  if (AddressSpace::instance() == nullptr) return no_address_space;
+  for (uint32_t i = 0; i < launch.arguments.buffer_count; ++i) {
+    if (const int32_t failure = place_buffer(launch, i)) return failure;
+  }
+  return no_failure;
+}
+
+void check_outputs(Launch* launch) {
+  for (uint32_t i = 0; i < launch->arguments.buffer_count; ++i) {
+    const Region* region = AddressSpace::instance()->buffer(i);
+    if (region->flags & (region_read_only | region_initialized)) continue;
+    check_written(launch, region, Pool::instance().worker(0));
+  }
+}
+
+void copy_back(const Launch& launch) {
+  for (uint32_t i = 0; i < launch.arguments.buffer_count; ++i) {
+    const BufferArgument& buffer = launch.arguments.buffers[i];
+    Region* region = AddressSpace::instance()->buffer(i);
+    if (!(buffer.flags & region_read_only)) {
+      std::memcpy(buffer.data, reinterpret_cast<void*>(region->start), region->bytes);
+    }
+    AddressSpace::instance()->release(region);
+  }
+}
+
+void add(Counters* total, const Counters& part) {
+  constexpr size_t words = sizeof(Counters) / sizeof(uint64_t);
+  const uint64_t most = std::max(total->threadgroup_bytes, part.threadgroup_bytes);
+  for (size_t i = 0; i < words; ++i) {
+    reinterpret_cast<uint64_t*>(total)[i] += reinterpret_cast<const uint64_t*>(&part)[i];
+  }
+  total->threadgroup_bytes = most;
+}
+
+}  // namespace
+
+extern "C" {
+
+MSL_RT_EXPORT uint32_t msl_rt_version() {
+  return 1;
+}
+
+MSL_RT_EXPORT int32_t msl_rt_begin(const LaunchArguments* arguments) {
+  auto* launch = new Launch;
+  launch->arguments = *arguments;
+  launch->strict = arguments->strict != 0;
+  launch->order = static_cast<Order>(arguments->order);
+  set_geometry(launch);
+  if (launch->order == Order::random) {
+    shuffle(&launch->shuffled, launch->threadgroup_count, arguments->seed);
+  }
+  int32_t failure = place_buffers(*launch);
+  const uint64_t most = std::max<uint64_t>(1, launch->threadgroup_count);
+  const uint64_t workers = std::min<uint64_t>({arguments->workers, max_workers, most});
+  if (failure == no_failure && !Pool::instance().start(launch, static_cast<uint32_t>(workers))) {
+    failure = out_of_memory;
+  }
+  if (failure != no_failure) {
+    delete launch;
+    return failure;
+  }
+  the_launch = launch;
+  return no_failure;
+}
+
+MSL_RT_EXPORT int32_t msl_rt_wait(double seconds) {
+  return Pool::instance().wait(seconds);
+}
+
+MSL_RT_EXPORT void msl_rt_cancel() {
+  the_launch->stop.store(true);
+  Pool::instance().cancel();
+}
+
+// Gives back what the launch left: outputs in the caller's buffers, counters, findings. Returns the
+// number of findings.
+MSL_RT_EXPORT uint32_t msl_rt_end(Counters* counters, Finding* findings, uint32_t capacity) {
+  Pool& pool = Pool::instance();
+  if (the_launch->strict && !the_launch->stop.load()) check_outputs(the_launch);
+  copy_back(*the_launch);
+  AddressSpace::instance()->forget_strays();
+  *counters = {};
+  uint32_t count = 0;
+  for (uint32_t w = 0; w < pool.started(); ++w) {
+    const Worker& worker = *pool.worker(w);
+    add(counters, worker.counters);
+    for (size_t i = 0; i < worker.findings.size() && count < capacity; ++i) {
+      findings[count++] = worker.findings[i];
+    }
+  }
+  delete the_launch;
+  the_launch = nullptr;
+  return count;
+}
+
+// Offset of a code address in the library that holds it, and the library's path.
+MSL_RT_EXPORT uint64_t msl_rt_locate(uint64_t pc, char* path, uint32_t capacity) {
+  Dl_info info;
+  if (capacity == 0 || dladdr(reinterpret_cast<void*>(pc), &info) == 0) return 0;
+  std::strncpy(path, info.dli_fname, capacity - 1);
+  path[capacity - 1] = 0;
+  return pc - reinterpret_cast<uint64_t>(info.dli_fbase);
+}
+
+}  // extern "C"

@@ -1,0 +1,592 @@
+#include "worker.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "context.h"
+#include "launch.h"
+
+namespace msl_rt {
+
+namespace {
+
+constexpr size_t stack_bytes = size_t(64) << 10;
+// The odd distance spreads the tops of the stacks over the cache sets.
+constexpr size_t stack_stride = stack_bytes + 576;
+constexpr size_t escape_bytes = size_t(64) << 10;
+constexpr uint64_t stack_guard = 0x5afe57acc0de5afeull;
+constexpr size_t threadgroup_limit = 32768;
+
+#if defined(__linux__)
+__attribute__((tls_model("initial-exec")))
+#endif
+thread_local Worker* this_worker = nullptr;
+
+uint32_t all_lanes(uint32_t lanes) {
+  return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
+}
+
+uint64_t mix(uint64_t value) {
+  value ^= value >> 30;
+  value *= 0xbf58476d1ce4e5b9ull;
+  value ^= value >> 27;
+  value *= 0x94d049bb133111ebull;
+  return value ^ (value >> 31);
+}
+
+// Fills `order` with 0..count-1 as the launch wants them run.
+void running_order(uint32_t* order, uint32_t count, Order kind, uint64_t seed) {
+  for (uint32_t i = 0; i < count; ++i) order[i] = kind == Order::reverse ? count - 1 - i : i;
+  if (kind != Order::random) return;
+  for (uint32_t i = count; i > 1; --i) {
+    seed = mix(seed + 0x9e3779b97f4a7c15ull);
+    std::swap(order[i - 1], order[seed % i]);
+  }
+}
+
+template <typename T>
+T* allocate_array(size_t count) {
+  void* memory = map_memory(count * sizeof(T));
+  return memory == nullptr ? nullptr : static_cast<T*>(memory);
+}
+
+}  // namespace
+
+Worker* current_worker() {
+  return this_worker;
+}
+
+void set_current_worker(Worker* worker) {
+  this_worker = worker;
+}
+
+bool Place::same_file(const char* other) const {
+  return file == other || (file && other && std::strcmp(file, other) == 0);
+}
+
+bool Worker::allocate() {
+  if (stacks_ != nullptr) return true;
+  fibers_ = allocate_array<Fiber>(max_threads);
+  groups_ = allocate_array<Simdgroup>(max_threads / simd_width);
+  ids_ = allocate_array<ThreadIds>(max_threads);
+  arguments_ = allocate_array<void*>(max_buffers);
+  char* escape = allocate_array<char>(escape_bytes);
+  char* stacks = allocate_array<char>(max_threads * stack_stride);
+  if (!fibers_ || !groups_ || !ids_ || !arguments_ || !escape || !stacks) return false;
+  escape_stack = escape + escape_bytes;
+  stacks_ = stacks;
+#if defined(MADV_HUGEPAGE)
+  madvise(stacks_, max_threads * stack_stride, MADV_HUGEPAGE);
+#endif
+  return true;
+}
+
+char* Worker::stack_top(uint32_t thread) const {
+  return stacks_ + thread * stack_stride + stack_stride;
+}
+
+void Worker::begin(Launch* next) {
+  launch = next;
+  strict = next->strict;
+  findings.clear();
+  counters = {};
+  std::memset(storages, 0, sizeof(storages));
+  storage_bytes_ = 0;
+  shape_ = {};
+  next->start_clock[index] = ++clock;
+  const LaunchArguments& arguments = next->arguments;
+  AddressSpace* space = AddressSpace::instance();
+  uint32_t dynamic = 0;
+  for (uint32_t i = 0; i < arguments.parameter_count; ++i) {
+    const uint32_t parameter = arguments.parameters[i];
+    if (parameter == no_memory) {
+      arguments_[i] = nullptr;
+    } else if (parameter & dynamic_parameter) {
+      const uint32_t declaration = max_storages - 1 - dynamic++;
+      const size_t bytes = arguments.dynamic_bytes[parameter & ~dynamic_parameter];
+      arguments_[i] = threadgroup_storage(
+          declaration, bytes, 16, arguments.scalar_sizes[i], "threadgroup argument", Place());
+    } else {
+      const uintptr_t start = space->buffer(parameter)->start;
+      arguments_[i] = reinterpret_cast<void*>(start + arguments.buffers[parameter].start);
+    }
+  }
+}
+
+void Worker::run() {
+  for (;;) {
+    if (launch->stop.load(std::memory_order_relaxed)) return;
+    const uint64_t linear = launch->take();
+    if (linear >= launch->threadgroup_count) return;
+    run_threadgroup(linear);
+  }
+}
+
+void Worker::run_threadgroup(uint64_t linear) {
+  const Extent& count = launch->threadgroups;
+  position_.x = static_cast<uint32_t>(linear % count.x);
+  position_.y = static_cast<uint32_t>(linear / count.x % count.y);
+  position_.z = static_cast<uint32_t>(linear / count.x / count.y);
+  threadgroup_start = ++clock;
+  ordered[0] = ordered[1] = clock;
+  ++counters.threadgroups;
+  set_ids();
+  prepare_storages();
+  start_fibers(linear);
+  cursor_ = 0;
+  current = &groups_[0].fibers[0];
+  msl_rt_switch(&scheduler_, current->stack_pointer);
+  if (strict) check_stacks();
+}
+
+// The last threadgroup along an axis is as small as the grid leaves it.
+static uint32_t clipped(uint32_t position, uint32_t size, uint32_t grid) {
+  return std::min(size, grid - position * size);
+}
+
+static uint32_t divide_up(uint32_t a, uint32_t b) {
+  return (a + b - 1) / b;
+}
+
+static void set_group_sizes(ThreadIds* ids, const Launch& launch, const Extent& shape) {
+  const Extent& full = launch.threadgroup;
+  const uint32_t threads = shape.x * shape.y * shape.z;
+  const uint32_t full_threads = full.x * full.y * full.z;
+  ids->threads_per_grid = launch.grid;
+  ids->threadgroups_per_grid = launch.threadgroups;
+  ids->threads_per_threadgroup = shape;
+  ids->dispatch_threads_per_threadgroup = full;
+  ids->simdgroups_per_threadgroup = divide_up(threads, simd_width);
+  ids->dispatch_simdgroups_per_threadgroup = divide_up(full_threads, simd_width);
+  ids->quadgroups_per_threadgroup = divide_up(threads, 4);
+  ids->dispatch_quadgroups_per_threadgroup = divide_up(full_threads, 4);
+}
+
+static void set_thread_index(ThreadIds* ids, uint32_t thread, const Extent& shape) {
+  ids->position_in_threadgroup = {
+      thread % shape.x, thread / shape.x % shape.y, thread / shape.x / shape.y};
+  ids->index_in_threadgroup = thread;
+  ids->index_in_simdgroup = thread % simd_width;
+  ids->simdgroup_index = thread / simd_width;
+  ids->index_in_quadgroup = thread % 4;
+  ids->quadgroup_index = thread / 4;
+}
+
+void Worker::set_ids() {
+  const Extent& full = launch->threadgroup;
+  const Extent& grid = launch->grid;
+  const Extent shape = {
+      clipped(position_.x, full.x, grid.x),
+      clipped(position_.y, full.y, grid.y),
+      clipped(position_.z, full.z, grid.z)};
+  const bool reshaped = shape.x != shape_.x || shape.y != shape_.y || shape.z != shape_.z;
+  shape_ = shape;
+  threads_ = shape.x * shape.y * shape.z;
+  simdgroups_ = divide_up(threads_, simd_width);
+  for (uint32_t thread = 0; thread < threads_; ++thread) {
+    ThreadIds* ids = &ids_[thread];
+    if (reshaped) {
+      set_group_sizes(ids, *launch, shape);
+      set_thread_index(ids, thread, shape);
+    }
+    const Extent& inside = ids->position_in_threadgroup;
+    ids->threadgroup_position = position_;
+    ids->position_in_grid = {
+        position_.x * full.x + inside.x,
+        position_.y * full.y + inside.y,
+        position_.z * full.z + inside.z};
+  }
+}
+
+void Worker::prepare_storages() {
+  for (const Storage& storage : storages) {
+    if (storage.region == nullptr) continue;
+    std::memset(reinterpret_cast<void*>(storage.region->start), 0xff, storage.region->bytes);
+  }
+}
+
+void Worker::start_fibers(uint64_t linear) {
+  const uint64_t seed = mix(launch->arguments.seed ^ mix(linear));
+  uint32_t group_order[max_threads / simd_width];
+  uint32_t lane_order[simd_width];
+  running_order(group_order, simdgroups_, launch->order, seed);
+  for (uint32_t i = 0; i < simdgroups_; ++i) {
+    Simdgroup* group = &groups_[i];
+    group->index = group_order[i];
+    group->fibers = &fibers_[i * simd_width];
+    const uint32_t lanes = std::min(simd_width, threads_ - group->index * simd_width);
+    running_order(lane_order, lanes, launch->order, mix(seed + i + 1));
+    start_simdgroup(group, lane_order, lanes);
+  }
+  alive_ = threads_;
+  waiting_ = 0;
+}
+
+void Worker::start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint32_t lanes) {
+  group->alive = group->runnable = group->alive_lanes = all_lanes(lanes);
+  group->at_collective = group->at_barrier = group->joined = 0;
+  group->cursor = lanes - 1;
+  group->parity = 0;
+  group->mixed = group->check_uniform = false;
+  group->ordered[0] = group->ordered[1] = clock;
+  for (uint32_t slot = 0; slot < lanes; ++slot) {
+    Fiber* fiber = &group->fibers[slot];
+    fiber->group = group;
+    fiber->lane = static_cast<uint8_t>(lane_order[slot]);
+    fiber->slot = static_cast<uint8_t>(slot);
+    fiber->thread = static_cast<uint16_t>(group->index * simd_width + fiber->lane);
+    fiber->uniform = 0;
+    fiber->leads = false;
+    char* top = stack_top(fiber->thread);
+    std::memcpy(top - stack_stride, &stack_guard, sizeof(stack_guard));
+    fiber->stack_pointer = prepare_stack(top, fiber_main);
+  }
+}
+
+void Worker::check_stacks() {
+  for (uint32_t thread = 0; thread < threads_; ++thread) {
+    uint64_t guard;
+    std::memcpy(&guard, stack_top(thread) - stack_stride, sizeof(guard));
+    if (guard == stack_guard) continue;
+    if (Finding* finding = report(Kind::crash, 0, Place())) {
+      std::snprintf(
+          finding->text, sizeof(finding->text), "a thread used more than %zu bytes of stack",
+          stack_bytes);
+    }
+    launch->stop.store(true);
+    return;
+  }
+}
+
+void Worker::fiber_main() {
+  Worker* worker = this_worker;
+  worker->launch->arguments.entry(worker->arguments_, &worker->ids_[worker->current->thread]);
+  worker->finish();
+}
+
+void Worker::finish() {
+  Fiber* self = current;
+  Simdgroup* group = self->group;
+  const uint32_t bit = uint32_t(1) << self->slot;
+  group->alive &= ~bit;
+  group->runnable &= ~bit;
+  group->alive_lanes &= ~(uint32_t(1) << self->lane);
+  --alive_;
+  resume(next_fiber());
+}
+
+void Worker::resume(Fiber* next) {
+  Fiber* self = current;
+  if (next == self) return;
+  current = next;
+  if (next == nullptr) {
+    msl_rt_switch(&self->stack_pointer, scheduler_);
+    return;
+  }
+  next->group->cursor = next->slot;
+  msl_rt_switch(&self->stack_pointer, next->stack_pointer);
+}
+
+void Worker::wait() {
+  Simdgroup* group = current->group;
+  group->runnable &= ~(uint32_t(1) << current->slot);
+  resume(next_fiber());
+}
+
+static Fiber* next_runnable(Simdgroup* group) {
+  const uint32_t after = group->runnable & ~((uint32_t(2) << group->cursor) - 1);
+  return &group->fibers[__builtin_ctz(after ? after : group->runnable)];
+}
+
+Fiber* Worker::next_fiber() {
+  Simdgroup* group = current->group;
+  if (group->runnable) return next_runnable(group);
+  if (group->at_collective) return settle_simdgroup(group);
+  for (uint32_t step = 1; step <= simdgroups_; ++step) {
+    const uint32_t candidate = (cursor_ + step) % simdgroups_;
+    if (!groups_[candidate].runnable) continue;
+    cursor_ = candidate;
+    return next_runnable(&groups_[candidate]);
+  }
+  return alive_ ? settle_barrier() : nullptr;
+}
+
+// A thread that spins on an atomic must let the thread it waits for run.
+void Worker::give_way() {
+  for (uint32_t step = 1; step <= simdgroups_; ++step) {
+    const uint32_t candidate = (cursor_ + step) % simdgroups_;
+    if (!groups_[candidate].runnable) continue;
+    cursor_ = candidate;
+    resume(next_runnable(&groups_[candidate]));
+    return;
+  }
+}
+
+bool Worker::rendezvous(const Place& place) {
+  Fiber* self = current;
+  Simdgroup* group = self->group;
+  if (group->at_collective == 0) {
+    group->place = place;
+    group->mixed = false;
+  } else if (group->place != place) {
+    group->mixed = true;
+  }
+  self->place = place;
+  group->at_collective |= uint32_t(1) << self->slot;
+  if (group->at_collective == group->alive && !group->mixed) {
+    join(group, group->alive);
+    return true;
+  }
+  self->leads = false;
+  wait();
+  return self->leads;
+}
+
+void Worker::release() {
+  Simdgroup* group = current->group;
+  group->at_collective &= ~group->joined;
+  group->runnable |= group->joined;
+  group->joined = 0;
+  group->parity ^= 1;
+}
+
+static uint32_t lanes_of(const Simdgroup* group, uint32_t slots) {
+  if (slots == group->alive) return group->alive_lanes;
+  uint32_t lanes = 0;
+  for (; slots; slots &= slots - 1) {
+    lanes |= uint32_t(1) << group->fibers[__builtin_ctz(slots)].lane;
+  }
+  return lanes;
+}
+
+void Worker::join(Simdgroup* group, uint32_t slots) {
+  group->joined = slots;
+  group->boxes[group->parity].lanes = lanes_of(group, slots);
+  if (!strict) return;
+  const Fiber* first = &group->fibers[__builtin_ctz(slots)];
+  if (first->place.kind != Collective::simd_function && slots != ~uint32_t(0)) {
+    report_split(group, slots);
+  }
+  if (group->check_uniform) compare_uniform(group);
+}
+
+void Worker::report_split(Simdgroup* group, uint32_t slots) {
+  const uint32_t lanes = std::min(simd_width, threads_ - group->index * simd_width);
+  const Fiber* fiber = &group->fibers[__builtin_ctz(slots)];
+  if (slots == all_lanes(lanes)) {
+    // A simdgroup of fewer than 32 threads may meet at a barrier but holds no whole matrix.
+    if (fiber->place.kind != Collective::simdgroup_matrix) return;
+    report_divergence(fiber->place, fiber, "the simdgroup has fewer than 32 threads");
+  } else if (slots != group->alive) {
+    report_divergence(fiber->place, fiber, "other lanes of the simdgroup are elsewhere");
+  } else {
+    report_divergence(fiber->place, fiber, "other lanes of the simdgroup have returned");
+  }
+}
+
+// No lane of the simdgroup can run on: lets those at the earliest collective meet without the rest,
+// which is what a GPU does with a branch around a simd function.
+Fiber* Worker::settle_simdgroup(Simdgroup* group) {
+  const Fiber* first = nullptr;
+  for (uint32_t rest = group->at_collective; rest; rest &= rest - 1) {
+    const Fiber* fiber = &group->fibers[__builtin_ctz(rest)];
+    if (first == nullptr || fiber->place.line < first->place.line) first = fiber;
+  }
+  uint32_t slots = 0;
+  const Fiber* left = nullptr;
+  group->mixed = false;
+  for (uint32_t rest = group->at_collective; rest; rest &= rest - 1) {
+    const Fiber* fiber = &group->fibers[__builtin_ctz(rest)];
+    if (fiber->place == first->place) {
+      slots |= uint32_t(1) << fiber->slot;
+      continue;
+    }
+    if (left != nullptr && left->place != fiber->place) group->mixed = true;
+    left = fiber;
+  }
+  join(group, slots);
+  if (left != nullptr) group->place = left->place;
+  Fiber* leader = &group->fibers[__builtin_ctz(slots)];
+  leader->leads = true;
+  group->runnable |= uint32_t(1) << leader->slot;
+  return leader;
+}
+
+void Worker::threadgroup_barrier(uint32_t flags, const Place& place) {
+  Fiber* self = current;
+  if (waiting_ == 0) {
+    barrier_place_ = place;
+    barrier_mixed_ = false;
+    barrier_flags_ = flags;
+  } else if (barrier_place_ != place) {
+    barrier_mixed_ = true;
+  }
+  barrier_flags_ &= flags;
+  self->place = place;
+  ++waiting_;
+  self->group->at_barrier |= uint32_t(1) << self->slot;
+  if (waiting_ == alive_ && !barrier_mixed_) {
+    finish_barrier(place);
+    return;
+  }
+  wait();
+}
+
+// Lets every waiting fiber go on.
+void Worker::finish_barrier(const Place& place) {
+  if (strict && alive_ != threads_) {
+    report_divergence(place, current, "other threads of the threadgroup have returned");
+  }
+  order_memory(barrier_flags_, nullptr);
+  ++counters.threadgroup_barriers;
+  for (uint32_t i = 0; i < simdgroups_; ++i) {
+    groups_[i].runnable |= groups_[i].at_barrier;
+    groups_[i].at_barrier = 0;
+  }
+  waiting_ = 0;
+}
+
+// Every fiber waits at a threadgroup barrier, but not all at the same one, or some have returned.
+Fiber* Worker::settle_barrier() {
+  const Fiber* first = nullptr;
+  const Fiber* other = nullptr;
+  for (uint32_t i = 0; i < simdgroups_; ++i) {
+    for (uint32_t rest = groups_[i].at_barrier; rest; rest &= rest - 1) {
+      const Fiber* fiber = &groups_[i].fibers[__builtin_ctz(rest)];
+      if (first == nullptr) first = fiber;
+      if (fiber->place.line < first->place.line) first = fiber;
+      if (fiber->place != first->place) other = fiber;
+    }
+  }
+  if (strict && other != nullptr) {
+    report_divergence(first->place, first, "other threads of the threadgroup are at another one");
+  }
+  finish_barrier(first->place);
+  return next_fiber();
+}
+
+void Worker::simdgroup_barrier(uint32_t flags, const Place& place) {
+  if (!rendezvous(place)) return;
+  order_memory(flags, current->group);
+  ++counters.simdgroup_barriers;
+  release();
+}
+
+void Worker::order_memory(uint32_t flags, Simdgroup* only) {
+  ++clock;
+  for (uint32_t space = 0; space < 2; ++space) {
+    const uint32_t flag = space == 0 ? memory_device : memory_threadgroup;
+    if (!(flags & flag)) continue;
+    if (only != nullptr) {
+      only->ordered[space] = clock;
+      continue;
+    }
+    ordered[space] = clock;
+    for (uint32_t i = 0; i < simdgroups_; ++i) groups_[i].ordered[space] = clock;
+  }
+}
+
+void Worker::note_uniform(uint64_t operands, const Place& place) {
+  current->uniform = mix(current->uniform + operands);
+  current->place = place;
+  current->group->check_uniform = true;
+}
+
+void Worker::compare_uniform(Simdgroup* group) {
+  group->check_uniform = false;
+  const Fiber* first = &group->fibers[__builtin_ctz(group->joined)];
+  for (uint32_t rest = group->joined; rest; rest &= rest - 1) {
+    Fiber* fiber = &group->fibers[__builtin_ctz(rest)];
+    if (fiber->uniform == first->uniform) continue;
+    report_divergence(
+        fiber->place, fiber,
+        "lanes gave an earlier simdgroup_load or simdgroup_store different operands");
+    break;
+  }
+  for (uint32_t rest = group->alive; rest; rest &= rest - 1) {
+    group->fibers[__builtin_ctz(rest)].uniform = 0;
+  }
+}
+
+void* Worker::threadgroup_storage(
+    uint32_t declaration, size_t bytes, size_t alignment, size_t scalar_bytes, const char* name,
+    const Place& place) {
+  Storage* storage = &storages[declaration % max_storages];
+  if (storage->region == nullptr) {
+    if (!launch->arguments.misalign) alignment = std::max<size_t>(alignment, 16);
+    AddressSpace* space = AddressSpace::instance();
+    storage->region = space->place_storage(index, declaration % max_storages, bytes, alignment);
+    if (storage->region == nullptr || (strict && !space->track(storage->region, scalar_bytes))) {
+      report(Kind::threadgroup_memory, 0, place);
+      abandon();
+    }
+    storage->name = name;
+    std::memset(reinterpret_cast<void*>(storage->region->start), 0xff, bytes);
+    storage_bytes_ += (bytes + 15) / 16 * 16;
+    counters.threadgroup_bytes = storage_bytes_;
+    if (storage_bytes_ > threadgroup_limit) {
+      Finding* finding = report(Kind::threadgroup_memory, 0, place, storage->region);
+      if (finding != nullptr) finding->size = storage_bytes_;
+    }
+  }
+  return reinterpret_cast<void*>(storage->region->start);
+}
+
+void Worker::abandon() {
+  launch->stop.store(true);
+  void* forgotten;
+  current = nullptr;
+  msl_rt_switch(&forgotten, scheduler_);
+  __builtin_unreachable();
+}
+
+static void set_extent(uint32_t* out, const Extent& extent) {
+  out[0] = extent.x;
+  out[1] = extent.y;
+  out[2] = extent.z;
+}
+
+Finding* Worker::report(Kind kind, uint64_t pc, const Place& place, const Region* region) {
+  Owner owner = Owner::none;
+  uint32_t owner_index = 0;
+  if (region != nullptr) {
+    owner = region->space == Space::device ? Owner::buffer : Owner::storage;
+    owner_index = region->index;
+  }
+  Finding* finding = findings.add(kind, pc, place.file, place.line, owner, owner_index);
+  if (finding == nullptr) return nullptr;
+  if (owner == Owner::storage) finding->owner_name = storages[owner_index].name;
+  set_extent(finding->threadgroup, position_);
+  if (current != nullptr) {
+    set_extent(finding->thread, ids_[current->thread].position_in_threadgroup);
+  }
+  return finding;
+}
+
+void Worker::report_divergence(const Place& place, const Fiber* fiber, const char* why) {
+  Finding* finding = report(Kind::divergence, 0, place);
+  if (finding == nullptr) return;
+  set_extent(finding->thread, ids_[fiber->thread].position_in_threadgroup);
+  finding->access = static_cast<uint32_t>(place.kind);
+  std::snprintf(finding->text, sizeof(finding->text), "%s", why);
+}
+
+void Worker::report_waiting() {
+  for (uint32_t i = 0; i < simdgroups_; ++i) {
+    const Simdgroup& group = groups_[i];
+    for (uint32_t rest = group.at_barrier | group.at_collective; rest; rest &= rest - 1) {
+      const Fiber& fiber = group.fibers[__builtin_ctz(rest)];
+      Finding* finding = report(Kind::time_limit, 0, fiber.place);
+      if (finding == nullptr) continue;
+      set_extent(finding->thread, ids_[fiber.thread].position_in_threadgroup);
+      finding->access = static_cast<uint32_t>(fiber.place.kind);
+      std::snprintf(finding->text, sizeof(finding->text), "waits for other threads");
+    }
+  }
+}
+
+}  // namespace msl_rt

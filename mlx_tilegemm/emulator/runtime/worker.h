@@ -1,0 +1,169 @@
+// A worker runs whole threadgroups, one after another: each GPU thread is a fiber, and every
+// collective is a rendezvous at which the last lane to arrive does the work for all.
+#pragma once
+
+#include <cstdint>
+
+#include "../include/msl/runtime.h"
+#include "findings.h"
+#include "memory.h"
+
+namespace msl_rt {
+
+struct Launch;
+struct Simdgroup;
+
+// A place in the kernel's text where lanes meet.
+struct Place {
+  const char* file = nullptr;
+  int32_t line = 0;
+  Collective kind = Collective::simd_function;
+
+  bool operator==(const Place& other) const {
+    return line == other.line && kind == other.kind && same_file(other.file);
+  }
+  bool operator!=(const Place& other) const { return !(*this == other); }
+
+ private:
+  bool same_file(const char* other) const;
+};
+
+// 64 bytes and kept apart from the stacks, whose addresses would put all fibers into the same few
+// cache sets.
+struct alignas(64) Fiber {
+  void* stack_pointer;
+  Simdgroup* group;
+  Place place;       // where the fiber waits
+  uint64_t uniform;  // hash of the operands of matrix operations since the last collective
+  uint16_t thread;   // linear index in the threadgroup
+  uint8_t lane;
+  uint8_t slot;  // position in the simdgroup's running order
+  bool leads;
+};
+
+// Sets of fibers are bit masks by slot, except where a name says lanes.
+struct Simdgroup {
+  Fiber* fibers;  // in running order
+  uint32_t index;
+  uint32_t alive;
+  uint32_t alive_lanes;
+  uint32_t runnable;
+  uint32_t at_collective;
+  uint32_t at_barrier;
+  uint32_t joined;  // takes part in the collective under way
+  uint32_t cursor;  // slot that ran last
+  uint32_t parity;
+  bool mixed;          // the fibers at a collective are at different places
+  bool check_uniform;  // a matrix operation has left hashes to compare
+  Place place;
+  uint64_t ordered[2];  // by space: clock of the last barrier that ordered this simdgroup
+  Mailbox boxes[2];
+  alignas(64) float a[64];
+  alignas(64) float b[64];
+  alignas(64) float c[64];
+  alignas(64) float d[64];
+};
+
+struct Counters {
+  uint64_t threadgroup_loaded, threadgroup_stored;
+  uint64_t multiply_accumulates;
+  uint64_t threadgroup_barriers, simdgroup_barriers;
+  uint64_t simd_functions;
+  uint64_t atomics;
+  uint64_t threadgroups;
+  uint64_t threadgroup_bytes;
+  uint64_t buffer_loaded[max_buffers], buffer_stored[max_buffers];
+};
+
+// A threadgroup array, as its declaration asked for it.
+struct Storage {
+  Region* region;
+  const char* name;
+};
+
+class Worker {
+ public:
+  explicit Worker(uint32_t number) : index(number) {}
+
+  bool allocate();
+  void begin(Launch* next);
+  void run();  // takes threadgroups until there are none
+
+  // Called on fibers.
+  bool rendezvous(const Place& place);
+  void release();
+  void threadgroup_barrier(uint32_t flags, const Place& place);
+  void simdgroup_barrier(uint32_t flags, const Place& place);
+  void note_uniform(uint64_t operands, const Place& place);
+  void give_way();
+  void* threadgroup_storage(
+      uint32_t declaration, size_t bytes, size_t alignment, size_t scalar_bytes, const char* name,
+      const Place& place);
+  [[noreturn]] void abandon();
+
+  Finding* report(Kind kind, uint64_t pc, const Place& place, const Region* region = nullptr);
+  void report_waiting();  // one finding for each place where fibers wait
+
+  bool on_fiber() const { return current != nullptr; }
+
+  const uint32_t index;
+  bool strict = false;
+  Launch* launch = nullptr;
+  Fiber* current = nullptr;
+
+  uint64_t clock = 1;
+  uint64_t threadgroup_start = 1;  // clock at which the running threadgroup began
+  uint64_t ordered[2] = {0, 0};    // by space: clock of the last covering threadgroup barrier
+
+  Counters counters = {};
+  FindingLog findings;
+  Storage storages[max_storages] = {};
+  uint32_t spins = 0;            // atomic accesses that may be part of a waiting loop
+  char* escape_stack = nullptr;  // top of a stack to leave a faulting fiber on
+
+ private:
+  void run_threadgroup(uint64_t linear);
+  void set_ids();
+  void start_fibers(uint64_t linear);
+  void start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint32_t lanes);
+  void prepare_storages();
+  void check_stacks();
+
+  void wait();
+  void finish();
+  void resume(Fiber* next);
+  Fiber* next_fiber();
+  Fiber* settle_simdgroup(Simdgroup* group);
+  Fiber* settle_barrier();
+  void join(Simdgroup* group, uint32_t slots);
+  void compare_uniform(Simdgroup* group);
+  void order_memory(uint32_t flags, Simdgroup* only);
+  void report_divergence(const Place& place, const Fiber* fiber, const char* why);
+  void report_split(Simdgroup* group, uint32_t slots);
+  void finish_barrier(const Place& place);
+  char* stack_top(uint32_t thread) const;
+  static void fiber_main();
+
+  void* scheduler_ = nullptr;
+  Fiber* fibers_ = nullptr;
+  Simdgroup* groups_ = nullptr;
+  ThreadIds* ids_ = nullptr;
+  char* stacks_ = nullptr;
+  void** arguments_ = nullptr;
+  Extent position_ = {};
+  Extent shape_ = {};  // of the running threadgroup
+  uint32_t threads_ = 0;
+  uint32_t simdgroups_ = 0;
+  uint32_t alive_ = 0;
+  uint32_t waiting_ = 0;  // fibers at a threadgroup barrier
+  uint32_t barrier_flags_ = 0;
+  bool barrier_mixed_ = false;
+  Place barrier_place_;
+  uint32_t cursor_ = 0;  // simdgroup that ran last
+  size_t storage_bytes_ = 0;
+};
+
+Worker* current_worker();
+void set_current_worker(Worker* worker);
+
+}  // namespace msl_rt
