@@ -83,19 +83,6 @@ def _runtime_link_flags(compiler: Compiler, key: str) -> list[str]:
     return ["-shared", f"-Wl,-soname,{key}", "-Wl,-z,now", "-lpthread", "-ldl"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prelude:
-    """What is included before every text.
-
-    Args:
-        header: The file to name after ``-include``.
-        flags: The options that make the compiler use its precompiled form.
-    """
-
-    header: str
-    flags: tuple[str, ...]
-
-
 def _stamps() -> str:
     # Precompiled headers are refused when the files they came from look newer.
     paths = sorted(path for path in INCLUDE.rglob("*") if path.is_file())
@@ -103,27 +90,25 @@ def _stamps() -> str:
 
 
 @lru_cache(maxsize=16)
-def build_prelude(compiler: Compiler, header: str, checked: bool) -> Prelude:
-    """The prelude, precompiled: it is most of what a kernel costs to compile."""
+def _prelude_flags(compiler: Compiler, prelude: str, checked: bool) -> tuple[str, ...]:
+    """Options that include the prelude, precompiled: it is most of what a kernel costs."""
     flags = compiler.flags(checked=checked)
     key = "prelude-" + cache.digest(
-        (_headers_digest(), _stamps(), compiler.identity, header, *flags)
+        (_headers_digest(), _stamps(), compiler.identity, prelude, *flags)
     )
+    output = "prelude.h.gch" if compiler.family == "gcc" else "prelude.pch"
 
     def make(directory: Path) -> None:
-        (directory / "prelude.h").write_text(
-            f'#include "{header}"\n#include "msl/entry.h"\n', encoding="ascii"
-        )
-        output = "prelude.h.gch" if compiler.family == "gcc" else "prelude.pch"
-        arguments = [*flags, f"-I{INCLUDE}", "-w", "-x", "c++-header", "prelude.h", "-o", output]
+        source = str(INCLUDE / prelude)
+        arguments = [*flags, f"-I{INCLUDE}", "-w", "-x", "c++-header", source, "-o", output]
         done = run_compiler(compiler, arguments, directory)
         if done.returncode != 0:
             raise compile_error(done.stderr, directory, "the emulator's prelude")
 
     directory = cache.build(key, make)
     if compiler.family == "gcc":
-        return Prelude(header=key, flags=("-include", str(directory / "prelude.h")))
-    return Prelude(header=key, flags=("-include-pch", str(directory / "prelude.pch")))
+        return ("-include", str(directory / "prelude.h"))
+    return ("-include-pch", str(directory / "prelude.pch"))
 
 
 def build_kernel(
@@ -177,7 +162,7 @@ def _build_kernel(
         arguments = [
             *flags,
             "-w",
-            *build_prelude(compiler, prelude, checked).flags,
+            *_prelude_flags(compiler, prelude, checked),
             f"-I{INCLUDE}",
             "kernel.cpp",
             str(runtime),

@@ -20,7 +20,7 @@ from .text import TracedCall, trace_call
 Array = npt.NDArray[np.generic]
 Scalar = bool | int | float
 
-_PRELUDE = "mlx_prelude.h"
+_PRELUDE = "msl/prelude_mlx.h"
 _TRACES = 1024
 
 _NUMPY_TYPES: Mapping[mx.Dtype, npt.DTypeLike] = {

@@ -101,7 +101,7 @@ def run_text(
     constants = tuple(sorted((function_constants or {}).items(), key=repr))
     loaded = load_text(
         text,
-        prelude="metal_stdlib",
+        prelude="msl/prelude_metal.h",
         settings=build_settings(chosen),
         kernel=kernel or "",
         constants=constants,

@@ -1,0 +1,6 @@
+// Stands before the text of a plain Metal file.
+#pragma once
+
+#include <metal_stdlib>
+
+#include "entry.h"

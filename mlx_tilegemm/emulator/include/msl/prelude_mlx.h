@@ -1,0 +1,6 @@
+// Stands before the text of an MLX custom kernel.
+#pragma once
+
+#include <mlx_prelude.h>
+
+#include "entry.h"
