@@ -1,0 +1,7 @@
+"""Check Metal text without an Apple GPU: strict compilation, lint, signature and vocabulary."""
+
+from .compile import check, check_all
+from .finding import Finding, Report
+from .toolchain import ClangMissing, find_clang
+
+__all__ = ["ClangMissing", "Finding", "Report", "check", "check_all", "find_clang"]

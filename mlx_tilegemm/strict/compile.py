@@ -1,0 +1,143 @@
+"""Compile Metal text with stock clang, without generating anything, as strictly as Metal would.
+
+The dialect is C++ for OpenCL, whose address spaces are Metal's; the headers in ``include`` declare
+Metal's library and MLX's prelude. What the dialect lets through is found in the syntax tree
+(`tree`) and by `lint`.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from . import tree
+from .finding import Finding, Report
+from .toolchain import FLAGS, Clang, ClangMissing, find_clang, precompiled_prelude
+
+TIMEOUT_SECONDS = 120.0
+
+_DIAGNOSTIC = re.compile(r"^(.*?):(\d+):(\d+): (fatal error|error|warning|note): (.*)$")
+_OPTION = re.compile(r" \[-W[^]]*\]$")
+_ATTRIBUTE = re.compile(r"\[\[[^][]*\]\]")
+_BFLOAT_LITERAL = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)[bB][fF]\b")
+# Extensions that Metal's compiler takes below C++17 and MLX's own kernels use are not listed.
+_NEWER_THAN_CXX14 = (
+    "class template argument deduction",
+    "non-type template parameters declared with 'auto'",
+    "decomposition declarations",
+)
+
+
+def prepare(text: str) -> str:
+    """Spell what C++ for OpenCL spells differently, keeping every line and column.
+
+    Attributes only bind parameters, which `signature` checks; a bfloat literal becomes a cast.
+    """
+    text = _ATTRIBUTE.sub(_plain_attribute, text)
+    return _BFLOAT_LITERAL.sub(r"bfloat(\1f)", text)
+
+
+def _plain_attribute(match: re.Match[str]) -> str:
+    words = re.findall(r"\w+", match.group())
+    plain = "kernel" if words and words[0] == "kernel" else ""
+    return plain.ljust(len(match.group()))
+
+
+def check(text: str, name: str = "kernel.metal") -> Report:
+    """Compile one complete Metal text, without its MLX prelude, and report what is refused.
+
+    Args:
+        text: The text exactly as MLX generates it.
+        name: Names the text, and its lines up to the first ``#line``.
+
+    Returns:
+        A report that is not ``checked`` where there is no clang; it says so.
+    """
+    return check_all({name: text}, workers=1)[name]
+
+
+def check_all(texts: Mapping[str, str], workers: int = 2) -> dict[str, Report]:
+    """Check many texts, by name; see `check`."""
+    try:
+        clang = find_clang()
+        precompiled_prelude(clang)
+    except ClangMissing as missing:
+        return {name: Report(name=name, checked=False, tool=str(missing)) for name in texts}
+    with ThreadPoolExecutor(workers) as pool:
+        reports = pool.map(lambda item: _check(clang, *item), texts.items())
+        return dict(zip(texts, reports, strict=True))
+
+
+def _check(clang: Clang, name: str, text: str) -> Report:
+    source = f'#line 1 "{name}"\n{prepare(text)}'
+    command = [
+        clang.path,
+        *FLAGS,
+        "-include-pch",
+        str(precompiled_prelude(clang)),
+        "-fsyntax-only",
+        "-Xclang",
+        "-ast-dump=json",
+        "-",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            input=source,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return _unfinished(clang, name, f"no answer in {TIMEOUT_SECONDS:g} s")
+    findings = [*_diagnostics(done.stderr)]
+    if not findings and done.returncode:
+        return _unfinished(clang, name, f"exit status {done.returncode}: {done.stderr[-500:]}")
+    findings += tree.findings(done.stdout, source)
+    unique = tuple(sorted(dict.fromkeys(findings)))
+    return Report(name=name, checked=True, tool=clang.version, findings=unique)
+
+
+def _unfinished(clang: Clang, name: str, reason: str) -> Report:
+    return Report(name=name, checked=False, tool=f"{clang.version}: {reason}")
+
+
+def _diagnostics(log: str) -> Iterable[Finding]:
+    """Yield clang's errors, and the warnings that are errors to Metal, with their notes."""
+    found: Finding | None = None
+    for line in log.splitlines():
+        match = _DIAGNOSTIC.match(line)
+        if not match:
+            continue
+        file, row, column, severity, message = match.groups()
+        if severity == "note":
+            if found:
+                found = _with_note(found, f"{file}:{row}: {message}")
+            continue
+        if found:
+            yield found
+        found = None
+        if severity != "warning" or message.startswith(_NEWER_THAN_CXX14):
+            found = Finding(
+                file=file,
+                line=int(row),
+                column=int(column),
+                rule="compile",
+                message=_OPTION.sub("", message),
+            )
+    if found:
+        yield found
+
+
+def _with_note(finding: Finding, note: str) -> Finding:
+    return Finding(
+        file=finding.file,
+        line=finding.line,
+        column=finding.column,
+        rule=finding.rule,
+        message=finding.message,
+        notes=(*finding.notes, note),
+    )
