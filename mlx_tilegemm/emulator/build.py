@@ -19,6 +19,8 @@ INCLUDE = _HERE / "include"
 RUNTIME = _HERE / "runtime"
 _RUNTIME_NAME = "libmsl_runtime.so"
 _KERNEL_NAME = "kernel.so"
+# What messages call a text that has no #line of its own.
+TEXT_NAME = "kernel.metal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +154,14 @@ def _build_kernel(
     if include_dirs or needs_expansion(text):
         source = _expand(compiler, text, prelude, include_dirs)
     rewritten = rewrite(source, dict(constants))
+    code = f'#line 1 "{TEXT_NAME}"\n{rewritten.text}'
     flags = compiler.flags(checked=checked)
     key = "kernel-" + cache.digest(
-        (rewritten.text, prelude, runtime.parent.name, _headers_digest(), compiler.identity, *flags)
+        (code, prelude, runtime.parent.name, _headers_digest(), compiler.identity, *flags)
     )
 
     def make(directory: Path) -> None:
-        (directory / "kernel.cpp").write_text(rewritten.text, encoding="utf-8")
+        (directory / "kernel.cpp").write_text(code, encoding="utf-8")
         arguments = [
             *flags,
             "-w",
@@ -190,9 +193,9 @@ def _expand(compiler: Compiler, text: str, prelude: str, include_dirs: tuple[str
             "-E",
             "-w",
             "-DMSL_KEEP_KEYWORDS",
-            # First, for it stands in for some headers of MLX too.
-            f"-I{INCLUDE}",
+            f"-I{INCLUDE / 'overrides'}",
             *(f"-I{path}" for path in include_dirs),
+            f"-I{INCLUDE}",
             "-imacros",
             str(INCLUDE / prelude),
             "-x",

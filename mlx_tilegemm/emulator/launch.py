@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import EmulatorError
 from . import native
-from .build import INCLUDE, BuiltKernel
+from .build import INCLUDE, TEXT_NAME, BuiltKernel
 from .findings import Finding, FindingKind, raise_findings
 from .settings import Settings
 from .signature import EntryPoint, Source
@@ -230,15 +230,17 @@ class _Plan:
         self.item_sizes: list[int] = []
         self._records = (native.BufferArgument * max(count, 1))()
         self._parameters = (ctypes.c_uint32 * max(count, 1))()
+        self._elements = (ctypes.c_uint32 * max(count, 1))()
         self._scalars = (ctypes.c_uint32 * max(count, 1))()
+        self._names = (ctypes.c_char_p * max(count, 1))()
         self._dynamic = (ctypes.c_uint64 * max(count, 1))()
-        self._unused = (ctypes.c_uint32 * 1)()
         self.count = count
-        self.dynamic_items: dict[str, int] = {}
         dynamic_count = 0
         for i, parameter in enumerate(parameters):
             loaded = kernel.parameters[i]
+            self._elements[i] = loaded.size
             self._scalars[i] = loaded.scalar_size
+            self._names[i] = parameter.name.encode()
             self._parameters[i] = native.NO_MEMORY
             if parameter.enabled_by and parameter.index not in buffers:
                 continue
@@ -253,7 +255,6 @@ class _Plan:
                     )
                 self._dynamic[dynamic_count] = dynamic[parameter.index]
                 self._parameters[i] = native.DYNAMIC_PARAMETER | dynamic_count
-                self.dynamic_items[parameter.name] = loaded.size
                 dynamic_count += 1
 
     def _add(self, name: str, loaded: LoadedParameter, buffer: Buffer) -> None:
@@ -281,7 +282,9 @@ class _Plan:
             buffers=self._records,
             dynamic_bytes=self._dynamic,
             parameters=self._parameters,
+            element_sizes=self._elements,
             scalar_sizes=self._scalars,
+            parameter_names=self._names,
             buffer_count=len(self.names),
             parameter_count=self.count,
             grid=tuple(grid),
@@ -332,7 +335,7 @@ def _finding(
         buffer, item = plan.names[record.owner_index], plan.item_sizes[record.owner_index]
     elif record.owner == 2:
         buffer = (record.owner_name or b"").decode(errors="replace")
-        item = plan.dynamic_items.get(buffer, 1)
+        item = max(record.element_size, 1)
     file, line = place
     return Finding(
         kind=kind,
@@ -393,7 +396,7 @@ def _lines_by_place(text: str) -> dict[tuple[str, int], str]:
 
 def _source_line(text: str, file: str, line: int) -> str:
     places = _lines_by_place(text)
-    return places.get((file, line), places.get(("", line), "") if file.endswith("kernel.cpp") else "")
+    return places.get(("" if file == TEXT_NAME else file, line), "")
 
 
 def _merged(findings: list[Finding]) -> list[Finding]:

@@ -291,11 +291,10 @@ class _Editor:
         number = self.declarations
         self.declarations += 1
         alias = f"msl_rt_type_{number}"
-        extra = f", {alignment}" if alignment else ""
         return (
             f"typedef {kind} {alias}{dims}; {alias}& {name} = "
-            f'::msl_rt::threadgroup_storage<{alias}>({number}, "{name}", '
-            f"::msl_rt::Site::here(){extra});"
+            f"::msl_rt::threadgroup_storage<{alias}, {alignment or 0}>("
+            f'{number}, "{name}", ::msl_rt::Site::here());'
         )
 
 

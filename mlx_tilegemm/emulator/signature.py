@@ -183,8 +183,9 @@ class _Finder:
         words = {token.text for token in self.tokens[start:close] if token.kind is Kind.WORD}
         if "namespace" in words or "extern" in words:
             return False
-        following = self.tokens[close + 1].text if close + 1 < len(self.tokens) else ""
-        return following in (";", ",", "[")
+        following = [token.text for token in self.tokens[close + 1 : close + 3]]
+        # Two brackets open the attributes of the next declaration.
+        return following[:1] in ([";"], [","]) or (following[:1] == ["["] and following != ["[", "["])
 
     def _braces(self, start: int, opening: int, close: int, qualifier: str) -> None:
         head = self.tokens[start:opening]

@@ -55,7 +55,7 @@ def _tool(platform: str, library: Path) -> tuple[str, ...] | None:
             continue
         if name == "addr2line":
             return (name, "-a", "-i", "-e", str(library))
-        return (name, "--output-style=GNU", "-a", "-i", "-s=false", "-e", str(library))
+        return (name, "--output-style=GNU", "-a", "-i", "-e", str(library))
     return None
 
 

@@ -96,11 +96,10 @@ void msl_rt_uniform(uint64_t operands, const char* file, int32_t line) {
 }
 
 void* msl_rt_threadgroup_storage(
-    uint32_t declaration, size_t bytes, size_t alignment, size_t scalar_size, const char* name,
-    const char* file, int32_t line) {
+    uint32_t declaration, const msl_rt::StorageType* type, const char* name, const char* file,
+    int32_t line) {
   return current_worker()->threadgroup_storage(
-      declaration, bytes, alignment, scalar_size, name,
-      Place{file, line, Collective::threadgroup_barrier});
+      declaration, *type, name, Place{file, line, Collective::threadgroup_barrier});
 }
 
 void msl_rt_uninitialized(const char* what, const char* file, int32_t line) {

@@ -28,6 +28,7 @@ struct Finding {
   Kind kind;
   Owner owner;
   uint32_t owner_index;
+  uint32_t element_size;  // of a threadgroup array
   uint32_t access;  // 0 load, 1 store, 2 atomic
   int64_t offset;   // bytes from the owner's start
   uint64_t size;    // bytes of the access

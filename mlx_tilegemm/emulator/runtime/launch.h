@@ -31,7 +31,9 @@ struct LaunchArguments {
   const BufferArgument* buffers;
   const uint64_t* dynamic_bytes;  // sizes of the [[threadgroup(n)]] arguments
   const uint32_t* parameters;     // buffer index, dynamic_parameter | index, or no_memory
-  const uint32_t* scalar_sizes;   // by parameter
+  const uint32_t* element_sizes;  // by parameter
+  const uint32_t* scalar_sizes;
+  const char* const* parameter_names;
   uint32_t buffer_count;
   uint32_t parameter_count;
   uint32_t grid[3];

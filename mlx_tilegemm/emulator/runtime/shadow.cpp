@@ -43,7 +43,10 @@ struct Observer {
   uint32_t thread;
   const Simdgroup* group;
 
+  // Whether a record of another threadgroup is of this launch. Threadgroup memory starts anew with
+  // each threadgroup.
   bool is_live(Record record) const {
+    if (space == static_cast<uint32_t>(Space::threadgroup)) return false;
     return record.clock() >= worker->launch->start_clock[record.worker()];
   }
 

@@ -95,7 +95,6 @@ void Worker::begin(Launch* next) {
   findings.clear();
   counters = {};
   std::memset(storages, 0, sizeof(storages));
-  storage_bytes_ = 0;
   shape_ = {};
   next->start_clock[index] = ++clock;
   const LaunchArguments& arguments = next->arguments;
@@ -108,8 +107,10 @@ void Worker::begin(Launch* next) {
     } else if (parameter & dynamic_parameter) {
       const uint32_t declaration = max_storages - 1 - dynamic++;
       const size_t bytes = arguments.dynamic_bytes[parameter & ~dynamic_parameter];
-      arguments_[i] = threadgroup_storage(
-          declaration, bytes, 16, arguments.scalar_sizes[i], "threadgroup argument", Place());
+      const uint32_t element = arguments.element_sizes[i];
+      const StorageType type = {bytes, 16, element, arguments.scalar_sizes[i]};
+      arguments_[i] =
+          threadgroup_storage(declaration, type, arguments.parameter_names[i], Place());
     } else {
       const uintptr_t start = space->buffer(parameter)->start;
       arguments_[i] = reinterpret_cast<void*>(start + arguments.buffers[parameter].start);
@@ -513,27 +514,30 @@ void Worker::compare_uniform(Simdgroup* group) {
 }
 
 void* Worker::threadgroup_storage(
-    uint32_t declaration, size_t bytes, size_t alignment, size_t scalar_bytes, const char* name,
-    const Place& place) {
-  Storage* storage = &storages[declaration % max_storages];
-  if (storage->region == nullptr) {
-    if (!launch->arguments.misalign) alignment = std::max<size_t>(alignment, 16);
-    AddressSpace* space = AddressSpace::instance();
-    storage->region = space->place_storage(index, declaration % max_storages, bytes, alignment);
-    if (storage->region == nullptr || (strict && !space->track(storage->region, scalar_bytes))) {
-      report(Kind::threadgroup_memory, 0, place);
-      abandon();
-    }
-    storage->name = name;
-    std::memset(reinterpret_cast<void*>(storage->region->start), 0xff, bytes);
-    storage_bytes_ += (bytes + 15) / 16 * 16;
-    counters.threadgroup_bytes = storage_bytes_;
-    if (storage_bytes_ > threadgroup_limit) {
-      Finding* finding = report(Kind::threadgroup_memory, 0, place, storage->region);
-      if (finding != nullptr) finding->size = storage_bytes_;
-    }
-  }
+    uint32_t declaration, const StorageType& type, const char* name, const Place& place) {
+  declaration %= max_storages;
+  Storage* storage = &storages[declaration];
+  if (storage->region == nullptr) place_storage(declaration, type, name, place);
   return reinterpret_cast<void*>(storage->region->start);
+}
+
+void Worker::place_storage(
+    uint32_t declaration, const StorageType& type, const char* name, const Place& place) {
+  AddressSpace* space = AddressSpace::instance();
+  const bool misalign = launch->arguments.misalign != 0;
+  const size_t alignment = misalign ? type.alignment : std::max<size_t>(type.alignment, 16);
+  Region* region = space->place_storage(index, declaration, type.bytes, alignment);
+  if (region == nullptr || (strict && !space->track(region, type.scalar_size))) {
+    Finding* finding = report(Kind::threadgroup_memory, 0, place);
+    if (finding != nullptr) finding->size = type.bytes;
+    abandon();
+  }
+  storages[declaration] = {region, name, type.element_size};
+  std::memset(reinterpret_cast<void*>(region->start), 0xff, type.bytes);
+  counters.threadgroup_bytes += (type.bytes + 15) / 16 * 16;
+  if (counters.threadgroup_bytes <= threadgroup_limit) return;
+  Finding* finding = report(Kind::threadgroup_memory, 0, place, region);
+  if (finding != nullptr) finding->size = counters.threadgroup_bytes;
 }
 
 void Worker::abandon() {
@@ -559,7 +563,10 @@ Finding* Worker::report(Kind kind, uint64_t pc, const Place& place, const Region
   }
   Finding* finding = findings.add(kind, pc, place.file, place.line, owner, owner_index);
   if (finding == nullptr) return nullptr;
-  if (owner == Owner::storage) finding->owner_name = storages[owner_index].name;
+  if (owner == Owner::storage) {
+    finding->owner_name = storages[owner_index].name;
+    finding->element_size = storages[owner_index].element_size;
+  }
   set_extent(finding->threadgroup, position_);
   if (current != nullptr) {
     set_extent(finding->thread, ids_[current->thread].position_in_threadgroup);

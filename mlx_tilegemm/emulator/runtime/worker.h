@@ -79,6 +79,7 @@ struct Counters {
 struct Storage {
   Region* region;
   const char* name;
+  uint32_t element_size;
 };
 
 class Worker {
@@ -97,8 +98,7 @@ class Worker {
   void note_uniform(uint64_t operands, const Place& place);
   void give_way();
   void* threadgroup_storage(
-      uint32_t declaration, size_t bytes, size_t alignment, size_t scalar_bytes, const char* name,
-      const Place& place);
+      uint32_t declaration, const StorageType& type, const char* name, const Place& place);
   [[noreturn]] void abandon();
 
   Finding* report(Kind kind, uint64_t pc, const Place& place, const Region* region = nullptr);
@@ -127,6 +127,8 @@ class Worker {
   void start_fibers(uint64_t linear);
   void start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint32_t lanes);
   void prepare_storages();
+  void place_storage(
+      uint32_t declaration, const StorageType& type, const char* name, const Place& place);
   void check_stacks();
 
   void wait();
@@ -160,7 +162,6 @@ class Worker {
   bool barrier_mixed_ = false;
   Place barrier_place_;
   uint32_t cursor_ = 0;  // simdgroup that ran last
-  size_t storage_bytes_ = 0;
 };
 
 Worker* current_worker();

@@ -98,6 +98,13 @@ struct Pair {
   float x, y;
 };
 
+struct StorageType {
+  size_t bytes;
+  size_t alignment;
+  uint32_t element_size;
+  uint32_t scalar_size;
+};
+
 }  // namespace msl_rt
 
 extern "C" {
@@ -125,8 +132,8 @@ MSL_RT_EXPORT void msl_rt_uniform(
     msl_rt::uint64_t operands, const char* file, msl_rt::int32_t line);
 
 MSL_RT_EXPORT void* msl_rt_threadgroup_storage(
-    msl_rt::uint32_t declaration, msl_rt::size_t bytes, msl_rt::size_t alignment,
-    msl_rt::size_t scalar_size, const char* name, const char* file, msl_rt::int32_t line);
+    msl_rt::uint32_t declaration, const msl_rt::StorageType* type, const char* name,
+    const char* file, msl_rt::int32_t line);
 
 // Tells the checks about an atomic access that follows, and lets a spinning thread give way.
 MSL_RT_EXPORT void msl_rt_atomic(
@@ -183,10 +190,17 @@ template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<T[N]> = scalar_size<T>;
 
 template <typename T>
-T& threadgroup_storage(uint32_t declaration, const char* name, Site site, size_t alignment = 0) {
-  return *static_cast<T*>(msl_rt_threadgroup_storage(
-      declaration, sizeof(T), alignment > alignof(T) ? alignment : alignof(T), scalar_size<T>,
-      name, site.file, site.line));
+inline constexpr uint32_t element_size = sizeof(T);
+template <typename T, size_t N>
+inline constexpr uint32_t element_size<T[N]> = element_size<T>;
+
+template <typename T, size_t Alignment>
+T& threadgroup_storage(uint32_t declaration, const char* name, Site site) {
+  constexpr size_t alignment = Alignment > alignof(T) ? Alignment : alignof(T);
+  static constexpr StorageType type = {
+      sizeof(T), alignment, element_size<T>, scalar_size<T>};
+  return *static_cast<T*>(
+      msl_rt_threadgroup_storage(declaration, &type, name, site.file, site.line));
 }
 
 }  // namespace msl_rt
