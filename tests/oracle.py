@@ -81,7 +81,7 @@ def _largest(dtype: DType) -> float:
 
 def _overflow(value, dtype: DType):
     largest = _largest(dtype) * (1 + dtype.unit_roundoff)
-    return np.where(np.abs(value) > largest, np.sign(value) * np.inf, value)
+    return np.where(np.abs(value) > largest, np.copysign(np.inf, value), value)
 
 
 def attention(q, k, v, *, scale, softmax=True, mask=None):
