@@ -78,14 +78,19 @@ class Explanation:
         return self.decision.reason
 
     @property
-    def source(self) -> Source | None:
-        """The rendered kernel of `plan`."""
+    def sources(self) -> tuple[Source, ...]:
+        """The rendered kernels of `plan`, in the order they run."""
         if self.plan is None:
-            return None
+            return ()
         # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
         from .render import render
 
-        return render(self.plan.spec)
+        return tuple(render(stage.spec) for stage in self.plan.stages)
+
+    @property
+    def source(self) -> Source | None:
+        """The first of `sources`, and nearly always the only one."""
+        return self.sources[0] if self.sources else None
 
     @property
     def text(self) -> str | None:
@@ -123,12 +128,15 @@ def _result_text(problem: Problem | None) -> str:
 
 
 def _plan_lines(plan: Plan) -> list[str]:
-    launch, needs = plan.launch, plan.resources
-    return [
-        f"  launch   grid {launch.grid}, threadgroup {launch.threadgroup}",
-        f"  needs    {needs.threads} threads, {needs.threadgroup_bytes} bytes of threadgroup "
-        f"memory, about {needs.registers} registers a thread",
-    ]
+    lines = []
+    for stage in plan.stages:
+        launch, needs = stage.launch, stage.resources
+        lines += [
+            f"  launch   grid {launch.grid}, threadgroup {launch.threadgroup}",
+            f"  needs    {needs.threads} threads, {needs.threadgroup_bytes} bytes of threadgroup "
+            f"memory, about {needs.registers} registers a thread",
+        ]
+    return lines
 
 
 def _candidate_lines(candidates: tuple[Candidate, ...], plan: Plan | None) -> list[str]:

@@ -1,8 +1,9 @@
-"""What is decided: which kernel, what is compiled into its text, and how it is launched.
+"""What is decided: which kernels, what is compiled into their text, and how they are launched.
 
-A plan has two halves. `Plan.spec` is everything that the text depends on and is the key of the
-rendered source and of the compiled kernel; `Plan.launch` is everything that may change from call
-to call without a new kernel. The chip is forgotten here.
+A plan is a sequence of stages, nearly always one. A stage has two halves: `Stage.spec` is
+everything that the text depends on and is the key of the rendered source and of the compiled
+kernel; `Stage.launch` is everything that may change from call to call without a new kernel. The
+chip is forgotten here.
 """
 
 from __future__ import annotations
@@ -91,23 +92,37 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One kernel of a plan.
+
+    Its inputs are, by name, operands and factors of the op, its own ``sizes``, or outputs of an
+    earlier stage.
+
+    Attributes:
+        spec: What the text depends on.
+        launch: How it is launched.
+        resources: What a threadgroup of it needs.
+    """
+
+    spec: Spec
+    launch: Launch
+    resources: Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A kernel, its text's parameters, its launch and what it needs.
+    """The kernels that serve a problem, in the order they run.
 
     Attributes:
         kernel: Name of the kernel, the stem of ``kernels/<name>.py``.
         config: Readable tile and staging choice, for example ``64x64x16-2x2-staged``.
-        spec: What the text depends on.
-        launch: How it is launched.
-        resources: What a threadgroup of it needs.
-        factors: Names of the float32 run-time factors, in the order of the input ``factors``.
+        stages: The kernels; the outputs of the last are the op's.
+        factors: Names of the run-time factors, in the order of the input ``factors``.
     """
 
     kernel: str
     config: str
-    spec: Spec
-    launch: Launch
-    resources: Resources
+    stages: tuple[Stage, ...]
     factors: tuple[str, ...] = ()
 
     def __str__(self) -> str:

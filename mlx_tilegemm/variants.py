@@ -13,18 +13,18 @@ from .problem import Problem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One text, and a small problem it serves.
+    """A plan with a text that no earlier variant has, and the small problem it serves.
 
     Attributes:
         problem: The problem.
-        plan: The plan whose spec is the variant.
+        plan: The plan.
     """
 
     problem: Problem
     plan: Plan
 
     def __str__(self) -> str:
-        return f"{self.plan}/{self.plan.spec.label}"
+        return "+".join(stage.spec.label for stage in self.plan.stages) + f"/{self.plan.config}"
 
 
 def variants(chip: Chip) -> Iterator[Variant]:
@@ -36,6 +36,7 @@ def variants(chip: Chip) -> Iterator[Variant]:
                 if kernel.reject(problem, config, chip) is not None:
                     continue
                 plan = kernel.plan(problem, config)
-                if plan.spec not in seen:
-                    seen.add(plan.spec)
+                specs = {stage.spec for stage in plan.stages}
+                if not specs <= seen:
+                    seen |= specs
                     yield Variant(problem=problem, plan=plan)

@@ -39,7 +39,7 @@ class TestFacts:
         assert explanation.backend == "emulator"
         assert explanation.chip is get("m1")
         assert explanation.route == explanation.plan.kernel
-        assert explanation.source.input_names == explanation.plan.spec.input_names
+        assert explanation.source.input_names == explanation.plan.stages[0].spec.input_names
 
     def test_an_addend_and_its_factors(self):
         plain = tg.explain(tg.addmm, spec(70), X, W, transpose_b=True)
@@ -91,7 +91,7 @@ class TestFacts:
         plan = tg.explain(tg.matmul, x, w).plan
         source = tg.explain(tg.matmul, x, w).source
         tg.matmul(x, w)
-        assert launched == [(source, plan.launch.grid, plan.launch.threadgroup)]
+        assert launched == [(source, plan.stages[0].launch.grid, plan.stages[0].launch.threadgroup)]
 
 
 class TestRoutesToMlx:
@@ -160,7 +160,7 @@ class TestText:
         assert "m1" in text
         assert f"* {explanation.plan}" in text
         assert all(str(one) in text for one in explanation.candidates if one.reason is None)
-        assert f"{explanation.plan.resources.threadgroup_bytes} bytes" in text
+        assert f"{explanation.plan.stages[0].resources.threadgroup_bytes} bytes" in text
 
     def test_refusals_are_told(self):
         text = str(tg.explain(tg.matmul, spec(9, 9, dtype=mx.int8), spec(9, 9, dtype=mx.int8)))

@@ -437,11 +437,11 @@ class TestWhatABackendGets:
         assert inputs["a"] is x
         assert inputs["b"] is w
         plan = tg.explain("matmul", x, w, transpose_b=True).plan
-        assert inputs["sizes"].tolist() == list(plan.launch.sizes)
+        assert inputs["sizes"].tolist() == list(plan.stages[0].launch.sizes)
         assert inputs["sizes"].dtype == mx.int32
         assert (launch["grid"], launch["threadgroup"]) == (
-            plan.launch.grid,
-            plan.launch.threadgroup,
+            plan.stages[0].launch.grid,
+            plan.stages[0].launch.threadgroup,
         )
         assert launch["stream"] == mx.cpu
         assert (y.shape, y.dtype) == ((33, 19), mx.float32)
@@ -508,6 +508,34 @@ class TestWhatABackendGets:
         with tg.use_kernel(kernel):
             tg.matmul(mx.zeros((33, 65)), mx.zeros((65, 19)))
         assert kernel in recording.sources[0].name
+
+
+@pytest.mark.usefixtures("kernels")
+class TestOnAKernelBackend:
+    """What an op prepares around a kernel, end to end; kernels' numbers have their own tests."""
+
+    def test_an_addend_without_axes_and_both_factors(self, rng):
+        x, w = floats(rng, (9, 40), mx.float16), floats(rng, (6, 40), mx.bfloat16)
+        y = tg.addmm(mx.array(2.5), x, w, alpha=-0.5, beta=3, transpose_b=True)
+        expected = -0.5 * exact(x) @ exact(w).T + 7.5
+        assert_rounded_once(y, expected, np.abs(exact(x)) @ np.abs(exact(w)).T + 7.5, 43)
+
+    def test_integer_factors(self, rng):
+        x, w = integers(rng, (5, 40), mx.int32), integers(rng, (6, 40), mx.int16)
+        c = integers(rng, (5, 1), mx.int8)
+        y = tg.addmm(c, x, w, alpha=-7, beta=2.0, transpose_b=True)
+        expected = -7 * (exact(x) @ exact(w).T) + 2 * exact(c)
+        assert np.array_equal(np.array(y), expected.astype(np.int32))
+
+    def test_a_mask_without_axes_a_scale_and_both_outputs(self, rng):
+        q = floats(rng, (1, 4, 9, 20), mx.float16)
+        k, v = (floats(rng, (1, 2, 11, 20), mx.float32) for _ in range(2))
+        for keep in (True, False):
+            out, lse = tg.attention_chain(q, k, v, scale=0.3, mask=mx.array(keep), return_lse=True)
+            mask = np.full((9, 11), keep)
+            expected = attention_reference(exact(q), exact(k), exact(v), 0.3, True, mask)
+            assert np.allclose(exact(out), expected[0], rtol=1e-5, atol=1e-5)
+            assert np.allclose(exact(lse), expected[1], rtol=1e-5, atol=1e-5)
 
 
 class TestUseKernel:

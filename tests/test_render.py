@@ -12,7 +12,7 @@ from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
 
 
-def plans():
+def stages():
     gemm = gemm_problem(
         "matmul",
         a_shape=(3, 33, 65),
@@ -36,16 +36,16 @@ def plans():
     for problem in (gemm, attention):
         for candidate in dispatch.choose(problem, chips.DEFAULT).candidates:
             if candidate.plan:
-                yield candidate.plan
+                yield from candidate.plan.stages
 
 
-PLANS = list(plans())
+STAGES = list(stages())
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_text_is_deterministic_ascii_and_small(plan):
-    source = render.render(plan.spec)
-    assert render.render.__wrapped__(plan.spec) == source
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.spec.label)
+def test_text_is_deterministic_ascii_and_small(stage):
+    source = render.render(stage.spec)
+    assert render.render.__wrapped__(stage.spec) == source
     text = source.header + source.body
     assert text.isascii()
     assert len(text) < 20_000
@@ -53,14 +53,14 @@ def test_text_is_deterministic_ascii_and_small(plan):
 
 
 def test_names_are_unique_per_text():
-    sources = [render.render(plan.spec) for plan in PLANS]
+    sources = [render.render(stage.spec) for stage in STAGES]
     assert len({source.name for source in sources}) == len({s.header + s.body for s in sources})
-    assert len({source.name for source in sources}) == len(PLANS)
+    assert len({source.name for source in sources}) == len(STAGES)
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=str)
-def test_every_line_maps_back_to_its_template(plan):
-    source = render.render(plan.spec)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.spec.label)
+def test_every_line_maps_back_to_its_template(stage):
+    source = render.render(stage.spec)
     for text in (source.header, source.body):
         name, number = "", 0
         for line in text.splitlines():
@@ -78,7 +78,7 @@ def test_every_line_maps_back_to_its_template(plan):
 def test_a_misspelt_name_does_not_render():
     environment = render._environment()
     with pytest.raises(jinja2.UndefinedError):
-        environment.from_string("{{ spec.blokc_m }}").render(spec=PLANS[0].spec)
+        environment.from_string("{{ spec.blokc_m }}").render(spec=STAGES[0].spec)
 
 
 @pytest.mark.parametrize("value", [True, 1.5, None])

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ..arguments import Number
 from ..dtypes import INT32
-from ..plan import Extent, Plan
+from ..plan import Extent, Plan, Stage
 from ..problem import Shape
 from .base import Backend, Executable, StreamOrDevice
 
@@ -19,15 +19,44 @@ Run = Callable[[Sequence[mx.array], tuple[Number, ...], StreamOrDevice], list[mx
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _KernelRun:
-    """A ready kernel and everything about its launch that one key of arguments fixes."""
+class _StageRun:
+    """A ready kernel and everything about its launch that one key of arguments fixes.
+
+    ``inputs`` says where each input comes from: an index into operands and earlier outputs.
+    """
 
     kernel: Executable
     output_shapes: list[Shape]
     output_dtypes: list[mx.Dtype]
     grid: Extent
     threadgroup: Extent
+    inputs: tuple[int, ...]
+    takes_factors: bool
     sizes: mx.array
+
+    def __call__(
+        self, arrays: Sequence[mx.array], factors: mx.array | None, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        inputs = [arrays[index] for index in self.inputs]
+        if self.takes_factors:
+            assert factors is not None
+            inputs.append(factors)
+        inputs.append(self.sizes)
+        return self.kernel(
+            inputs=inputs,
+            output_shapes=self.output_shapes,
+            output_dtypes=self.output_dtypes,
+            grid=self.grid,
+            threadgroup=self.threadgroup,
+            stream=stream,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlanRun:
+    """The ready stages of a plan."""
+
+    stages: tuple[_StageRun, ...]
     factors: tuple[int, ...]
     factor_dtype: mx.Dtype
     last_is_scalar: bool
@@ -38,22 +67,18 @@ class _KernelRun:
         factors: tuple[Number, ...],
         stream: StreamOrDevice,
     ) -> list[mx.array]:
-        inputs = [*operands]
+        arrays = [*operands]
         if self.last_is_scalar:
             # MLX binds an array without axes as a reference, which the kernels do not expect.
-            inputs[-1] = inputs[-1].reshape(1)
+            arrays[-1] = arrays[-1].reshape(1)
+        values = None
         if self.factors:
-            values = tuple([factors[index] for index in self.factors])
-            inputs.append(_factor_array(values, self.factor_dtype))
-        inputs.append(self.sizes)
-        return self.kernel(
-            inputs=inputs,
-            output_shapes=self.output_shapes,
-            output_dtypes=self.output_dtypes,
-            grid=self.grid,
-            threadgroup=self.threadgroup,
-            stream=stream,
-        )
+            values = _factor_array(tuple([factors[i] for i in self.factors]), self.factor_dtype)
+        outputs: list[mx.array] = []
+        for stage in self.stages:
+            outputs = stage(arrays, values, stream)
+            arrays += outputs
+        return outputs
 
 
 # Where each factor a kernel may want stands among those its op passes.
@@ -70,21 +95,44 @@ def kernel_run(plan: Plan, backend: Backend, *, last_is_scalar: bool) -> Run:
 
     Args:
         plan: The plan of a GEMM, or of an attention.
-        backend: Where its kernel is compiled.
+        backend: Where its kernels are compiled.
         last_is_scalar: Whether the last operand is an array without axes.
     """
-    # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
-    from ..render import render
-
-    is_integer = INT32 in plan.launch.output_dtypes
-    return _KernelRun(
-        kernel=backend.compile(render(plan.spec)),
-        output_shapes=list(plan.launch.output_shapes),
-        output_dtypes=[dtype.mlx for dtype in plan.launch.output_dtypes],
-        grid=plan.launch.grid,
-        threadgroup=plan.launch.threadgroup,
-        sizes=mx.array(plan.launch.sizes, dtype=mx.int32),
+    names = operand_names(plan)
+    stages = []
+    for stage in plan.stages:
+        stages.append(_stage_run(stage, names, backend))
+        names += stage.spec.output_names
+    is_integer = INT32 in plan.stages[-1].launch.output_dtypes
+    return _PlanRun(
+        stages=tuple(stages),
         factors=tuple(_FACTOR_POSITIONS[name] for name in plan.factors),
         factor_dtype=mx.int32 if is_integer else mx.float32,
         last_is_scalar=last_is_scalar,
+    )
+
+
+def operand_names(plan: Plan) -> tuple[str, ...]:
+    """Return the names of the arrays a plan takes from its op, in the op's order."""
+    produced = {name for stage in plan.stages for name in stage.spec.output_names}
+    names = [name for stage in plan.stages for name in stage.spec.input_names]
+    own = {"factors", "sizes"} | produced
+    return tuple(dict.fromkeys(name for name in names if name not in own))
+
+
+def _stage_run(stage: Stage, names: tuple[str, ...], backend: Backend) -> _StageRun:
+    # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
+    from ..render import render
+
+    arrays = [name for name in stage.spec.input_names if name not in ("factors", "sizes")]
+    launch = stage.launch
+    return _StageRun(
+        kernel=backend.compile(render(stage.spec)),
+        output_shapes=list(launch.output_shapes),
+        output_dtypes=[dtype.mlx for dtype in launch.output_dtypes],
+        grid=launch.grid,
+        threadgroup=launch.threadgroup,
+        inputs=tuple(names.index(name) for name in arrays),
+        takes_factors="factors" in stage.spec.input_names,
+        sizes=mx.array(launch.sizes, dtype=mx.int32),
     )

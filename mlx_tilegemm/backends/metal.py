@@ -35,7 +35,7 @@ def _kernel(source: Source) -> Executable:
 
 
 def generated_text(call: Callable[..., Sequence[mx.array]], operands: Sequence[mx.array]) -> str:
-    """Return the Metal text that MLX generates for the kernel which ``call(operands)`` launches.
+    """Return the Metal text that MLX generates for the kernels which ``call(operands)`` launches.
 
     MLX writes it while tracing an export, on machines without Metal too; nothing is evaluated.
     """
@@ -46,4 +46,4 @@ def generated_text(call: Callable[..., Sequence[mx.array]], operands: Sequence[m
             texts.append(event["arguments"][1])
 
     mx.export_function(record, lambda *arrays: list(call(arrays)), *operands)
-    return texts[-1]
+    return "\n".join(texts)

@@ -9,10 +9,10 @@ from math import ceil
 
 from ..chips.record import Chip
 from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
-from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH, Launch, Plan, Resources
+from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ..problem import AttentionProblem, MaskKind, Problem, attention_problem
 from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
-from .limits import reject_grid, reject_resources
+from .limits import reject_plan
 
 NAME = "attention_chain"
 PROBLEM = AttentionProblem
@@ -188,8 +188,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     reason = _reject_problem(problem) or _reject_tile(problem, config)
     if reason:
         return reason
-    built = plan(problem, config)
-    return reject_resources(built.resources) or reject_grid(built.launch)
+    return reject_plan(plan(problem, config))
 
 
 def _reject_problem(problem: AttentionProblem) -> str | None:
@@ -280,9 +279,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     return Plan(
         kernel=NAME,
         config=str(config),
-        spec=spec,
-        launch=_launch(problem, spec),
-        resources=spec.resources,
+        stages=(Stage(spec=spec, launch=_launch(problem, spec), resources=spec.resources),),
         factors=("scale",),
     )
 

@@ -12,7 +12,7 @@ from math import ceil
 
 from ..chips.record import Chip
 from ..dtypes import FLOATS, INTEGERS
-from ..plan import SIMD_WIDTH, Plan, Resources
+from ..plan import SIMD_WIDTH, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
 from .cost import TileWork, seconds
 from .gemm import (
@@ -27,7 +27,7 @@ from .gemm import (
 from .gemm import (
     variant_problems as gemm_variant_problems,
 )
-from .limits import reject_grid, reject_resources
+from .limits import reject_plan
 
 NAME = "gemm_scalar"
 PROBLEM = GemmProblem
@@ -143,8 +143,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     reason = reject_gemm(problem) or _reject_tile(config)
     if reason:
         return reason
-    built = plan(problem, config)
-    return reject_resources(built.resources) or reject_grid(built.launch)
+    return reject_plan(plan(problem, config))
 
 
 def _reject_tile(config: Config) -> str | None:
@@ -200,9 +199,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     return Plan(
         kernel=NAME,
         config=str(config),
-        spec=spec,
-        launch=launch,
-        resources=spec.resources,
+        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
         factors=gemm_factors(problem),
     )
 

@@ -8,7 +8,7 @@ from math import ceil
 
 from ..chips.record import Chip
 from ..dtypes import FLOATS
-from ..plan import SIMD_WIDTH, Plan, Resources
+from ..plan import SIMD_WIDTH, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
 from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
 from .gemm import (
@@ -24,7 +24,7 @@ from .gemm import (
 from .gemm import (
     variant_problems as gemm_variant_problems,
 )
-from .limits import reject_grid, reject_resources
+from .limits import reject_plan
 
 NAME = "gemm_simdgroup"
 PROBLEM = GemmProblem
@@ -184,8 +184,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     reason = reject_gemm(problem) or tiny_operand(problem) or _reject_tile(config)
     if reason:
         return reason
-    built = plan(problem, config)
-    return reject_resources(built.resources) or reject_grid(built.launch)
+    return reject_plan(plan(problem, config))
 
 
 def _reject_tile(config: Config) -> str | None:
@@ -256,9 +255,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     return Plan(
         kernel=NAME,
         config=str(config),
-        spec=spec,
-        launch=launch,
-        resources=spec.resources,
+        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
         factors=gemm_factors(problem),
     )
 

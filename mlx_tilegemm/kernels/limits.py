@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT, Launch, Resources
+from ..plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT, Launch, Plan, Resources
 
 MAX_GRID_THREADS = 2**31 - 1
 """MLX passes each dimension of the grid as a C int."""
@@ -26,4 +26,13 @@ def reject_grid(launch: Launch) -> str | None:
     """Return why MLX cannot launch the grid, or None."""
     if max(launch.grid) > MAX_GRID_THREADS:
         return f"a grid of {launch.grid} threads exceeds {MAX_GRID_THREADS} in one dimension"
+    return None
+
+
+def reject_plan(plan: Plan) -> str | None:
+    """Return which limit a stage of the plan exceeds, or None."""
+    for stage in plan.stages:
+        reason = reject_resources(stage.resources) or reject_grid(stage.launch)
+        if reason:
+            return reason
     return None
