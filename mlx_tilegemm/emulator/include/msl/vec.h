@@ -11,7 +11,8 @@ class vec;
 template <typename T, int N, typename V = vec<T, N>>
 class packed_vec;
 
-namespace _impl {
+// A namespace of its own, so that no helper of ours is found for a call with a swizzle argument.
+namespace _swizzles {
 
 enum swizzle_kind { range, gapped, repeated };
 
@@ -87,6 +88,13 @@ MSL_SWIZZLE_COMPOUND(<<)
 MSL_SWIZZLE_COMPOUND(>>)
 #undef MSL_SWIZZLE_COMPOUND
 
+}  // namespace _swizzles
+
+namespace _impl {
+
+using _swizzles::swizzle;
+using _swizzles::swizzle_kind;
+
 // A constructor argument that is a vector: unlike vec itself, never made from a scalar.
 template <class T, int N>
 struct part {
@@ -116,7 +124,7 @@ inline constexpr bool twins =
 #define MSL_NAMES4(a, b, c, d) a, b, c, d
 
 #define MSL_SWIZZLE(xyzw, rgba, kind, span, ...) \
-  _impl::swizzle<_impl::kind, T, vec<T, sizeof(#xyzw) - 1>, span, __VA_ARGS__> xyzw, rgba;
+  _swizzles::swizzle<_swizzles::kind, T, vec<T, sizeof(#xyzw) - 1>, span, __VA_ARGS__> xyzw, rgba;
 
 // Members that start at component 1, 2 or 3 sit behind padding of their own.
 #define MSL_FROM_Y(SWIZZLES) \

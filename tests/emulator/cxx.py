@@ -1,0 +1,88 @@
+"""Compiles small C++ programs against the emulator's include directory."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import mlx_tilegemm
+
+INCLUDE = Path(mlx_tilegemm.__file__).parent / "emulator" / "include"
+_FLAGS = (
+    "-std=c++17",
+    "-fsigned-char",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    f"-I{INCLUDE}",
+)
+_STRICT = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cxx:
+    """One C++ compiler and a folder to work in."""
+
+    command: str
+    folder: Path
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        excess = ("-Xclang", "-ffloat16-excess-precision=none") if "clang" in self.command else ()
+        return subprocess.run(
+            [self.command, *_FLAGS, *excess, *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def library(self, name: str, source: str) -> ctypes.CDLL:
+        """Compile and load a shared library; any warning is a failure."""
+        path = self.folder / f"{name}.so"
+        (self.folder / f"{name}.cpp").write_text(source)
+        done = self._run(*_STRICT, "-O0", "-fPIC", "-shared", f"{name}.cpp", "-o", str(path), "-lm")
+        assert done.returncode == 0, done.stderr[:4000]
+        return ctypes.CDLL(str(path))
+
+    def errors(self, source: str) -> dict[int, str]:
+        """Return the compiler's first error message per line of the source."""
+        (self.folder / "rejected.cpp").write_text(source)
+        unlimited = "-ferror-limit=0" if "clang" in self.command else "-fmax-errors=0"
+        done = self._run("-w", "-fsyntax-only", unlimited, "rejected.cpp")
+        found: dict[int, str] = {}
+        message = asked = ""
+        for line in done.stderr.splitlines():
+            here = re.match(r"rejected\.cpp:(\d+):", line)
+            if ": error: " in line:
+                message = line
+                # gcc says where it was asked for a template before the error in it, clang after.
+                where = here[1] if here else asked
+                asked = ""
+                if where:
+                    found.setdefault(int(where), message)
+            elif here and "required from" in line:
+                asked = here[1]
+            elif here and "requested here" in line and message:
+                found.setdefault(int(here[1]), message)
+        return found
+
+
+def compilers() -> list[str]:
+    """Return the C++ compilers of this machine that the headers support."""
+    return [name for name in ("g++", "clang++-19", "clang++") if shutil.which(name)][:2]
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """Return the address of a C-contiguous array."""
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def call(function: object, *arrays: np.ndarray) -> None:
+    """Call ``f(pointer..., n)``; n is the length of the first array."""
+    function(*(pointer(a) for a in arrays), ctypes.c_long(arrays[0].size))  # type: ignore[operator]
