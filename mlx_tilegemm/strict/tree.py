@@ -53,7 +53,9 @@ def _node_findings(node: Node) -> Iterator[Finding]:
     elif node.kind in FUNCTIONS and not node.implicit:
         yield from _function_findings(node)
     elif node.kind == "CXXRecordDecl" and node.raw.get("bases"):
-        yield _finding(node, "derived-class", f"{node.name} is derived; Metal has no derived classes")
+        yield _finding(
+            node, "derived-class", f"{node.name} is derived; Metal has no derived classes"
+        )
     elif node.kind == "ImplicitCastExpr":
         yield from _cast_findings(node)
     elif node.kind in ("UnaryOperator", "DeclRefExpr"):
@@ -150,7 +152,9 @@ def _function_address(node: Node) -> Iterator[Finding]:
         call = cast.parent
         if call and call.kind.endswith("CallExpr"):
             return
-        yield _finding(node, "function-pointer", f"{target.get('name')} is used other than by a call")
+        yield _finding(
+            node, "function-pointer", f"{target.get('name')} is used other than by a call"
+        )
 
 
 def _recursion(nodes: list[Node]) -> Iterator[Finding]:
@@ -206,12 +210,16 @@ def _space_overloads(nodes: Iterable[Node]) -> Iterator[Finding]:
         spelled = seen.setdefault(shape, node.type)
         if spelled != node.type:
             yield _finding(
-                node, "space-overload", f"{node.name} differs from an overload in address spaces alone"
+                node,
+                "space-overload",
+                f"{node.name} differs from an overload in address spaces alone",
             )
 
 
 def _template(node: Node) -> bool:
-    return bool(node.parent) and node.parent is not None and node.parent.kind == "FunctionTemplateDecl"
+    return (
+        bool(node.parent) and node.parent is not None and node.parent.kind == "FunctionTemplateDecl"
+    )
 
 
 def _pattern(node: Node) -> str:

@@ -20,8 +20,6 @@
 // Words of other shader stages: keywords of the language, so not free as names.
 #define vertex __attribute__((annotate("vertex")))
 #define fragment __attribute__((annotate("fragment")))
-#define visible __attribute__((annotate("visible")))
-#define stitchable __attribute__((annotate("stitchable")))
 #define ray_data __private
 #define object_data __global
 
