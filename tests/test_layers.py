@@ -61,7 +61,7 @@ def test_only_one_module_renders_and_one_calls_metal():
     assert importing("import jinja2") == {"render.py"}
     assert importing("mx.fast.metal_kernel(") <= {
         "backends/metal.py",
-        "emulator/text.py",
+        "emulator/metal_kernel.py",
     }
 
 

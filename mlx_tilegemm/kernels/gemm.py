@@ -192,24 +192,24 @@ def variant_problems(pairs: Iterable[tuple[DType, DType]]) -> Iterator[GemmProbl
     for a, b in pairs:
         for transpose_a, transpose_b in product((False, True), repeat=2):
             for sizes in (RAGGED, ALIGNED):
-                yield _variant(a, b, *sizes, transpose_a=transpose_a, transpose_b=transpose_b)
+                yield variant(a, b, *sizes, transpose_a=transpose_a, transpose_b=transpose_b)
     a, b = pairs[1]
     for m, n, k in product(
         (RAGGED[0], ALIGNED[0]), (RAGGED[1], ALIGNED[1]), (RAGGED[2], ALIGNED[2])
     ):
-        yield _variant(a, b, m, n, k)
-    yield _variant(a, b, *RAGGED, scaled=True)
+        yield variant(a, b, m, n, k)
+    yield variant(a, b, *RAGGED, scaled=True)
     for batch in ((3,), (2, 3)):
         for shared in (False, True):
-            yield _variant(a, b, *RAGGED, a_batch=batch, b_batch=() if shared else batch[-1:])
+            yield variant(a, b, *RAGGED, a_batch=batch, b_batch=() if shared else batch[-1:])
     addends = FLOATS if a.kind is Kind.FLOAT else INTEGERS
     for c in addends:
         for rows, columns in product((1, RAGGED[0]), (1, RAGGED[1])):
-            yield _variant(a, b, *RAGGED, c=c, c_shape=(rows, columns))
-    yield _variant(a, b, *RAGGED, a_batch=(3,), b_batch=(3,), c=a, c_shape=(3, 1, RAGGED[1]))
+            yield variant(a, b, *RAGGED, c=c, c_shape=(rows, columns))
+    yield variant(a, b, *RAGGED, a_batch=(3,), b_batch=(3,), c=a, c_shape=(3, 1, RAGGED[1]))
     if a.kind is Kind.FLOAT:
         for (x, y), out in product(pairs, FLOATS):
-            yield _variant(x, y, *RAGGED, out=out)
+            yield variant(x, y, *RAGGED, out=out)
 
 
 RAGGED = (33, 37, 43)
@@ -219,7 +219,7 @@ ALIGNED = (64, 64, 64)
 """m, n, k on every tile."""
 
 
-def _variant(
+def variant(
     a: DType,
     b: DType,
     m: int,
@@ -235,6 +235,7 @@ def _variant(
     out: DType | None = None,
     scaled: bool = False,
 ) -> GemmProblem:
+    """Return the problem of a product with everything but what is named left at its default."""
     return gemm_problem(
         "variant",
         a_shape=(*a_batch, *((k, m) if transpose_a else (m, k))),
