@@ -54,7 +54,9 @@ def _runtime_digest() -> str:
 @lru_cache(maxsize=8)
 def build_runtime(compiler: Compiler) -> Path:
     """Path of the runtime library, built if need be."""
-    key = "runtime-" + cache.digest((_runtime_digest(), compiler.identity, *compiler.flags(checked=False)))
+    key = "runtime-" + cache.digest(
+        (_runtime_digest(), compiler.identity, *compiler.flags(checked=False))
+    )
 
     def make(directory: Path) -> None:
         sources = sorted(str(path) for path in RUNTIME.glob("*.cpp"))

@@ -32,7 +32,12 @@ _FAILURES = {
 }
 _KINDS = tuple(FindingKind)
 _ACCESSES = ("load", "store", "atomic access")
-_COLLECTIVES = ("simd function", "simdgroup matrix operation", "simdgroup_barrier", "threadgroup_barrier")
+_COLLECTIVES = (
+    "simd function",
+    "simdgroup matrix operation",
+    "simdgroup_barrier",
+    "threadgroup_barrier",
+)
 
 # The runtime has one address space and one set of workers.
 _launch_lock = threading.Lock()
@@ -179,9 +184,7 @@ class LoadedKernel:
                 self._runtime.msl_rt_cancel()
             counters = native.Counters()
             records = (native.Finding * native.MAX_FINDINGS)()
-            count = self._runtime.msl_rt_end(
-                ctypes.byref(counters), records, native.MAX_FINDINGS
-            )
+            count = self._runtime.msl_rt_end(ctypes.byref(counters), records, native.MAX_FINDINGS)
         return counters, list(records[:count])
 
     def _wait(self, time_limit: float) -> None:

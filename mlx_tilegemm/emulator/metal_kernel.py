@@ -255,8 +255,13 @@ def _strided_buffer(view: Array) -> Buffer:
     low = address + sum(
         min(0, stride * (size - 1)) for size, stride in zip(view.shape, view.strides, strict=True)
     )
-    high = address + view.itemsize + sum(
-        max(0, stride * (size - 1)) for size, stride in zip(view.shape, view.strides, strict=True)
+    high = (
+        address
+        + view.itemsize
+        + sum(
+            max(0, stride * (size - 1))
+            for size, stride in zip(view.shape, view.strides, strict=True)
+        )
     )
     span = np.frombuffer((ctypes.c_uint8 * (high - low)).from_address(low), np.uint8).copy()
     return Buffer(data=span, read_only=True, start=address - low)

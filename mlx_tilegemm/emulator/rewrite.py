@@ -25,10 +25,14 @@ from .signature import (
 
 ConstantValue = bool | int | float
 
-_METAL_INCLUDE = re.compile(r'\s*#\s*include\s*<(metal_\w+|metal_stdlib|simd/simd\.h)>')
+_METAL_INCLUDE = re.compile(r"\s*#\s*include\s*<(metal_\w+|metal_stdlib|simd/simd\.h)>")
 _INCLUDE = re.compile(r"\s*#\s*include\b")
-_HIDING_MACRO = re.compile(r"\s*#\s*define\b.*(\bkernel\b|\bthreadgroup\b|\[\[|\binstantiate_)", re.DOTALL)
-_SUFFIXED = re.compile(r"^(?P<digits>[0-9.][0-9.eE+']*(?:(?<=[eE])-[0-9]+)?)(?P<suffix>[hH]|bf|BF)$")
+_HIDING_MACRO = re.compile(
+    r"\s*#\s*define\b.*(\bkernel\b|\bthreadgroup\b|\[\[|\binstantiate_)", re.DOTALL
+)
+_SUFFIXED = re.compile(
+    r"^(?P<digits>[0-9.][0-9.eE+']*(?:(?<=[eE])-[0-9]+)?)(?P<suffix>[hH]|bf|BF)$"
+)
 _SUFFIXED_ANYWHERE = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)(h|H|bf|BF)\b")
 
 _STORAGE_WORDS = frozenset(("threadgroup", "const", "volatile", "static", "typename", "struct"))
@@ -183,9 +187,7 @@ class _Editor:
             return
         found = _SUFFIXED.match(token.text)
         if found:
-            self.edits.append(
-                (token.start, token.end, _literal(found["digits"], found["suffix"]))
-            )
+            self.edits.append((token.start, token.end, _literal(found["digits"], found["suffix"])))
 
     def _starts_statement(self, index: int) -> bool:
         before = index - 1

@@ -109,7 +109,10 @@ def run_text(
     )
     bound = {index: _buffer(value) for index, value in _by_index(loaded.entry, buffers).items()}
     counters = loaded.launch(
-        bound, _three("grid", grid), _three("threadgroup", threadgroup), chosen,
+        bound,
+        _three("grid", grid),
+        _three("threadgroup", threadgroup),
+        chosen,
         dynamic_threadgroup or {},
     )
     return Launched(outputs=_outputs(loaded, bound), counters=counters, text=text)

@@ -44,9 +44,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.checks not in _CHECKS:
-            raise ValueError(f"[settings] Expected checks to be one of {_CHECKS}, got {self.checks!r}.")
+            raise ValueError(
+                f"[settings] Expected checks to be one of {_CHECKS}, got {self.checks!r}."
+            )
         if self.order not in _ORDERS:
-            raise ValueError(f"[settings] Expected order to be one of {_ORDERS}, got {self.order!r}.")
+            raise ValueError(
+                f"[settings] Expected order to be one of {_ORDERS}, got {self.order!r}."
+            )
         if not 0 <= self.workers <= 64:
             raise ValueError(f"[settings] Expected 0 to 64 workers, got {self.workers}.")
         if self.time_limit <= 0:

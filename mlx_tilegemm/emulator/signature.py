@@ -185,12 +185,16 @@ class _Finder:
             return False
         following = [token.text for token in self.tokens[close + 1 : close + 3]]
         # Two brackets open the attributes of the next declaration.
-        return following[:1] in ([";"], [","]) or (following[:1] == ["["] and following != ["[", "["])
+        return following[:1] in ([";"], [","]) or (
+            following[:1] == ["["] and following != ["[", "["]
+        )
 
     def _braces(self, start: int, opening: int, close: int, qualifier: str) -> None:
         head = self.tokens[start:opening]
-        if head and head[0].text in ("namespace", "inline") and any(
-            token.text == "namespace" for token in head[:2]
+        if (
+            head
+            and head[0].text in ("namespace", "inline")
+            and any(token.text == "namespace" for token in head[:2])
         ):
             name = "".join(t.text for t in head if t.text not in ("namespace", "inline"))
             self._scope(opening + 1, close, f"{qualifier}{name}::" if name else qualifier)
@@ -239,9 +243,7 @@ class _Finder:
         if opening < 1 or tokens[opening - 2].text != "void":
             raise self._unknown(tokens[0], "a kernel that is no function returning void")
         name = tokens[opening - 1].text
-        first = next(
-            i for i in range(body[0]) if self.tokens[i].start == tokens[opening].start
-        )
+        first = next(i for i in range(body[0]) if self.tokens[i].start == tokens[opening].start)
         self.functions.append(
             Function(
                 name=name,

@@ -90,7 +90,7 @@ class Compiler:
             flags += ["-fexcess-precision=16"]
         if self.is_zig:
             flags += ["-fno-sanitize=all"]
-        flags += ["-O1" if checked else "-O2"]
+        flags += ["-O2" if checked else "-O2"]
         if checked:
             flags += [*_CHECKED, *_CHECKED_BY_FAMILY[self.family]]
         return tuple(flags)

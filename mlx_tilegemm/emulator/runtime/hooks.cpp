@@ -17,15 +17,15 @@ using msl_rt::Worker;
 namespace {
 
 inline void check(const void* address, size_t bytes, Access access, uint64_t pc) {
-  Worker* worker = current_worker();
-  if (worker == nullptr || !worker->on_fiber()) return;
-  msl_rt::check_access(worker, reinterpret_cast<uintptr_t>(address), bytes, access, pc);
+  const uintptr_t value = reinterpret_cast<uintptr_t>(address);
+  if (!msl_rt::AddressSpace::owns(value)) return;
+  msl_rt::check_access(current_worker(), value, bytes, access, pc);
 }
 
 inline void check_aligned(const void* address, size_t bytes, Access access, uint64_t pc) {
-  Worker* worker = current_worker();
-  if (worker == nullptr || !worker->on_fiber()) return;
   const uintptr_t value = reinterpret_cast<uintptr_t>(address);
+  if (!msl_rt::AddressSpace::owns(value)) return;
+  Worker* worker = current_worker();
   if (value & (bytes - 1)) msl_rt::report_misaligned(worker, value, bytes, access, pc);
   msl_rt::check_access(worker, value, bytes, access, pc);
 }

@@ -54,13 +54,8 @@ struct Launch {
   std::vector<uint32_t> shuffled;  // for the random order
   std::atomic<uint64_t> next{0};
   std::atomic<bool> stop{false};
-  // By worker: its clock when it joined the launch. Records with smaller clocks are of no concern,
-  // and so is every record of a worker that did not join.
-  std::atomic<uint64_t> start_clock[max_workers];
-
-  Launch() {
-    for (std::atomic<uint64_t>& clock : start_clock) clock = UINT64_MAX;
-  }
+  // Records with smaller clocks are of earlier launches.
+  uint64_t start_clock = 0;
 
   uint64_t take() {  // linear index of the next threadgroup, or threadgroup_count
     const uint64_t turn = next.fetch_add(1, std::memory_order_relaxed);

@@ -36,17 +36,18 @@ void unmap_memory(void* address, size_t bytes) {
   munmap(address, bytes);
 }
 
+uintptr_t AddressSpace::base_ = 0;
+uintptr_t AddressSpace::span_ = 0;
+
 bool AddressSpace::reserve() {
-  threadgroup_span_ = uintptr_t(max_workers * max_storages) << threadgroup_shift;
-  threadgroup_base_ = reserve_range(threadgroup_span_);
-  if (threadgroup_base_ == 0) return false;
   // 32 GiB a slot keep a 32-bit index that wrapped round within its own slot; small machines and
   // limits on address space get less.
   for (device_shift_ = 35; device_shift_ >= 28; device_shift_ -= 1) {
-    device_span_ = uintptr_t(max_buffers) << device_shift_;
-    device_base_ = reserve_range(device_span_);
-    if (device_base_ != 0) return true;
+    span_ = threadgroup_span + (uintptr_t(max_buffers) << device_shift_);
+    base_ = reserve_range(span_);
+    if (base_ != 0) return true;
   }
+  span_ = 0;
   return false;
 }
 
@@ -86,7 +87,7 @@ void AddressSpace::forget_strays() {
 Region* AddressSpace::place_buffer(uint32_t index, size_t bytes, size_t offset) {
   if (index >= max_buffers || bytes > largest_buffer()) return nullptr;
   Region* region = &device_[index];
-  const uintptr_t slot = device_base_ + (uintptr_t(index) << device_shift_);
+  const uintptr_t slot = base_ + threadgroup_span + (uintptr_t(index) << device_shift_);
   region->start = slot + (uintptr_t(1) << (device_shift_ - 2)) + offset;
   region->bytes = bytes;
   region->index = index;
@@ -98,7 +99,7 @@ Region* AddressSpace::place_storage(
     uint32_t worker, uint32_t declaration, size_t bytes, size_t alignment) {
   Region* region = storage(worker, declaration);
   const uintptr_t slot =
-      threadgroup_base_ + (uintptr_t(worker * max_storages + declaration) << threadgroup_shift);
+      base_ + (uintptr_t(worker * max_storages + declaration) << threadgroup_shift);
   // An odd multiple of the alignment: aligned as asked for and no better.
   region->start = slot + (uintptr_t(1) << (threadgroup_shift - 1)) + alignment;
   region->bytes = bytes;

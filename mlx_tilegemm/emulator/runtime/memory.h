@@ -39,18 +39,15 @@ class AddressSpace {
   // Null when no address range could be reserved.
   static AddressSpace* instance();
 
+  // Whether an address may be one of ours; most accesses of checked code are to stacks.
+  static bool owns(uintptr_t address) { return address - base_ < span_; }
+
   // The region of a slot that holds `address`, even when the address is outside the block itself.
   Region* find(uintptr_t address) {
-    uintptr_t offset = address - device_base_;
-    if (offset < device_span_) return &device_[offset >> device_shift_];
-    offset = address - threadgroup_base_;
-    if (offset < threadgroup_span_) return &threadgroup_[offset >> threadgroup_shift];
+    const uintptr_t offset = address - base_;
+    if (offset < threadgroup_span) return &threadgroup_[offset >> threadgroup_shift];
+    if (offset < span_) return &device_[(offset - threadgroup_span) >> device_shift_];
     return nullptr;
-  }
-
-  bool owns(uintptr_t address) const {
-    return address - device_base_ < device_span_ ||
-           address - threadgroup_base_ < threadgroup_span_;
   }
 
   // Places a block in a slot, `offset` bytes past a page's start, with memory behind it.
@@ -83,10 +80,12 @@ class AddressSpace {
   AddressSpace() = default;
   bool reserve();
 
+  // One range: the threadgroup slots of all workers, then the slots of the buffers.
   static constexpr uint32_t threadgroup_shift = 24;
+  static constexpr uintptr_t threadgroup_span = uintptr_t(max_workers * max_storages)
+                                                << threadgroup_shift;
+  static uintptr_t base_, span_;
   uint32_t device_shift_ = 0;
-  uintptr_t device_base_ = 0, device_span_ = 0;
-  uintptr_t threadgroup_base_ = 0, threadgroup_span_ = 0;
   static constexpr uint32_t max_strays = 1024;
   std::atomic<uint32_t> stray_count_{0};
   uintptr_t strays_[max_strays] = {};

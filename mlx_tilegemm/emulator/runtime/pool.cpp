@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -46,6 +47,9 @@ bool Pool::start(Launch* launch, uint32_t workers) {
   while (size_ < workers) {
     if (!add_worker()) return false;
   }
+  // The clocks of all workers start a launch together, ahead of all that they ever were.
+  for (uint32_t i = 0; i < size_; ++i) latest_ = std::max(latest_, workers_[i]->clock);
+  launch->start_clock = ++latest_;
   for (uint32_t i = 0; i < workers; ++i) workers_[i]->begin(launch);
   started_ = running_ = workers;
   ++round_;
@@ -54,7 +58,7 @@ bool Pool::start(Launch* launch, uint32_t workers) {
 }
 
 void Pool::serve(Worker* worker, uint64_t seen) {
-  set_current_worker(worker);
+  this_worker = worker;
   prepare_thread_for_faults();
   for (;;) {
     std::unique_lock<std::mutex> lock(mutex_);

@@ -34,6 +34,7 @@ class Pool {
   pthread_t threads_[max_workers] = {};
   uint32_t size_ = 0;
   uint64_t round_ = 0;
+  uint64_t latest_ = 0;
   uint32_t started_ = 0;
   uint32_t running_ = 0;
 };

@@ -21,6 +21,11 @@ uint32_t access_code(Access access) {
   return is_atomic(access) ? 2 : is_store(access) ? 1 : 0;
 }
 
+AddressSpace* space() {
+  static AddressSpace* const instance = AddressSpace::instance();
+  return instance;
+}
+
 Place no_place() {
   return Place();
 }
@@ -39,15 +44,20 @@ Finding* report_access(
 // The view that one access has of the records it meets.
 struct Observer {
   Worker* worker;
+  const Region* region;
   uint32_t space;
   uint32_t thread;
   const Simdgroup* group;
+  uintptr_t address;
+  size_t bytes;
+  Access access;
+  uint64_t pc;
 
   // Whether a record of another threadgroup is of this launch. Threadgroup memory starts anew with
   // each threadgroup.
   bool is_live(Record record) const {
-    if (space == static_cast<uint32_t>(Space::threadgroup)) return false;
-    return record.clock() >= worker->launch->start_clock[record.worker()];
+    return space == static_cast<uint32_t>(Space::device) &&
+           record.clock() >= worker->launch->start_clock;
   }
 
   bool same_threadgroup(Record record) const {
@@ -71,7 +81,7 @@ struct Observer {
   }
 
   // The record that stands for `previous` and for this access.
-  Record merged(Record previous, bool atomic) const {
+  uint64_t merged(Record previous, bool atomic) const {
     uint64_t flags = atomic ? record_atomic : 0;
     if (same_threadgroup(previous)) {
       if (!is_ordered(previous)) {
@@ -81,111 +91,141 @@ struct Observer {
     } else if (is_live(previous)) {
       flags |= record_many | record_spread | record_foreign;
     }
-    return Record(worker->clock, flags, worker->index, thread);
+    return Record(worker->clock, flags, worker->index, thread).bits();
+  }
+
+  Finding* report(Kind kind) const {
+    return report_access(worker, kind, pc, region, address, bytes, access);
+  }
+
+  void report_race(Record other, bool other_wrote) const {
+    Finding* finding = report(Kind::race);
+    if (finding == nullptr) return;
+    const bool foreign = !same_threadgroup(other) || (other.flags() & record_foreign);
+    finding->other_thread = static_cast<int32_t>(other.thread());
+    finding->other_threadgroup = foreign ? 1 : 0;
+    std::snprintf(
+        finding->text, sizeof(finding->text), "%s%s", other_wrote ? "written" : "read",
+        other.flags() & record_atomic ? " atomically" : "");
   }
 };
-
-void report_race(
-    const Observer& observer, const Region* region, Record other, uintptr_t address, size_t bytes,
-    Access access, bool other_wrote, uint64_t pc) {
-  Finding* finding =
-      report_access(observer.worker, Kind::race, pc, region, address, bytes, access);
-  if (finding == nullptr) return;
-  const bool foreign = !observer.same_threadgroup(other) || (other.flags() & record_foreign);
-  finding->other_thread = static_cast<int32_t>(other.thread());
-  finding->other_threadgroup = foreign ? 1 : 0;
-  std::snprintf(
-      finding->text, sizeof(finding->text), "%s%s", other_wrote ? "written" : "read",
-      other.flags() & record_atomic ? " atomically" : "");
-}
 
 // Threadgroup memory belongs to one worker. Device memory is shared by all of them: its records are
 // exchanged atomically, each access first leaving its own and then looking at the other kind, so
 // that of two conflicting accesses at least one sees the other.
 template <bool Shared>
-struct Cells {
-  static uint64_t load(uint64_t* word) {
-    return Shared ? __atomic_load_n(word, __ATOMIC_SEQ_CST) : *word;
-  }
-
-  static Record replace(uint64_t* word, const Observer& observer, bool atomic) {
-    uint64_t seen = Shared ? __atomic_load_n(word, __ATOMIC_RELAXED) : *word;
-    for (;;) {
-      const uint64_t mine = observer.merged(Record(seen), atomic).bits();
-      if (!Shared) {
-        *word = mine;
-        return Record(seen);
-      }
-      if (mine == seen || __atomic_compare_exchange_n(
-                              word, &seen, mine, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
-        return Record(seen);
-      }
-    }
-  }
-};
+uint64_t look(uint64_t* word) {
+  return Shared ? __atomic_load_n(word, __ATOMIC_SEQ_CST) : *word;
+}
 
 template <bool Shared>
-struct Checker {
-  Observer observer;
-  const Region* region;
-  uintptr_t address;
-  size_t bytes;
-  Access access;
-  uint64_t pc;
-
-  void race(Record other, bool other_wrote) const {
-    report_race(observer, region, other, address, bytes, access, other_wrote, pc);
-  }
-
-  void load(Cell* cell) const {
-    Cells<Shared>::replace(&cell->read, observer, false);
-    const Record written(Cells<Shared>::load(&cell->write));
-    if (observer.same_threadgroup(written)) {
-      if (!observer.is_ordered(written)) race(written, true);
-    } else if (Shared && observer.is_live(written)) {
-      race(written, true);
-    } else if (!(region->flags & region_initialized)) {
-      report_access(observer.worker, Kind::uninitialized, pc, region, address, bytes, access);
+__attribute__((noinline)) Record leave(uint64_t* word, const Observer& observer, bool atomic) {
+  uint64_t seen = look<Shared>(word);
+  for (;;) {
+    const uint64_t mine = observer.merged(Record(seen), atomic);
+    if (mine == seen) return Record(seen);
+    if (!Shared) {
+      *word = mine;
+      return Record(seen);
+    }
+    if (__atomic_compare_exchange_n(
+            word, &seen, mine, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+      return Record(seen);
     }
   }
+}
 
-  void store(Cell* cell) const {
-    const Record written = Cells<Shared>::replace(&cell->write, observer, false);
-    if (observer.conflicts(written)) race(written, true);
-    const Record read(Cells<Shared>::load(&cell->read));
-    if (observer.conflicts(read)) race(read, false);
+template <bool Shared>
+__attribute__((noinline)) void check_load(Cell* cell, const Observer& observer) {
+  leave<Shared>(&cell->read, observer, false);
+  const Record written(look<Shared>(&cell->write));
+  if (observer.same_threadgroup(written)) {
+    if (!observer.is_ordered(written)) observer.report_race(written, true);
+  } else if (observer.is_live(written)) {
+    observer.report_race(written, true);
+  } else if (!(observer.region->flags & region_initialized)) {
+    observer.report(Kind::uninitialized);
   }
+}
 
-  void atomic(Cell* cell) const {
-    const bool writes = is_store(access);
-    const Record written = writes ? Cells<Shared>::replace(&cell->write, observer, true)
-                                  : Record(Cells<Shared>::load(&cell->write));
-    if (!(written.flags() & record_atomic) && observer.conflicts(written)) race(written, true);
-    if (writes) {
-      const Record read(Cells<Shared>::load(&cell->read));
-      if (observer.conflicts(read)) race(read, false);
-    }
-    if (access == Access::atomic_store || (region->flags & region_initialized)) return;
-    if (!observer.same_threadgroup(written) && !(Shared && observer.is_live(written))) {
-      report_access(observer.worker, Kind::uninitialized, pc, region, address, bytes, access);
-    }
+template <bool Shared>
+__attribute__((noinline)) void check_store(Cell* cell, const Observer& observer) {
+  const Record written = leave<Shared>(&cell->write, observer, false);
+  if (observer.conflicts(written)) observer.report_race(written, true);
+  const Record read(look<Shared>(&cell->read));
+  if (observer.conflicts(read)) observer.report_race(read, false);
+}
+
+template <bool Shared>
+__attribute__((noinline)) void check_atomic(Cell* cell, const Observer& observer) {
+  const Access access = observer.access;
+  Record written(look<Shared>(&cell->write));
+  if (is_store(access)) {
+    written = leave<Shared>(&cell->write, observer, true);
+    const Record read(look<Shared>(&cell->read));
+    if (observer.conflicts(read)) observer.report_race(read, false);
   }
+  if (!(written.flags() & record_atomic) && observer.conflicts(written)) {
+    observer.report_race(written, true);
+  }
+  if (access == Access::atomic_store || (observer.region->flags & region_initialized)) return;
+  if (!observer.same_threadgroup(written) && !observer.is_live(written)) {
+    observer.report(Kind::uninitialized);
+  }
+}
 
-  void run() const {
-    const size_t first = (address - region->start) >> region->granule_shift;
-    const size_t last = (address - region->start + bytes - 1) >> region->granule_shift;
-    for (size_t i = first; i <= last; ++i) {
-      Cell* cell = &region->cells[i];
-      if (is_atomic(access)) {
-        atomic(cell);
-      } else if (is_store(access)) {
-        store(cell);
-      } else {
-        load(cell);
-      }
-    }
+// Answers the common cases by comparing whole records, which begin with the clock.
+struct Shortcut {
+  uint64_t mine;     // the record of this access, were it alone
+  uint64_t started;  // no record of this threadgroup, or of this launch, is smaller
+  uint64_t ordered;  // records of this threadgroup below this one are ordered before this access
+
+  // Other threads have read since the last barrier, and the record says so already.
+  bool is_known_reader(uint64_t read) const {
+    constexpr uint64_t spread = (record_many | record_spread) << 16;
+    return read == mine || ((read & spread) == spread && read >> 20 == mine >> 20);
   }
 };
+
+void check_cells_threadgroup(Cell* first, size_t count, const Observer& observer) {
+  const Worker* worker = observer.worker;
+  const Shortcut shortcut = {
+      Record(worker->clock, 0, worker->index, observer.thread).bits(),
+      worker->threadgroup_start << 20, worker->ordered[1] << 20};
+  for (Cell* cell = first; cell != first + count; ++cell) {
+    const uint64_t written = cell->write;
+    const uint64_t read = cell->read;
+    if (observer.access == Access::load) {
+      const bool is_set = written >= shortcut.started && written < shortcut.ordered;
+      if (is_set && shortcut.is_known_reader(read)) continue;
+      if (is_set && read < shortcut.ordered) {
+        cell->read = shortcut.mine;
+        continue;
+      }
+      check_load<false>(cell, observer);
+    } else if (observer.access == Access::store) {
+      if (written < shortcut.ordered && read < shortcut.ordered) {
+        cell->write = shortcut.mine;
+        continue;
+      }
+      check_store<false>(cell, observer);
+    } else {
+      check_atomic<false>(cell, observer);
+    }
+  }
+}
+
+void check_cells_device(Cell* first, size_t count, const Observer& observer) {
+  for (Cell* cell = first; cell != first + count; ++cell) {
+    if (observer.access == Access::load) {
+      check_load<true>(cell, observer);
+    } else if (observer.access == Access::store) {
+      check_store<true>(cell, observer);
+    } else {
+      check_atomic<true>(cell, observer);
+    }
+  }
+}
 
 void count(Worker* worker, const Region* region, size_t bytes, Access access) {
   Counters& counters = worker->counters;
@@ -203,8 +243,7 @@ void count(Worker* worker, const Region* region, size_t bytes, Access access) {
 }  // namespace
 
 void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc) {
-  const Region* region = AddressSpace::instance()->find(address);
-  if (region == nullptr) return;
+  const Region* region = space()->find(address);
   const uintptr_t offset = address - region->start;
   if (offset >= region->bytes || bytes > region->bytes - offset) {
     report_access(worker, Kind::out_of_bounds, pc, region, address, bytes, access);
@@ -219,18 +258,20 @@ void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access
   }
   const Fiber* fiber = worker->current;
   const Observer observer = {
-      worker, static_cast<uint32_t>(region->space), fiber->thread, fiber->group};
+      worker,       region,  static_cast<uint32_t>(region->space),
+      fiber->thread, fiber->group, address, bytes, access, pc};
+  const size_t first = offset >> region->granule_shift;
+  const size_t last = (offset + bytes - 1) >> region->granule_shift;
   if (region->space == Space::threadgroup) {
-    Checker<false>{observer, region, address, bytes, access, pc}.run();
+    check_cells_threadgroup(region->cells + first, last - first + 1, observer);
   } else {
-    Checker<true>{observer, region, address, bytes, access, pc}.run();
+    check_cells_device(region->cells + first, last - first + 1, observer);
   }
 }
 
 void report_misaligned(
     Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc) {
-  const Region* region = AddressSpace::instance()->find(address);
-  if (region == nullptr) return;
+  const Region* region = space()->find(address);
   report_access(worker, Kind::misaligned, pc, region, address, bytes, access);
 }
 
@@ -240,7 +281,7 @@ void check_written(Launch* launch, const Region* region, Worker* reporter) {
   size_t first = 0;
   for (size_t i = 0; i < cells; ++i) {
     const Record record(region->cells[i].write);
-    if (record.clock() >= launch->start_clock[record.worker()]) continue;
+    if (record.clock() >= launch->start_clock) continue;
     if (missing++ == 0) first = i;
   }
   if (missing == 0) return;

@@ -32,7 +32,8 @@ class Record {
   uint64_t bits_;
 };
 
-// Checks one access of the running fiber; `pc` says where it stands.
+// Checks one access of the running fiber to an address that AddressSpace owns; `pc` says where it
+// stands.
 void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc);
 
 void report_misaligned(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc);

@@ -21,11 +21,6 @@ constexpr size_t escape_bytes = size_t(64) << 10;
 constexpr uint64_t stack_guard = 0x5afe57acc0de5afeull;
 constexpr size_t threadgroup_limit = 32768;
 
-#if defined(__linux__)
-__attribute__((tls_model("initial-exec")))
-#endif
-thread_local Worker* this_worker = nullptr;
-
 uint32_t all_lanes(uint32_t lanes) {
   return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
 }
@@ -56,13 +51,7 @@ T* allocate_array(size_t count) {
 
 }  // namespace
 
-Worker* current_worker() {
-  return this_worker;
-}
-
-void set_current_worker(Worker* worker) {
-  this_worker = worker;
-}
+__thread Worker* this_worker = nullptr;
 
 bool Place::same_file(const char* other) const {
   return file == other || (file && other && std::strcmp(file, other) == 0);
@@ -96,7 +85,7 @@ void Worker::begin(Launch* next) {
   counters = {};
   std::memset(storages, 0, sizeof(storages));
   shape_ = {};
-  next->start_clock[index] = ++clock;
+  clock = next->start_clock;
   const LaunchArguments& arguments = next->arguments;
   AddressSpace* space = AddressSpace::instance();
   uint32_t dynamic = 0;
@@ -327,7 +316,7 @@ void Worker::give_way() {
   }
 }
 
-bool Worker::rendezvous(const Place& place) {
+bool Worker::rendezvous(Place place) {
   Fiber* self = current;
   Simdgroup* group = self->group;
   if (group->at_collective == 0) {
@@ -417,7 +406,7 @@ Fiber* Worker::settle_simdgroup(Simdgroup* group) {
   return leader;
 }
 
-void Worker::threadgroup_barrier(uint32_t flags, const Place& place) {
+void Worker::threadgroup_barrier(uint32_t flags, Place place) {
   Fiber* self = current;
   if (waiting_ == 0) {
     barrier_place_ = place;
@@ -438,7 +427,7 @@ void Worker::threadgroup_barrier(uint32_t flags, const Place& place) {
 }
 
 // Lets every waiting fiber go on.
-void Worker::finish_barrier(const Place& place) {
+void Worker::finish_barrier(Place place) {
   if (strict && alive_ != threads_) {
     report_divergence(place, current, "other threads of the threadgroup have returned");
   }
@@ -470,7 +459,7 @@ Fiber* Worker::settle_barrier() {
   return next_fiber();
 }
 
-void Worker::simdgroup_barrier(uint32_t flags, const Place& place) {
+void Worker::simdgroup_barrier(uint32_t flags, Place place) {
   if (!rendezvous(place)) return;
   order_memory(flags, current->group);
   ++counters.simdgroup_barriers;
@@ -491,7 +480,7 @@ void Worker::order_memory(uint32_t flags, Simdgroup* only) {
   }
 }
 
-void Worker::note_uniform(uint64_t operands, const Place& place) {
+void Worker::note_uniform(uint64_t operands, Place place) {
   current->uniform = mix(current->uniform + operands);
   current->place = place;
   current->group->check_uniform = true;
@@ -514,7 +503,7 @@ void Worker::compare_uniform(Simdgroup* group) {
 }
 
 void* Worker::threadgroup_storage(
-    uint32_t declaration, const StorageType& type, const char* name, const Place& place) {
+    uint32_t declaration, const StorageType& type, const char* name, Place place) {
   declaration %= max_storages;
   Storage* storage = &storages[declaration];
   if (storage->region == nullptr) place_storage(declaration, type, name, place);
@@ -522,7 +511,7 @@ void* Worker::threadgroup_storage(
 }
 
 void Worker::place_storage(
-    uint32_t declaration, const StorageType& type, const char* name, const Place& place) {
+    uint32_t declaration, const StorageType& type, const char* name, Place place) {
   AddressSpace* space = AddressSpace::instance();
   const bool misalign = launch->arguments.misalign != 0;
   const size_t alignment = misalign ? type.alignment : std::max<size_t>(type.alignment, 16);
@@ -554,7 +543,7 @@ static void set_extent(uint32_t* out, const Extent& extent) {
   out[2] = extent.z;
 }
 
-Finding* Worker::report(Kind kind, uint64_t pc, const Place& place, const Region* region) {
+Finding* Worker::report(Kind kind, uint64_t pc, Place place, const Region* region) {
   Owner owner = Owner::none;
   uint32_t owner_index = 0;
   if (region != nullptr) {
@@ -574,7 +563,7 @@ Finding* Worker::report(Kind kind, uint64_t pc, const Place& place, const Region
   return finding;
 }
 
-void Worker::report_divergence(const Place& place, const Fiber* fiber, const char* why) {
+void Worker::report_divergence(Place place, const Fiber* fiber, const char* why) {
   Finding* finding = report(Kind::divergence, 0, place);
   if (finding == nullptr) return;
   set_extent(finding->thread, ids_[fiber->thread].position_in_threadgroup);

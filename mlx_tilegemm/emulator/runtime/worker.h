@@ -91,17 +91,17 @@ class Worker {
   void run();  // takes threadgroups until there are none
 
   // Called on fibers.
-  bool rendezvous(const Place& place);
+  bool rendezvous(Place place);
   void release();
-  void threadgroup_barrier(uint32_t flags, const Place& place);
-  void simdgroup_barrier(uint32_t flags, const Place& place);
-  void note_uniform(uint64_t operands, const Place& place);
+  void threadgroup_barrier(uint32_t flags, Place place);
+  void simdgroup_barrier(uint32_t flags, Place place);
+  void note_uniform(uint64_t operands, Place place);
   void give_way();
   void* threadgroup_storage(
-      uint32_t declaration, const StorageType& type, const char* name, const Place& place);
+      uint32_t declaration, const StorageType& type, const char* name, Place place);
   [[noreturn]] void abandon();
 
-  Finding* report(Kind kind, uint64_t pc, const Place& place, const Region* region = nullptr);
+  Finding* report(Kind kind, uint64_t pc, Place place, const Region* region = nullptr);
   void report_waiting();  // one finding for each place where fibers wait
 
   bool on_fiber() const { return current != nullptr; }
@@ -128,7 +128,7 @@ class Worker {
   void start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint32_t lanes);
   void prepare_storages();
   void place_storage(
-      uint32_t declaration, const StorageType& type, const char* name, const Place& place);
+      uint32_t declaration, const StorageType& type, const char* name, Place place);
   void check_stacks();
 
   void wait();
@@ -140,9 +140,9 @@ class Worker {
   void join(Simdgroup* group, uint32_t slots);
   void compare_uniform(Simdgroup* group);
   void order_memory(uint32_t flags, Simdgroup* only);
-  void report_divergence(const Place& place, const Fiber* fiber, const char* why);
+  void report_divergence(Place place, const Fiber* fiber, const char* why);
   void report_split(Simdgroup* group, uint32_t slots);
-  void finish_barrier(const Place& place);
+  void finish_barrier(Place place);
   char* stack_top(uint32_t thread) const;
   static void fiber_main();
 
@@ -164,7 +164,13 @@ class Worker {
   uint32_t cursor_ = 0;  // simdgroup that ran last
 };
 
-Worker* current_worker();
-void set_current_worker(Worker* worker);
+// Of the calling OS thread. The runtime is loaded late; a variable this small still finds room in
+// the static block, where reading it costs one instruction; __thread has no initialiser to run.
+#if defined(__linux__)
+__attribute__((tls_model("initial-exec")))
+#endif
+extern __thread Worker* this_worker;
+
+inline Worker* current_worker() { return this_worker; }
 
 }  // namespace msl_rt
