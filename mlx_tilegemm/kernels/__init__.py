@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from ..chips.record import Chip
 from ..plan import Plan
 from ..problem import Problem
-from . import attention_chain, gemm_scalar, gemm_simdgroup, gemv
+from . import attention_chain, gemm_scalar, gemm_simdgroup, gemm_split_k, gemv
 
 
 class Kernel(Protocol):
@@ -41,6 +41,7 @@ class Kernel(Protocol):
 KERNELS: tuple[Kernel, ...] = (
     cast(Kernel, gemm_simdgroup),
     cast(Kernel, gemv),
+    cast(Kernel, gemm_split_k),
     cast(Kernel, gemm_scalar),
     cast(Kernel, attention_chain),
 )

@@ -52,6 +52,7 @@ class Config:
         simdgroups_n: Simdgroups along the columns.
         staged: Operands pass through threadgroup memory; else fragments load from device memory.
         swizzle_log: Log2 of the block rows that are walked together.
+        double_buffered: The next step is staged while the current one is multiplied.
     """
 
     block_m: int
@@ -61,13 +62,18 @@ class Config:
     simdgroups_n: int
     staged: bool
     swizzle_log: int = 0
+    double_buffered: bool = False
 
     def __str__(self) -> str:
         block = f"{self.block_m}x{self.block_n}x{self.block_k}"
         route = "staged" if self.staged else "direct"
         swizzle = f"-swizzle{1 << self.swizzle_log}" if self.swizzle_log else ""
-        return f"{block}-{self.simdgroups_m}x{self.simdgroups_n}-{route}{swizzle}"
+        double = "-double" if self.double_buffered else ""
+        return f"{block}-{self.simdgroups_m}x{self.simdgroups_n}-{route}{double}{swizzle}"
 
+
+SWIZZLE_LOG = 2
+"""Four block rows are walked together where a result is wide, as MLX does for its large tiles."""
 
 TILES = (
     (64, 64, 16, 2, 2),
@@ -92,6 +98,8 @@ class Spec(GemmSpec):
         align_m: m is a multiple of the block and of `ALIGNED_ROWS`, so rows need no guard.
         align_n: n is a multiple of ``block_n``, so columns need no guard.
         align_k: k is a multiple of ``block_k``, so there is no last, shorter step.
+        double_buffered: The next step is staged while the current one is multiplied.
+        split_k: Depth that one threadgroup sums; the rest of k is other threadgroups'. 0 for all.
     """
 
     simdgroups_m: int
@@ -101,6 +109,23 @@ class Spec(GemmSpec):
     align_m: bool
     align_n: bool
     align_k: bool
+    double_buffered: bool = False
+    split_k: int = 0
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The result, or each threadgroup's share of it."""
+        return ("partials",) if self.split_k else ("out",)
+
+    @property
+    def result(self) -> str:
+        """Name of the output that is written."""
+        return self.output_names[0]
+
+    @property
+    def buffers(self) -> int:
+        """Copies of each staged tile."""
+        return 2 if self.double_buffered else 1
 
     @property
     def template(self) -> str:
@@ -156,7 +181,7 @@ class Spec(GemmSpec):
         fragments = self.fragments_m * self.fragments_n + self.fragments_m + self.fragments_n
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=staged if self.staged else 0,
+            threadgroup_bytes=self.buffers * staged if self.staged else 0,
             registers=2 * fragments + ADDRESSING_REGISTERS,
         )
 
@@ -164,16 +189,30 @@ class Spec(GemmSpec):
 def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
     for staged in (True, False):
-        for block_m, block_n, block_k, simdgroups_m, simdgroups_n in TILES:
-            yield Config(
-                block_m=block_m,
-                block_n=block_n,
-                block_k=block_k,
-                simdgroups_m=simdgroups_m,
-                simdgroups_n=simdgroups_n,
-                staged=staged,
-                swizzle_log=0,
-            )
+        for tile in TILES:
+            yield _config(tile, staged=staged)
+    yield _config(TILES[0], staged=True, double_buffered=True)
+    yield _config(TILES[0], staged=True, swizzle_log=SWIZZLE_LOG)
+
+
+def _config(
+    tile: tuple[int, int, int, int, int],
+    *,
+    staged: bool,
+    double_buffered: bool = False,
+    swizzle_log: int = 0,
+) -> Config:
+    block_m, block_n, block_k, simdgroups_m, simdgroups_n = tile
+    return Config(
+        block_m=block_m,
+        block_n=block_n,
+        block_k=block_k,
+        simdgroups_m=simdgroups_m,
+        simdgroups_n=simdgroups_n,
+        staged=staged,
+        swizzle_log=swizzle_log,
+        double_buffered=double_buffered,
+    )
 
 
 def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
@@ -188,6 +227,8 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
 
 
 def _reject_tile(config: Config) -> str | None:
+    if config.double_buffered and not config.staged:
+        return "only staged tiles are double-buffered"
     for name, size, simdgroups in (
         ("block_m", config.block_m, config.simdgroups_m),
         ("block_n", config.block_n, config.simdgroups_n),
@@ -244,6 +285,7 @@ def plan(problem: Problem, config: Config) -> Plan:
         align_m=problem.m % max(config.block_m, ALIGNED_ROWS) == 0,
         align_n=problem.n % config.block_n == 0,
         align_k=problem.k % config.block_k == 0,
+        double_buffered=config.double_buffered,
     )
     launch = gemm_launch(
         problem,
