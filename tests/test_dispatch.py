@@ -172,19 +172,3 @@ def test_a_shared_weight_folds_the_batch_into_rows():
 def test_kernel_names_are_their_templates():
     for kernel in KERNELS:
         assert (render.TEMPLATES / f"{kernel.NAME}.metal.j2").is_file()
-
-
-@pytest.mark.parametrize(
-    ("info", "name", "note"),
-    [
-        ({"architecture": "applegpu_g16g", "device_name": "Apple M4"}, "m4", None),
-        ({"architecture": "applegpu_g13g", "device_name": "Apple M1"}, "m1", None),
-        ({"architecture": "applegpu_g13s", "device_name": "Apple M1 Max"}, "m1", "no record"),
-        ({"architecture": "applegpu_g17s", "device_name": "Apple M5 Max"}, "m4", "no record"),
-        ({}, "m4", "no record"),
-    ],
-)
-def test_chips_are_matched_by_name_then_generation(info, name, note):
-    chip, said = chips.match(info)
-    assert chip.name == name
-    assert (said is None) if note is None else (note in said)

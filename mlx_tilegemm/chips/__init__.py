@@ -1,30 +1,31 @@
 """What is known of each GPU: one record a chip, one file a family.
 
-Numbers carry their source next to them. `get` looks a chip up by name and `detect` names the chip
-of this machine; nothing else in the library asks the machine anything.
+Every number names its source and how far it can be trusted. `get` looks a chip up by name and
+`detect` names the chip of this machine; nothing else in the library asks the machine anything.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 
 from ..errors import ProblemError
-from . import m1, m4
-from .record import Chip
+from . import apple7, apple8, apple9, apple10
+from .record import Chip, Provenance, Source
 
-CHIPS: tuple[Chip, ...] = (*m1.CHIPS, *m4.CHIPS)
-DEFAULT: Chip = m4.M4
+CHIPS: tuple[Chip, ...] = (*apple7.CHIPS, *apple8.CHIPS, *apple9.CHIPS, *apple10.CHIPS)
+DEFAULT: Chip = apple9.M4
 """Stands in where there is no Apple GPU to ask."""
 
-__all__ = ["CHIPS", "DEFAULT", "Chip", "detect", "get"]
+__all__ = ["CHIPS", "DEFAULT", "Chip", "Provenance", "Source", "detect", "get", "match"]
 
 
 def get(name: str) -> Chip:
-    """Return the chip called ``name``, for example ``"m4"``.
+    """Return the chip called ``name``, for example ``"m4-max"`` or ``"m4-max-32"``.
 
     Raises:
         ProblemError: No chip has that name.
@@ -41,22 +42,61 @@ def detect() -> tuple[Chip, str | None]:
     """Return this machine's chip, and a note where it is only the nearest one known."""
     if not mx.metal.is_available():
         return DEFAULT, f"no Apple GPU here; planned for {DEFAULT.name}"
-    return match(mx.device_info())
+    return match(mx.device_info(), gpu_cores(_registry()))
 
 
-def match(info: dict[str, Any]) -> tuple[Chip, str | None]:
+def match(info: dict[str, Any], cores: int | None = None) -> tuple[Chip, str | None]:
     """Return the chip that `mx.device_info()` describes, and a note where it is only near.
 
     Args:
         info: Holds ``architecture``, for example ``applegpu_g16s``, and ``device_name``, for
             example ``Apple M4 Max``.
+        cores: GPU cores, which MLX does not tell; None where they are not known.
     """
     device = str(info.get("device_name", ""))
     name = "-".join(device.lower().removeprefix("apple").split())
-    for chip in CHIPS:
-        if chip.name == name:
-            return chip, None
-    found = re.fullmatch(r"applegpu_g(\d+)[a-z]", str(info.get("architecture", "")))
-    generation = int(found.group(1)) if found else DEFAULT.generation
-    nearest = min(CHIPS, key=lambda chip: abs(chip.generation - generation))
+    named = [chip for chip in CHIPS if re.fullmatch(re.escape(name) + r"(-\d+)?", chip.name)]
+    if name and named:
+        return _with_cores(named, cores)
+    nearest = _nearest(str(info.get("architecture", "")))
     return nearest, f"{device or 'this GPU'} has no record; planned for {nearest.name}"
+
+
+def _with_cores(variants: list[Chip], cores: int | None) -> tuple[Chip, str | None]:
+    """Choose among one chip's core counts, of which the first is the largest."""
+    if len(variants) == 1 or cores == variants[0].cores:
+        return variants[0], None
+    if cores is None:
+        return variants[0], f"GPU cores unknown; planned for the {variants[0].cores} of the largest"
+    nearest = min(variants, key=lambda chip: abs(chip.cores - cores))
+    if nearest.cores == cores:
+        return nearest, None
+    return nearest, f"no record has {cores} GPU cores; planned for {nearest.cores}"
+
+
+def _nearest(architecture: str) -> Chip:
+    """Return the chip of the nearest generation, of the same size class if there is one."""
+    found = re.fullmatch(r"applegpu_g(\d+)([a-z])", architecture)
+    if found is None:
+        return DEFAULT
+    generation, size_class = int(found.group(1)), found.group(2)
+    return min(
+        CHIPS,
+        key=lambda chip: (abs(chip.generation - generation), chip.size_class != size_class),
+    )
+
+
+def gpu_cores(registry: str) -> int | None:
+    """Return the GPU cores that a listing of macOS's I/O registry tells, or None."""
+    found = re.search(r'"gpu-core-count"\s*=\s*(\d+)', registry)
+    return int(found.group(1)) if found else None
+
+
+def _registry() -> str:
+    """Return the I/O registry's entry of the GPU; empty where it cannot be had."""
+    command = ("ioreg", "-rc", "AGXAccelerator", "-d", "1")
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return listing.stdout

@@ -1,8 +1,13 @@
 """Modelled seconds from counted work.
 
-The model is a roofline of one threadgroup on one core, repeated for as many threadgroups as the
-busiest core gets, and bounded below by the chip's memory bandwidth. It leaves out: overlap between
-threadgroups of different phases, cache misses beyond the first read, and bank conflicts.
+A launch is counted as `TileWork`: what one threadgroup does, how many threadgroups there are, and
+what each holds of a core. `estimate` turns that into seconds for a chip. Two times are computed,
+and the larger one counts: how long the busiest core is kept *busy* when its threadgroups hide one
+another's waiting, and how long its threadgroups take when each *waits* for memory at every step and
+too few are there to fill in.
+
+The model leaves out: bank conflicts, misses of the page tables, drift between the simdgroups of a
+threadgroup, and the milliseconds a cold GPU takes to reach its clock.
 """
 
 from __future__ import annotations
@@ -12,13 +17,45 @@ from math import ceil
 
 from ..chips.record import Chip
 
-EXPOSED_SHARE = 0.5
-"""Share of the shorter phases (arithmetic, threadgroup memory, caches) that the longest does not
-hide: a single-buffered threadgroup hides none of it, its neighbours on the core hide the rest."""
+EXPOSED_SHARE = 0.25
+"""Share of the shorter phases (arithmetic, threadgroup memory, caches, memory) that the longest
+does not hide. Fitted by bench/model.py."""
 
 SCATTERED_READ_FACTOR = 2.0
 """What a fragment loaded straight from device memory costs over a staged read of as many bytes: its
-rows are 16 to 32 bytes apart by a whole matrix row, a fraction of a 128-byte line each."""
+rows are 16 to 32 bytes apart by a whole matrix row, a fraction of a 128-byte line each. Fitted by
+bench/model.py."""
+
+WAIT_FACTOR = 2.0
+"""Latencies of memory that one wait of a threadgroup costs: address, line, store, barrier. Fitted
+by bench/model.py."""
+
+DRAM_SHARE = 0.93
+"""Share of the memory bandwidth that streaming reaches, as measured on M4 Pro and M5 Max."""
+
+SPILL_FACTOR = 10.0
+"""How much longer arithmetic takes once registers spill, as measured on an M5 Max."""
+
+CHAINS_THAT_COUNT = 4
+"""Independent chains of a simdgroup beyond which more do not help, from M1's latency tables."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """The constants that no data sheet tells; see the module's of the same names.
+
+    Attributes:
+        exposed_share: See `EXPOSED_SHARE`.
+        scattered_read_factor: See `SCATTERED_READ_FACTOR`.
+        wait_factor: See `WAIT_FACTOR`.
+    """
+
+    exposed_share: float = EXPOSED_SHARE
+    scattered_read_factor: float = SCATTERED_READ_FACTOR
+    wait_factor: float = WAIT_FACTOR
+
+
+FITTED = Constants()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +66,18 @@ class TileWork:
         tiles: Threadgroups of the launch.
         simdgroups: Simdgroups of a threadgroup.
         chains: Independent accumulations of one simdgroup, which hide each other's latency.
-        issue_cycles: Cycles of one scheduler that a threadgroup's arithmetic takes.
+        issue_cycles: Cycles of one scheduler that a threadgroup's multiply-accumulates take.
+        alu_cycles: Likewise of all its other arithmetic, part of which the chip runs beside them.
         threadgroup_bytes: Threadgroup memory a threadgroup reads and writes.
-        cache_bytes: Device memory a threadgroup reads through the caches.
-        dram_bytes: Bytes the whole launch has to move at least.
+        fragment_bytes: Bytes it loads straight from device memory into fragments, through L1.
+        cache_bytes: Bytes it reads from the shared cache, each once.
+        dram_bytes: Bytes the whole launch has to move to and from memory.
+        waits: Times a threadgroup asks for memory and can do nothing until it comes.
+        registers: Live 32-bit registers of one thread.
+        threadgroup_memory: Bytes of threadgroup memory a threadgroup holds.
+        prefetched: The next step's data is asked for before the current step's arithmetic.
+        asynchronous: Copies run beside arithmetic on hardware of their own, so that nothing of the
+            shorter phases is exposed. No kernel that macOS 26 compiles has them.
     """
 
     tiles: int
@@ -42,19 +87,146 @@ class TileWork:
     threadgroup_bytes: float
     cache_bytes: float
     dram_bytes: float
+    alu_cycles: float = 0.0
+    fragment_bytes: float = 0.0
+    waits: float = 1.0
+    registers: int = 0
+    threadgroup_memory: int = 0
+    prefetched: bool = False
+    asynchronous: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Modelled seconds of one launch, by what takes them.
+
+    Attributes:
+        arithmetic: All instructions issued. Each phase is given as if it were alone.
+        threadgroup: Threadgroup memory.
+        l1: Fragments through the core's own cache.
+        l2: Reads from the shared cache.
+        dram: Memory.
+        busy: The five together, as far as they do not hide each other.
+        waiting: The busiest core's threadgroups one round after another, waits included.
+        launch: Fixed cost.
+    """
+
+    arithmetic: float
+    threadgroup: float
+    l1: float
+    l2: float
+    dram: float
+    busy: float
+    waiting: float
+    launch: float
+
+    @property
+    def seconds(self) -> float:
+        """The modelled time."""
+        return self.launch + max(self.busy, self.waiting)
+
+    @property
+    def bound(self) -> str:
+        """What limits the launch: ``launch``, ``waiting`` or the longest phase."""
+        longest = max(self.busy, self.waiting)
+        if self.launch > longest:
+            return "launch"
+        if self.waiting > self.busy:
+            return "waiting"
+        phases = ("arithmetic", "threadgroup", "l1", "l2", "dram")
+        return max(phases, key=lambda name: float(getattr(self, name)))
+
+
+def resident_threadgroups(work: TileWork, chip: Chip) -> int:
+    """Return how many threadgroups of this kind a core holds at a time."""
+    threads = next(
+        (threads for registers, threads in chip.occupancy if work.registers <= registers),
+        chip.occupancy[-1][1],
+    )
+    by_registers = threads // (32 * work.simdgroups)
+    by_memory = (
+        chip.threadgroup_memory_bytes // work.threadgroup_memory
+        if work.threadgroup_memory
+        else by_registers
+    )
+    return max(1, min(by_registers, by_memory))
+
+
+def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estimate:
+    """Return the modelled time of a launch and its parts."""
+    per_core = ceil(work.tiles / chip.cores)
+    resident = min(per_core, resident_threadgroups(work, chip))
+    cycles = _tile_cycles(work, chip, resident, constants)
+    arithmetic, threadgroup, l1, l2 = (per_core * one / chip.clock_hz for one in cycles)
+    dram = work.dram_bytes / (DRAM_SHARE * chip.dram_bytes_per_second)
+    phases = (arithmetic, threadgroup, l1, l2, dram)
+    exposed = 0.0 if work.asynchronous else constants.exposed_share
+    busy = max(phases) + exposed * (sum(phases) - max(phases))
+    alone = sum(_tile_cycles(work, chip, 1, constants)) / chip.clock_hz
+    waits = work.waits * constants.wait_factor * chip.memory_latency_seconds
+    alone = max(alone, waits) if work.prefetched else alone + waits
+    return Estimate(
+        arithmetic=arithmetic,
+        threadgroup=threadgroup,
+        l1=l1,
+        l2=l2,
+        dram=dram,
+        busy=busy,
+        waiting=per_core / resident * alone,
+        launch=chip.launch_seconds,
+    )
+
+
+def _tile_cycles(
+    work: TileWork, chip: Chip, resident: int, constants: Constants
+) -> tuple[float, float, float, float]:
+    """Return a threadgroup's cycles of arithmetic, threadgroup memory, L1 and L2."""
+    spill = SPILL_FACTOR if work.registers >= chip.occupancy[-1][0] else 1.0
+    issued = work.issue_cycles * spill + work.alu_cycles * (1.0 - chip.coissue_share)
+    in_flight = resident * work.simdgroups * min(work.chains, CHAINS_THAT_COUNT)
+    utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
+    busy_schedulers = min(chip.schedulers, resident * work.simdgroups)
+    return (
+        issued / min(chip.schedulers * utilisation, busy_schedulers),
+        work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
+        work.fragment_bytes * constants.scattered_read_factor / chip.l1_bytes_per_cycle,
+        work.cache_bytes / chip.l2_bytes_per_cycle,
+    )
 
 
 def seconds(work: TileWork, chip: Chip) -> float:
     """Return the modelled time of a launch, in seconds."""
-    tiles_per_core = ceil(work.tiles / chip.cores)
-    in_flight = tiles_per_core * work.simdgroups * min(work.chains, 4)
-    utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
-    phases = (
-        work.issue_cycles / chip.schedulers / utilisation,
-        work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
-        work.cache_bytes / chip.l2_bytes_per_cycle,
-    )
-    longest = max(phases)
-    tile_cycles = longest + EXPOSED_SHARE * (sum(phases) - longest)
-    compute = tiles_per_core * tile_cycles / chip.clock_hz
-    return chip.launch_seconds + max(compute, work.dram_bytes / chip.dram_bytes_per_second)
+    return estimate(work, chip).seconds
+
+
+def streamed_bytes(
+    *,
+    a_bytes: float,
+    b_bytes: float,
+    out_bytes: float,
+    tiles_m: int,
+    tiles_n: int,
+    wave: int,
+    panel: int,
+    chip: Chip,
+) -> float:
+    """Return the bytes a GEMM moves to and from memory, re-reads included.
+
+    The threadgroups that run together cover ``panel`` block rows or more, and read all of ``b`` by
+    the time those rows are done; what of it the last cache does not keep is read again for the next
+    rows. ``a`` is read once: a panel of it stays in cache.
+
+    Args:
+        a_bytes: Size of ``a``.
+        b_bytes: Size of ``b``.
+        out_bytes: Size of the result, addends included.
+        tiles_m: Block rows.
+        tiles_n: Block columns.
+        wave: Threadgroups that run at a time.
+        panel: Block rows that are walked together.
+        chip: Where it runs.
+    """
+    rows_together = max(panel, wave / tiles_n)
+    passes = max(1.0, tiles_m / rows_together)
+    missed = max(0.0, 1.0 - chip.slc_bytes / b_bytes) if b_bytes else 0.0
+    return a_bytes + b_bytes * (1.0 + (passes - 1.0) * missed) + out_bytes

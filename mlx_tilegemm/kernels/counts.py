@@ -1,0 +1,204 @@
+"""The work of tiled GEMMs and attentions, counted from problem and tile sizes.
+
+The counts hold for every kernel built in the usual way, whoever wrote it: they serve the kernels of
+this library, MLX's, and the published ones that the model is compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from ..chips.record import Chip
+from ..dtypes import BFLOAT16, DType
+from ..problem import AttentionProblem, GemmProblem, MaskKind
+from .cost import TileWork, resident_threadgroups, streamed_bytes
+
+FRAGMENT = 8
+FRAGMENT_ELEMENTS = FRAGMENT * FRAGMENT
+
+SCORE_INSTRUCTIONS = 6
+"""Instructions to scale, mask, reduce and sum one score of a lane, its exp2 aside."""
+
+ROW_INSTRUCTIONS = 24
+"""Instructions of one step to reduce a row over its lanes and renew its maximum and decay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmTile:
+    """How a GEMM on simdgroup matrices is cut up.
+
+    Attributes:
+        block_m: Rows of the result of a threadgroup.
+        block_n: Columns of the result of a threadgroup.
+        block_k: Depth of one step.
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+        staged: Operands pass through threadgroup memory; else fragments load from device memory.
+        panel: Block rows that are walked together.
+        registers: Live 32-bit registers of one thread.
+        threadgroup_memory: Bytes of threadgroup memory of a threadgroup.
+        prefetched: The next step is staged while the current one is multiplied.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    simdgroups_m: int
+    simdgroups_n: int
+    staged: bool
+    panel: int = 1
+    registers: int = 0
+    threadgroup_memory: int = 0
+    prefetched: bool = False
+
+    @property
+    def simdgroups(self) -> int:
+        """Simdgroups of a threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n
+
+    @property
+    def fragments(self) -> tuple[int, int]:
+        """Fragments of the result of a simdgroup, along rows and columns."""
+        return (
+            self.block_m // (FRAGMENT * self.simdgroups_m),
+            self.block_n // (FRAGMENT * self.simdgroups_n),
+        )
+
+
+def gemm_work(
+    problem: GemmProblem, tile: GemmTile, chip: Chip, *, mma_cycles: float | None = None
+) -> TileWork:
+    """Return the work of a tiled GEMM.
+
+    Args:
+        problem: What is multiplied.
+        tile: How it is cut up.
+        chip: Where it runs.
+        mma_cycles: Cycles of one multiply-accumulate; None is the chip's for float32.
+    """
+    steps = ceil(problem.k / tile.block_k)
+    depth = steps * tile.block_k // FRAGMENT
+    rows, columns = tile.fragments
+    sizes = (problem.a.bytes, problem.b.bytes)
+    loads = tile.simdgroups * depth * (rows + columns)
+    loaded = tile.simdgroups * depth * FRAGMENT_ELEMENTS * (rows * sizes[0] + columns * sizes[1])
+    unique = steps * tile.block_k * (tile.block_m * sizes[0] + tile.block_n * sizes[1])
+    tiles_m, tiles_n = ceil(problem.m / tile.block_m), ceil(problem.n / tile.block_n)
+    work = TileWork(
+        tiles=tiles_m * tiles_n * problem.batch_size,
+        simdgroups=tile.simdgroups,
+        chains=rows * columns,
+        issue_cycles=tile.simdgroups * depth * rows * columns * (mma_cycles or chip.mma_cycles),
+        alu_cycles=loads * widening_cycles((problem.a, problem.b), chip),
+        threadgroup_bytes=loaded + unique if tile.staged else 0,
+        fragment_bytes=0 if tile.staged else loaded,
+        cache_bytes=unique,
+        dram_bytes=0.0,
+        waits=steps,
+        registers=tile.registers,
+        threadgroup_memory=tile.threadgroup_memory,
+        prefetched=tile.prefetched,
+    )
+    return with_dram_bytes(work, problem, (tiles_m, tiles_n), tile.panel, chip)
+
+
+def with_dram_bytes(
+    work: TileWork, problem: GemmProblem, tiles: tuple[int, int], panel: int, chip: Chip
+) -> TileWork:
+    """Return the work of one launch with what it moves to and from memory, re-reads included."""
+    batch = problem.batch_size
+    moved = streamed_bytes(
+        a_bytes=problem.a_elements * problem.a.bytes / batch,
+        b_bytes=problem.b_elements * problem.b.bytes / batch,
+        out_bytes=written_bytes(problem) / batch,
+        tiles_m=tiles[0],
+        tiles_n=tiles[1],
+        wave=chip.cores * resident_threadgroups(work, chip),
+        panel=panel,
+        chip=chip,
+    )
+    return replace(work, dram_bytes=moved * batch)
+
+
+def written_bytes(problem: GemmProblem) -> int:
+    """Return the bytes of the result and of what is added to it."""
+    out = problem.batch_size * problem.m * problem.n * problem.out.bytes
+    return out + (problem.c_elements * problem.c.bytes if problem.c else 0)
+
+
+def widening_cycles(dtypes: tuple[DType, ...], chip: Chip) -> float:
+    """Return the instructions to widen one fragment, in the mean over operands of these types."""
+    return chip.bfloat_cycles * dtypes.count(BFLOAT16) / len(dtypes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionTile:
+    """How an attention is cut up. Each simdgroup owns eight rows of q.
+
+    Attributes:
+        simdgroups: Simdgroups of a threadgroup.
+        block_kv: Keys of one step.
+        staged: k and v pass through threadgroup memory.
+        registers: Live 32-bit registers of one thread.
+        threadgroup_memory: Bytes of threadgroup memory of a threadgroup.
+    """
+
+    simdgroups: int
+    block_kv: int
+    staged: bool
+    registers: int
+    threadgroup_memory: int
+
+
+def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -> TileWork:
+    """Return the work of a fused attention that holds its rows of q and the result in registers."""
+    head, value = ceil(problem.head_dim / FRAGMENT), ceil(problem.value_dim / FRAGMENT)
+    scores = ceil(tile.block_kv / FRAGMENT)
+    steps = mean_steps(problem, tile.simdgroups * FRAGMENT, tile.block_kv)
+    row_steps = tile.simdgroups * steps
+    row_bytes = FRAGMENT * (head * problem.k.bytes + value * problem.v.bytes)
+    unique = steps * tile.block_kv * row_bytes
+    loaded = tile.simdgroups * unique
+    blocks = ceil(problem.q_len / (tile.simdgroups * FRAGMENT))
+    softmax = 2 * scores * (chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles)
+    rescale = (2 * value + ROW_INSTRUCTIONS) * chip.alu_cycles
+    widening = scores * (head + value) * widening_cycles((problem.k, problem.v), chip)
+    other = (softmax + rescale if problem.softmax else 2 * scores * chip.alu_cycles) + widening
+    return TileWork(
+        tiles=blocks * problem.num_heads * problem.batch,
+        simdgroups=tile.simdgroups,
+        chains=scores,
+        issue_cycles=row_steps * scores * (head + value) * chip.mma_cycles,
+        alu_cycles=row_steps * other,
+        threadgroup_bytes=loaded + unique if tile.staged else 0,
+        fragment_bytes=0 if tile.staged else loaded,
+        # Without a barrier the simdgroups drift apart, and one's lines are gone when another asks.
+        cache_bytes=unique if tile.staged else loaded,
+        dram_bytes=attention_bytes(problem),
+        waits=steps if tile.staged else 2 * steps,
+        registers=tile.registers,
+        threadgroup_memory=tile.threadgroup_memory,
+    )
+
+
+def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
+    """Return the steps over the keys that a block of rows makes, in the mean."""
+    steps = ceil(problem.kv_len / block_kv)
+    if problem.mask_kind is not MaskKind.CAUSAL:
+        return steps
+    # The last row of a block decides; the last block sees all keys, the first the fewest.
+    first = max(0, problem.kv_len - problem.q_len + min(block_q, problem.q_len))
+    visible = (first + problem.kv_len) / 2
+    return max(1.0, min(steps, visible / block_kv + 0.5))
+
+
+def attention_bytes(problem: AttentionProblem) -> int:
+    """Return the bytes an attention has to move at least."""
+    out = problem.batch * problem.num_heads * problem.q_len * problem.value_dim
+    return (
+        problem.q_elements * problem.q.bytes
+        + problem.k_elements * problem.k.bytes
+        + problem.v_elements * problem.v.bytes
+        + out * problem.out.bytes
+    )

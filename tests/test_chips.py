@@ -1,0 +1,103 @@
+"""The records are complete, say where they come from, and are found."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlx_tilegemm import chips
+from mlx_tilegemm.chips.record import NUMBERS, Provenance
+from mlx_tilegemm.errors import ProblemError
+
+FULL = [chip for chip in chips.CHIPS if not chip.name.rsplit("-", 1)[-1].isdigit()]
+
+
+@pytest.mark.parametrize("chip", chips.CHIPS, ids=lambda chip: chip.name)
+class TestRecords:
+    def test_every_number_has_one_source(self, chip):
+        sourced = [name for source in chip.sources for name in source.fields]
+        assert sorted(sourced) == sorted(NUMBERS)
+        assert all(chip.source_of(name).text for name in NUMBERS)
+
+    def test_what_is_assumed_is_marked(self, chip):
+        for name in NUMBERS:
+            assumed = chip.source_of(name).provenance is Provenance.ASSUMED
+            assert assumed == (name in chip.uncertain)
+
+    def test_numbers_are_in_order_of_size(self, chip):
+        assert chip.mma_half_cycles <= chip.mma_cycles
+        assert chip.mma_cycles >= 16 * chip.alu_cycles, "512 FMAs of 32 lanes"
+        assert chip.threadgroup_bytes_per_cycle > chip.l2_bytes_per_cycle
+        per_core = chip.dram_bytes_per_second / chip.clock_hz / chip.cores
+        assert 5 < per_core < chip.l2_bytes_per_cycle
+        assert chip.dram_bytes_per_second * chip.memory_latency_seconds < chip.slc_bytes
+
+    def test_fewer_registers_hold_more_threads(self, chip):
+        registers = [row[0] for row in chip.occupancy]
+        threads = [row[1] for row in chip.occupancy]
+        assert registers == sorted(registers)
+        assert threads == sorted(threads, reverse=True)
+
+    def test_it_is_found_by_name(self, chip):
+        assert chips.get(chip.name.upper()) is chip
+
+
+def test_occupancy_is_a_register_file_in_portions_of_64_threads():
+    for registers, threads in chips.DEFAULT.occupancy:
+        assert threads == 208 * 1024 // (4 * registers) // 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [("m1", 2.62), ("m1-max", 10.62), ("m2-pro", 6.80), ("m4-max", 16.16), ("m5-max", 16.6)],
+)
+def test_peaks_are_the_published_ones(name, tflops):
+    assert chips.get(name).peak_flops == pytest.approx(tflops * 1e12, rel=0.01)
+
+
+def test_names_are_unique_and_cover_m1_to_m5():
+    names = [chip.name for chip in chips.CHIPS]
+    assert len(set(names)) == len(names)
+    ranges = {f"m{n}{suffix}" for n in range(1, 6) for suffix in ("", "-pro", "-max")}
+    assert ranges | {"m1-ultra", "m2-ultra", "m3-ultra"} == {chip.name for chip in FULL}
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ProblemError, match=r"Expected one of m1, .* m5-max-32, got 'm9'\."):
+        chips.get("m9")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "device", "cores", "name", "note"),
+    [
+        ("applegpu_g16g", "Apple M4", 10, "m4", None),
+        ("applegpu_g16g", "Apple M4", 8, "m4-8", None),
+        ("applegpu_g13g", "Apple M1", None, "m1", "GPU cores unknown; planned for the 8"),
+        ("applegpu_g13s", "Apple M1 Max", 24, "m1-max-24", None),
+        ("applegpu_g17s", "Apple M5 Max", 40, "m5-max", None),
+        ("applegpu_g17s", "Apple M5 Max", 39, "m5-max", "no record has 39 GPU cores"),
+        ("applegpu_g18s", "Apple M6 Max", 40, "m5-pro", "Apple M6 Max has no record"),
+        ("applegpu_g18g", "Apple M6", 10, "m5", "Apple M6 has no record"),
+        ("applegpu_g12d", "Apple M0 Ultra", 64, "m1-ultra", "has no record"),
+        ("", "", None, "m4", "this GPU has no record"),
+        ("x86_64", "AMD EPYC", None, "m4", "AMD EPYC has no record"),
+    ],
+)
+def test_chips_are_matched_by_name_and_cores_then_generation(
+    architecture, device, cores, name, note
+):
+    chip, said = chips.match({"architecture": architecture, "device_name": device}, cores)
+    assert chip.name == name
+    assert (said is None) if note is None else (note in said)
+
+
+def test_cores_are_read_from_the_registry():
+    assert chips.gpu_cores('+-o AGXAcceleratorG13X\n  "gpu-core-count" = 32\n') == 32
+    assert chips.gpu_cores("") is None
+
+
+def test_without_metal_detection_says_what_it_plans_for():
+    if chips.mx.metal.is_available():
+        pytest.skip("this machine has an Apple GPU")
+    chip, note = chips.detect()
+    assert chip is chips.DEFAULT
+    assert "no Apple GPU here" in note
