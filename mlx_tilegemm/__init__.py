@@ -10,25 +10,39 @@ from .explain import explain
 from .ops import addmm, attention_chain, matmul, use_kernel
 
 if TYPE_CHECKING:
-    from . import emulator
+    from . import emulator, integrations, nn
+    from .patching import PatchReport, patch, patched, unpatch
 
 __all__ = [
     "ArraySpec",
+    "PatchReport",
     "addmm",
     "attention_chain",
     "emulator",
     "errors",
     "explain",
+    "integrations",
     "matmul",
+    "nn",
+    "patch",
+    "patched",
+    "unpatch",
     "use_backend",
     "use_kernel",
 ]
 
 
+_SUBPACKAGES = ("emulator", "integrations", "nn")
+_PATCHING = ("PatchReport", "patch", "patched", "unpatch")
+
+
 def __getattr__(name: str) -> object:
-    # NumPy, which the emulator needs, would be most of what importing this package costs.
-    if name == "emulator":
-        return import_module(".emulator", __name__)
+    # NumPy, which the emulator needs, would be most of what importing this package costs; layers
+    # and patching need mlx.nn, which those who call the ops may not.
+    if name in _SUBPACKAGES:
+        return import_module(f".{name}", __name__)
+    if name in _PATCHING:
+        return getattr(import_module(".patching", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -27,6 +27,10 @@ LAYERS = [
     "mlx_route",
     "ops",
     "explain",
+    "nn",
+    "routing",
+    "patching",
+    "integrations",
     "demo",
     "cli",
 ]

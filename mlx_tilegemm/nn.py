@@ -1,0 +1,190 @@
+"""Layers that compute through this library: drop-ins of their `mlx.nn` namesakes.
+
+Each is a subclass of its namesake with the same parameters under the same names, so checkpoints
+load, ``isinstance`` holds and quantizing works. What differs is only which op computes. The mixins
+hold that difference; patching puts them on layers that exist already.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .dtypes import FLOATS
+from .ops import addmm, attention_chain, matmul
+
+Mask = Literal["causal"] | mx.array | None
+
+_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
+
+
+def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """Return ``x @ weight.T + bias``, each operand read in its own dtype, none copied.
+
+    Args:
+        x: ``[..., k]`` of any dtype that `mx.matmul` promotes with the weight's.
+        weight: ``[n, k]``, as linear layers store it.
+        bias: ``[n]``, or None.
+
+    Returns:
+        ``[..., n]`` of MLX's promotion of all operands.
+
+    Example:
+        >>> x = mx.random.normal((2, 5, 64))
+        >>> linear(x, mx.zeros((32, 64), dtype=mx.float16)).dtype
+        mlx.core.float32
+    """
+    if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
+        # MLX's layers promote what the ops here refuse, such as integers with floats.
+        columns = weight.swapaxes(-1, -2)
+        return mx.matmul(x, columns) if bias is None else mx.addmm(bias, x, columns)
+    if bias is None:
+        return matmul(x, weight, transpose_b=True)
+    return addmm(bias, x, weight, transpose_b=True)
+
+
+class LinearRoute:
+    """The call of a layer that holds ``weight`` and maybe ``bias`` as `nn.Linear` does."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return ``x @ weight.T + bias``."""
+        layer: Any = self
+        return linear(x, layer["weight"], layer.get("bias"))
+
+
+class EmbeddingRoute:
+    """The output projection of a layer that holds ``weight`` as `nn.Embedding` does."""
+
+    __slots__ = ()
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Return ``x @ weight.T``, the logits of models whose embeddings are tied."""
+        layer: Any = self
+        return linear(x, layer["weight"])
+
+
+class MultiLinearRoute:
+    """The call of a layer with one ``weight`` per head, as mlx-lm's latent attention has it."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
+        """Return ``x @ weight.T`` for every head, or ``x @ weight``."""
+        layer: Any = self
+        return multi_linear(x, layer["weight"], transpose)
+
+
+def multi_linear(x: mx.array, weight: mx.array, transpose: bool = True) -> mx.array:
+    """Multiply every head by a weight of its own.
+
+    Args:
+        x: ``[..., heads, length, k]``; one head stands for all.
+        weight: ``[heads, n, k]``, or ``[heads, k, n]`` without ``transpose``.
+        transpose: Whether the weight is stored as linear layers store theirs.
+
+    Returns:
+        ``[..., heads, length, n]``.
+    """
+    return matmul(x, weight, transpose_b=transpose)
+
+
+class Linear(LinearRoute, nn.Linear):
+    """`nn.Linear` whose activations and weight may have different dtypes at no cost.
+
+    Args:
+        input_dims: Size of the last axis of the input.
+        output_dims: Size of the last axis of the output.
+        bias: Whether to add a bias.
+
+    Example:
+        >>> layer = Linear(64, 32)
+        >>> layer.set_dtype(mx.float16)
+        >>> layer(mx.random.normal((5, 64))).dtype
+        mlx.core.float32
+    """
+
+
+class Embedding(EmbeddingRoute, nn.Embedding):
+    """`nn.Embedding` whose `as_linear` multiplies in the dtypes there are.
+
+    Args:
+        num_embeddings: How many vectors there are.
+        dims: Size of each.
+    """
+
+
+class MultiHeadAttention(nn.MultiHeadAttention):
+    """`nn.MultiHeadAttention` as four `Linear` layers and one `attention_chain`.
+
+    The scores stay in registers between the two products, whatever the dtypes of the projections
+    are. A query that the mask leaves nothing to attend to gets zeros.
+
+    Args:
+        dims: Size of the model; the default of the sizes below.
+        num_heads: How many heads share ``dims``.
+        query_input_dims: Size of the queries that come in.
+        key_input_dims: Size of the keys that come in.
+        value_input_dims: Size of the values that come in; by default that of the keys.
+        value_dims: Size of the values once projected.
+        value_output_dims: Size of the output.
+        bias: Whether the projections add a bias.
+
+    Example:
+        >>> attention = MultiHeadAttention(64, 4)
+        >>> x = mx.random.normal((1, 10, 64))
+        >>> attention(x, x, x, mask="causal").shape
+        (1, 10, 64)
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        num_heads: int,
+        query_input_dims: int | None = None,
+        key_input_dims: int | None = None,
+        value_input_dims: int | None = None,
+        value_dims: int | None = None,
+        value_output_dims: int | None = None,
+        bias: bool = False,
+    ) -> None:
+        super().__init__(
+            dims,
+            num_heads,
+            query_input_dims,
+            key_input_dims,
+            value_input_dims,
+            value_dims,
+            value_output_dims,
+            bias,
+        )
+        for projection in (self.query_proj, self.key_proj, self.value_proj, self.out_proj):
+            # Keeps the arrays, and so the random numbers, that the namesake was made with.
+            projection.__class__ = Linear
+
+    def __call__(
+        self, queries: mx.array, keys: mx.array, values: mx.array, mask: Mask = None
+    ) -> mx.array:
+        """Return the attention of ``queries`` to ``keys``, applied to ``values``.
+
+        Args:
+            queries: ``[B, Lq, query_input_dims]``.
+            keys: ``[B, Lk, key_input_dims]``.
+            values: ``[B, Lk, value_input_dims]``.
+            mask: As `attention_chain` takes it.
+
+        Returns:
+            ``[B, Lq, value_output_dims]``.
+        """
+        q = self._heads(self.query_proj(queries))
+        k = self._heads(self.key_proj(keys))
+        v = self._heads(self.value_proj(values))
+        heads = attention_chain(q, k, v, mask=mask)
+        joined: mx.array = self.out_proj(mx.flatten(heads.transpose(0, 2, 1, 3), -2, -1))
+        return joined
+
+    def _heads(self, x: mx.array) -> mx.array:
+        return mx.unflatten(x, -1, (self.num_heads, -1)).transpose(0, 2, 1, 3)
