@@ -81,6 +81,16 @@
 #define M_SQRT2_H half(M_SQRT2_F)
 #define M_SQRT1_2_H half(M_SQRT1_2_F)
 
+#if !defined(__clang__)
+// gcc defines these with a literal suffix that C++ lacks.
+#undef __FLT16_MAX__
+#undef __FLT16_MIN__
+#undef __FLT16_EPSILON__
+#define __FLT16_MAX__ half(65504.0f)
+#define __FLT16_MIN__ half(6.103515625e-05f)
+#define __FLT16_EPSILON__ half(9.765625e-04f)
+#endif
+
 namespace metal {
 namespace _impl {
 

@@ -42,6 +42,7 @@ struct matrix {
   friend MSL_INLINE constexpr matrix operator-(matrix a, const matrix& b) { return a -= b; }
   friend MSL_INLINE constexpr matrix operator*(matrix a, T s) { return a *= s; }
   friend MSL_INLINE constexpr matrix operator*(T s, matrix a) { return a *= s; }
+  friend MSL_INLINE constexpr matrix operator/(matrix a, T s) { return a /= s; }
   friend MSL_INLINE constexpr matrix operator-(const matrix& a) { return matrix(T(0)) - a; }
   MSL_INLINE constexpr matrix& operator+=(const matrix& b) {
     for (int i = 0; i < C; ++i) {
@@ -58,6 +59,12 @@ struct matrix {
   MSL_INLINE constexpr matrix& operator*=(T s) {
     for (column& c : columns) {
       c *= s;
+    }
+    return *this;
+  }
+  MSL_INLINE constexpr matrix& operator/=(T s) {
+    for (column& c : columns) {
+      c /= s;
     }
     return *this;
   }
