@@ -2,6 +2,6 @@
 
 from .compile import check, check_all
 from .finding import Finding, Report
-from .toolchain import ClangMissing, find_clang
+from .toolchain import ClangMissingError, find_clang
 
-__all__ = ["ClangMissing", "Finding", "Report", "check", "check_all", "find_clang"]
+__all__ = ["ClangMissingError", "Finding", "Report", "check", "check_all", "find_clang"]

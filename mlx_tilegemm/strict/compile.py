@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from . import tree
 from .finding import Finding, Report
-from .toolchain import FLAGS, Clang, ClangMissing, find_clang, precompiled_prelude
+from .lint import words
+from .syntax import read_tree
+from .toolchain import FLAGS, Clang, ClangMissingError, find_clang, precompiled_prelude
 
 TIMEOUT_SECONDS = 120.0
 
@@ -63,42 +65,49 @@ def check_all(texts: Mapping[str, str], workers: int = 2) -> dict[str, Report]:
     try:
         clang = find_clang()
         precompiled_prelude(clang)
-    except ClangMissing as missing:
+    except ClangMissingError as missing:
         return {name: Report(name=name, checked=False, tool=str(missing)) for name in texts}
     with ThreadPoolExecutor(workers) as pool:
         reports = pool.map(lambda item: _check(clang, *item), texts.items())
         return dict(zip(texts, reports, strict=True))
 
 
+def foreign_names(text: str) -> frozenset[str]:
+    """Return the words of a text that it uses and does not declare.
+
+    Raises:
+        ClangMissingError: There is no clang to tell declarations from uses.
+    """
+    done = _run(find_clang(), prepare(text))
+    declared = {node.name for node in read_tree(done.stdout, prepare(text)) if node.place}
+    return frozenset(words(text) - declared)
+
+
 def _check(clang: Clang, name: str, text: str) -> Report:
     source = f'#line 1 "{name}"\n{prepare(text)}'
-    command = [
-        clang.path,
-        *FLAGS,
-        "-include-pch",
-        str(precompiled_prelude(clang)),
-        "-fsyntax-only",
-        "-Xclang",
-        "-ast-dump=json",
-        "-",
-    ]
     try:
-        done = subprocess.run(
-            command,
-            input=source,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_SECONDS,
-        )
+        done = _run(clang, source)
     except subprocess.TimeoutExpired:
         return _unfinished(clang, name, f"no answer in {TIMEOUT_SECONDS:g} s")
     findings = [*_diagnostics(done.stderr)]
     if not findings and done.returncode:
         return _unfinished(clang, name, f"exit status {done.returncode}: {done.stderr[-500:]}")
-    findings += tree.findings(done.stdout, source)
+    findings += tree.findings(read_tree(done.stdout, source))
     unique = tuple(sorted(dict.fromkeys(findings)))
     return Report(name=name, checked=True, tool=clang.version, findings=unique)
+
+
+def _run(clang: Clang, source: str) -> subprocess.CompletedProcess[str]:
+    prelude = str(precompiled_prelude(clang))
+    tree_options = ("-fsyntax-only", "-Xclang", "-ast-dump=json")
+    return subprocess.run(
+        [clang.path, *FLAGS, "-include-pch", prelude, *tree_options, "-"],
+        input=source,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+    )
 
 
 def _unfinished(clang: Clang, name: str, reason: str) -> Report:

@@ -189,7 +189,8 @@ def _is_operand(token: Token) -> bool:
 Trap = Iterator[tuple[str, str]]
 
 
-def _words(text: str) -> set[str]:
+def words(text: str) -> set[str]:
+    """Return the words of a text, without comments, strings and directives."""
     return {token.text for token in tokenize(text) if token.kind is Kind.WORD}
 
 
@@ -217,9 +218,9 @@ def _header_end(source: Source) -> Trap:
 
 
 def _attribute_traps(source: Source) -> Trap:
-    words = _words(source.body)
+    found = words(source.body)
     for name in ATTRIBUTES:
-        if name in source.body and name not in words:
+        if name in source.body and name not in found:
             yield (
                 "attribute-trap",
                 f"{name} occurs in the body, but not as a word of the code, and MLX passes it",
@@ -227,9 +228,9 @@ def _attribute_traps(source: Source) -> Trap:
 
 
 def _shape_traps(source: Source) -> Trap:
-    words = _words(source.body)
+    found = words(source.body)
     for name in (name + suffix for name in source.input_names for suffix in SHAPE_SUFFIXES):
-        if name in source.body and name not in words:
+        if name in source.body and name not in found:
             yield (
                 "shape-trap",
                 f"{name} occurs in the body, but not as a word of the code, and MLX passes it",

@@ -63,7 +63,7 @@ class Statement:
         return any(token.text in ("*", "&") for token in self._declaration())
 
     def declares_variable(self) -> bool:
-        """Whether it declares a variable: at least two words, none of which begins another thing."""
+        """Whether it declares a variable: two words or more, and none begins another thing."""
         declaration = self._declaration()
         texts = [token.text for token in declaration]
         words = self.specifiers()
@@ -78,6 +78,7 @@ _OTHER = frozenset(
         "using",
         "static_assert",
         "friend",
+        "concept",
         "namespace",
         "return",
         "case",

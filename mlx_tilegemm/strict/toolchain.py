@@ -34,10 +34,11 @@ FLAGS = (
     "-fdeclspec",
     "-Xclang",
     "-cl-ext=-all,+__opencl_c_generic_address_space,+cl_khr_fp16,"
-    "+__cl_clang_non_portable_kernel_param_types",
+    "+__cl_clang_non_portable_kernel_param_types,+__cl_clang_bitfields",
     "-Werror=global-constructors",
     "-Werror=missing-declarations",
     "-Werror=return-type",
+    "-Werror=zero-length-array",
     "-Wpre-c++17-compat",
     # The functions of the strict headers are declared and not defined.
     "-Wno-undefined-inline",
@@ -62,7 +63,7 @@ class Clang:
     version: str
 
 
-class ClangMissing(Exception):
+class ClangMissingError(Exception):
     """No usable clang; the message says what was looked for."""
 
 
@@ -70,7 +71,7 @@ def find_clang() -> Clang:
     """Return the first usable clang: ``MLX_TILEGEMM_CLANG``, ``clang``, then by version.
 
     Raises:
-        ClangMissing: There is none.
+        ClangMissingError: There is none.
     """
     return _find(os.environ.get(ENVIRONMENT_VARIABLE))
 
@@ -88,7 +89,7 @@ def _find(wanted: str | None) -> Clang:
         if path or wanted:
             refusals.append(refusal)
     reason = "; ".join(filter(None, refusals)) or f"no clang {OLDEST} or newer is installed"
-    raise ClangMissing(f"{reason} (set {ENVIRONMENT_VARIABLE} to one)")
+    raise ClangMissingError(f"{reason} (set {ENVIRONMENT_VARIABLE} to one)")
 
 
 def _version(path: str) -> str:
@@ -110,7 +111,7 @@ def precompiled_prelude(clang: Clang) -> Path:
     """Return the strict headers as a precompiled header that lives as long as this process.
 
     Raises:
-        ClangMissing: This clang does not take the headers; the message holds its first error.
+        ClangMissingError: This clang does not take the headers; the message holds its first error.
     """
     folder = Path(tempfile.mkdtemp(prefix="mlx_tilegemm_strict_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -120,5 +121,5 @@ def precompiled_prelude(clang: Clang) -> Path:
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         reason = (errors or [f"exit status {done.returncode}"])[0]
-        raise ClangMissing(f"{clang.version} does not take the strict headers: {reason}")
+        raise ClangMissingError(f"{clang.version} does not take the strict headers: {reason}")
     return out

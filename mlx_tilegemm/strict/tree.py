@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from .finding import Finding
-from .syntax import FUNCTIONS, Node, read_tree
+from .syntax import FUNCTIONS, Node
 
 _SPACES = re.compile(r"\b__(?:generic|global|local|constant|private)\b\s*")
 _TEMPLATE_ARGUMENTS = re.compile(r"<[^<>]*>")
@@ -30,19 +30,14 @@ _HOLDERS = frozenset(("VarDecl", "ParmVarDecl", "FieldDecl"))
 _FLOAT_CASTS = frozenset(("FloatingCast", "IntegralToFloating"))
 
 
-def findings(dump: str, text: str) -> Iterator[Finding]:
-    """Yield what the rules find.
-
-    Args:
-        dump: Clang's JSON syntax tree.
-        text: The text that was compiled.
-    """
-    nodes = read_tree(dump, text)
+def findings(nodes: list[Node]) -> Iterator[Finding]:
+    """Yield what the rules find in the nodes of a text."""
     for node in nodes:
         if node.place and not (node.function and node.function.implicit):
             yield from _node_findings(node)
     yield from _recursion(nodes)
     yield from _space_overloads(nodes)
+    yield from _threadgroup_objects(nodes)
 
 
 def _node_findings(node: Node) -> Iterator[Finding]:
@@ -58,8 +53,8 @@ def _node_findings(node: Node) -> Iterator[Finding]:
         )
     elif node.kind == "ImplicitCastExpr":
         yield from _cast_findings(node)
-    elif node.kind in ("UnaryOperator", "DeclRefExpr"):
-        yield from _function_address(node)
+    elif node.kind == "CompoundAssignOperator":
+        yield from _compound_findings(node)
 
 
 def _variable_findings(node: Node) -> Iterator[Finding]:
@@ -70,7 +65,7 @@ def _variable_findings(node: Node) -> Iterator[Finding]:
     if storage == "register" or node.raw.get("tls"):
         yield _finding(node, "storage", f"{node.name} has a storage class Metal refuses")
     if not node.implicit and not _inside_lambda(node) and _lacks_space(node.type, node.plain_type):
-        what = "reference" if node.type.rstrip().endswith("&") else "pointer"
+        what = "reference" if "&" in node.type.rpartition("*")[2] else "pointer"
         yield _finding(
             node,
             "address-space",
@@ -104,7 +99,8 @@ def _open_pointer(text: str) -> bool:
 
 
 def _function_findings(node: Node) -> Iterator[Finding]:
-    if node.type.endswith("__generic") and not _inside_lambda(node):
+    bound = node.raw.get("storageClass") != "static" and not _inside_lambda(node)
+    if bound and node.type.endswith("__generic"):
         yield _finding(
             node,
             "member-function",
@@ -124,8 +120,10 @@ def _cast_findings(node: Node) -> Iterator[Finding]:
     if node.raw.get("castKind") not in _FLOAT_CASTS or node.raw.get("isPartOfExplicitCast"):
         return
     source = _child_type(node)
-    if "__bf16" in node.plain_type or "bfloat" in node.type:
+    if _is_bfloat(node.type):
         yield _finding(node, "bfloat", f"{source} becomes bfloat without a cast")
+    if _is_bfloat(source) and _SPACES.sub("", node.type) != "float":
+        yield _finding(node, "bfloat", f"bfloat becomes {node.type} without a cast")
     parent = node.parent
     if parent and parent.kind == "ConditionalOperator":
         yield _finding(
@@ -135,26 +133,20 @@ def _cast_findings(node: Node) -> Iterator[Finding]:
         )
 
 
+def _compound_findings(node: Node) -> Iterator[Finding]:
+    """Find ``x += y`` whose sum has another type than the bfloat it becomes."""
+    computed = str(node.raw.get("computeResultType", {}).get("qualType", ""))
+    if _is_bfloat(node.type) and not _is_bfloat(computed):
+        yield _finding(node, "bfloat", f"{computed} becomes bfloat without a cast")
+
+
+def _is_bfloat(spelling: str) -> bool:
+    return _SPACES.sub("", spelling).replace("const ", "") in ("bfloat", "bfloat16_t", "__bf16")
+
+
 def _child_type(node: Node) -> str:
     children = node.raw.get("inner") or [{}]
     return str(children[0].get("type", {}).get("qualType", "a value"))
-
-
-def _function_address(node: Node) -> Iterator[Finding]:
-    """Find functions that are used other than by a call."""
-    if node.kind == "UnaryOperator":
-        return
-    target = node.raw.get("referencedDecl", {})
-    if target.get("kind") not in FUNCTIONS or not node.parent:
-        return
-    cast = node.parent
-    if cast.kind == "ImplicitCastExpr" and cast.raw.get("castKind") == "FunctionToPointerDecay":
-        call = cast.parent
-        if call and call.kind.endswith("CallExpr"):
-            return
-        yield _finding(
-            node, "function-pointer", f"{target.get('name')} is used other than by a call"
-        )
 
 
 def _recursion(nodes: list[Node]) -> Iterator[Finding]:
@@ -214,6 +206,22 @@ def _space_overloads(nodes: Iterable[Node]) -> Iterator[Finding]:
                 "space-overload",
                 f"{node.name} differs from an overload in address spaces alone",
             )
+
+
+def _threadgroup_objects(nodes: Iterable[Node]) -> Iterator[Finding]:
+    """Find objects in threadgroup memory whose class has a constructor: nothing would call it."""
+    constructed: set[str] = set()
+    for node in nodes:
+        if node.kind == "CXXRecordDecl":
+            constructor = node.raw.get("definitionData", {}).get("defaultCtor", {})
+            if constructor.get("nonTrivial"):
+                constructed.add(node.name)
+        elif node.kind == "VarDecl" and node.place and node.type.startswith("__local "):
+            kind = re.split(r"[\[<]", node.type.removeprefix("__local "))[0].strip()
+            if kind in constructed:
+                yield _finding(
+                    node, "threadgroup-object", f"{kind} has a constructor, which is not called"
+                )
 
 
 def _template(node: Node) -> bool:

@@ -3,6 +3,7 @@
 
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #pragma OPENCL EXTENSION __cl_clang_non_portable_kernel_param_types : enable
+#pragma OPENCL EXTENSION __cl_clang_bitfields : enable
 
 #define __METAL__ 1
 #define __METAL_MACOS__ 1
@@ -22,6 +23,23 @@
 #define fragment __attribute__((annotate("fragment")))
 #define ray_data __private
 #define object_data __global
+
+// Words of OpenCL that are plain names in Metal.
+#define global strict_global
+#define local strict_local
+#define generic strict_generic
+#define pipe strict_pipe
+#define read_only strict_read_only
+#define write_only strict_write_only
+#define read_write strict_read_write
+#define atomic_int strict_atomic_int
+#define atomic_uint strict_atomic_uint
+#define atomic_float strict_atomic_float
+#define atomic_flag strict_atomic_flag
+#define atomic_long strict_atomic_long
+#define atomic_ulong strict_atomic_ulong
+#define event_t strict_event_t
+#define sampler_t strict_sampler_t
 
 typedef unsigned char uchar;
 typedef unsigned short ushort;
@@ -109,6 +127,13 @@ struct meets {
       ? kind_of<S>::value == is_bfloat
       : kind_of<T>::value == is_float ? kind_of<S>::value != not_scalar
                                       : is_index<S>::value;
+};
+
+// Whether it does so only with a cast.
+template <typename T, typename S>
+struct casts {
+  static constant constexpr const bool value =
+      kind_of<S>::value != not_scalar && !meets<T, S>::value;
 };
 
 }  // namespace strict

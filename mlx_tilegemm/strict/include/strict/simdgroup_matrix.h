@@ -20,7 +20,7 @@ struct simdgroup_matrix {
     T elements[2];
   };
 
-  simdgroup_matrix() thread = default;
+  simdgroup_matrix() = default;
   explicit simdgroup_matrix(T diagonal) thread;
   thread storage& thread_elements() thread;
 

@@ -38,8 +38,12 @@ struct packed_vec;
   vec(const __constant vec&);                                          \
   vec& operator=(const vec&) = default;                                \
   vec& operator=(const __constant vec&);                               \
-  constexpr vec(T all) : elements{all} {}                              \
-  constexpr vec(T all) __constant : elements{all} {}                   \
+  template <typename S, STRICT_IF(strict::meets<T, S>::value)>         \
+  constexpr vec(S all) : elements{T(all)} {}                           \
+  template <typename S, STRICT_IF(strict::meets<T, S>::value)>         \
+  constexpr vec(S all) __constant : elements{T(all)} {}                \
+  template <typename S, STRICT_IF(strict::casts<T, S>::value)>         \
+  explicit constexpr vec(S all) : elements{T(all)} {}                  \
   template <typename U>                                                \
   explicit vec(vec<U, N>);                                             \
   vec(packed_vec<T, N>);                                               \

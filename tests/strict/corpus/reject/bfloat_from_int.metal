@@ -1,0 +1,4 @@
+// expect bfloat: int becomes bfloat without a cast
+kernel void f(device bfloat* out [[buffer(0)]]) {
+  out[0] = 1;
+}

@@ -1,0 +1,4 @@
+// expect bfloat: becomes bfloat without a cast
+kernel void f(device bfloat* out [[buffer(0)]], const device half* a [[buffer(1)]]) {
+  out[0] += a[0];
+}

@@ -1,0 +1,5 @@
+// expect compile: cannot initialize a variable
+kernel void f(device float* out [[buffer(0)]], const device float* a [[buffer(1)]]) {
+  device float* p = a;
+  out[0] = p[0];
+}

@@ -1,0 +1,4 @@
+// expect compile: kernel must have void return type
+kernel float f(device float* out [[buffer(0)]]) {
+  return out[0];
+}

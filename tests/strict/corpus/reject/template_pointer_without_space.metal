@@ -1,0 +1,8 @@
+// expect address-space: pointer p names no address space
+template <typename T>
+T first(const T* p) {
+  return p[0];
+}
+kernel void f(device float* out [[buffer(0)]]) {
+  out[0] = 1.0f;
+}
