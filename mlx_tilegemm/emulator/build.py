@@ -167,6 +167,7 @@ def _build_kernel(
         arguments = [
             *flags,
             "-w",
+            f"-ffile-prefix-map={directory}=.",
             *_prelude_flags(compiler, prelude, checked),
             f"-I{INCLUDE}",
             "kernel.cpp",

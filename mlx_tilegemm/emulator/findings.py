@@ -38,6 +38,8 @@ class Finding:
         file: The file that the kernel's text names, else an empty string.
         line: The line in it, 0 when unknown.
         source_line: The text of that line, empty when it is not at hand.
+        other_file: For a race, the file of the other access.
+        other_line: For a race, the line of the other access.
         buffer: The buffer or threadgroup array, empty when none is involved.
         index: Element of the buffer, None when none is involved.
         thread: ``thread_position_in_threadgroup`` of the first thread that did it.
@@ -51,6 +53,8 @@ class Finding:
     file: str
     line: int
     source_line: str
+    other_file: str = ""
+    other_line: int = 0
     buffer: str
     index: int | None
     thread: tuple[int, int, int]

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ import numpy.typing as npt
 
 from ..errors import EmulatorError
 from . import native
-from .build import INCLUDE, TEXT_NAME, BuiltKernel
-from .findings import Finding, FindingKind, raise_findings
+from .build import BuiltKernel
+from .findings import raise_findings
+from .report import Subject, make_findings
 from .settings import Settings
 from .signature import EntryPoint, Source
-from .symbols import source_lines
 
 Array = npt.NDArray[np.generic]
 
@@ -30,15 +29,6 @@ _FAILURES = {
     2: "a buffer is too large for the emulated memory",
     3: "out of memory",
 }
-_KINDS = tuple(FindingKind)
-_ACCESSES = ("load", "store", "atomic access")
-_COLLECTIVES = (
-    "simd function",
-    "simdgroup matrix operation",
-    "simdgroup_barrier",
-    "threadgroup_barrier",
-)
-
 # The runtime has one address space and one set of workers.
 _launch_lock = threading.Lock()
 
@@ -168,7 +158,8 @@ class LoadedKernel:
         with _launch_lock:
             counters, records = self._run(arguments, settings)
         if records:
-            raise_findings(self.entry.name, self._findings(records, plan))
+            findings = make_findings(records, self._subject(plan), self._offset)
+            raise_findings(self.entry.name, findings)
         return _counters(counters, plan.names)
 
     def _run(
@@ -199,18 +190,14 @@ class LoadedKernel:
             self._runtime.msl_rt_cancel()
             raise
 
-    def _findings(self, records: list[native.Finding], plan: _Plan) -> list[Finding]:
-        offsets = {record.pc: self._offset(record.pc) for record in records if record.pc}
-        inside = [offset for offset in offsets.values() if offset is not None]
-        lines = source_lines(self.built.library, inside, INCLUDE)
-        findings: list[Finding] = []
-        for record in records:
-            place = (record.file or b"").decode(errors="replace"), record.line
-            offset = offsets.get(record.pc)
-            if offset is not None:
-                place = lines.get(offset, place)
-            findings.append(_finding(self, record, place, plan))
-        return _merged(findings)
+    def _subject(self, plan: _Plan) -> Subject:
+        return Subject(
+            kernel=self.entry.name,
+            text=self.built.text,
+            library=self.built.library,
+            buffers=plan.names,
+            element_sizes=plan.item_sizes,
+        )
 
     def _offset(self, pc: int) -> int | None:
         """Offset of a return address in the kernel's library, None if it lies elsewhere."""
@@ -327,85 +314,3 @@ def _counters(record: native.Counters, names: Sequence[str]) -> Counters:
         simd_functions=record.simd_functions,
         atomics=record.atomics,
     )
-
-
-def _finding(
-    kernel: LoadedKernel, record: native.Finding, place: tuple[str, int], plan: _Plan
-) -> Finding:
-    kind = _KINDS[record.kind]
-    buffer, item = "", 1
-    if record.owner == 1:
-        buffer, item = plan.names[record.owner_index], plan.item_sizes[record.owner_index]
-    elif record.owner == 2:
-        buffer = (record.owner_name or b"").decode(errors="replace")
-        item = max(record.element_size, 1)
-    file, line = place
-    return Finding(
-        kind=kind,
-        kernel=kernel.entry.name,
-        file=Path(file).name if Path(file).is_absolute() else file,
-        line=line,
-        source_line=_source_line(kernel.built.text, file, line),
-        buffer=buffer,
-        index=record.offset // item if buffer else None,
-        thread=tuple(record.thread),
-        threadgroup=tuple(record.threadgroup),
-        count=record.count,
-        message=_message(kind, record, buffer, item),
-    )
-
-
-def _message(kind: FindingKind, record: native.Finding, buffer: str, item: int) -> str:
-    text: str = record.text.decode(errors="replace")
-    access = _ACCESSES[min(record.access, 2)]
-    where = f"{access} of {record.size} bytes at element {record.offset // item} of '{buffer}'"
-    if kind is FindingKind.RACE:
-        other = "another threadgroup" if record.other_threadgroup else "the same threadgroup"
-        return f"{where}: {text} by thread {record.other_thread} of {other}, no barrier in between"
-    if kind in (FindingKind.OUT_OF_BOUNDS, FindingKind.CRASH, FindingKind.UNINITIALIZED):
-        suffix = f": {text}" if text else ""
-        return f"{where}{suffix}" if buffer else text
-    if kind is FindingKind.MISALIGNED:
-        return f"{where}: the address is no multiple of {record.size}" if buffer else text
-    if kind is FindingKind.STORE_TO_INPUT:
-        return where
-    if kind is FindingKind.UNWRITTEN_OUTPUT:
-        return f"{record.size // item} elements of '{buffer}' from {record.offset // item} on"
-    if kind is FindingKind.THREADGROUP_MEMORY:
-        return f"{record.size} bytes of threadgroup memory, of which there are 32768"
-    if kind in (FindingKind.DIVERGENCE, FindingKind.TIME_LIMIT):
-        what = f"{_COLLECTIVES[record.access]}: " if record.line else ""
-        return f"{what}{text}"
-    return text
-
-
-@lru_cache(maxsize=256)
-def _lines_by_place(text: str) -> dict[tuple[str, int], str]:
-    """Source lines by the file and line that ``#line`` directives give them."""
-    from .lexer import LINE_MARKER
-
-    places: dict[tuple[str, int], str] = {}
-    file, line = "", 1
-    for row in text.split("\n"):
-        marker = LINE_MARKER.match(row)
-        if marker is None:
-            places.setdefault((file, line), row.strip())
-            line += 1
-            continue
-        line = int(marker["line"])
-        file = marker["file"] if marker["file"] is not None else file
-    return places
-
-
-def _source_line(text: str, file: str, line: int) -> str:
-    places = _lines_by_place(text)
-    return places.get(("" if file == TEXT_NAME else file, line), "")
-
-
-def _merged(findings: list[Finding]) -> list[Finding]:
-    """One finding for what several workers met at the same place."""
-    merged: dict[tuple[FindingKind, str, int, str], Finding] = {}
-    for finding in findings:
-        key = (finding.kind, finding.file, finding.line, finding.buffer)
-        merged.setdefault(key, finding)
-    return list(merged.values())

@@ -25,6 +25,7 @@ NO_MEMORY = 0xFFFFFFFF
 READ_ONLY = 1
 INITIALIZED = 2
 MAX_FINDINGS = 1024
+OWNER_BUFFER, OWNER_STORAGE = 1, 2
 
 
 class Parameter(Structure):
@@ -107,15 +108,17 @@ class Finding(Structure):
         ("offset", c_int64),
         ("size", c_uint64),
         ("pc", c_uint64),
+        ("other_pc", c_uint64),
         ("file", c_char_p),
         ("owner_name", c_char_p),
         ("line", c_int32),
         ("thread", c_uint32 * 3),
         ("threadgroup", c_uint32 * 3),
-        ("other_thread", c_int32),
-        ("other_threadgroup", c_int32),
+        ("other_access", c_uint32),
+        ("other_thread", c_uint32 * 3),
+        ("in_other_threadgroup", c_uint32),
         ("count", c_uint32),
-        ("text", c_char * 116),
+        ("text", c_char * 108),
     ]
 
 

@@ -36,9 +36,7 @@ _SUFFIXED = re.compile(
 _SUFFIXED_ANYWHERE = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)(h|H|bf|BF)\b")
 
 _STORAGE_WORDS = frozenset(("threadgroup", "const", "volatile", "static", "typename", "struct"))
-_BUILTIN_WORDS = frozenset(
-    "unsigned signed char short int long bool float half bfloat size_t".split()
-)
+_BUILTIN_WORDS = frozenset(("unsigned", "signed", "char", "short", "int", "long"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

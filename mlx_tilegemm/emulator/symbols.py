@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def _parse(output: str, count: int) -> list[list[tuple[str, int]]]:
         file, _, position = row.rpartition(":")
         digits = position.split(" ", 1)[0]
         if chains and digits.isdigit():
-            chains[-1].append((file, int(digits)))
+            chains[-1].append((os.path.normpath(file), int(digits)))
     return chains[:count]
 
 

@@ -36,7 +36,8 @@ _COMMON = (
 _CHECKED = (
     "-DMSL_RT_CHECKED",
     "-fsanitize=thread",
-    "-fsanitize=bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow",
+    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,"
+    "float-cast-overflow",
     "-ftrivial-auto-var-init=pattern",
 )
 _CHECKED_BY_FAMILY = {
@@ -90,7 +91,7 @@ class Compiler:
             flags += ["-fexcess-precision=16"]
         if self.is_zig:
             flags += ["-fno-sanitize=all"]
-        flags += ["-O2" if checked else "-O2"]
+        flags += ["-O2"]
         if checked:
             flags += [*_CHECKED, *_CHECKED_BY_FAMILY[self.family]]
         return tuple(flags)

@@ -125,7 +125,9 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   const uint64_t pc = get_registers(context).pc;
   const uint64_t address = reinterpret_cast<uint64_t>(info->si_addr);
   if (handle_stray(worker, signal, pc, address)) return;
-  report_fault(worker, signal, pc, nullptr, address);
+  // Some vector instructions trap at misaligned addresses, of which the checks have told already.
+  const bool misaligned = address == 0 && worker->findings.has(Kind::misaligned);
+  if (!misaligned) report_fault(worker, signal, pc, nullptr, address);
   redirect(context, worker);
 }
 

@@ -4,27 +4,35 @@
 
 namespace msl_rt {
 
-Finding* FindingLog::add(
-    Kind kind, uint64_t pc, const char* file, int32_t line, Owner owner, uint32_t index) {
+static bool is_same(const Finding& known, const FindingLog::Key& key) {
+  return known.kind == key.kind && known.pc == key.pc && known.other_pc == key.other_pc &&
+         known.line == key.line && known.owner == key.owner &&
+         known.owner_index == key.owner_index;
+}
+
+bool FindingLog::has(Kind kind) const {
   for (size_t i = 0; i < size_; ++i) {
-    Finding& known = entries_[i];
-    if (known.kind == kind && known.pc == pc && known.line == line && known.owner == owner &&
-        known.owner_index == index) {
-      ++known.count;
-      return nullptr;
-    }
+    if (entries_[i].kind == kind) return true;
+  }
+  return false;
+}
+
+Finding* FindingLog::add(const Key& key) {
+  for (size_t i = 0; i < size_; ++i) {
+    if (!is_same(entries_[i], key)) continue;
+    ++entries_[i].count;
+    return nullptr;
   }
   if (size_ == capacity) return nullptr;
   Finding& entry = entries_[size_++];
   std::memset(&entry, 0, sizeof(entry));
-  entry.kind = kind;
-  entry.pc = pc;
-  entry.file = file;
-  entry.line = line;
-  entry.owner = owner;
-  entry.owner_index = index;
-  entry.other_thread = -1;
-  entry.other_threadgroup = -1;
+  entry.kind = key.kind;
+  entry.owner = key.owner;
+  entry.owner_index = key.owner_index;
+  entry.line = key.line;
+  entry.pc = key.pc;
+  entry.other_pc = key.other_pc;
+  entry.file = key.file;
   entry.count = 1;
   return &entry;
 }

@@ -33,24 +33,39 @@ struct Finding {
   int64_t offset;   // bytes from the owner's start
   uint64_t size;    // bytes of the access
   uint64_t pc;
+  uint64_t other_pc;  // of the access that this one is in conflict with
   const char* file;
   const char* owner_name;
   int32_t line;
   uint32_t thread[3];
   uint32_t threadgroup[3];
-  int32_t other_thread;      // linear, -1 when there is none
-  int32_t other_threadgroup;  // 0 the same, 1 another, -1 when there is none
+  // The earlier access of a race.
+  uint32_t other_access;
+  uint32_t other_thread[3];
+  uint32_t in_other_threadgroup;
   uint32_t count;
-  char text[116];
+  char text[108];
 };
 
 class FindingLog {
  public:
   static constexpr size_t capacity = 128;
 
-  // The entry to fill for this place, or null when the place is known already or the log is full.
-  Finding* add(Kind kind, uint64_t pc, const char* file, int32_t line, Owner owner, uint32_t index);
+  // What tells one finding from another.
+  struct Key {
+    Kind kind;
+    Owner owner;
+    uint32_t owner_index;
+    int32_t line;
+    uint64_t pc;
+    uint64_t other_pc;
+    const char* file;
+  };
 
+  // The entry to fill for a finding, or null when it is known already or the log is full.
+  Finding* add(const Key& key);
+
+  bool has(Kind kind) const;
   void clear() { size_ = 0; }
   size_t size() const { return size_; }
   const Finding& operator[](size_t i) const { return entries_[i]; }

@@ -22,12 +22,12 @@ inline void check(const void* address, size_t bytes, Access access, uint64_t pc)
   msl_rt::check_access(current_worker(), value, bytes, access, pc);
 }
 
+// For accesses that the compiler took to be aligned.
 inline void check_aligned(const void* address, size_t bytes, Access access, uint64_t pc) {
   const uintptr_t value = reinterpret_cast<uintptr_t>(address);
   if (!msl_rt::AddressSpace::owns(value)) return;
-  Worker* worker = current_worker();
-  if (value & (bytes - 1)) msl_rt::report_misaligned(worker, value, bytes, access, pc);
-  msl_rt::check_access(worker, value, bytes, access, pc);
+  if (value & (bytes - 1)) msl_rt::report_misaligned(current_worker(), value, bytes, pc);
+  msl_rt::check_access(current_worker(), value, bytes, access, pc);
 }
 
 }  // namespace
@@ -114,6 +114,12 @@ struct SourceLocation {
   uint32_t column;
 };
 
+struct TypeMismatch {
+  SourceLocation location;
+  const void* type;
+  unsigned char log_alignment;
+};
+
 // The location is the first member of the data of every handler used here.
 const SourceLocation& location_of(const void* data) {
   return *static_cast<const SourceLocation*>(data);
@@ -179,11 +185,14 @@ MSL_RT_EXPORT void __ubsan_handle_missing_return(void* data) {
       data, CALLER_PC, Kind::undefined_behavior, "a function ended without returning a value");
 }
 
+// Only the check of alignments is on; vectors that the optimiser splits are checked here as a whole.
 MSL_RT_EXPORT void __ubsan_handle_type_mismatch_v1(void* data, uintptr_t pointer) {
-  if (pointer < 4096) {
-    report_and_abandon(data, CALLER_PC, Kind::undefined_behavior, "access through a null pointer");
+  const uintptr_t alignment = uintptr_t(1) << static_cast<const TypeMismatch*>(data)->log_alignment;
+  if (msl_rt::AddressSpace::owns(pointer)) {
+    msl_rt::report_misaligned(current_worker(), pointer, alignment, CALLER_PC);
   } else {
-    report_undefined(data, CALLER_PC, Kind::misaligned, "address is not a multiple of the type's alignment");
+    report_undefined(
+        data, CALLER_PC, Kind::misaligned, "the address is no multiple of the type's alignment");
   }
 }
 

@@ -26,19 +26,18 @@ AddressSpace* space() {
   return instance;
 }
 
-Place no_place() {
-  return Place();
+void describe_access(
+    Finding* finding, const Region* region, uintptr_t address, size_t bytes, Access access) {
+  finding->access = access_code(access);
+  finding->offset = static_cast<int64_t>(address - region->start);
+  finding->size = bytes;
 }
 
-Finding* report_access(
+void report_access(
     Worker* worker, Kind kind, uint64_t pc, const Region* region, uintptr_t address, size_t bytes,
     Access access) {
-  Finding* finding = worker->report(kind, pc, no_place(), region);
-  if (finding == nullptr) return nullptr;
-  finding->access = access_code(access);
-  finding->offset = region == nullptr ? 0 : static_cast<int64_t>(address - region->start);
-  finding->size = bytes;
-  return finding;
+  Finding* finding = worker->report(kind, pc, Place(), region);
+  if (finding != nullptr) describe_access(finding, region, address, bytes, access);
 }
 
 // The view that one access has of the records it meets.
@@ -94,19 +93,25 @@ struct Observer {
     return Record(worker->clock, flags, worker->index, thread).bits();
   }
 
-  Finding* report(Kind kind) const {
-    return report_access(worker, kind, pc, region, address, bytes, access);
+  Finding* report(Kind kind, uint64_t other_pc = 0) const {
+    Finding* finding = worker->report(kind, pc, Place(), region, other_pc);
+    if (finding != nullptr) describe_access(finding, region, address, bytes, access);
+    return finding;
   }
 
-  void report_race(Record other, bool other_wrote) const {
-    Finding* finding = report(Kind::race);
+  // The code address with the given low half that is nearest to this access.
+  uint64_t nearest(uint32_t site) const {
+    return pc + static_cast<uint64_t>(static_cast<int64_t>(
+                    static_cast<int32_t>(site - static_cast<uint32_t>(pc))));
+  }
+
+  void report_race(Record other, bool other_wrote, uint32_t other_site) const {
+    Finding* finding = report(Kind::race, nearest(other_site));
     if (finding == nullptr) return;
     const bool foreign = !same_threadgroup(other) || (other.flags() & record_foreign);
-    finding->other_thread = static_cast<int32_t>(other.thread());
-    finding->other_threadgroup = foreign ? 1 : 0;
-    std::snprintf(
-        finding->text, sizeof(finding->text), "%s%s", other_wrote ? "written" : "read",
-        other.flags() & record_atomic ? " atomically" : "");
+    finding->in_other_threadgroup = foreign ? 1 : 0;
+    finding->other_access = other.flags() & record_atomic ? 2 : other_wrote ? 1 : 0;
+    worker->set_thread(finding->other_thread, other.thread());
   }
 };
 
@@ -118,6 +123,7 @@ uint64_t look(uint64_t* word) {
   return Shared ? __atomic_load_n(word, __ATOMIC_SEQ_CST) : *word;
 }
 
+// Leaves the access's own record in a word and returns the one that was there.
 template <bool Shared>
 __attribute__((noinline)) Record leave(uint64_t* word, const Observer& observer, bool atomic) {
   uint64_t seen = look<Shared>(word);
@@ -135,14 +141,22 @@ __attribute__((noinline)) Record leave(uint64_t* word, const Observer& observer,
   }
 }
 
+// Sites only serve messages: a shared cell may pair a record with the site of another.
+uint32_t look_site(uint32_t* site) { return __atomic_load_n(site, __ATOMIC_RELAXED); }
+void leave_site(uint32_t* site, uint64_t pc) {
+  __atomic_store_n(site, static_cast<uint32_t>(pc), __ATOMIC_RELAXED);
+}
+
 template <bool Shared>
 __attribute__((noinline)) void check_load(Cell* cell, const Observer& observer) {
   leave<Shared>(&cell->read, observer, false);
+  leave_site(&cell->read_site, observer.pc);
   const Record written(look<Shared>(&cell->write));
+  const uint32_t site = look_site(&cell->write_site);
   if (observer.same_threadgroup(written)) {
-    if (!observer.is_ordered(written)) observer.report_race(written, true);
+    if (!observer.is_ordered(written)) observer.report_race(written, true, site);
   } else if (observer.is_live(written)) {
-    observer.report_race(written, true);
+    observer.report_race(written, true, site);
   } else if (!(observer.region->flags & region_initialized)) {
     observer.report(Kind::uninitialized);
   }
@@ -150,23 +164,27 @@ __attribute__((noinline)) void check_load(Cell* cell, const Observer& observer) 
 
 template <bool Shared>
 __attribute__((noinline)) void check_store(Cell* cell, const Observer& observer) {
+  const uint32_t site = look_site(&cell->write_site);
   const Record written = leave<Shared>(&cell->write, observer, false);
-  if (observer.conflicts(written)) observer.report_race(written, true);
+  leave_site(&cell->write_site, observer.pc);
+  if (observer.conflicts(written)) observer.report_race(written, true, site);
   const Record read(look<Shared>(&cell->read));
-  if (observer.conflicts(read)) observer.report_race(read, false);
+  if (observer.conflicts(read)) observer.report_race(read, false, look_site(&cell->read_site));
 }
 
 template <bool Shared>
 __attribute__((noinline)) void check_atomic(Cell* cell, const Observer& observer) {
   const Access access = observer.access;
+  const uint32_t site = look_site(&cell->write_site);
   Record written(look<Shared>(&cell->write));
   if (is_store(access)) {
     written = leave<Shared>(&cell->write, observer, true);
+    leave_site(&cell->write_site, observer.pc);
     const Record read(look<Shared>(&cell->read));
-    if (observer.conflicts(read)) observer.report_race(read, false);
+    if (observer.conflicts(read)) observer.report_race(read, false, look_site(&cell->read_site));
   }
   if (!(written.flags() & record_atomic) && observer.conflicts(written)) {
-    observer.report_race(written, true);
+    observer.report_race(written, true, site);
   }
   if (access == Access::atomic_store || (observer.region->flags & region_initialized)) return;
   if (!observer.same_threadgroup(written) && !observer.is_live(written)) {
@@ -200,12 +218,14 @@ void check_cells_threadgroup(Cell* first, size_t count, const Observer& observer
       if (is_set && shortcut.is_known_reader(read)) continue;
       if (is_set && read < shortcut.ordered) {
         cell->read = shortcut.mine;
+        leave_site(&cell->read_site, observer.pc);
         continue;
       }
       check_load<false>(cell, observer);
     } else if (observer.access == Access::store) {
       if (written < shortcut.ordered && read < shortcut.ordered) {
         cell->write = shortcut.mine;
+        leave_site(&cell->write_site, observer.pc);
         continue;
       }
       check_store<false>(cell, observer);
@@ -269,10 +289,9 @@ void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access
   }
 }
 
-void report_misaligned(
-    Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc) {
+void report_misaligned(Worker* worker, uintptr_t address, size_t alignment, uint64_t pc) {
   const Region* region = space()->find(address);
-  report_access(worker, Kind::misaligned, pc, region, address, bytes, access);
+  report_access(worker, Kind::misaligned, pc, region, address, alignment, Access::load);
 }
 
 void check_written(Launch* launch, const Region* region, Worker* reporter) {
@@ -285,7 +304,7 @@ void check_written(Launch* launch, const Region* region, Worker* reporter) {
     if (missing++ == 0) first = i;
   }
   if (missing == 0) return;
-  Finding* finding = reporter->report(Kind::unwritten_output, 0, no_place(), region);
+  Finding* finding = reporter->report(Kind::unwritten_output, 0, Place(), region);
   if (finding == nullptr) return;
   finding->offset = static_cast<int64_t>(first << region->granule_shift);
   finding->size = missing << region->granule_shift;

@@ -36,7 +36,8 @@ class Record {
 // stands.
 void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc);
 
-void report_misaligned(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc);
+// Reports an address of ours that is no multiple of `alignment`.
+void report_misaligned(Worker* worker, uintptr_t address, size_t alignment, uint64_t pc);
 
 // Reports output granules that no thread has written.
 void check_written(Launch* launch, const Region* region, Worker* reporter);

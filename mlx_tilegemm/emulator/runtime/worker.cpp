@@ -443,16 +443,13 @@ void Worker::finish_barrier(Place place) {
 // Every fiber waits at a threadgroup barrier, but not all at the same one, or some have returned.
 Fiber* Worker::settle_barrier() {
   const Fiber* first = nullptr;
-  const Fiber* other = nullptr;
   for (uint32_t i = 0; i < simdgroups_; ++i) {
     for (uint32_t rest = groups_[i].at_barrier; rest; rest &= rest - 1) {
       const Fiber* fiber = &groups_[i].fibers[__builtin_ctz(rest)];
-      if (first == nullptr) first = fiber;
-      if (fiber->place.line < first->place.line) first = fiber;
-      if (fiber->place != first->place) other = fiber;
+      if (first == nullptr || fiber->place.line < first->place.line) first = fiber;
     }
   }
-  if (strict && other != nullptr) {
+  if (strict && barrier_mixed_) {
     report_divergence(first->place, first, "other threads of the threadgroup are at another one");
   }
   finish_barrier(first->place);
@@ -482,7 +479,7 @@ void Worker::order_memory(uint32_t flags, Simdgroup* only) {
 
 void Worker::note_uniform(uint64_t operands, Place place) {
   current->uniform = mix(current->uniform + operands);
-  current->place = place;
+  current->uniform_place = place;
   current->group->check_uniform = true;
 }
 
@@ -493,7 +490,7 @@ void Worker::compare_uniform(Simdgroup* group) {
     Fiber* fiber = &group->fibers[__builtin_ctz(rest)];
     if (fiber->uniform == first->uniform) continue;
     report_divergence(
-        fiber->place, fiber,
+        fiber->uniform_place, fiber,
         "lanes gave an earlier simdgroup_load or simdgroup_store different operands");
     break;
   }
@@ -543,14 +540,16 @@ static void set_extent(uint32_t* out, const Extent& extent) {
   out[2] = extent.z;
 }
 
-Finding* Worker::report(Kind kind, uint64_t pc, Place place, const Region* region) {
+Finding* Worker::report(
+    Kind kind, uint64_t pc, Place place, const Region* region, uint64_t other_pc) {
   Owner owner = Owner::none;
   uint32_t owner_index = 0;
   if (region != nullptr) {
     owner = region->space == Space::device ? Owner::buffer : Owner::storage;
     owner_index = region->index;
   }
-  Finding* finding = findings.add(kind, pc, place.file, place.line, owner, owner_index);
+  Finding* finding = findings.add(
+      {kind, owner, owner_index, place.line, pc, other_pc, place.file});
   if (finding == nullptr) return nullptr;
   if (owner == Owner::storage) {
     finding->owner_name = storages[owner_index].name;
@@ -558,15 +557,19 @@ Finding* Worker::report(Kind kind, uint64_t pc, Place place, const Region* regio
   }
   set_extent(finding->threadgroup, position_);
   if (current != nullptr) {
-    set_extent(finding->thread, ids_[current->thread].position_in_threadgroup);
+    set_thread(finding->thread, current->thread);
   }
   return finding;
+}
+
+void Worker::set_thread(uint32_t* out, uint32_t thread) const {
+  set_extent(out, ids_[thread].position_in_threadgroup);
 }
 
 void Worker::report_divergence(Place place, const Fiber* fiber, const char* why) {
   Finding* finding = report(Kind::divergence, 0, place);
   if (finding == nullptr) return;
-  set_extent(finding->thread, ids_[fiber->thread].position_in_threadgroup);
+  set_thread(finding->thread, fiber->thread);
   finding->access = static_cast<uint32_t>(place.kind);
   std::snprintf(finding->text, sizeof(finding->text), "%s", why);
 }
@@ -578,7 +581,7 @@ void Worker::report_waiting() {
       const Fiber& fiber = group.fibers[__builtin_ctz(rest)];
       Finding* finding = report(Kind::time_limit, 0, fiber.place);
       if (finding == nullptr) continue;
-      set_extent(finding->thread, ids_[fiber.thread].position_in_threadgroup);
+      set_thread(finding->thread, fiber.thread);
       finding->access = static_cast<uint32_t>(fiber.place.kind);
       std::snprintf(finding->text, sizeof(finding->text), "waits for other threads");
     }

@@ -33,8 +33,9 @@ struct Place {
 struct alignas(64) Fiber {
   void* stack_pointer;
   Simdgroup* group;
-  Place place;       // where the fiber waits
-  uint64_t uniform;  // hash of the operands of matrix operations since the last collective
+  Place place;          // where the fiber waits
+  Place uniform_place;  // of the last matrix operation that `uniform` covers
+  uint64_t uniform;     // hash of the operands of matrix operations since the last collective
   uint16_t thread;   // linear index in the threadgroup
   uint8_t lane;
   uint8_t slot;  // position in the simdgroup's running order
@@ -101,7 +102,9 @@ class Worker {
       uint32_t declaration, const StorageType& type, const char* name, Place place);
   [[noreturn]] void abandon();
 
-  Finding* report(Kind kind, uint64_t pc, Place place, const Region* region = nullptr);
+  Finding* report(
+      Kind kind, uint64_t pc, Place place, const Region* region = nullptr, uint64_t other_pc = 0);
+  void set_thread(uint32_t* out, uint32_t thread) const;  // its position in the threadgroup
   void report_waiting();  // one finding for each place where fibers wait
 
   bool on_fiber() const { return current != nullptr; }

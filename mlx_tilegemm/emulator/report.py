@@ -1,0 +1,205 @@
+"""Turns the runtime's records of broken rules into findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from . import native
+from .build import INCLUDE, TEXT_NAME
+from .findings import Finding, FindingKind
+from .lexer import LINE_MARKER
+from .symbols import source_lines
+
+Place = tuple[str, int]
+
+_KINDS = tuple(FindingKind)
+_ACCESSES = ("load", "store", "atomic access")
+_COLLECTIVES = (
+    "simd function",
+    "simdgroup matrix operation",
+    "simdgroup_barrier",
+    "threadgroup_barrier",
+)
+_NOWHERE: Place = ("", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The launch that records speak of.
+
+    Args:
+        kernel: Name of the kernel.
+        text: Its Metal text.
+        library: Path of its library.
+        buffers: Names of its buffers, as the runtime counts them.
+        element_sizes: Bytes of an element of each of them.
+    """
+
+    kernel: str
+    text: str
+    library: Path
+    buffers: Sequence[str]
+    element_sizes: Sequence[int]
+
+
+def make_findings(
+    records: Sequence[native.Finding], subject: Subject, locate: Callable[[int], int | None]
+) -> tuple[Finding, ...]:
+    """Findings for the records of a launch.
+
+    Which of two conflicting accesses comes second depends on the order in which threads ran; what
+    is reported does not.
+
+    Args:
+        records: The records.
+        subject: What they speak of.
+        locate: Gives the offset of a code address in the kernel's library.
+    """
+    places = _places(records, subject, locate)
+    findings: dict[tuple[object, ...], Finding] = {}
+    for record in records:
+        place = places.get(record.pc, ((record.file or b"").decode(errors="replace"), record.line))
+        finding = _finding(record, place, places.get(record.other_pc, _NOWHERE), subject)
+        key = (finding.kind, finding.file, finding.line, finding.other_line, finding.buffer)
+        known = findings.get(key)
+        if known is not None:
+            finding = replace(known, count=known.count + finding.count)
+        findings[key] = finding
+    return _without_echoes(tuple(findings.values()))
+
+
+def _places(
+    records: Sequence[native.Finding], subject: Subject, locate: Callable[[int], int | None]
+) -> dict[int, Place]:
+    addresses = {pc for record in records for pc in (record.pc, record.other_pc) if pc}
+    offsets = {pc: locate(pc) for pc in addresses}
+    inside = [offset for offset in offsets.values() if offset is not None]
+    lines = source_lines(subject.library, inside, INCLUDE)
+    return {
+        pc: lines[offset]
+        for pc, offset in offsets.items()
+        if offset is not None and offset in lines
+    }
+
+
+def _without_echoes(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Drops what another finding implies.
+
+    A load that races with a store may come before it and then find nothing written.
+    """
+    racing = {
+        (finding.file, finding.line, finding.buffer)
+        for finding in findings
+        if finding.kind is FindingKind.RACE
+    }
+    return tuple(
+        finding
+        for finding in findings
+        if finding.kind is not FindingKind.UNINITIALIZED
+        or (finding.file, finding.line, finding.buffer) not in racing
+    )
+
+
+def _finding(record: native.Finding, place: Place, other: Place, subject: Subject) -> Finding:
+    kind = _KINDS[record.kind]
+    buffer, item = _owner(record, subject)
+    thread, other_thread = tuple(record.thread), tuple(record.other_thread)
+    access, other_access = record.access, record.other_access
+    # A load comes before a store, and of two stores the one that stands first in the text.
+    if kind is FindingKind.RACE and (other_access, other) < (access, place):
+        place, other = other, place
+        thread, other_thread = other_thread, thread
+        access, other_access = other_access, access
+    file, line = _shown(place[0]), place[1]
+    return Finding(
+        kind=kind,
+        kernel=subject.kernel,
+        file=file,
+        line=line,
+        source_line=_source_line(subject.text, (file, line)),
+        other_file=_shown(other[0]),
+        other_line=other[1],
+        buffer=buffer,
+        index=record.offset // item if buffer else None,
+        thread=(thread[0], thread[1], thread[2]),
+        threadgroup=(record.threadgroup[0], record.threadgroup[1], record.threadgroup[2]),
+        count=record.count,
+        message=(
+            _race_message(record, access, other_access, other, other_thread, buffer, item)
+            if kind is FindingKind.RACE
+            else _message(kind, record, buffer, item)
+        ),
+    )
+
+
+def _owner(record: native.Finding, subject: Subject) -> tuple[str, int]:
+    """Name of the buffer or array, and bytes of one element."""
+    if record.owner == native.OWNER_BUFFER:
+        return subject.buffers[record.owner_index], subject.element_sizes[record.owner_index]
+    if record.owner == native.OWNER_STORAGE:
+        name = (record.owner_name or b"").decode(errors="replace")
+        return name, max(record.element_size, 1)
+    return "", 1
+
+
+def _shown(file: str) -> str:
+    return Path(file).name if Path(file).is_absolute() else file
+
+
+def _race_message(
+    record: native.Finding,
+    access: int,
+    other_access: int,
+    other: Place,
+    other_thread: tuple[int, ...],
+    buffer: str,
+    item: int,
+) -> str:
+    group = "another" if record.in_other_threadgroup else "the same"
+    where = f"{_shown(other[0])}:{other[1]}" if other[1] else "an unknown line"
+    return (
+        f"{_ACCESSES[access]} of element {record.offset // item} of '{buffer}' and "
+        f"{_ACCESSES[other_access]} of it at {where} by thread {other_thread} of {group} "
+        "threadgroup, with no barrier in between"
+    )
+
+
+def _message(kind: FindingKind, record: native.Finding, buffer: str, item: int) -> str:
+    text: str = record.text.decode(errors="replace")
+    access = _ACCESSES[min(record.access, 2)]
+    where = f"{access} of {record.size} bytes at element {record.offset // item} of '{buffer}'"
+    if kind is FindingKind.UNWRITTEN_OUTPUT:
+        return f"{record.size // item} elements of '{buffer}' from {record.offset // item} on"
+    if kind is FindingKind.THREADGROUP_MEMORY:
+        return f"{record.size} bytes of threadgroup memory, of which there are 32768"
+    if kind is FindingKind.MISALIGNED and buffer:
+        element = record.offset // item
+        return f"the address of element {element} of '{buffer}' is no multiple of {record.size}"
+    if kind in (FindingKind.DIVERGENCE, FindingKind.TIME_LIMIT) and record.line:
+        return f"{_COLLECTIVES[record.access]}: {text}"
+    if not buffer:
+        return text
+    return f"{where}: {text}" if text else where
+
+
+@lru_cache(maxsize=256)
+def _lines_by_place(text: str) -> dict[Place, str]:
+    """Source lines by the file and line that ``#line`` directives give them."""
+    places: dict[Place, str] = {}
+    file, line = TEXT_NAME, 1
+    for row in text.split("\n"):
+        marker = LINE_MARKER.match(row)
+        if marker is None:
+            places.setdefault((file, line), row.strip())
+            line += 1
+            continue
+        line = int(marker["line"])
+        file = marker["file"] if marker["file"] is not None else file
+    return places
+
+
+def _source_line(text: str, place: Place) -> str:
+    return _lines_by_place(text).get(place, "")

@@ -1,0 +1,50 @@
+"""Every planted bug is found at its line, and nothing is found in its clean twin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from bugs import CASES, Case, expected, full_text
+from cxx import compilers
+
+from mlx_tilegemm import emulator
+from mlx_tilegemm.emulator import FindingKind, KernelCheckError, Settings
+
+TEXT = full_text()
+X = np.linspace(1.0, 100.0, 256, dtype=np.float32)
+SCHEDULES = (
+    {"order": "forward"},
+    {"order": "reverse", "workers": 1},
+    {"order": "random", "seed": 7},
+)
+
+
+def findings_of(case: Case, settings: Settings) -> tuple[emulator.Finding, ...]:
+    buffers = [X, emulator.Output(shape=(256,), dtype=np.float32)]
+    try:
+        emulator.run_text(
+            TEXT,
+            kernel=case.name,
+            buffers=buffers,
+            grid=(256, 1, 1),
+            threadgroup=(64, 1, 1),
+            settings=settings,
+        )
+    except KernelCheckError as error:
+        assert str(error)
+        return error.findings
+    return ()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["order"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("compiler", compilers())
+def test_planted_bug(compiler, case, schedule):
+    found = findings_of(case, Settings(compiler=compiler, **schedule))
+    if case.name == "rows_left_out":
+        assert [(f.kind, f.buffer, f.index) for f in found] == [
+            (FindingKind.UNWRITTEN_OUTPUT, "y", 5)
+        ]
+        return
+    assert {(f.line, str(f.kind)) for f in found} == expected(TEXT, case, compiler), found
+    assert not (found and case.name.endswith("_clean"))
