@@ -286,18 +286,13 @@ def _model_patched(rules: Rules, model: nn.Module) -> Iterator[PatchReport]:
 
 @contextmanager
 def _everything_patched(rules: Rules) -> Iterator[PatchReport]:
-    sites = [*(rule.site for rule in rules.layers), *rules.attention(frozenset())]
+    ops = {rule.site: "matmul" for rule in rules.layers}
+    ops |= dict.fromkeys(rules.attention(frozenset()), "attention_chain")
     replaced = tuple(
-        Replaced(path=_site_path(site), layer=_owner_name(site), op=op)
-        for site, op in zip(sites, _ops(rules, len(sites)), strict=True)
+        Replaced(path=_site_path(site), layer=_owner_name(site), op=op) for site, op in ops.items()
     )
-    with routed(*sites):
+    with routed(*ops):
         yield PatchReport(replaced=replaced, left_alone=())
-
-
-def _ops(rules: Rules, count: int) -> list[str]:
-    linears = ["matmul"] * len(rules.layers)
-    return linears + ["attention_chain"] * (count - len(linears))
 
 
 def _owner_name(site: Site) -> str:
@@ -350,7 +345,7 @@ def _judge(layer: nn.Module, rules: Rules) -> _Route | str | None:
     for rule in rules.layers:
         if rule.layer not in kind.__mro__:
             continue
-        if issubclass(kind, rule.route):
+        if rule.route in kind.__mro__:
             return "computes through this library already"
         if getattr(kind, rule.method) is not original_method(rule):
             return f"its class has a {rule.method} of its own"

@@ -1,0 +1,200 @@
+"""The layers are their namesakes, computed by this library."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.dtypes import FLOATS, from_mlx
+
+DTYPES = [dtype.mlx for dtype in FLOATS]
+PAIRS = [(layer, tg.nn.__dict__[layer.__name__]) for layer in (nn.Linear, nn.Embedding)]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return the names of the ops that layers call, as they call them."""
+    made = []
+
+    def counting(op):
+        def call(*args, **kwargs):
+            made.append(op.__name__)
+            return op(*args, **kwargs)
+
+        return call
+
+    for op in (tg.matmul, tg.addmm, tg.attention_chain):
+        monkeypatch.setattr(tg.nn, op.__name__, counting(op))
+    return made
+
+
+def parameters(module):
+    return {name: value.tolist() for name, value in tree_flatten(module.parameters())}
+
+
+def made(layer, *args, **kwargs):
+    mx.random.seed(3)
+    return layer(*args, **kwargs)
+
+
+class TestNamesakes:
+    @pytest.mark.parametrize(("theirs", "ours"), PAIRS)
+    def test_parameters_and_their_random_numbers_are_the_same(self, theirs, ours):
+        assert parameters(made(ours, 6, 4)) == parameters(made(theirs, 6, 4))
+        assert isinstance(ours(6, 4), theirs)
+
+    def test_attention_has_the_same_parameters(self):
+        ours, theirs = (
+            made(kind, 8, 2, 5, 6, 7, 4, 3, bias=True)
+            for kind in (tg.nn.MultiHeadAttention, nn.MultiHeadAttention)
+        )
+        assert parameters(ours) == parameters(theirs)
+        assert type(ours.out_proj) is tg.nn.Linear
+
+    def test_checkpoints_load_either_way(self, tmp_path):
+        ours, theirs = tg.nn.MultiHeadAttention(8, 2), nn.MultiHeadAttention(8, 2)
+        path = str(tmp_path / "weights.safetensors")
+        theirs.save_weights(path)
+        ours.load_weights(path)
+        assert parameters(ours) == parameters(theirs)
+        made(tg.nn.MultiHeadAttention, 8, 2).save_weights(path)
+        theirs.load_weights(path)
+        assert parameters(ours) != parameters(theirs)
+
+    def test_quantizing_gives_mlx_layers(self):
+        model = nn.Sequential(tg.nn.Linear(64, 32), tg.nn.Embedding(32, 64))
+        nn.quantize(model)
+        assert [type(layer) for layer in model.layers] == [
+            nn.QuantizedLinear,
+            nn.QuantizedEmbedding,
+        ]
+
+    def test_freezing_and_printing_work(self):
+        layer = tg.nn.Linear(3, 2)
+        assert str(layer) == str(nn.Linear(3, 2))
+        assert not layer.freeze().trainable_parameters()
+
+
+class TestLinear:
+    @given(
+        data=st.data(),
+        shape=st.lists(st.integers(1, 4), max_size=2),
+        k=st.integers(1, 40),
+        n=st.integers(1, 40),
+        bias=st.booleans(),
+    )
+    def test_every_mix_of_dtypes(self, kernels, data, shape, k, n, bias):
+        x_dtype, w_dtype = (data.draw(st.sampled_from(DTYPES)) for _ in range(2))
+        layer = made(tg.nn.Linear, k, n, bias=bias)
+        layer.weight = layer.weight.astype(w_dtype)
+        x = mx.random.normal((*shape, k)).astype(x_dtype)
+        got = layer(x)
+        assert got.dtype == layer_of_mlx(layer)(x).dtype
+        value, size = oracle.gemm(x, layer.weight, transpose_b=True, c=layer.get("bias"))
+        bound = oracle.gemm_bound(value, size, k, from_mlx(got.dtype))
+        oracle.assert_close(got, value, bound)
+
+    def test_the_ops_compute(self, kernels, calls):
+        x = mx.zeros((5, 16))
+        tg.nn.Linear(16, 8)(x)
+        tg.nn.Linear(16, 8, bias=False)(x)
+        tg.nn.Embedding(8, 16).as_linear(x)
+        assert calls == ["addmm", "matmul", "matmul"]
+
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_what_the_ops_refuse_is_promoted_as_mlx_promotes_it(self, calls, bias):
+        layer = made(tg.nn.Linear, 4, 3, bias=bias)
+        x = mx.arange(8).reshape(2, 4)
+        assert mx.array_equal(layer(x), layer_of_mlx(layer)(x))
+        assert not calls
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_gradients(self, dtype):
+        layer = made(tg.nn.Linear, 6, 3)
+        layer.weight = layer.weight.astype(dtype)
+        x = mx.random.normal((4, 6))
+        with tg.use_backend("mlx"):
+            got, gradients = gradient(layer, x)
+            expected, expected_gradients = gradient(layer_of_mlx(layer), x)
+        assert mx.allclose(got, expected)
+        for name in ("weight", "bias"):
+            assert gradients[name].dtype == layer[name].dtype
+            assert mx.allclose(gradients[name], expected_gradients[name])
+
+
+def layer_of_mlx(layer):
+    twin = nn.Linear(1, 1, bias="bias" in layer)
+    twin.update(layer.parameters())
+    return twin
+
+
+def gradient(layer, x):
+    return nn.value_and_grad(layer, lambda model: (model(x).astype(mx.float32) ** 2).mean())(layer)
+
+
+MASKS = {
+    "none": None,
+    "causal": "causal",
+    "additive": nn.MultiHeadAttention.create_additive_causal_mask(7),
+    "bool": mx.random.bernoulli(0.7, (2, 1, 7, 7), key=mx.random.key(1))
+    | mx.eye(7).astype(mx.bool_),
+}
+
+
+class TestMultiHeadAttention:
+    @pytest.mark.parametrize("mask", MASKS)
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_agrees_with_the_namesake(self, kernels, calls, mask, bias):
+        ours, theirs = attention_pair(24, 3, bias=bias)
+        x = mx.random.normal((2, 7, 24))
+        got, expected = ours(x, x, x, MASKS[mask]), theirs(x, x, x, MASKS[mask])
+        assert relative_error(got, expected) < 1e-5
+        assert calls.count("attention_chain") == 1
+        assert len(calls) == 5
+
+    def test_every_size_may_differ(self, kernels):
+        ours, theirs = attention_pair(16, 2, 5, 6, 7, 12, 9)
+        operands = [mx.random.normal((2, *shape)) for shape in ((3, 5), (8, 6), (8, 7))]
+        got = ours(*operands)
+        assert got.shape == (2, 3, 9)
+        assert relative_error(got, theirs(*operands)) < 1e-5
+
+    @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+    def test_mixed_dtypes_are_those_of_the_upcast_namesake(self, kernels, dtype):
+        ours, theirs = attention_pair(24, 3)
+        for name in ("key_proj", "value_proj"):
+            getattr(ours, name).set_dtype(dtype)
+        theirs.update(ours.parameters())
+        theirs.set_dtype(mx.float32)
+        x = mx.random.normal((2, 7, 24)).astype(dtype)
+        got = ours(x, x, x, "causal")
+        assert got.dtype == mx.float32
+        # The keys and values are rounded to the dtype once, as projections of it are.
+        upcast = x.astype(mx.float32)
+        unit = from_mlx(dtype).unit_roundoff
+        assert relative_error(got, theirs(upcast, upcast, upcast, "causal")) < 4 * unit
+
+    def test_a_query_without_keys_gets_zeros(self, kernels):
+        ours, _ = attention_pair(8, 2)
+        x = mx.random.normal((1, 3, 8))
+        mask = mx.array([[True, True, True], [False, False, False], [True, False, False]])
+        got = np.array(ours(x, x, x, mask))
+        assert not got[0, 1].any()
+        assert got[0, 0].any()
+
+
+def attention_pair(*args, **kwargs):
+    kinds = (tg.nn.MultiHeadAttention, nn.MultiHeadAttention)
+    ours, theirs = (made(kind, *args, **kwargs) for kind in kinds)
+    return ours, theirs
+
+
+def relative_error(got, expected):
+    return float(mx.abs(got - expected).max() / mx.abs(expected).max())

@@ -1,0 +1,433 @@
+"""Models are routed through the library and come back as they were."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from itertools import pairwise
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+
+import mlx_tilegemm as tg
+from mlx_tilegemm import patching
+from mlx_tilegemm.errors import DTypeError
+
+FAST_ATTENTION = mx.fast.scaled_dot_product_attention
+NAMES = [
+    (nn.Linear, "__call__"),
+    (nn.Embedding, "as_linear"),
+    (mx.fast, "scaled_dot_product_attention"),
+]
+
+
+class Inheriting(nn.Linear):
+    pass
+
+
+class Overriding(nn.Linear):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = mx.ones((16,))
+
+    def __call__(self, x):
+        return mx.fast.rms_norm(x, self.weight, 1e-5)
+
+
+def helper(q, k, v):
+    return inner(q, k, v)
+
+
+def inner(q, k, v):
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=0.5, mask="causal")
+
+
+class Attention(nn.Module):
+    """Attention that its module reaches by way of functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(16, 48, bias=False)
+
+    def __call__(self, x):
+        q, k, v = (self.heads(one) for one in mx.split(self.qkv(x), 3, -1))
+        return helper(q, k, v).transpose(0, 2, 1, 3).reshape(x.shape)
+
+    def heads(self, x):
+        return mx.unflatten(x, -1, (2, -1)).transpose(0, 2, 1, 3)
+
+
+class Model(nn.Module):
+    """One layer of every kind that patching tells apart."""
+
+    def __init__(self):
+        super().__init__()
+        mx.random.seed(5)
+        self.embedding = nn.Embedding(32, 16)
+        self.layers = [nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16, bias=False), Norm()]
+        self.inheriting = Inheriting(16, 16)
+        self.overriding = Overriding(16, 16)
+        self.ours = tg.nn.Linear(16, 16)
+        self.quantized = nn.Linear(32, 16).to_quantized(group_size=32)
+        self.convolution = nn.Conv1d(16, 16, 1)
+        self.attention = Attention()
+        self.heads = nn.MultiHeadAttention(16, 2)
+        self.shared = self.layers[0]
+
+    def __call__(self, tokens):
+        x = self.embedding(tokens)
+        for layer in (*self.layers, self.inheriting, self.overriding, self.ours, self.shared):
+            x = x + 0.1 * layer(x)
+        x = x + self.quantized(mx.concatenate([x, x], axis=-1))
+        x = self.attention(self.convolution(x))
+        return self.embedding.as_linear(self.heads(x, x, x))
+
+
+TOKENS = mx.array([[3, 1, 4, 1, 5]])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return the names of the ops that routes call, as they call them."""
+    made = []
+
+    def counting(op):
+        def call(*args, **kwargs):
+            made.append(op.__name__)
+            return op(*args, **kwargs)
+
+        return call
+
+    for module in (tg.nn, patching):
+        for op in (tg.matmul, tg.addmm, tg.attention_chain):
+            if hasattr(module, op.__name__):
+                monkeypatch.setattr(module, op.__name__, counting(op))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def names_stay():
+    before = [vars(owner)[name] for owner, name in NAMES]
+    yield
+    assert [vars(owner)[name] for owner, name in NAMES] == before
+
+
+def classes(model):
+    return {path: type(layer) for path, layer in model.named_modules()}
+
+
+def relative_error(got, expected):
+    return float(mx.abs(got - expected).max() / mx.abs(expected).max())
+
+
+ROUTED = ["addmm"] * 3 + ["matmul"] * 7 + ["attention_chain"] * 2
+UNROUTED = ["addmm"]  # what calls the library by itself
+
+
+class TestReport:
+    def test_says_what_and_why(self):
+        report = tg.patch(Model())
+        assert {one.path: one.op for one in report.replaced} == {
+            "embedding": "matmul",
+            "layers.0": "addmm",
+            "layers.2": "matmul",
+            "inheriting": "addmm",
+            "attention": "attention_chain",
+            "attention.qkv": "matmul",
+            "heads": "attention_chain",
+            "heads.query_proj": "matmul",
+            "heads.key_proj": "matmul",
+            "heads.value_proj": "matmul",
+            "heads.out_proj": "matmul",
+            "shared": "addmm",
+        }
+        assert {one.path: (one.layer, one.reason) for one in report.left_alone} == {
+            "layers.3": ("Norm", "it multiplies no matrices"),
+            "overriding": ("Overriding", "its class has a __call__ of its own"),
+            "ours": ("Linear", "computes through this library already"),
+            "quantized": (
+                "QuantizedLinear",
+                "quantized weights stay with MLX's quantized products",
+            ),
+            "convolution": ("Conv1d", "there is no rule for its class"),
+        }
+
+    def test_reads_well(self):
+        text = str(tg.patch(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm(4))))
+        assert text.splitlines() == [
+            "[patch] 2 layers replaced, 1 left alone",
+            "     1 LayerNorm left alone: it multiplies no matrices (layers.2)",
+            "     2 Linear -> addmm (layers.0, ...)",
+        ]
+
+    def test_paths_are_in_order(self):
+        model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(11)])
+        assert [one.path for one in tg.patch(model).replaced] == [f"layers.{i}" for i in range(11)]
+
+    def test_cannot_be_changed(self):
+        with pytest.raises(AttributeError):
+            tg.patch(nn.Linear(2, 2)).replaced = ()
+
+
+class TestPatch:
+    def test_results_are_the_same_and_come_from_the_ops(self, kernels, calls):
+        model = Model()
+        expected = model(TOKENS)
+        assert calls == UNROUTED
+        calls.clear()
+        tg.patch(model)
+        assert relative_error(model(TOKENS), expected) < 1e-5
+        assert sorted(calls) == sorted([*ROUTED, "addmm"])
+
+    def test_comes_back_exactly(self, calls):
+        model = Model()
+        before = classes(model)
+        arrays = tree_flatten(model.parameters())
+        with tg.use_backend("mlx"):
+            expected = model(TOKENS)
+            tg.patch(model)
+            assert classes(model) != before
+            tg.unpatch(model)
+            assert classes(model) == before
+            calls.clear()
+            assert mx.array_equal(model(TOKENS), expected)
+        assert calls == UNROUTED
+        after = tree_flatten(model.parameters())
+        assert all(x is y for (_, x), (_, y) in zip(arrays, after, strict=True))
+
+    def test_twice_is_once(self):
+        model = Model()
+        before = classes(model)
+        first = tg.patch(model)
+        patched = classes(model)
+        assert tg.patch(model) == first
+        assert classes(model) == patched
+        tg.unpatch(model)
+        tg.unpatch(model)
+        assert classes(model) == before
+
+    def test_layers_stay_what_and_where_they_are(self):
+        model = Model()
+        layer = model.layers[0]
+        tg.patch(model)
+        assert model.layers[0] is layer
+        assert isinstance(layer, nn.Linear)
+        assert type(layer).__name__ == "Linear"
+        assert str(layer) == str(nn.Linear(16, 16))
+
+    def test_a_layer_by_itself(self, calls):
+        layer = nn.Linear(4, 4)
+        assert [one.path for one in tg.patch(layer).replaced] == [""]
+        with tg.use_backend("mlx"):
+            layer(mx.zeros((2, 4)))
+        assert calls == ["addmm"]
+
+    def test_other_models_are_left_as_they_are(self, calls):
+        tg.patch(Model())
+        with tg.use_backend("mlx"):
+            Model()(TOKENS)
+        assert calls == UNROUTED
+
+    def test_copies_of_patched_models_come_back_too(self, calls):
+        model = Model()
+        before = classes(model)
+        tg.patch(model)
+        twin = copy.deepcopy(model)
+        assert classes(twin) == classes(model)
+        tg.unpatch(twin)
+        assert classes(twin) == before
+        assert classes(model) != before
+
+    def test_quantizing_a_patched_model(self):
+        model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+        tg.patch(model)
+        nn.quantize(model, group_size=32)
+        assert {type(layer) for layer in model.layers} == {nn.QuantizedLinear}
+
+    def test_only_modules(self):
+        for function in (tg.patch, tg.unpatch, tg.patched):
+            with pytest.raises(DTypeError, match=r"Expected an mlx.nn.Module, got function\."):
+                function(relative_error)
+
+    def test_a_training_step(self):
+        model = Model()
+        model.quantized.freeze()
+        loss_and_gradients = nn.value_and_grad(model, lambda m: mx.logsumexp(m(TOKENS)))
+        with tg.use_backend("mlx"):
+            loss, gradients = loss_and_gradients(model)
+            tg.patch(model)
+            got, got_gradients = loss_and_gradients(model)
+        assert relative_error(got, loss) < 1e-5
+        pairs = zip(tree_flatten(gradients), tree_flatten(got_gradients), strict=True)
+        for (name, expected), (got_name, gradient) in pairs:
+            assert name == got_name
+            assert mx.allclose(gradient, expected, rtol=1e-4, atol=1e-6), name
+
+    def test_compiled_by_mlx(self, calls):
+        # Without arithmetic that MLX would fuse, since its CPU compiles what it fuses for seconds.
+        model = nn.Sequential(nn.Linear(16, 16), Attention(), nn.Linear(16, 4, bias=False))
+        x = mx.random.normal((1, 5, 16))
+        with tg.use_backend("mlx"):
+            expected = model(x)
+            tg.patch(model)
+            assert relative_error(mx.compile(model)(x), expected) < 1e-5
+        assert calls == ["addmm", "matmul", "attention_chain", "matmul"]
+
+    @given(
+        sizes=st.lists(st.sampled_from([1, 8, 17]), min_size=2, max_size=4),
+        biases=st.lists(st.booleans(), min_size=4, max_size=4),
+        dtypes=st.lists(
+            st.sampled_from([mx.float32, mx.float16, mx.bfloat16]), min_size=4, max_size=4
+        ),
+        rows=st.integers(1, 9),
+    )
+    def test_any_mixed_mlp(self, kernels, sizes, biases, dtypes, rows):
+        pairs = pairwise(sizes)
+        layers = [nn.Linear(k, n, bias=bias) for (k, n), bias in zip(pairs, biases, strict=False)]
+        for layer, dtype in zip(layers, dtypes, strict=False):
+            layer.weight = layer.weight.astype(dtype)
+        model = nn.Sequential(*layers)
+        x = mx.random.normal((rows, sizes[0]))
+        expected = model(x)
+        with tg.patched(model):
+            got = model(x)
+        assert got.dtype == expected.dtype == mx.float32
+        # Magnitudes bound the error of sums that cancel.
+        for layer in layers:
+            layer.apply(mx.abs)
+        assert mx.all(mx.abs(got - expected) <= 1e-5 * model(mx.abs(x)))
+
+
+class TestPatchedBlocks:
+    def test_a_model(self, calls):
+        model = Model()
+        before = classes(model)
+        with tg.use_backend("mlx"), tg.patched(model) as report:
+            model(TOKENS)
+        assert report == tg.patch(Model())
+        assert len(calls) == len(ROUTED) + 1
+        assert classes(model) == before
+
+    def test_what_was_patched_before_stays_patched(self):
+        model = Model()
+        tg.patch(model.attention)
+        before = classes(model)
+        with tg.patched(model):
+            assert classes(model) != before
+        assert classes(model) == before
+
+    def test_everything(self, calls):
+        model = Model()
+        before = classes(model)
+        with tg.use_backend("mlx"):
+            expected = model(TOKENS)
+            calls.clear()
+            with tg.patched() as report:
+                got = model(TOKENS)
+        assert classes(model) == before
+        assert relative_error(got, expected) < 1e-5
+        # Within the overriding layer's call is one of nn.Linear's.
+        assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
+        assert [one.path for one in report.replaced] == [
+            "mlx.nn.layers.linear.Linear.__call__",
+            "mlx.nn.layers.embedding.Embedding.as_linear",
+            "mlx.core.fast.scaled_dot_product_attention",
+        ]
+
+    def test_ends_even_by_an_error(self):
+        model = Model()
+        before = classes(model)
+        with pytest.raises(ZeroDivisionError), tg.patched(model), tg.patched():
+            raise ZeroDivisionError
+        assert classes(model) == before
+
+    def test_blocks_nest(self, calls):
+        layer, x = nn.Linear(4, 4), mx.zeros((2, 4))
+        with tg.use_backend("mlx"), tg.patched():
+            with tg.patched():
+                layer(x)
+            layer(x)
+        layer(x)
+        assert calls == ["addmm"] * 2
+
+    def test_a_block_is_of_its_thread(self, calls):
+        layer, seen = nn.Linear(4, 4), []
+        mx.eval(layer.parameters())
+
+        def use():
+            seen.append(layer(mx.zeros((2, 4))).shape)
+
+        with tg.patched():
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+        assert seen == [(2, 4)]
+        assert not calls
+
+    def test_a_function_put_in_place_meanwhile_stays(self, monkeypatch):
+        def theirs(*args, **kwargs):
+            return FAST_ATTENTION(*args, **kwargs)
+
+        with tg.patched():
+            mx.fast.scaled_dot_product_attention = theirs
+        try:
+            assert mx.fast.scaled_dot_product_attention is theirs
+            with tg.patched():
+                assert mx.fast.scaled_dot_product_attention is not theirs
+            assert mx.fast.scaled_dot_product_attention is theirs
+        finally:
+            mx.fast.scaled_dot_product_attention = FAST_ATTENTION
+
+
+class TestAttentionCalls:
+    @pytest.mark.parametrize(
+        "mask", [None, "causal", mx.zeros((5, 6)), mx.tri(5, 6, 1).astype(mx.bool_)]
+    )
+    def test_are_served(self, kernels, calls, mask):
+        q, k, v = operands()
+        expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
+        with tg.patched():
+            got = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
+        assert relative_error(got, expected) < 1e-5
+        assert calls == ["attention_chain"]
+
+    def test_sinks_stay_with_mlx(self, calls):
+        q, k, v = operands()
+        sinks = mx.array([0.5, -0.5])
+        options = {"scale": 0.3, "sinks": sinks}
+        expected = mx.fast.scaled_dot_product_attention(q, k, v, **options)
+        with tg.patched():
+            got = mx.fast.scaled_dot_product_attention(q, k, v, **options)
+        assert mx.array_equal(got, expected)
+        assert not calls
+
+    def test_streams_are_passed_on(self, kernels, calls):
+        with tg.patched():
+            mx.fast.scaled_dot_product_attention(*operands(), scale=0.3, stream=mx.cpu)
+            with pytest.raises(DTypeError, match="Expected stream"):
+                mx.fast.scaled_dot_product_attention(*operands(), scale=0.3, stream="cpu")
+        assert calls == ["attention_chain"] * 2
+
+    def test_an_op_that_uses_what_it_stands_in_for(self, monkeypatch):
+        def chain(q, k, v, *, scale, mask, stream):
+            return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+        monkeypatch.setattr(patching, "attention_chain", chain)
+        q, k, v = operands()
+        with tg.patched():
+            got = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3)
+        assert mx.array_equal(got, FAST_ATTENTION(q, k, v, scale=0.3))
+
+
+def operands():
+    mx.random.seed(2)
+    return tuple(mx.random.normal((1, 2, length, 8)) for length in (5, 6, 6))
