@@ -1,0 +1,306 @@
+"""Real model classes of mlx-lm, with random weights, agree with themselves unpatched."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten
+
+pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
+
+from mlx_lm.generate import generate_step
+from mlx_lm.models import base
+from mlx_lm.models.cache import QuantizedKVCache, make_prompt_cache
+
+import mlx_tilegemm as tg
+from mlx_tilegemm import patching
+from mlx_tilegemm.errors import DTypeError
+from mlx_tilegemm.integrations import mlx_lm as integration
+from mlx_tilegemm.routing import original_of
+
+ATTENTION = base.scaled_dot_product_attention
+FAST_ATTENTION = mx.fast.scaled_dot_product_attention
+
+TINY = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "qk_nope_head_dim": 12,
+    "first_k_dense_replace": 1,
+}
+MODELS = {
+    "llama": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False},
+    "qwen3": {
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "rope_theta": 1e4,
+        "tie_word_embeddings": True,
+    },
+    "gemma": {"head_dim": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 4, "sliding_window_pattern": 2},
+    "deepseek_v3": LATENT,
+}
+LARGER = {"vocab_size": 512, "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 320}
+LARGER_LATENT = {"kv_lora_rank": 48, "q_lora_rank": 40, "v_head_dim": 32, "qk_nope_head_dim": 40}
+# Linears and latent projections of a layer, and heads, that are served by each op.
+EXPECTED = {
+    "llama": {"addmm": 14, "matmul": 1, "attention_chain": 2},
+    "qwen3": {"matmul": 15, "attention_chain": 2},
+    "gemma": {"matmul": 15, "attention_chain": 2},
+    "gemma3_text": {"matmul": 15, "attention_chain": 2},
+    "deepseek_v3": {"matmul": 19, "attention_chain": 2},
+}
+PROMPT = mx.array([[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]])
+DTYPES = [mx.float16, mx.bfloat16]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Return how often each op was called by a route."""
+    made = {}
+
+    def counting(op):
+        def call(*args, **kwargs):
+            made[op.__name__] = made.get(op.__name__, 0) + 1
+            return op(*args, **kwargs)
+
+        return call
+
+    for module in (tg.nn, patching):
+        for op in (tg.matmul, tg.addmm, tg.attention_chain):
+            if hasattr(module, op.__name__):
+                monkeypatch.setattr(module, op.__name__, counting(op))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def names_stay():
+    yield
+    assert mx.fast.scaled_dot_product_attention is FAST_ATTENTION
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mlx_lm.models."):
+            value = vars(module).get("scaled_dot_product_attention")
+            assert original_of(value) is value, name
+
+
+def build(name, **changes):
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    config = {"model_type": name, **TINY, **MODELS[name], **changes}
+    mx.random.seed(7)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    model.eval()
+    return model
+
+
+def larger(name):
+    return build(name, **LARGER, **(LARGER_LATENT if name == "deepseek_v3" else {}))
+
+
+def cast_linears(model, dtype):
+    """Give every layer that multiplies matrices weights of a dtype; the rest stays float32."""
+    for path, layer in model.named_modules():
+        if "Linear" in type(layer).__name__ or path.endswith("mlp.gate"):
+            layer.set_dtype(dtype)
+    return model
+
+
+def upcast(model):
+    model.set_dtype(mx.float32)
+    return model
+
+
+def logits(model, prompt=PROMPT, steps=3):
+    """Return the logits of a prompt and of the tokens after it, one by one, with a cache."""
+    cache = make_prompt_cache(model)
+    outputs = [model(prompt, cache=cache)]
+    outputs += [model(prompt[:, i : i + 1], cache=cache) for i in range(steps)]
+    result = mx.concatenate(outputs, axis=1)
+    mx.eval(result)
+    return result
+
+
+def relative_error(got, expected):
+    assert got.dtype == expected.dtype
+    return float(mx.abs(got - expected).max() / mx.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+class TestAgreement:
+    def test_float32(self, kernels, calls, name):
+        model = build(name)
+        expected = logits(model)
+        assert not calls
+        with integration.patched(model):
+            got = logits(model, steps=0)
+            assert calls == EXPECTED[name]
+            assert relative_error(got, expected[:, : PROMPT.shape[1]]) < 1e-4
+            assert relative_error(logits(model), expected) < 1e-4
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_mixed_dtypes(self, kernels, name, dtype):
+        model = cast_linears(build(name), dtype)
+        with integration.patched(model):
+            got = logits(model, steps=2)
+        assert got.dtype == mx.float32
+        assert relative_error(got, logits(upcast(model), steps=2)) < 1e-4
+
+    @pytest.mark.parametrize("dtype", [mx.float32, *DTYPES], ids=str)
+    def test_larger_by_mlx_ops(self, name, dtype):
+        model = cast_linears(larger(name), dtype)
+        prompt = mx.random.randint(0, LARGER["vocab_size"], (2, 50), key=mx.random.key(1))
+        with tg.use_backend("mlx"), integration.patched(model):
+            got = logits(model, prompt, steps=12)
+        assert relative_error(got, logits(upcast(model), prompt, steps=12)) < 1e-4
+
+    @pytest.mark.parametrize("dtype", [mx.float32, *DTYPES], ids=str)
+    def test_a_training_step(self, name, dtype):
+        model = cast_linears(build(name), dtype)
+        step = nn.value_and_grad(model, next_token_loss)
+        loss, gradients = step(model, PROMPT)
+        with tg.use_backend("mlx"), integration.patched(model):
+            got, got_gradients = step(model, PROMPT)
+        assert relative_error(got, loss) < 1e-5
+        assert_same_gradients(got_gradients, gradients)
+
+    def test_everything_patched(self, kernels, calls, name):
+        model = build(name)
+        expected = logits(model, steps=1)
+        with integration.patched():
+            got = logits(model, steps=0)
+            assert calls == EXPECTED[name]
+            assert relative_error(got, expected[:, : PROMPT.shape[1]]) < 1e-4
+
+    def test_without_the_integration(self, calls, name):
+        model = build(name)
+        expected = logits(model)
+        with tg.use_backend("mlx"), tg.patched(model):
+            got = logits(model, steps=0)
+            assert calls["attention_chain"] == EXPECTED[name]["attention_chain"]
+        assert relative_error(got, expected[:, : PROMPT.shape[1]]) < 1e-4
+
+
+def next_token_loss(model, tokens):
+    predictions = model(tokens[:, :-1]).astype(mx.float32)
+    return nn.losses.cross_entropy(predictions, tokens[:, 1:], reduction="mean")
+
+
+def assert_same_gradients(got, expected):
+    for (name, gradient), (_, reference) in zip(
+        tree_flatten(got), tree_flatten(expected), strict=True
+    ):
+        assert gradient.dtype == reference.dtype, name
+        # Gradients of 16-bit weights are rounded to 16 bits.
+        unit = {mx.float32: 1e-4, mx.float16: 2.0**-9, mx.bfloat16: 2.0**-6}[gradient.dtype]
+        difference = mx.abs(gradient.astype(mx.float32) - reference.astype(mx.float32))
+        assert difference.max() <= unit * mx.abs(reference).max(), name
+
+
+class TestReport:
+    def test_latent_attention_and_experts(self):
+        report = integration.patch(build("deepseek_v3"))
+        ops = {one.path: one.op for one in report.replaced}
+        assert ops["model.layers.0.self_attn"] == "attention_chain"
+        assert ops["model.layers.0.self_attn.embed_q"] == "matmul"
+        reasons = {one.path: one.reason for one in report.left_alone}
+        assert reasons["model.layers.1.mlp.switch_mlp.up_proj"] == (
+            "its experts are chosen row by row, by MLX's gather_mm"
+        )
+        assert reasons["model.layers.1.mlp.gate"] == "there is no rule for its class"
+
+    def test_unpatch_restores_every_class(self):
+        model = build("deepseek_v3")
+        before = {path: type(layer) for path, layer in model.named_modules()}
+        integration.patch(model)
+        tg.unpatch(model)
+        assert {path: type(layer) for path, layer in model.named_modules()} == before
+
+    def test_only_modules(self):
+        with pytest.raises(DTypeError, match=r"\[patch\] Expected an mlx.nn.Module, got str\."):
+            integration.patch("llama")
+
+
+class TestNames:
+    def test_are_hooked_in_each_module_while_a_block_runs(self):
+        llama, qwen = (importlib.import_module(f"mlx_lm.models.{m}") for m in ("llama", "qwen3"))
+        with integration.patched():
+            for module in (base, llama, qwen):
+                hook = module.scaled_dot_product_attention
+                assert hook is not ATTENTION
+                assert original_of(hook) is ATTENTION
+        for module in (base, llama, qwen):
+            assert module.scaled_dot_product_attention is ATTENTION
+
+    def test_of_modules_imported_in_a_block_come_back(self):
+        name = "mlx_lm.models.starcoder2"
+        sys.modules.pop(name, None)
+        with integration.patched():
+            module = importlib.import_module(name)
+            assert original_of(module.scaled_dot_product_attention) is ATTENTION
+            assert module.scaled_dot_product_attention is not ATTENTION
+        assert module.scaled_dot_product_attention is ATTENTION
+
+    def test_of_an_unpatched_model_do_what_they_did(self, calls):
+        model, other = build("llama"), build("llama")
+        with tg.use_backend("mlx"), integration.patched(model):
+            logits(other, steps=1)
+        assert not calls
+
+
+class TestAttention:
+    def test_with_a_quantized_cache_stays_with_mlx(self, calls):
+        model = build("llama", hidden_size=128)
+
+        def run():
+            caches = [QuantizedKVCache(group_size=32, bits=8) for _ in model.layers]
+            return mx.concatenate(
+                [model(PROMPT, cache=caches), model(PROMPT[:, :1], cache=caches)], axis=1
+            )
+
+        expected = run()
+        with tg.use_backend("mlx"), integration.patched(model):
+            assert relative_error(run(), expected) < 1e-4
+        assert "attention_chain" not in calls
+        assert calls["addmm"]
+
+    def test_with_sinks_stays_with_mlx(self, calls):
+        q = mx.random.normal((1, 2, 3, 8))
+        arguments = (q, q, q, None, 0.3, "causal", mx.array([1.0, 2.0]))
+        expected = ATTENTION(*arguments)
+        with integration.patched():
+            assert mx.array_equal(base.scaled_dot_product_attention(*arguments), expected)
+        assert not calls
+
+
+def test_generated_tokens_are_the_same(kernels, calls):
+    model = cast_linears(build("qwen3"), mx.bfloat16)
+    prompt = PROMPT[0]
+
+    def tokens():
+        return [int(token) for token, _ in generate_step(prompt, model, max_tokens=8)]
+
+    expected = tokens()
+    integration.patch(model)
+    assert tokens() == expected
+    # Two layers: the prompt but its last token, that one, and each token that is made.
+    assert calls["attention_chain"] == 2 * (1 + 1 + 8)
