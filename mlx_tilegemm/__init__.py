@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from . import errors
 from .arguments import ArraySpec
+from .autodiff import use_gradients
 from .backends import use_backend
 from .explain import explain
 from .ops import addmm, attention_chain, matmul, use_kernel
@@ -28,6 +29,7 @@ __all__ = [
     "patched",
     "unpatch",
     "use_backend",
+    "use_gradients",
     "use_kernel",
 ]
 

@@ -25,6 +25,7 @@ from .arguments import (
     default_scale,
     gemm_request,
 )
+from .autodiff import differentiable_gemm, gradients_enabled
 from .backends import Backend, StreamOrDevice, resolve
 from .backends.launch import Run, kernel_run
 from .chips import detect
@@ -130,6 +131,7 @@ def matmul(
         False,
         resolve(stream).backend,
         _forced.get(),
+        gradients_enabled(),
     )
     return call((a, b), (1.0, 1.0), stream)[0]
 
@@ -197,6 +199,7 @@ def addmm(
         alpha != 1.0,
         resolve(stream).backend,
         _forced.get(),
+        gradients_enabled(),
     )
     return call((a, b, c), (alpha, beta), stream)[0]
 
@@ -347,6 +350,7 @@ def _gemm_call(
     scaled: bool,
     backend: Backend | None,
     force: str | None,
+    gradients: bool,
 ) -> Run:
     problem = gemm_request(
         op,
@@ -364,7 +368,8 @@ def _gemm_call(
     plan = _plan(op, problem, backend, force)
     if plan is None or backend is None:
         return partial(mlx_route.gemm, problem)
-    return kernel_run(plan, backend, last_is_scalar=c_shape == ())
+    run = kernel_run(plan, backend, last_is_scalar=c_shape == ())
+    return differentiable_gemm(run, problem, backend) if gradients else run
 
 
 @lru_cache(maxsize=4096)

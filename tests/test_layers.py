@@ -25,6 +25,8 @@ LAYERS = [
     "arguments",
     "backends",
     "mlx_route",
+    "canary",
+    "autodiff",
     "ops",
     "explain",
     "nn",

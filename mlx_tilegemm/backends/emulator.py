@@ -84,6 +84,6 @@ def _opaque(launch: Callable[..., list[mx.array]], inputs: Sequence[mx.array]) -
 
 def _not_differentiable(*_: object) -> NoReturn:
     raise BackendError(
-        "[emulator] Expected a call that is not differentiated: the kernels have no gradient. "
-        'Differentiate inside `with use_backend("mlx"):`.'
+        "[emulator] Expected a call that is not differentiated, got one made without its "
+        "derivatives; differentiate outside of `with use_gradients(False):`."
     )

@@ -1,0 +1,11 @@
+"""What MLX's transforms make of a call that runs a kernel.
+
+A kernel is opaque to MLX. Such a call is therefore made through an `mx.custom_function`, whose
+rules state its derivatives and its batching as further calls: gradients run on this project's
+kernels too, in their operands' dtypes, and are differentiable in turn.
+"""
+
+from .gemm import differentiable_gemm
+from .transforms import gradients_enabled, use_gradients
+
+__all__ = ["differentiable_gemm", "gradients_enabled", "use_gradients"]
