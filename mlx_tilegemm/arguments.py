@@ -90,6 +90,7 @@ def gemm_request(
     transpose_b: bool = False,
     out_dtype: object = None,
     scaled: bool = False,
+    batch_invariant: bool = False,
 ) -> GemmProblem | None:
     """State the product that ``a``, ``b`` and ``c`` ask for.
 
@@ -117,6 +118,7 @@ def gemm_request(
         c=rows.get("c"),
         out=_out_row(op, out_dtype),
         scaled=scaled,
+        batch_invariant=bool(batch_invariant),
     )
 
 

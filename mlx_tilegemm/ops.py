@@ -28,8 +28,7 @@ from .arguments import (
 from .autodiff import differentiable_gemm, gradients_enabled
 from .backends import Backend, StreamOrDevice, resolve
 from .backends.launch import Run, kernel_run
-from .chips import detect
-from .dispatch import choose
+from .canary import chosen_plan
 from .dtypes import INTEGERS
 from .errors import BackendError, DTypeError, IllegalKernelError, ProblemError
 from .plan import Plan
@@ -78,6 +77,7 @@ def matmul(
     transpose_a: bool = False,
     transpose_b: bool = False,
     out_dtype: mx.Dtype | None = None,
+    batch_invariant: bool = False,
     stream: StreamOrDevice = None,
 ) -> mx.array:
     """Multiply matrices of any two dtypes without casting either into a copy.
@@ -96,6 +96,8 @@ def matmul(
         transpose_b: Likewise for ``b``: takes the ``[n, k]`` weight of a linear layer as it is.
         out_dtype: Result dtype. None is MLX's promotion (float16 with bfloat16 is float32), and
             int32 for integers.
+        batch_invariant: Choose among kernels in which a row of the result is the same, bit for
+            bit, however many rows there are; other kernels may be faster.
         stream: Stream or device of the call; None is the default one.
 
     Returns:
@@ -129,6 +131,7 @@ def matmul(
         transpose_b,
         out_dtype,
         False,
+        batch_invariant,
         resolve(stream).backend,
         _forced.get(),
         gradients_enabled(),
@@ -147,6 +150,7 @@ def addmm(
     transpose_a: bool = False,
     transpose_b: bool = False,
     out_dtype: mx.Dtype | None = None,
+    batch_invariant: bool = False,
     stream: StreamOrDevice = None,
 ) -> mx.array:
     """Return ``alpha * (a @ b) + beta * c`` in one kernel, rounded once.
@@ -160,6 +164,7 @@ def addmm(
         transpose_a: As in `matmul`.
         transpose_b: As in `matmul`.
         out_dtype: Result dtype; None is MLX's promotion of all three operands.
+        batch_invariant: As in `matmul`.
         stream: Stream or device of the call; None is the default one.
 
     Returns:
@@ -197,6 +202,7 @@ def addmm(
         transpose_b,
         out_dtype,
         alpha != 1.0,
+        batch_invariant,
         resolve(stream).backend,
         _forced.get(),
         gradients_enabled(),
@@ -348,6 +354,7 @@ def _gemm_call(
     transpose_b: bool,
     out_dtype: mx.Dtype | None,
     scaled: bool,
+    batch_invariant: bool,
     backend: Backend | None,
     force: str | None,
     gradients: bool,
@@ -361,6 +368,7 @@ def _gemm_call(
         transpose_b=transpose_b,
         out_dtype=out_dtype,
         scaled=scaled,
+        batch_invariant=batch_invariant,
     )
     if problem is None:
         _check_not_forced(op, force)
@@ -419,7 +427,7 @@ def _check_not_forced(op: str, force: str | None) -> None:
 
 def _plan(op: str, problem: Problem, backend: Backend | None, force: str | None) -> Plan | None:
     if backend is not None:
-        return choose(problem, detect()[0], force).plan
+        return chosen_plan(problem, backend, force)
     if force not in (None, "mlx"):
         raise BackendError(
             f"[{op}] Expected a backend that runs kernels for the forced kernel {force!r}, got "

@@ -8,7 +8,7 @@ problem that exists is a valid one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import prod
 
@@ -59,6 +59,7 @@ class GemmProblem:
         c_columns: ``c`` has a column for every column of the result, not one for all.
         scaled: ``alpha`` is not 1.
         out_shape: Shape of the result as the caller sees it.
+        batch_invariant: Each row has to come out the same, bit for bit, whatever ``m`` is.
     """
 
     m: int
@@ -75,6 +76,18 @@ class GemmProblem:
     c_columns: bool
     scaled: bool
     out_shape: Shape
+    batch_invariant: bool = False
+
+    def __str__(self) -> str:
+        options = [f"c {self.c}"] * bool(self.c) + ["batch_invariant"] * self.batch_invariant
+        return ", ".join(
+            [
+                f"{self.a} x {self.b} -> {self.out}",
+                f"m {self.m}, n {self.n}, k {self.k}, layout {self.layout}",
+                f"{self.batch_size} products",
+                *options,
+            ]
+        )
 
     @property
     def batch_size(self) -> int:
@@ -163,6 +176,14 @@ class AttentionProblem:
     mask_shape: tuple[int, int, int, int]
     return_lse: bool
 
+    def __str__(self) -> str:
+        heads = f"{self.num_heads} heads on {self.num_kv_heads}"
+        return (
+            f"{self.q} x {self.k} x {self.v} -> {self.out}, batch {self.batch}, {heads}, "
+            f"q_len {self.q_len}, kv_len {self.kv_len}, head_dim {self.head_dim}, "
+            f"value_dim {self.value_dim}, mask {self.mask_kind.value}"
+        )
+
     @property
     def out_shape(self) -> Shape:
         """``[B, Hq, Lq, Dv]``."""
@@ -205,6 +226,7 @@ def gemm_problem(
     c: DType | None = None,
     out: DType | None = None,
     scaled: bool = False,
+    batch_invariant: bool = False,
 ) -> GemmProblem:
     """Check shapes and dtypes as `mx.matmul` does and state the product they ask for.
 
@@ -220,6 +242,7 @@ def gemm_problem(
         c: Element type of the addend.
         out: Element type wanted; None follows MLX's promotion.
         scaled: Whether the product is multiplied by an ``alpha`` other than 1.
+        batch_invariant: Whether a row must not depend on how many rows there are.
 
     Raises:
         ProblemError: Shapes that do not fit together.
@@ -256,6 +279,7 @@ def gemm_problem(
         c_columns=c is not None and c_full[-1] > 1,
         scaled=scaled,
         out_shape=out_shape,
+        batch_invariant=batch_invariant,
     )
     return _fold_batch(problem)
 
@@ -401,21 +425,11 @@ def _fold_batch(problem: GemmProblem) -> GemmProblem:
     c_folds = c_folds or (axis.c == 1 and problem.m == 1)
     if axis.a != 1 or axis.b != 0 or not c_folds:
         return problem
-    return GemmProblem(
+    return replace(
+        problem,
         m=problem.m * axis.size,
-        n=problem.n,
-        k=problem.k,
         batch=(),
-        a=problem.a,
-        b=problem.b,
-        c=problem.c,
-        out=problem.out,
-        transpose_a=False,
-        transpose_b=problem.transpose_b,
         c_rows=problem.c_rows or axis.c == 1,
-        c_columns=problem.c_columns,
-        scaled=problem.scaled,
-        out_shape=problem.out_shape,
     )
 
 

@@ -59,9 +59,9 @@ BATCHES = (
 
 
 @st.composite
-def gemm_cases(draw, dtypes=FLOATS) -> GemmCase:
+def gemm_cases(draw, dtypes=FLOATS, rows=RUNTIME_SIZES) -> GemmCase:
     """Draw a product: any dtype pair, layout, batch and off-tile sizes."""
-    m = draw(st.sampled_from(RUNTIME_SIZES))
+    m = draw(st.sampled_from(rows))
     n, k = draw(st.sampled_from(COMPILED_SIZES)), draw(st.sampled_from(COMPILED_SIZES))
     transpose_a, transpose_b = draw(st.booleans()), draw(st.booleans())
     a_batch, b_batch = draw(st.sampled_from(BATCHES))

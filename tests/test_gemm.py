@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import chips, dtypes
-from mlx_tilegemm.kernels import gemm_scalar, gemm_simdgroup
+from mlx_tilegemm.kernels import gemm_scalar, gemm_simdgroup, gemm_split_k, gemv
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -69,6 +69,65 @@ def test_every_simdgroup_configuration(config, case):
     if min(a.size, b.size) < 8:
         kernel = "gemm_scalar"
     check(a, b, kernel=kernel, transpose_a=case.transpose_a, transpose_b=case.transpose_b)
+
+
+@given(case=strategies.gemm_cases(rows=(1, 2, 3, 5, 8, 11, 16)))
+def test_gemv_serves_few_rows(case):
+    a, b = case.operands()
+    kernel = "gemv" if min(a.size, b.size) >= 8 and rows(a, b, case) <= 16 else None
+    check(a, b, kernel=kernel, transpose_a=case.transpose_a, transpose_b=case.transpose_b)
+
+
+def rows(a, b, case):
+    options = {"transpose_a": case.transpose_a, "transpose_b": case.transpose_b}
+    return tg.explain(tg.matmul, a, b, **options).problem.m
+
+
+@pytest.mark.parametrize("config", [str(config) for config in gemv.CONFIGS])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "nt", "tn", "tt"])
+def test_every_gemv_configuration(config, layout):
+    m = int(config.split("x")[0])
+    shapes = ((m, 300), (300, 70))
+    a_shape, b_shape = (
+        shape[::-1] if t else shape for shape, t in zip(shapes, layout, strict=True)
+    )
+    a, b = arrays(a_shape, b_shape, mx.float32, mx.bfloat16)
+    check(a, b, kernel=f"gemv/{config}", transpose_a=layout[0], transpose_b=layout[1])
+
+
+@pytest.mark.parametrize("splits", gemm_split_k.SPLITS)
+@pytest.mark.parametrize("k", [8192, 8101])
+@pytest.mark.parametrize("share", gemm_split_k.SHARES, ids=str)
+def test_split_k_adds_shares_up(share, splits, k):
+    a, b = arrays((9, k), (37, k), mx.float16, mx.bfloat16)
+    check(a, b, kernel=f"gemm_split_k/{share}-split{splits}", transpose_b=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "nt", "tn", "tt"])
+def test_split_k_in_every_layout_with_an_addend(layout):
+    shapes = ((33, 555), (555, 41))
+    a_shape, b_shape = (
+        shape[::-1] if t else shape for shape, t in zip(shapes, layout, strict=True)
+    )
+    a, b = arrays(a_shape, b_shape)
+    c = strategies.random_array(np.random.default_rng(2), (33, 1), mx.bfloat16)
+    options = {"transpose_a": layout[0], "transpose_b": layout[1]}
+    with tg.use_kernel("gemm_split_k"):
+        got = tg.addmm(c, a, b, alpha=0.5, beta=-2.0, **options)
+    value, magnitude = oracle.gemm(a, b, c=c, alpha=0.5, beta=-2.0, **options)
+    oracle.assert_close(got, value, oracle.gemm_bound(value, magnitude, 555, dtypes.FLOAT32))
+
+
+@pytest.mark.parametrize(("n", "k"), [(40, 300), (33, 4096), (70, 5), (2, 2)])
+@pytest.mark.parametrize("pair", [(mx.float16, mx.float32), (mx.int8, mx.int16)], ids=str)
+def test_batch_invariant_rows_do_not_depend_on_their_number(n, k, pair):
+    a, b = arrays((130, k), (n, k), *pair)
+    whole = np.array(tg.matmul(a, b, transpose_b=True, batch_invariant=True))
+    for count in (1, 2, 7, 16, 33, 64):
+        part = np.array(tg.matmul(a[:count], b, transpose_b=True, batch_invariant=True))
+        np.testing.assert_array_equal(part, whole[:count])
+    split = tg.explain(tg.matmul, a[:1], b, transpose_b=True, batch_invariant=True)
+    assert split.route in ("gemm_simdgroup", "gemm_scalar")
 
 
 @pytest.mark.parametrize("config", SCALAR_CONFIGS)

@@ -249,3 +249,20 @@ def variant(
         out=out,
         scaled=scaled,
     )
+
+
+def rows_decide(problem: GemmProblem) -> str | None:
+    """Return why a kernel whose sums depend on the number of rows may not serve, or None."""
+    if problem.batch_invariant:
+        return "batch_invariant: the order of its sums depends on the number of rows"
+    return None
+
+
+def invariant_by_scalar(problem: GemmProblem) -> bool:
+    """Return whether a batch-invariant product is the scalar kernel's.
+
+    Whether ``a`` is too small for the simdgroup kernel may depend on m, so every product is the
+    scalar kernel's in which a single row would be.
+    """
+    one_row = min(problem.k, problem.b_elements)
+    return problem.is_integer or one_row < CONSTANT_BINDING_LIMIT

@@ -22,6 +22,7 @@ from .gemm import (
     gemm_fields,
     gemm_label,
     gemm_launch,
+    invariant_by_scalar,
     reject_gemm,
 )
 from .gemm import (
@@ -140,6 +141,8 @@ def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
 def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     assert isinstance(problem, GemmProblem)
+    if problem.batch_invariant and not invariant_by_scalar(problem):
+        return "batch_invariant: the simdgroup kernel serves every number of rows"
     reason = reject_gemm(problem) or _reject_tile(config)
     if reason:
         return reason

@@ -20,6 +20,7 @@ from .gemm import (
     gemm_factors,
     gemm_fields,
     gemm_label,
+    rows_decide,
 )
 from .gemm import (
     variant as gemm_variant,
@@ -118,7 +119,9 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     assert isinstance(problem, GemmProblem)
     if problem.batch:
         return "a batch already fills the third dimension of the grid"
-    reason = gemm_simdgroup.reject(_share_problem(problem), config.share, chip)
+    reason = rows_decide(problem) or gemm_simdgroup.reject(
+        _share_problem(problem), config.share, chip
+    )
     if reason:
         return reason
     depth = split_depth(problem.k, config)

@@ -23,6 +23,7 @@ from .gemm import (
     gemm_label,
     gemm_sizes,
     reject_gemm,
+    rows_decide,
     tiny_operand,
 )
 from .gemm import (
@@ -140,7 +141,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     assert isinstance(problem, GemmProblem)
     if problem.is_integer:
         return f"it multiplies floats, not {problem.a} and {problem.b}"
-    reason = reject_gemm(problem) or tiny_operand(problem)
+    reason = reject_gemm(problem) or tiny_operand(problem) or rows_decide(problem)
     if reason:
         return reason
     if problem.m > MAX_ROWS:
