@@ -243,9 +243,10 @@ class TestImport:
         assert sorted(members) == tg.__all__
 
     def test_exports_are_what_their_names_say(self):
-        assert tg.emulator.__name__ == "mlx_tilegemm.emulator"
-        assert tg.errors.__name__ == "mlx_tilegemm.errors"
-        functions = set(tg.__all__) - {"ArraySpec", "emulator", "errors"}
+        modules = {"emulator", "errors", "integrations", "nn"}
+        for name in modules:
+            assert getattr(tg, name).__name__ == f"mlx_tilegemm.{name}"
+        functions = set(tg.__all__) - modules
         assert all(callable(getattr(tg, name)) for name in functions)
 
     def test_costs_little_and_brings_no_heavy_module(self):

@@ -28,12 +28,14 @@ __all__ = [
     "Executable",
     "Route",
     "StreamOrDevice",
+    "canary_setting",
     "device_type",
     "resolve",
     "use_backend",
 ]
 
 ENVIRONMENT_VARIABLE = "MLX_TILEGEMM_BACKEND"
+CANARY_VARIABLE = "MLX_TILEGEMM_CANARY"
 MODES = ("auto", "metal", "emulator", "mlx")
 
 METAL: Backend = MetalBackend()
@@ -103,6 +105,22 @@ def _default_mode() -> str:
     return _checked(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
 
 
+@lru_cache(maxsize=1)
+def canary_setting() -> str:
+    """Return ``"on"``, ``"off"``, or the path of the record that kernels are remembered in.
+
+    Raises:
+        ProblemError: The environment variable ``MLX_TILEGEMM_CANARY`` is none of these.
+    """
+    value = os.environ.get(CANARY_VARIABLE) or "on"
+    if value not in ("on", "off") and not value.endswith(".json"):
+        raise ProblemError(
+            f"[canary] Expected {CANARY_VARIABLE} of 'on', 'off' or the path of a .json file, got "
+            f"{value!r}."
+        )
+    return value
+
+
 def resolve(stream: StreamOrDevice = None) -> Route:
     """Return where a call with this ``stream`` runs now.
 
@@ -139,6 +157,11 @@ def device_type(stream: StreamOrDevice) -> mx.DeviceType:
 
 @lru_cache(maxsize=64)
 def _route(mode: str, has_metal: bool, has_cuda: bool, on_gpu: bool, given: bool) -> Route:
+    if given and on_gpu and not (has_metal or has_cuda):
+        raise BackendError(
+            "[use_backend] Expected a stream or device that this machine has, got one of the GPU "
+            "and an MLX without Metal and CUDA."
+        )
     if mode == "auto":
         return _automatic(has_metal, has_cuda, on_gpu, given)
     asked = "asked for"
