@@ -164,24 +164,35 @@ def _build_kernel(
 
     def make(directory: Path) -> None:
         (directory / "kernel.cpp").write_text(code, encoding="utf-8")
-        arguments = [
+        compile_flags = (
             *flags,
             "-w",
             f"-ffile-prefix-map={directory}=.",
             *_prelude_flags(compiler, prelude, checked),
             f"-I{INCLUDE}",
-            "kernel.cpp",
-            str(runtime),
-            *compiler.library_flags(),
-            "-o",
-            _KERNEL_NAME,
-        ]
-        done = run_compiler(compiler, arguments, directory)
-        if done.returncode != 0:
-            raise compile_error(done.stderr, directory, "the kernel")
+        )
+        _compile_kernel(compiler, compile_flags, runtime, directory)
 
     library = cache.build(key, make) / _KERNEL_NAME
     return BuiltKernel(library=library, entries=rewritten.entries, text=text)
+
+
+def _compile_kernel(
+    compiler: Compiler, flags: Sequence[str], runtime: Path, directory: Path
+) -> None:
+    link = (str(runtime), *compiler.library_flags(), "-o", _KERNEL_NAME)
+    steps = [(*flags, "kernel.cpp", *link)]
+    if compiler.is_zig:
+        # In one step it would link its own sanitizer run-time.
+        steps = [
+            (*flags, "-c", "kernel.cpp", "-o", "kernel.o"),
+            ("-fno-sanitize=undefined", "kernel.o", *link),
+        ]
+    for arguments in steps:
+        done = run_compiler(compiler, arguments, directory)
+        if done.returncode != 0:
+            raise compile_error(done.stderr, directory, "the kernel")
+    (directory / "kernel.o").unlink(missing_ok=True)
 
 
 def _expand(compiler: Compiler, text: str, prelude: str, include_dirs: tuple[str, ...]) -> str:

@@ -61,8 +61,8 @@ def make_findings(
     places = _places(records, subject, locate)
     findings: dict[tuple[object, ...], Finding] = {}
     for record in records:
-        place = places.get(record.pc, ((record.file or b"").decode(errors="replace"), record.line))
-        finding = _finding(record, place, places.get(record.other_pc, _NOWHERE), subject)
+        other = places.get(record.other_pc, _NOWHERE)
+        finding = _finding(record, _place(record, places, other), other, subject)
         key = (finding.kind, finding.file, finding.line, finding.other_line, finding.buffer)
         known = findings.get(key)
         if known is not None:
@@ -83,6 +83,15 @@ def _places(
         for pc, offset in offsets.items()
         if offset is not None and offset in lines
     }
+
+
+def _place(record: native.Finding, places: dict[int, Place], other: Place) -> Place:
+    if record.pc in places:
+        return places[record.pc]
+    if record.file:
+        return record.file.decode(errors="replace"), record.line
+    # A thread that was stopped outside the kernel's own code: its latest access.
+    return other if _KINDS[record.kind] is FindingKind.TIME_LIMIT else _NOWHERE
 
 
 def _without_echoes(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

@@ -191,9 +191,10 @@ class _Editor:
         before = index - 1
         while before >= 0 and self.tokens[before].text in ("const", "volatile", "static", ")"):
             if self.tokens[before].text == ")":
-                before = self._before_alignas(before)
-                if before is None:
+                opening = self._before_alignas(before)
+                if opening is None:
                     return False
+                before = opening
                 continue
             before -= 1
         starts = before < 0 or self.tokens[before].text in (";", "{", "}", ":", "]")

@@ -28,6 +28,8 @@ _COMMON = (
     "-fno-exceptions",
     "-fno-rtti",
     "-fno-math-errno",
+    # A loop that never ends must be found, not removed.
+    "-fno-finite-loops",
     # Metal's safe mode contracts nothing, and half arithmetic rounds after each operation.
     "-ffp-contract=off",
     # Kernels read tiles through pointers to vectors.
@@ -41,12 +43,8 @@ _CHECKED = (
     "-ftrivial-auto-var-init=pattern",
 )
 _CHECKED_BY_FAMILY = {
-    "gcc": (
-        "-g1",
-        "--param=tsan-instrument-func-entry-exit=0",
-    ),
+    "gcc": ("--param=tsan-instrument-func-entry-exit=0",),
     "clang": (
-        "-gline-tables-only",
         "-mllvm",
         "-tsan-instrument-func-entry-exit=0",
         # Without this the load of `p[i] += x` goes unseen.
@@ -55,7 +53,6 @@ _CHECKED_BY_FAMILY = {
         # Accesses of more than 16 bytes go unseen.
         "-fno-vectorize",
         "-fno-slp-vectorize",
-        "-fno-sanitize-link-runtime",
     ),
 }
 
@@ -83,26 +80,27 @@ class Compiler:
 
     def flags(self, *, checked: bool) -> tuple[str, ...]:
         """Options for kernels, with or without the instrumentation that the checks need."""
-        flags = list(_COMMON)
-        flags += _cpu_flags(self)
+        flags = [*_COMMON, "-O2", *_cpu_flags(self)]
+        flags += ["-gline-tables-only" if self.family == "clang" else "-g1"]
         if self.family == "clang":
             flags += ["-Xclang", "-ffloat16-excess-precision=none"]
         elif self.version >= 13:
             flags += ["-fexcess-precision=16"]
         if self.is_zig:
-            flags += ["-fno-sanitize=all"]
-        flags += ["-O2"]
+            flags += ["-fno-sanitize=undefined"]
         if checked:
             flags += [*_CHECKED, *_CHECKED_BY_FAMILY[self.family]]
         return tuple(flags)
 
     def library_flags(self) -> tuple[str, ...]:
-        """Options that make a shared library without default libraries."""
+        """Options that make a shared library without the sanitizers' own run-time."""
         if sys.platform == "darwin":
-            return ("-dynamiclib",)
-        # -nodefaultlibs keeps gcc from linking its sanitizer run-time; -z now because a fiber that
-        # is stopped while the dynamic linker holds its lock would hold it for ever.
-        return ("-shared", "-nodefaultlibs", "-Wl,-z,now", "-lm", "-lgcc", "-lc")
+            return ("-dynamiclib", "-fno-sanitize-link-runtime")
+        # -nodefaultlibs is what keeps gcc from linking that run-time; -z now because a fiber that is
+        # stopped while the dynamic linker holds its lock would hold it for ever.
+        flags = ("-shared", "-nodefaultlibs", "-Wl,-z,now", "-lm", "-lgcc", "-lc")
+        own = self.family == "clang" and not self.is_zig
+        return ("-fno-sanitize-link-runtime", *flags) if own else flags
 
 
 def _cpu_flags(compiler: Compiler) -> list[str]:

@@ -1,7 +1,7 @@
 """Kernels with planted bugs, and their clean twins.
 
-A line that ends in ``// finds: KIND...`` must be reported with exactly those kinds, and no other line
-may be. Every body sees the parameters of ``SIGNATURE``; x has 256 elements and y must be filled.
+A line that ends in ``// finds: KIND...`` must be reported with exactly those kinds, and no other
+line may be. Every body sees the parameters of ``SIGNATURE``; x has 256 elements and y must be filled.
 """
 
 from __future__ import annotations

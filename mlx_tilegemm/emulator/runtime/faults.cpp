@@ -138,7 +138,9 @@ void on_cancel(int signal, siginfo_t* info, void* context) {
     return;
   }
   if (!worker->on_fiber()) return;
-  Finding* finding = worker->report(Kind::time_limit, get_registers(context).pc, Place());
+  const uint64_t pc = get_registers(context).pc;
+  Finding* finding =
+      worker->report(Kind::time_limit, pc, Place(), nullptr, worker->last_pc);
   if (finding != nullptr) std::snprintf(finding->text, sizeof(finding->text), "still runs");
   worker->report_waiting();
   redirect(context, worker);

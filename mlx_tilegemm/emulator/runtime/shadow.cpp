@@ -265,6 +265,7 @@ void count(Worker* worker, const Region* region, size_t bytes, Access access) {
 void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc) {
   const Region* region = space()->find(address);
   const uintptr_t offset = address - region->start;
+  worker->last_pc = pc;
   if (offset >= region->bytes || bytes > region->bytes - offset) {
     report_access(worker, Kind::out_of_bounds, pc, region, address, bytes, access);
     return;

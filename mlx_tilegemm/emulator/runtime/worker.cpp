@@ -20,6 +20,7 @@ constexpr size_t stack_stride = stack_bytes + 576;
 constexpr size_t escape_bytes = size_t(64) << 10;
 constexpr uint64_t stack_guard = 0x5afe57acc0de5afeull;
 constexpr size_t threadgroup_limit = 32768;
+constexpr size_t absent_bytes = size_t(64) << 10;
 
 uint32_t all_lanes(uint32_t lanes) {
   return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
@@ -45,8 +46,14 @@ void running_order(uint32_t* order, uint32_t count, Order kind, uint64_t seed) {
 
 template <typename T>
 T* allocate_array(size_t count) {
-  void* memory = map_memory(count * sizeof(T));
-  return memory == nullptr ? nullptr : static_cast<T*>(memory);
+  return static_cast<T*>(map_memory(count * sizeof(T)));
+}
+
+// Memory below which a page traps: stacks grow downwards.
+char* allocate_stacks(size_t bytes) {
+  char* memory = static_cast<char*>(map_memory(bytes + page_bytes()));
+  if (memory == nullptr || mprotect(memory, page_bytes(), PROT_NONE) != 0) return nullptr;
+  return memory + page_bytes();
 }
 
 }  // namespace
@@ -63,9 +70,10 @@ bool Worker::allocate() {
   groups_ = allocate_array<Simdgroup>(max_threads / simd_width);
   ids_ = allocate_array<ThreadIds>(max_threads);
   arguments_ = allocate_array<void*>(max_buffers);
-  char* escape = allocate_array<char>(escape_bytes);
-  char* stacks = allocate_array<char>(max_threads * stack_stride);
-  if (!fibers_ || !groups_ || !ids_ || !arguments_ || !escape || !stacks) return false;
+  char* escape = allocate_stacks(escape_bytes);
+  char* stacks = allocate_stacks(max_threads * stack_stride);
+  absent_ = map_memory(absent_bytes);
+  if (!fibers_ || !groups_ || !ids_ || !arguments_ || !absent_ || !escape || !stacks) return false;
   escape_stack = escape + escape_bytes;
   stacks_ = stacks;
 #if defined(MADV_HUGEPAGE)
@@ -92,7 +100,7 @@ void Worker::begin(Launch* next) {
   for (uint32_t i = 0; i < arguments.parameter_count; ++i) {
     const uint32_t parameter = arguments.parameters[i];
     if (parameter == no_memory) {
-      arguments_[i] = nullptr;
+      arguments_[i] = absent_;
     } else if (parameter & dynamic_parameter) {
       const uint32_t declaration = max_storages - 1 - dynamic++;
       const size_t bytes = arguments.dynamic_bytes[parameter & ~dynamic_parameter];

@@ -121,6 +121,7 @@ class Worker {
   Counters counters = {};
   FindingLog findings;
   Storage storages[max_storages] = {};
+  uint64_t last_pc = 0;          // of the latest checked access
   uint32_t spins = 0;            // atomic accesses that may be part of a waiting loop
   char* escape_stack = nullptr;  // top of a stack to leave a faulting fiber on
 
@@ -155,6 +156,7 @@ class Worker {
   ThreadIds* ids_ = nullptr;
   char* stacks_ = nullptr;
   void** arguments_ = nullptr;
+  void* absent_ = nullptr;  // stands in for buffers that a function constant leaves out
   Extent position_ = {};
   Extent shape_ = {};  // of the running threadgroup
   uint32_t threads_ = 0;

@@ -5,8 +5,14 @@
 #define MSL_RT_EXPORT __attribute__((visibility("default")))
 
 // For code of ours that is compiled into a kernel but is no access of the kernel's.
+#if defined(__clang__)
+// no_sanitize leaves the instrumentation of atomics in place.
+#define MSL_RT_UNCHECKED \
+  __attribute__((noinline, disable_sanitizer_instrumentation, no_sanitize("undefined")))
+#else
 #define MSL_RT_UNCHECKED \
   __attribute__((noinline, no_sanitize("thread"), no_sanitize("undefined")))
+#endif
 
 namespace msl_rt {
 
