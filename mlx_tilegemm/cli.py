@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +17,7 @@ from .errors import ProblemError, TileGemmError
 from .explain import OPS, Explanation, explain
 from .ops import use_kernel
 from .problem import Shape
+from .verify import Outcome, Request, Status, backend_here, verify, write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(run=run)
         _add_call_arguments(command)
+    checked = commands.add_parser("verify", help="run every kernel variant here and check it")
+    checked.set_defaults(run=_verify)
+    _add_verify_arguments(checked)
     return parser
 
 
@@ -66,6 +71,19 @@ def _add_call_arguments(command: argparse.ArgumentParser) -> None:
         add(flag, type=float)
     add("--out-dtype", metavar="dtype")
     add("--mask", help="causal, or shape:dtype of an array: 1x1x128x128:bool")
+
+
+def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--kernel", default="", help="only this kernel, or kernel/config")
+    add("--sample", type=int, default=0, help="check so many variants; default: all")
+    add("--repeats", type=int, default=12, help="runs of each variant, with new buffers")
+    add("--jobs", type=int, default=0, help="processes; default: one on Metal, else one a CPU")
+    add(
+        "--no-static", dest="static", action="store_false", help="leave out strict compile and lint"
+    )
+    add("--compiler", default="", help="the emulator's C++ compiler; default: the first found")
+    add("--report", type=Path, default=Path("reports"), help="directory of the reports")
 
 
 _OPTIONS = ("transpose_a", "transpose_b", "alpha", "beta", "scale", "softmax", "return_lse")
@@ -133,3 +151,28 @@ def _render(options: argparse.Namespace) -> int:
         return 1
     print(text)
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    request = Request(
+        backend=backend_here().name,
+        kernel=options.kernel,
+        sample=options.sample,
+        repeats=options.repeats,
+        static=options.static,
+        compiler=options.compiler,
+    )
+    report = verify(request, jobs=options.jobs, progress=_show_progress)
+    data, text = write(report, options.report)
+    passed = sum(one.status is Status.PASSED for one in report.outcomes)
+    print(f"{passed} of {len(report.outcomes)} variants passed; see {text} and {data}")
+    return 0 if report.passed else 1
+
+
+def _show_progress(done: int, total: int, outcome: Outcome) -> None:
+    if outcome.status is not Status.PASSED:
+        reason = (*outcome.failures, *outcome.unchecked)[0]
+        print(f"{outcome.status.value}: {outcome.variant}: {reason}", file=sys.stderr)
+    if sys.stderr.isatty() or done == total or done % 50 == 0:
+        end = "\r" if sys.stderr.isatty() and done < total else "\n"
+        print(f"{done} of {total} variants", end=end, file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ from .chips import Chip, detect, get
 from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
 from .errors import DTypeError, ProblemError
+from .kernels.limits import threads_per_core
 from .ops import addmm, attention_chain, forced_kernel, matmul
 from .plan import Plan, Source
 from .problem import AttentionProblem, GemmProblem, MaskKind, Problem
@@ -110,7 +111,7 @@ class Explanation:
             f"  because  {self.reason}",
         ]
         if self.plan and self.route != "mlx":
-            lines += _plan_lines(self.plan)
+            lines += _plan_lines(self.plan, self.chip)
         lines += [f"  note     {note}" for note in self.notes]
         if self.candidates:
             lines += ["", *_candidate_lines(self.candidates, self.plan)]
@@ -127,7 +128,7 @@ def _result_text(problem: Problem | None) -> str:
     return f" -> {problem.out} {list(problem.out_shape)}" if problem else ""
 
 
-def _plan_lines(plan: Plan) -> list[str]:
+def _plan_lines(plan: Plan, chip: Chip) -> list[str]:
     lines = []
     for stage in plan.stages:
         launch, needs = stage.launch, stage.resources
@@ -135,6 +136,7 @@ def _plan_lines(plan: Plan) -> list[str]:
             f"  launch   grid {launch.grid}, threadgroup {launch.threadgroup}",
             f"  needs    {needs.threads} threads, {needs.threadgroup_bytes} bytes of threadgroup "
             f"memory, about {needs.registers} registers a thread",
+            f"  core     holds {threads_per_core(needs, chip)} such threads at a time",
         ]
     return lines
 

@@ -29,6 +29,7 @@ LAYERS = [
     "autodiff",
     "ops",
     "explain",
+    "verify",
     "nn",
     "routing",
     "patching",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..chips.record import Chip
 from ..plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT, Launch, Plan, Resources
 
 MAX_GRID_THREADS = 2**31 - 1
@@ -36,3 +37,18 @@ def reject_plan(plan: Plan) -> str | None:
         if reason:
             return reason
     return None
+
+
+def threads_per_core(resources: Resources, chip: Chip) -> int:
+    """Return how many threads of such threadgroups a core holds at a time; 0 if not even one.
+
+    Args:
+        resources: What one threadgroup needs.
+        chip: Its table says how many threads a core's registers hold.
+    """
+    held = (threads for registers, threads in chip.occupancy if resources.registers <= registers)
+    threadgroups = next(held, 0) // resources.threads
+    if resources.threadgroup_bytes:
+        by_memory = chip.threadgroup_memory_bytes // resources.threadgroup_bytes
+        threadgroups = min(threadgroups, by_memory)
+    return threadgroups * resources.threads

@@ -1,0 +1,142 @@
+"""Check all variants, or a sample of them, in processes of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import mlx.core as mx
+
+from .. import chips
+from ..backends import EMULATOR, METAL, Backend, resolve
+from ..emulator import settings
+from ..errors import ProblemError
+from ..kernels import KERNELS
+from ..variants import Variant, variants
+from .check import Outcome, Status, check_variant
+from .report import Report, environment
+from .workers import run_tasks
+
+Progress = Callable[[int, int, Outcome], None]
+"""Told after each variant: how many are done, of how many, and the latest outcome."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to verify, and how.
+
+    Attributes:
+        backend: ``metal`` or ``emulator``.
+        kernel: Only this kernel, or ``kernel/config``; empty for all.
+        sample: Check only about so many variants; 0 for all.
+        repeats: Times each is run.
+        static: Whether texts are compiled strictly and linted too.
+        compiler: The emulator's compiler; empty for the first one found.
+    """
+
+    backend: str
+    kernel: str = ""
+    sample: int = 0
+    repeats: int = 12
+    static: bool = True
+    compiler: str = ""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ProblemError(f"[verify] Expected at least one repeat, got {self.repeats}.")
+        if self.sample < 0:
+            raise ProblemError(f"[verify] Expected a sample of 0 or more, got {self.sample}.")
+        if self.kernel.split("/")[0] not in ("", *(kernel.NAME for kernel in KERNELS)):
+            raise ProblemError(f"[verify] Expected the name of a kernel, got {self.kernel!r}.")
+
+
+def backend_here() -> Backend:
+    """Return the backend that kernels run on here, where `use_backend` does not name another."""
+    route = resolve()
+    return route.backend or (METAL if mx.metal.is_available() else EMULATOR)
+
+
+def selected(request: Request) -> list[Variant]:
+    """Return the variants a request is about, always in the same order."""
+    chip, _ = chips.detect()
+    found = [one for one in variants(chip) if _matches(one, request.kernel)]
+    if not found:
+        raise ProblemError(f"[verify] Expected a kernel/config, got {request.kernel!r}.")
+    if not request.sample:
+        return found
+    return list(_interleaved(found))[: request.sample]
+
+
+def _matches(variant: Variant, kernel: str) -> bool:
+    name, _, config = kernel.partition("/")
+    return variant.plan.kernel in (name, name or variant.plan.kernel) and (
+        not config or variant.plan.config == config
+    )
+
+
+def _interleaved(found: list[Variant]) -> Iterator[Variant]:
+    """Yield one variant of each kernel and configuration, then a second one of each, and so on."""
+    groups: dict[tuple[str, str], list[Variant]] = defaultdict(list)
+    for variant in sorted(found, key=_scrambled):
+        groups[variant.plan.kernel, variant.plan.config].append(variant)
+    for row in zip_longest(*groups.values()):
+        yield from (variant for variant in row if variant is not None)
+
+
+def _scrambled(variant: Variant) -> bytes:
+    return hashlib.blake2s(str(variant).encode()).digest()
+
+
+def verify(request: Request, *, jobs: int = 0, progress: Progress | None = None) -> Report:
+    """Check the variants a request is about.
+
+    Args:
+        request: What to check.
+        jobs: Processes; 0 is one on Metal and one for each CPU on the emulator.
+        progress: Called after each variant.
+    """
+    chosen = selected(request)
+    count = jobs or (1 if request.backend == "metal" else os.cpu_count() or 1)
+    outcomes: dict[int, Outcome] = {}
+    start = time.perf_counter()
+    for done in run_tasks(_checker, request, range(len(chosen)), jobs=count):
+        outcome = done.result or _lost(chosen[done.number], done.error)
+        outcomes[done.number] = outcome
+        if progress:
+            progress(len(outcomes), len(chosen), outcome)
+    return Report(
+        environment=environment(request.backend, request.compiler),
+        request=request,
+        seconds=time.perf_counter() - start,
+        outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
+    )
+
+
+def _checker(request: Request) -> Callable[[int], Outcome]:
+    """Return what checks one variant; runs in a process of its own."""
+    chosen = selected(request)
+    backend = METAL if request.backend == "metal" else EMULATOR
+    chip, _ = chips.detect()
+
+    def check(number: int) -> Outcome:
+        with settings(workers=1, compiler=request.compiler, time_limit=120.0):
+            return check_variant(
+                chosen[number], backend, chip, repeats=request.repeats, static=request.static
+            )
+
+    return check
+
+
+def _lost(variant: Variant, reason: str) -> Outcome:
+    return Outcome(
+        variant=str(variant),
+        kernel=variant.plan.kernel,
+        config=variant.plan.config,
+        status=Status.FAILED,
+        failures=(reason,),
+    )

@@ -1,0 +1,248 @@
+"""The verification campaign: that it finds what is wrong, survives it, and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import mlx.core as mx
+import pytest
+
+from mlx_tilegemm import chips, emulator, strict, verify
+from mlx_tilegemm.backends import EMULATOR, METAL
+from mlx_tilegemm.cli import main
+from mlx_tilegemm.errors import ProblemError
+from mlx_tilegemm.kernels.limits import threads_per_core
+from mlx_tilegemm.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT, Resources
+from mlx_tilegemm.variants import variants
+from mlx_tilegemm.verify import static
+from mlx_tilegemm.verify.report import to_markdown
+from mlx_tilegemm.verify.workers import run_tasks
+
+BACKEND = METAL if mx.metal.is_available() else EMULATOR
+ALL = list(variants(chips.DEFAULT))
+FAMILIES = list({chip.family: chip for chip in chips.CHIPS}.values())
+KERNELS = sorted({variant.plan.kernel for variant in ALL})
+
+
+class TestResources:
+    """Every variant, on every family of chips."""
+
+    @pytest.mark.parametrize("kernel", KERNELS)
+    def test_every_variant_is_within_the_limits(self, kernel):
+        for variant in ALL:
+            if variant.plan.kernel != kernel:
+                continue
+            for stage in variant.plan.stages:
+                needs = stage.resources
+                assert needs.threads <= THREADS_LIMIT, variant
+                assert needs.threadgroup_bytes <= THREADGROUP_MEMORY_LIMIT, variant
+                assert needs.registers < REGISTER_LIMIT, variant
+                x, y, z = stage.launch.threadgroup
+                assert x * y * z == needs.threads, variant
+
+    @pytest.mark.parametrize("chip", FAMILIES, ids=lambda chip: chip.family)
+    def test_a_core_holds_a_threadgroup_of_every_variant(self, chip):
+        for variant in variants(chip):
+            for stage in variant.plan.stages:
+                assert threads_per_core(stage.resources, chip) >= stage.resources.threads, variant
+
+    @pytest.mark.parametrize("chip", FAMILIES, ids=lambda chip: chip.family)
+    def test_every_family_chooses_from_the_same_texts(self, chip):
+        assert {one.plan for one in variants(chip)} == {one.plan for one in ALL}
+
+    @pytest.mark.parametrize(
+        ("threads", "threadgroup_bytes", "registers", "held"),
+        [
+            (128, 0, 52, 1024),
+            (128, 0, 53, 896),
+            (128, 0, 127, 384),
+            (128, 0, 129, 0),
+            (1024, 0, 53, 0),
+            (128, 30000, 52, 256),
+            (128, 32768, 52, 128),
+        ],
+    )
+    def test_occupancy_follows_the_table(self, threads, threadgroup_bytes, registers, held):
+        needs = Resources(threads=threads, threadgroup_bytes=threadgroup_bytes, registers=registers)
+        assert threads_per_core(needs, chips.get("m1")) == held
+
+
+class TestSelection:
+    def test_a_sample_covers_every_configuration_and_is_always_the_same(self):
+        request = verify.Request(backend="emulator", sample=150)
+        chosen = verify.selected(request)
+        assert len(chosen) == 150
+        assert [str(one) for one in chosen] == [str(one) for one in verify.selected(request)]
+        groups = {(one.plan.kernel, one.plan.config) for one in ALL}
+        assert {(one.plan.kernel, one.plan.config) for one in chosen} == groups
+
+    def test_a_kernel_or_a_configuration_can_be_asked_for(self):
+        chosen = verify.selected(verify.Request(backend="emulator", kernel="attention_chain"))
+        assert {one.plan.kernel for one in chosen} == {"attention_chain"}
+        config = chosen[0].plan.config
+        request = verify.Request(backend="emulator", kernel=f"attention_chain/{config}")
+        assert {one.plan.config for one in verify.selected(request)} == {config}
+
+    @pytest.mark.parametrize(
+        "fields", [{"kernel": "gem"}, {"repeats": 0}, {"sample": -1}, {"kernel": "gemv/none"}]
+    )
+    def test_what_cannot_be_asked_is_refused(self, fields):
+        with pytest.raises(ProblemError, match=r"^\[verify\] Expected"):
+            verify.selected(verify.Request(backend="emulator", **fields))
+
+
+class Spoiled:
+    """A backend whose outputs go through a function before they are returned."""
+
+    name = "spoiled"
+
+    def __init__(self, spoil):
+        self.spoil = spoil
+        self.calls = 0
+
+    def compile(self, source):
+        kernel = EMULATOR.compile(source)
+
+        def call(**arguments):
+            self.calls += 1
+            return self.spoil(kernel(**arguments), self.calls)
+
+        return call
+
+
+def broken(outputs, call):
+    raise RuntimeError("the device was lost")
+
+
+SPOILED = {
+    "wrong numbers": (lambda outputs, call: [x + 1e-2 for x in outputs], "out of bounds"),
+    "NaN": (lambda outputs, call: [x * mx.nan for x in outputs], "got nan"),
+    "shape": (lambda outputs, call: [x[..., :1] for x in outputs], "expected (33, 37)"),
+    "bits": (lambda o, call: [x * (1 + 2e-7 * (call == 3)) for x in o], "run 3: other bits"),
+    "exception": (broken, "RuntimeError: the device was lost"),
+}
+
+
+class TestCheck:
+    variant = next(one for one in ALL if one.problem.out_shape == (33, 37) and one.problem.k == 43)
+
+    def check(self, backend, **options):
+        return verify.check_variant(
+            self.variant, backend, chips.DEFAULT, **{"repeats": 4, "static": False, **options}
+        )
+
+    def test_a_right_variant_passes(self):
+        outcome = self.check(EMULATOR)
+        assert outcome.status is verify.Status.PASSED, outcome.failures
+        assert outcome.launches == 4
+        assert 0 < outcome.error_share <= 1
+
+    @pytest.mark.parametrize("how", SPOILED)
+    def test_a_wrong_one_fails_with_its_reason(self, how):
+        spoil, reason = SPOILED[how]
+        outcome = self.check(Spoiled(spoil))
+        assert outcome.status is verify.Status.FAILED
+        assert reason in outcome.failures[0]
+
+    def test_runs_on_the_emulator_differ_in_order_and_alignment(self, monkeypatch):
+        seen = []
+
+        def note(outputs, call):
+            current = emulator.current_settings()
+            seen.append((current.order, current.misalign))
+            return outputs
+
+        backend = Spoiled(note)
+        backend.name = "emulator"
+        assert self.check(backend, repeats=6).status is verify.Status.PASSED
+        assert len(set(seen)) == 6
+
+    def test_it_says_what_could_not_be_checked(self, monkeypatch):
+        missing = strict.Report(name="x", checked=False, tool="no clang here")
+        monkeypatch.setattr(static.strict, "check", lambda text, name: missing)
+        outcome = self.check(EMULATOR, static=True)
+        assert outcome.unchecked == ("strict compile and vocabulary: no clang here",)
+
+    def test_findings_of_the_static_checks_fail_it(self, monkeypatch):
+        finding = strict.Finding(file="x", line=3, column=1, rule="compile", message="no such word")
+        report = strict.Report(name="x", checked=True, tool="clang", findings=(finding,))
+        monkeypatch.setattr(static.strict, "check", lambda text, name: report)
+        monkeypatch.setattr(static, "unknown_words", lambda text, name: ())
+        outcome = self.check(EMULATOR, static=True)
+        assert outcome.status is verify.Status.FAILED
+        assert any("no such word" in failure for failure in outcome.failures)
+
+
+def prepare(exit_status):
+    def task(number):
+        if number == 2:
+            os._exit(exit_status)
+        if number == 3:
+            raise ValueError("three")
+        return number * 10
+
+    return task
+
+
+def test_tasks_survive_a_process_that_dies():
+    done = {one.number: one for one in run_tasks(prepare, 7, range(6), jobs=2)}
+    assert sorted(done) == [0, 1, 2, 3, 4, 5]
+    assert [done[n].result for n in (0, 1, 4, 5)] == [0, 10, 40, 50]
+    assert "died with status 7" in done[2].error
+    assert "ValueError: three" in done[3].error
+
+
+class TestCommand:
+    def test_a_sample_of_every_kernel_is_right_here(self, tmp_path, capsys):
+        status = main(["verify", "--sample", "24", "--repeats", "4", "--report", str(tmp_path)])
+        report = json.loads((tmp_path / "verify.json").read_text())
+        wrong = [one for one in report["variants"] if one["status"] != "passed"]
+        assert not wrong
+        assert status == 0
+        assert report["passed"]
+        assert len(report["variants"]) == 24
+        assert report["environment"]["backend"] == BACKEND.name
+        text = (tmp_path / "verify.md").read_text()
+        assert "24 variants passed, 0 failed, 0 not checked" in text
+        assert "24 of 24 variants passed" in capsys.readouterr().out
+
+    def test_a_failure_is_in_the_report_and_the_status(self, tmp_path, monkeypatch):
+        from mlx_tilegemm import cli
+
+        outcome = verify.Outcome(
+            variant="x/y",
+            kernel="x",
+            config="y",
+            status=verify.Status.FAILED,
+            failures=("line 3 is wrong",),
+        )
+        request = verify.Request(backend="emulator")
+        monkeypatch.setattr(cli, "verify", lambda *_, **__: report_of(request, outcome))
+        assert main(["verify", "--report", str(tmp_path)]) == 1
+        assert "line 3 is wrong" in (tmp_path / "verify.md").read_text()
+
+    def test_wrong_words_are_told_in_one_line(self, capsys):
+        assert main(["verify", "--kernel", "gem"]) == 2
+        assert "Expected the name of a kernel, got 'gem'" in capsys.readouterr().err
+
+
+def report_of(request, *outcomes):
+    from mlx_tilegemm.verify.report import environment
+
+    return verify.Report(
+        environment=environment("emulator", ""), request=request, seconds=1.0, outcomes=outcomes
+    )
+
+
+def test_a_reader_learns_what_was_not_checked():
+    outcome = verify.Outcome(
+        variant="x/y",
+        kernel="x",
+        config="y",
+        status=verify.Status.UNCHECKED,
+        unchecked=("numbers: there is no reference for NewProblem",),
+    )
+    text = to_markdown(report_of(verify.Request(backend="emulator"), outcome))
+    assert "1 variants: numbers: there is no reference for NewProblem" in text
+    assert "no Apple GPU was at hand" in text
