@@ -8,7 +8,7 @@ ties. Where none is legal the answer is MLX's own ops, with the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .chips.record import Chip
@@ -77,7 +77,34 @@ def choose(problem: Problem, chip: Chip, force: str | None = None) -> Decision:
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
             the message holds the reason of every refusal.
     """
-    found = tuple(_candidates(problem, chip))
+    return _best(tuple(_candidates(problem, chip)), problem, force)
+
+
+def refuse(
+    decision: Decision, problem: Problem, force: str | None, *, refused: str, reason: str
+) -> Decision:
+    """Return the choice that is left when more is refused than the kernels themselves refuse.
+
+    Args:
+        decision: The choice so far.
+        problem: What it is for.
+        force: As `choose`.
+        refused: A kernel's name, or ``kernel/config`` for one configuration.
+        reason: Why.
+
+    Raises:
+        IllegalKernelError: ``force`` allows nothing that is left.
+    """
+    found = tuple(
+        replace(one, reason=reason, seconds=None, plan=None)
+        if one.seconds is not None and refused in (one.kernel, str(one))
+        else one
+        for one in decision.candidates
+    )
+    return _best(found, problem, force)
+
+
+def _best(found: tuple[Candidate, ...], problem: Problem, force: str | None) -> Decision:
     if force == MLX:
         return Decision(plan=None, reason="MLX's own ops were asked for", candidates=found)
     allowed = [one for one in found if force in (None, one.kernel, str(one))]

@@ -18,6 +18,7 @@ from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_re
 from .backends import METAL, Route, resolve
 from .backends.launch import kernel_run
 from .backends.metal import generated_text
+from .canary import is_needed, look_up, standing_choice
 from .chips import Chip, detect, get
 from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
@@ -43,6 +44,7 @@ class Explanation:
         problem: What is asked; None for dtypes that only MLX's own ops take.
         decision: The dispatcher's choice; None without a problem.
         notes: What else is worth knowing about this call.
+        canary: What is known of the kernel on this machine; empty where it need not prove itself.
     """
 
     op: str
@@ -53,6 +55,7 @@ class Explanation:
     problem: Problem | None
     decision: Decision | None
     notes: tuple[str, ...]
+    canary: str = ""
 
     @property
     def plan(self) -> Plan | None:
@@ -110,6 +113,8 @@ class Explanation:
             f"  route    {self.plan if self.route != 'mlx' else 'mlx'}",
             f"  because  {self.reason}",
         ]
+        if self.canary:
+            lines.append(f"  canary   {self.canary}")
         if self.plan and self.route != "mlx":
             lines += _plan_lines(self.plan, self.chip)
         lines += [f"  note     {note}" for note in self.notes]
@@ -195,6 +200,10 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
     planned_for, chip_note = _chip(chip)
     route = resolve(arguments["stream"])
     decision = choose(problem, planned_for, forced_kernel()) if problem else None
+    canary = ""
+    if problem and decision and chip is None and is_needed(route.backend):
+        decision = standing_choice(decision, problem, forced_kernel())
+        canary = str(look_up(decision.plan)) if decision.plan else ""
     return Explanation(
         op=op,
         operands=operands,
@@ -204,6 +213,7 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
         problem=problem,
         decision=decision,
         notes=_notes(problem, decision, route, chip_note),
+        canary=canary,
     )
 
 

@@ -13,8 +13,7 @@ from .. import mlx_route
 from ..arguments import ArraySpec, Number, gemm_request
 from ..backends import Backend, StreamOrDevice
 from ..backends.launch import Run, kernel_run
-from ..chips import detect
-from ..dispatch import choose
+from ..canary import chosen_plan
 from ..problem import GemmProblem, Shape
 from .transforms import Factors, fold_mapped, sum_to, transformable
 
@@ -87,7 +86,7 @@ def _call(
         scaled=scaled,
     )
     assert problem is not None
-    plan = choose(problem, detect()[0]).plan
+    plan = chosen_plan(problem, backend)
     if plan is None:
         return partial(mlx_route.gemm, problem)
     run = kernel_run(plan, backend, last_is_scalar=c_shape == ())

@@ -1,0 +1,268 @@
+"""No kernel serves a call on a GPU before it has proved itself on that very machine.
+
+The first time a kernel variant is chosen that has no record here, a small ragged instance of it is
+compiled, run and compared with MLX's own ops. A pass is recorded for good; a failure disables the
+variant, with a warning, and the next candidate is tried. Calls are prepared once for each key of
+arguments, and only then is any of this looked at.
+
+A variant is a text: its name ends in a hash of it. What was found holds for one chip, operating
+system and version of MLX, which together compile it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache, partial
+from pathlib import Path
+
+import mlx.core as mx
+
+from ..backends import Backend, canary_setting
+from ..chips import Chip, detect
+from ..dispatch import Decision, choose, refuse
+from ..plan import Plan
+from ..problem import Problem
+from .record import Entry, Record, default_path, entry, is_running
+
+__all__ = ["State", "Verdict", "chosen_plan", "is_needed", "look_up", "prove", "standing_choice"]
+
+MAX_ATTEMPTS = 2
+"""Trials of a variant that may end with the process before it counts as failed."""
+
+MAX_FAILURES = 3
+"""Configurations of a kernel that are tried for a problem; if all fail, so does the kernel."""
+
+MAX_REASON = 400
+"""Characters of a reason that are kept: a compiler's log may have thousands."""
+
+_TRANSIENT = ("malloc", "out of memory", "Insufficient Memory", "Unable to allocate")
+
+
+class State(Enum):
+    """What is known of a kernel variant on this machine."""
+
+    PROVEN = "proven"
+    UNTRIED = "untried"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What is known of a kernel variant on this machine, and since when or why.
+
+    Attributes:
+        state: The state.
+        detail: The time it passed, or why it is disabled.
+    """
+
+    state: State
+    detail: str = ""
+
+    def __str__(self) -> str:
+        if self.state is State.PROVEN:
+            return f"proven on this machine ({self.detail})"
+        if self.state is State.DISABLED:
+            return f"disabled on this machine: {self.detail}"
+        return "not yet tried on this machine: the first call tries it"
+
+
+class _Ledger:
+    """What this process knows, and the file behind it."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.lock = threading.RLock()
+        self.verdicts: dict[str, Verdict] = {}
+        self.warned: set[str] = set()
+
+    def look_up(self, name: str) -> Verdict:
+        """Return what is known without trying anything."""
+        known = self.verdicts.get(name)
+        if known is None:
+            known = _from_entry(self.record.read(name))
+            if known.state is not State.UNTRIED:
+                known = self.verdicts.setdefault(name, known)
+        return known
+
+
+def _from_entry(found: Entry | None) -> Verdict:
+    if found is not None and found.state == "passed":
+        return Verdict(state=State.PROVEN, detail=found.when)
+    if found is not None and found.state == "failed":
+        return Verdict(state=State.DISABLED, detail=found.reason)
+    return Verdict(state=State.UNTRIED)
+
+
+@lru_cache(maxsize=1)
+def _ledger() -> _Ledger:
+    # The one lasting state here: two calls that meet a variant first must not both try it.
+    setting = canary_setting()
+    path = default_path() if setting == "on" else Path(setting).expanduser()
+    return _Ledger(Record(path, _machine()))
+
+
+def _machine() -> str:
+    """Return what a kernel is compiled and run by: chip, operating system and MLX."""
+    import platform
+
+    info = mx.device_info()
+    chip = f"{info.get('device_name', 'unknown')} ({info.get('architecture', 'unknown')})"
+    macos = platform.mac_ver()[0]
+    system = f"macOS {macos}" if macos else platform.system()
+    return f"{chip}, {system} ({platform.release()}), MLX {mx.__version__}"  # type: ignore[attr-defined]
+
+
+def is_needed(backend: Backend | None) -> bool:
+    """Return whether kernels have to prove themselves before they serve calls on ``backend``.
+
+    They do on a GPU. The emulator checks every launch, and where there is no Metal a call on the
+    backend ``metal`` is only traced.
+    """
+    on_metal = backend is not None and backend.name == "metal" and mx.metal.is_available()
+    return on_metal and canary_setting() != "off"
+
+
+def chosen_plan(problem: Problem, backend: Backend, force: str | None = None) -> Plan | None:
+    """Return the cheapest plan that may serve a problem on ``backend``; None for MLX's own ops.
+
+    Raises:
+        IllegalKernelError: As `choose`; also where every kernel that ``force`` allows is disabled.
+    """
+    chip = detect()[0]
+    decision = choose(problem, chip, force)
+    if not is_needed(backend):
+        return decision.plan
+    return _settled(
+        decision, problem, force, lambda plan: _proved(problem, plan, chip, backend)
+    ).plan
+
+
+def standing_choice(decision: Decision, problem: Problem, force: str | None) -> Decision:
+    """Return what becomes of a decision by what is known here; nothing is tried."""
+    return _settled(decision, problem, force, look_up)
+
+
+def _settled(
+    decision: Decision, problem: Problem, force: str | None, judge: Callable[[Plan], Verdict]
+) -> Decision:
+    """Refuse what is disabled until the choice is not; the next choice comes from what is left."""
+    failures: Counter[str] = Counter()
+    while decision.plan is not None:
+        plan, verdict = decision.plan, judge(decision.plan)
+        if verdict.state is not State.DISABLED:
+            break
+        refused = partial(refuse, problem=problem, force=force, reason=str(verdict))
+        failures[plan.kernel] += 1
+        # Where several configurations fail, so will most: trying all of them takes long.
+        several = failures[plan.kernel] == MAX_FAILURES
+        decision = refused(decision, refused=plan.kernel if several else str(plan))
+    return decision
+
+
+def look_up(plan: Plan) -> Verdict:
+    """Return what is known of a plan's kernels on this machine; nothing is tried."""
+    return _ledger().look_up(_name(plan))
+
+
+def prove(problem: Problem, plan: Plan, backend: Backend, chip: Chip | None = None) -> Verdict:
+    """Try a plan's kernels now, whatever is known of them, and record the outcome.
+
+    Args:
+        problem: A problem that the plan serves.
+        plan: The plan.
+        backend: Where to run it.
+        chip: The chip the plan was chosen for; None is this machine's.
+    """
+    ledger = _ledger()
+    with ledger.lock:
+        return _try(ledger, problem, plan, chip or detect()[0], backend)
+
+
+def _proved(problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> Verdict:
+    """Return what is known, after a trial where that is nothing."""
+    ledger, name = _ledger(), _name(plan)
+    known = ledger.look_up(name)
+    if known.state is State.UNTRIED:
+        with ledger.lock:
+            known = ledger.look_up(name)
+            if known.state is State.UNTRIED:
+                known = _try(ledger, problem, plan, chip, backend)
+    if known.state is State.DISABLED:
+        _warn(ledger, plan, known.detail)
+    return known
+
+
+def _name(plan: Plan) -> str:
+    # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
+    from ..render import render
+
+    return "+".join(render(stage.spec).name for stage in plan.stages)
+
+
+def _try(ledger: _Ledger, problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> Verdict:
+    name = _name(plan)
+    attempts = _unfinished(ledger.record.read(name))
+    if attempts >= MAX_ATTEMPTS:
+        crashed = f"the process ended {attempts} times while it was being tried"
+        return _conclude(ledger, plan, crashed, lasting=True)
+    # Written first: should the trial take the process with it, the next one knows.
+    running = entry("running", str(plan), process=os.getpid(), attempts=attempts + 1)
+    ledger.record.write(name, running)
+    try:
+        reason, lasting = _outcome(problem, plan, chip, backend)
+    except BaseException:
+        ledger.record.write(name, None)
+        raise
+    return _conclude(ledger, plan, reason, lasting=lasting)
+
+
+def _unfinished(found: Entry | None) -> int:
+    if found is None or found.state != "running":
+        return 0
+    return found.attempts - 1 if is_running(found.process) else found.attempts
+
+
+def _outcome(problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> tuple[str | None, bool]:
+    """Return what is wrong with the variant, or None, and whether that is worth recording."""
+    from .instance import smallest_instance
+    from .trial import trial
+
+    try:
+        instance = smallest_instance(problem, plan, chip)
+        if instance is None:
+            return "nothing small enough to try it with", True
+        return trial(instance, backend), True
+    except Exception as error:  # whatever a compiler, a driver or MLX may raise
+        text = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+        lasting = not any(sign in text for sign in _TRANSIENT) and type(error) is not MemoryError
+        return text, lasting
+
+
+def _conclude(ledger: _Ledger, plan: Plan, reason: str | None, *, lasting: bool) -> Verdict:
+    name = _name(plan)
+    state = "passed" if reason is None else "failed"
+    made = entry(state, str(plan), reason=reason or "")
+    ledger.verdicts[name] = verdict = _from_entry(made)
+    ledger.record.write(name, made if lasting else None)
+    return verdict
+
+
+def _warn(ledger: _Ledger, plan: Plan, reason: str) -> None:
+    """Say, once in a process, that a variant is disabled."""
+    name = _name(plan)
+    if name in ledger.warned:
+        return
+    ledger.warned.add(name)
+    warnings.warn(
+        f"[canary] The kernel {plan} is disabled on this machine, where its trial failed: "
+        f"{reason.rstrip('.')}. Other kernels or MLX's own ops serve its calls. To try it again, "
+        f"delete {ledger.record.path}. ({name})",
+        RuntimeWarning,
+        stacklevel=2,
+    )

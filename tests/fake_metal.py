@@ -1,0 +1,116 @@
+"""A stand-in for the metal backend: it computes ``a @ b`` by MLX's ops, with faults on demand."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from unittest import mock
+
+import mlx.core as mx
+
+from mlx_tilegemm import backends, canary, chips, ops
+
+THREADS = (
+    "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."
+)
+COMPILE = "[metal::Device] Unable to build metal library from source\nerror: no\nmatching function"
+
+
+class FakeMetal:
+    """Makes kernels of one product each, whatever their text says.
+
+    Args:
+        fault: Gets a kernel's name and returns which fault it has, or None.
+    """
+
+    name = "metal"
+
+    def __init__(self, fault=lambda name: None):
+        self.fault = fault
+        self.launched = []
+
+    def compile(self, source):
+        def execute(*, inputs, output_shapes, output_dtypes, grid, threadgroup, stream=None):
+            self.launched.append(source.name)
+            result = inputs[0].astype(mx.float32) @ inputs[1].astype(mx.float32)
+            broken = FAULTS[self.fault(source.name)](inputs, result)
+            return [broken.astype(output_dtypes[0]).reshape(output_shapes[0])]
+
+        return execute
+
+
+def _raises(error):
+    def fault(inputs, result):
+        raise error
+
+    return fault
+
+
+def _with_one(value):
+    def fault(inputs, result):
+        columns = mx.arange(result.shape[-1]) == result.shape[-1] - 1
+        rows = mx.arange(result.shape[-2])[:, None] == result.shape[-2] - 1
+        return mx.where(rows & columns, value, result)
+
+    return fault
+
+
+def _in_half(inputs, result):
+    return inputs[0].astype(mx.float16).astype(mx.float32) @ inputs[1]
+
+
+def _without_last_term(inputs, result):
+    return inputs[0][..., :-1] @ inputs[1][..., :-1, :]
+
+
+def _dies(inputs, result):
+    os._exit(9)
+
+
+FAULTS = {
+    None: lambda inputs, result: result,
+    "compile": _raises(RuntimeError(COMPILE)),
+    "threads": _raises(ValueError(THREADS)),
+    "memory": _raises(RuntimeError("[metal::malloc] Attempting to allocate 9 bytes")),
+    "interrupt": _raises(KeyboardInterrupt()),
+    "dies": _dies,
+    "nan": _with_one(mx.nan),
+    "wrong": _with_one(1.0),
+    "half": _in_half,
+    "term": _without_last_term,
+    "shifted": lambda inputs, result: mx.roll(result, 1, axis=-1),
+}
+
+
+def forget():
+    """Forget everything that a new process would not know."""
+    caches = (
+        canary._ledger,
+        backends.canary_setting,
+        backends._route,
+        ops._gemm_call,
+        ops._attention_call,
+    )
+    for cache in caches:
+        cache.cache_clear()
+
+
+@contextmanager
+def fake_metal(setting, fault=lambda name: None):
+    """Pretend that this machine has Metal, as ``backend`` yielded, and a new process.
+
+    Args:
+        setting: Value of the canary's environment variable.
+        fault: As `FakeMetal`.
+    """
+    chips.detect()  # remembers the chip that stands in, before the machine pretends
+    backend = FakeMetal(fault)
+    forget()
+    with (
+        mock.patch.object(backends, "METAL", backend),
+        mock.patch.object(mx.metal, "is_available", return_value=True),
+        mock.patch.dict(os.environ, {backends.CANARY_VARIABLE: str(setting)}),
+        backends.use_backend("metal"),
+    ):
+        yield backend
+    forget()
