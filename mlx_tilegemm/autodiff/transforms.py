@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Protocol, cast
 
 import mlx.core as mx
@@ -86,53 +87,52 @@ class Rule(Protocol):
 def transformable(run: Run, rule: Rule) -> Run:
     """Return the prepared call ``run``, transformed by MLX as ``rule`` says."""
 
-    # Factors and stream pass through MLX as arguments that are no arrays, so that one function
-    # serves every value of them.
-    def forward(*arguments: object) -> list[mx.array]:
-        operands, factors, stream = _split(arguments)
-        # MLX differentiates what is inside a custom function too, unless it is stopped.
-        return run([mx.stop_gradient(x, stream=stream) for x in operands], factors, stream)
-
-    def vjp(
-        primals: Sequence[object], cotangents: list[mx.array], outputs: list[mx.array]
-    ) -> list[mx.array | None]:
-        operands, factors, stream = _split(primals)
-        with on(stream):
-            return [*rule.vjp(operands, factors, stream, cotangents, outputs), None, None]
-
-    def jvp(primals: Sequence[object], tangents: Sequence[mx.array | None]) -> list[mx.array]:
-        operands, factors, stream = _split(primals)
-        with on(stream):
-            return rule.jvp(operands, factors, stream, tangents[: len(operands)])
-
-    def vmap(
-        inputs: Sequence[object], axes: Sequence[int | None]
-    ) -> tuple[list[mx.array], list[int]]:
-        operands, factors, stream = _split(inputs)
-        with on(stream):
-            outputs = rule.vmap(operands, factors, stream, axes[: len(operands)])
-        return outputs, [0] * len(outputs)
-
-    function = mx.custom_function(forward)
-    function.vjp(vjp)
-    function.jvp(jvp)
-    function.vmap(vmap)
+    @lru_cache(maxsize=64)
+    def function(factors: Factors, stream: StreamOrDevice) -> Callable[..., list[mx.array]]:
+        return _custom_function(run, rule, factors, stream)
 
     def call(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        return cast(list[mx.array], function(*operands, factors, stream))
+        return function(factors, stream)(*operands)
 
     return call
 
 
-def _split(arguments: Sequence[object]) -> tuple[list[mx.array], Factors, StreamOrDevice]:
-    *operands, factors, stream = arguments
-    return (
-        cast(list[mx.array], operands),
-        cast(Factors, factors),
-        cast(StreamOrDevice, stream),
-    )
+def _custom_function(
+    run: Run, rule: Rule, factors: Factors, stream: StreamOrDevice
+) -> Callable[..., list[mx.array]]:
+    def forward(*operands: mx.array) -> list[mx.array]:
+        # MLX differentiates what is inside a custom function too, unless it is stopped.
+        return run([mx.stop_gradient(x, stream=stream) for x in operands], factors, stream)
+
+    def forward_on_default(*operands: mx.array) -> list[mx.array]:
+        return run([*map(mx.stop_gradient, operands)], factors, None)
+
+    def vjp(
+        primals: Sequence[mx.array],
+        cotangents: Sequence[mx.array],
+        outputs: Sequence[mx.array],
+    ) -> list[mx.array]:
+        with on(stream):
+            return rule.vjp(primals, factors, stream, cotangents, outputs)
+
+    def jvp(primals: Sequence[mx.array], tangents: Sequence[mx.array | None]) -> list[mx.array]:
+        with on(stream):
+            return rule.jvp(primals, factors, stream, tangents)
+
+    def vmap(
+        operands: Sequence[mx.array], axes: Sequence[int | None]
+    ) -> tuple[list[mx.array], list[int]]:
+        with on(stream):
+            outputs = rule.vmap(operands, factors, stream, axes)
+        return outputs, [0] * len(outputs)
+
+    function = mx.custom_function(forward_on_default if stream is None else forward)
+    function.vjp(vjp)
+    function.jvp(jvp)
+    function.vmap(vmap)
+    return cast(Callable[..., list[mx.array]], function)
 
 
 def on(stream: StreamOrDevice) -> AbstractContextManager[object]:
