@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .record import OCCUPANCY, Chip, Provenance, source, with_cores
 
+KIBI = 1 << 10
 MEBI = 1 << 20
 
 _SOURCES = (
@@ -18,6 +19,8 @@ _SOURCES = (
         "alu_cycles",
         "exp2_cycles",
         "l1_bytes_per_cycle",
+        "l2_bytes",
+        "slc_bytes_per_cycle",
         "slc_bytes",
         "threadgroup_memory_bytes",
         "saturating_simdgroups",
@@ -47,7 +50,13 @@ _SOURCES = (
 
 
 def _chip(
-    name: str, size_class: str, cores: int, clock_hz: float, dram: float, slc_mebi: int
+    name: str,
+    size_class: str,
+    cores: int,
+    clock_hz: float,
+    dram: float,
+    l2_kibi: int,
+    slc_mebi: int,
 ) -> Chip:
     return Chip(
         name=name,
@@ -65,6 +74,8 @@ def _chip(
         threadgroup_bytes_per_cycle=65.6,
         l1_bytes_per_cycle=64.0,
         l2_bytes_per_cycle=37.6,
+        l2_bytes=l2_kibi * KIBI,
+        slc_bytes_per_cycle=17.5,
         slc_bytes=slc_mebi * MEBI,
         dram_bytes_per_second=dram,
         memory_latency_seconds=266e-9,
@@ -79,10 +90,10 @@ def _chip(
     )
 
 
-M1 = _chip("m1", "g", 8, 1.278e9, 68.3e9, 8)
-M1_PRO = _chip("m1-pro", "s", 16, 1.296e9, 204.8e9, 24)
-M1_MAX = _chip("m1-max", "s", 32, 1.296e9, 409.6e9, 48)
-M1_ULTRA = _chip("m1-ultra", "d", 64, 1.296e9, 819.2e9, 96)
+M1 = _chip("m1", "g", 8, 1.278e9, 68.3e9, 768, 8)
+M1_PRO = _chip("m1-pro", "s", 16, 1.296e9, 204.8e9, 256, 24)
+M1_MAX = _chip("m1-max", "s", 32, 1.296e9, 409.6e9, 512, 48)
+M1_ULTRA = _chip("m1-ultra", "d", 64, 1.296e9, 819.2e9, 1024, 96)
 
 CHIPS = (
     M1,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .apple7 import M1, MEBI
+from .apple7 import KIBI, M1, MEBI
 from .record import Chip, Provenance, source, with_cores
 
 _SOURCES = (
     source(Provenance.PUBLISHED, "Apple", "cores", "dram_bytes_per_second"),
     source(Provenance.MEASURED, "philipturner/metal-benchmarks", "clock_hz", "slc_bytes"),
+    source(Provenance.ASSUMED, "512 KiB (metal-benchmarks) or 3 MiB on an M2 Pro", "l2_bytes"),
     source(
         Provenance.MEASURED,
         "chipsandcheese, M2 Pro: SLC 234 ns",
@@ -31,6 +32,7 @@ _SOURCES = (
         "threadgroup_bytes_per_cycle",
         "l1_bytes_per_cycle",
         "l2_bytes_per_cycle",
+        "slc_bytes_per_cycle",
         "threadgroup_memory_bytes",
         "saturating_simdgroups",
         "bfloat_cycles",
@@ -45,7 +47,7 @@ _SOURCES = (
 )
 
 
-def _chip(name: str, size_class: str, cores: int, dram: float, slc_mebi: int) -> Chip:
+def _chip(name: str, size_class: str, cores: int, dram: float, l2_kibi: int, slc_mebi: int) -> Chip:
     return replace(
         M1,
         name=name,
@@ -54,6 +56,7 @@ def _chip(name: str, size_class: str, cores: int, dram: float, slc_mebi: int) ->
         size_class=size_class,
         cores=cores,
         clock_hz=1.398e9,
+        l2_bytes=l2_kibi * KIBI,
         slc_bytes=slc_mebi * MEBI,
         dram_bytes_per_second=dram,
         memory_latency_seconds=234e-9,
@@ -61,10 +64,10 @@ def _chip(name: str, size_class: str, cores: int, dram: float, slc_mebi: int) ->
     )
 
 
-M2 = _chip("m2", "g", 10, 102.4e9, 8)
-M2_PRO = _chip("m2-pro", "s", 19, 204.8e9, 24)
-M2_MAX = _chip("m2-max", "s", 38, 409.6e9, 48)
-M2_ULTRA = _chip("m2-ultra", "d", 76, 819.2e9, 96)
+M2 = _chip("m2", "g", 10, 102.4e9, 1536, 8)
+M2_PRO = _chip("m2-pro", "s", 19, 204.8e9, 3072, 24)
+M2_MAX = _chip("m2-max", "s", 38, 409.6e9, 3072, 48)
+M2_ULTRA = _chip("m2-ultra", "d", 76, 819.2e9, 6144, 96)
 
 CHIPS = (
     M2,

@@ -63,7 +63,9 @@ class Chip:
         threadgroup_bytes_per_cycle: Threadgroup memory bandwidth of one core, bytes a cycle.
         l1_bytes_per_cycle: What one core can load from its own cache, bytes a cycle.
         l2_bytes_per_cycle: What one core can read from the shared cache, bytes a cycle.
-        slc_bytes: Size of the cache in front of memory, which the whole chip shares.
+        l2_bytes: Size of the cache that the GPU's cores share.
+        slc_bytes_per_cycle: What one core can read from the cache behind it, bytes a cycle.
+        slc_bytes: Size of that cache, in front of memory, which the whole chip shares.
         dram_bytes_per_second: Memory bandwidth of the chip.
         memory_latency_seconds: From asking for a line that is not on the core to having it.
         occupancy: Pairs of (32-bit registers of a thread, threads a core then holds), ascending.
@@ -92,6 +94,8 @@ class Chip:
     threadgroup_bytes_per_cycle: float
     l1_bytes_per_cycle: float
     l2_bytes_per_cycle: float
+    l2_bytes: int
+    slc_bytes_per_cycle: float
     slc_bytes: int
     dram_bytes_per_second: float
     memory_latency_seconds: float

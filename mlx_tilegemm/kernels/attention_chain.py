@@ -11,7 +11,8 @@ from ..chips.record import Chip
 from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ..problem import AttentionProblem, MaskKind, Problem, attention_problem
-from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
+from .cost import seconds
+from .counts import AttentionTile, attention_work
 from .limits import reject_plan
 
 NAME = "attention_chain"
@@ -217,45 +218,15 @@ def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
 def cost(problem: Problem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     assert isinstance(problem, AttentionProblem)
-    head = ceil(problem.head_dim / FRAGMENT)
-    value = ceil(problem.value_dim / FRAGMENT)
-    scores = config.block_kv // FRAGMENT
-    steps = _mean_steps(problem, config)
-    mma = config.simdgroups * steps * scores * (head + value) * chip.mma_cycles
-    # exp2 of every score, and about six instructions to scale, mask and reduce it.
-    softmax = config.simdgroups * steps * scores * 2 * (chip.exp2_cycles + 6 * chip.alu_cycles)
-    row_bytes = FRAGMENT * (head * problem.k.bytes + value * problem.v.bytes)
-    unique = steps * config.block_kv * row_bytes
-    loaded = config.simdgroups * unique
-    blocks = ceil(problem.q_len / (config.simdgroups * FRAGMENT))
-    work = TileWork(
-        tiles=blocks * problem.num_heads * problem.batch,
+    resources = plan(problem, config).stages[0].resources
+    tile = AttentionTile(
         simdgroups=config.simdgroups,
-        chains=scores,
-        issue_cycles=mma + softmax,
-        threadgroup_bytes=loaded + unique if config.staged else 0,
-        cache_bytes=unique if config.staged else SCATTERED_READ_FACTOR * loaded,
-        dram_bytes=_dram_bytes(problem),
+        block_kv=config.block_kv,
+        staged=config.staged,
+        registers=resources.registers,
+        threadgroup_memory=resources.threadgroup_bytes,
     )
-    return seconds(work, chip)
-
-
-def _mean_steps(problem: AttentionProblem, config: Config) -> float:
-    steps = ceil(problem.kv_len / config.block_kv)
-    if problem.mask_kind is not MaskKind.CAUSAL:
-        return steps
-    visible = max(1, problem.kv_len - problem.q_len // 2)
-    return min(steps, ceil(visible / config.block_kv))
-
-
-def _dram_bytes(problem: AttentionProblem) -> int:
-    out = problem.batch * problem.num_heads * problem.q_len * problem.value_dim
-    return (
-        problem.q_elements * problem.q.bytes
-        + problem.k_elements * problem.k.bytes
-        + problem.v_elements * problem.v.bytes
-        + out * problem.out.bytes
-    )
+    return seconds(attention_work(problem, tile, chip), chip)
 
 
 def plan(problem: Problem, config: Config) -> Plan:

@@ -6,8 +6,8 @@ and the larger one counts: how long the busiest core is kept *busy* when its thr
 another's waiting, and how long its threadgroups take when each *waits* for memory at every step and
 too few are there to fill in.
 
-The model leaves out: bank conflicts, misses of the page tables, drift between the simdgroups of a
-threadgroup, and the milliseconds a cold GPU takes to reach its clock.
+The model leaves out: bank conflicts, misses of the page tables, registers that the compiler spills
+below the limit, and the milliseconds a cold GPU takes to reach its clock.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from math import ceil
 
 from ..chips.record import Chip
 
-EXPOSED_SHARE = 0.25
+EXPOSED_SHARE = 0.15
 """Share of the shorter phases (arithmetic, threadgroup memory, caches, memory) that the longest
 does not hide. Fitted by bench/model.py."""
 
-SCATTERED_READ_FACTOR = 2.0
+SCATTERED_READ_FACTOR = 1.5
 """What a fragment loaded straight from device memory costs over a staged read of as many bytes: its
-rows are 16 to 32 bytes apart by a whole matrix row, a fraction of a 128-byte line each. Fitted by
-bench/model.py."""
+rows are 16 or 32 bytes long and a matrix row apart, a fraction of a 128-byte line each. Assumed:
+published times hardly depend on it."""
 
-WAIT_FACTOR = 2.0
+DRIFT_SHARE = 0.3
+"""Share of what simdgroups of a threadgroup load alike that each fetches from the shared cache on
+its own, where no barrier keeps them together. Fitted by bench/model.py."""
+
+WAIT_FACTOR = 1.75
 """Latencies of memory that one wait of a threadgroup costs: address, line, store, barrier. Fitted
 by bench/model.py."""
 
@@ -47,11 +51,13 @@ class Constants:
     Attributes:
         exposed_share: See `EXPOSED_SHARE`.
         scattered_read_factor: See `SCATTERED_READ_FACTOR`.
+        drift_share: See `DRIFT_SHARE`.
         wait_factor: See `WAIT_FACTOR`.
     """
 
     exposed_share: float = EXPOSED_SHARE
     scattered_read_factor: float = SCATTERED_READ_FACTOR
+    drift_share: float = DRIFT_SHARE
     wait_factor: float = WAIT_FACTOR
 
 
@@ -71,13 +77,17 @@ class TileWork:
         threadgroup_bytes: Threadgroup memory a threadgroup reads and writes.
         fragment_bytes: Bytes it loads straight from device memory into fragments, through L1.
         cache_bytes: Bytes it reads from the shared cache, each once.
+        repeated_bytes: Bytes that a second simdgroup and others load again, with no barrier to keep
+            them together: part of these comes from the shared cache too.
         dram_bytes: Bytes the whole launch has to move to and from memory.
         waits: Times a threadgroup asks for memory and can do nothing until it comes.
         registers: Live 32-bit registers of one thread.
         threadgroup_memory: Bytes of threadgroup memory a threadgroup holds.
         prefetched: The next step's data is asked for before the current step's arithmetic.
-        asynchronous: Copies run beside arithmetic on hardware of their own, so that nothing of the
-            shorter phases is exposed. No kernel that macOS 26 compiles has them.
+        shared_bytes: Size of what the threadgroups read again and again from the shared cache; 0
+            where those that run together read the same part of it, as the blocks of a GEMM do.
+        barriers: The simdgroups of a threadgroup wait for each other at every step.
+        exposed_share: Overrides the model's constant, for kernels that this library does not build.
     """
 
     tiles: int
@@ -89,11 +99,14 @@ class TileWork:
     dram_bytes: float
     alu_cycles: float = 0.0
     fragment_bytes: float = 0.0
+    repeated_bytes: float = 0.0
     waits: float = 1.0
     registers: int = 0
     threadgroup_memory: int = 0
     prefetched: bool = False
-    asynchronous: bool = False
+    shared_bytes: float = 0.0
+    barriers: bool = True
+    exposed_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,42 +169,60 @@ def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estim
     """Return the modelled time of a launch and its parts."""
     per_core = ceil(work.tiles / chip.cores)
     resident = min(per_core, resident_threadgroups(work, chip))
-    cycles = _tile_cycles(work, chip, resident, constants)
+    cycles = _tile_cycles(work, chip, resident * work.simdgroups, constants)
     arithmetic, threadgroup, l1, l2 = (per_core * one / chip.clock_hz for one in cycles)
     dram = work.dram_bytes / (DRAM_SHARE * chip.dram_bytes_per_second)
     phases = (arithmetic, threadgroup, l1, l2, dram)
-    exposed = 0.0 if work.asynchronous else constants.exposed_share
-    busy = max(phases) + exposed * (sum(phases) - max(phases))
-    alone = sum(_tile_cycles(work, chip, 1, constants)) / chip.clock_hz
-    waits = work.waits * constants.wait_factor * chip.memory_latency_seconds
-    alone = max(alone, waits) if work.prefetched else alone + waits
+    exposed = constants.exposed_share if work.exposed_share is None else work.exposed_share
     return Estimate(
         arithmetic=arithmetic,
         threadgroup=threadgroup,
         l1=l1,
         l2=l2,
         dram=dram,
-        busy=busy,
-        waiting=per_core / resident * alone,
+        busy=max(phases) + exposed * (sum(phases) - max(phases)),
+        waiting=per_core / resident * _alone(work, chip, constants),
         launch=chip.launch_seconds,
     )
 
 
+def _alone(work: TileWork, chip: Chip, constants: Constants) -> float:
+    """Return the seconds of a threadgroup that has a core to itself, waits included.
+
+    Without barriers that is the time of one of its simdgroups: the others do not wait for it.
+    """
+    independent = 1 if work.barriers else work.simdgroups
+    cycles = _tile_cycles(work, chip, work.simdgroups // independent, constants)
+    computing = sum(cycles) / independent / chip.clock_hz
+    waits = work.waits * constants.wait_factor * chip.memory_latency_seconds
+    return max(computing, waits) if work.prefetched else computing + waits
+
+
 def _tile_cycles(
-    work: TileWork, chip: Chip, resident: int, constants: Constants
+    work: TileWork, chip: Chip, simdgroups: int, constants: Constants
 ) -> tuple[float, float, float, float]:
-    """Return a threadgroup's cycles of arithmetic, threadgroup memory, L1 and L2."""
+    """Return a threadgroup's cycles of arithmetic, threadgroup memory, L1 and the shared caches.
+
+    Arithmetic is as fast as so many simdgroups on a core make it.
+    """
     spill = SPILL_FACTOR if work.registers >= chip.occupancy[-1][0] else 1.0
     issued = work.issue_cycles * spill + work.alu_cycles * (1.0 - chip.coissue_share)
-    in_flight = resident * work.simdgroups * min(work.chains, CHAINS_THAT_COUNT)
+    in_flight = simdgroups * min(work.chains, CHAINS_THAT_COUNT)
     utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
-    busy_schedulers = min(chip.schedulers, resident * work.simdgroups)
+    schedulers = min(chip.schedulers * utilisation, simdgroups)
+    cache_bytes = work.cache_bytes + constants.drift_share * work.repeated_bytes
     return (
-        issued / min(chip.schedulers * utilisation, busy_schedulers),
+        issued / schedulers,
         work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
         work.fragment_bytes * constants.scattered_read_factor / chip.l1_bytes_per_cycle,
-        work.cache_bytes / chip.l2_bytes_per_cycle,
+        cache_bytes / shared_bytes_per_cycle(work.shared_bytes, chip),
     )
+
+
+def shared_bytes_per_cycle(size: float, chip: Chip) -> float:
+    """Return what a core reads a cycle from caches that so many bytes pass through in turn."""
+    kept = min(1.0, chip.l2_bytes / size) if size else 1.0
+    return 1.0 / (kept / chip.l2_bytes_per_cycle + (1.0 - kept) / chip.slc_bytes_per_cycle)
 
 
 def seconds(work: TileWork, chip: Chip) -> float:

@@ -99,6 +99,7 @@ def gemm_work(
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
         prefetched=tile.prefetched,
+        barriers=tile.staged,
     )
     return with_dram_bytes(work, problem, (tiles_m, tiles_n), tile.panel, chip)
 
@@ -173,13 +174,27 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
         alu_cycles=row_steps * other,
         threadgroup_bytes=loaded + unique if tile.staged else 0,
         fragment_bytes=0 if tile.staged else loaded,
-        # Without a barrier the simdgroups drift apart, and one's lines are gone when another asks.
-        cache_bytes=unique if tile.staged else loaded,
+        cache_bytes=unique,
+        repeated_bytes=0 if tile.staged else loaded - unique,
         dram_bytes=attention_bytes(problem),
         waits=steps if tile.staged else 2 * steps,
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
+        shared_bytes=_kv_bytes_in_flight(problem, tile, blocks, chip),
+        barriers=tile.staged,
     )
+
+
+def _kv_bytes_in_flight(
+    problem: AttentionProblem, tile: AttentionTile, blocks: int, chip: Chip
+) -> float:
+    """Return the bytes of k and v that the threadgroups running together walk through."""
+    matrices = problem.batch * problem.num_kv_heads
+    kv_bytes = problem.k_elements * problem.k.bytes + problem.v_elements * problem.v.bytes
+    shared = problem.num_heads // problem.num_kv_heads
+    resident = max(1, chip.saturating_simdgroups // tile.simdgroups)
+    together = ceil(chip.cores * resident / (blocks * shared))
+    return kv_bytes / matrices * min(matrices, together)
 
 
 def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:

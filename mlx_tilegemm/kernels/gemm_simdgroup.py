@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 
 from ..chips.record import Chip
 from ..dtypes import FLOATS
 from ..plan import SIMD_WIDTH, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
-from .cost import SCATTERED_READ_FACTOR, TileWork, seconds
+from .cost import seconds
+from .counts import GemmTile, gemm_work
 from .gemm import (
     GemmSpec,
-    dram_bytes,
     gemm_factors,
     gemm_fields,
     gemm_label,
     gemm_launch,
+    invariant_by_scalar,
     reject_gemm,
     tiny_operand,
 )
@@ -220,6 +220,8 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     assert isinstance(problem, GemmProblem)
     if problem.is_integer:
         return f"simdgroup matrices hold floats, not {problem.a} and {problem.b}"
+    if problem.batch_invariant and invariant_by_scalar(problem):
+        return "batch_invariant: one row would be too small for it, so none is its"
     reason = reject_gemm(problem) or tiny_operand(problem) or _reject_tile(config)
     if reason:
         return reason
@@ -245,29 +247,20 @@ def _reject_tile(config: Config) -> str | None:
 def cost(problem: Problem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     assert isinstance(problem, GemmProblem)
-    steps = ceil(problem.k / config.block_k)
-    fragments_m = config.block_m // (FRAGMENT * config.simdgroups_m)
-    fragments_n = config.block_n // (FRAGMENT * config.simdgroups_n)
-    simdgroups = config.simdgroups_m * config.simdgroups_n
-    depth = steps * config.block_k // FRAGMENT
-    fragment_bytes = 64 * (fragments_m * problem.a.bytes + fragments_n * problem.b.bytes)
-    loaded = simdgroups * depth * fragment_bytes
-    unique = (
-        steps
-        * config.block_k
-        * (config.block_m * problem.a.bytes + config.block_n * problem.b.bytes)
+    resources = plan(problem, config).stages[0].resources
+    tile = GemmTile(
+        block_m=config.block_m,
+        block_n=config.block_n,
+        block_k=config.block_k,
+        simdgroups_m=config.simdgroups_m,
+        simdgroups_n=config.simdgroups_n,
+        staged=config.staged,
+        panel=1 << config.swizzle_log,
+        registers=resources.registers,
+        threadgroup_memory=resources.threadgroup_bytes,
+        prefetched=config.double_buffered,
     )
-    tiles = ceil(problem.m / config.block_m) * ceil(problem.n / config.block_n)
-    work = TileWork(
-        tiles=tiles * problem.batch_size,
-        simdgroups=simdgroups,
-        chains=fragments_m * fragments_n,
-        issue_cycles=simdgroups * depth * fragments_m * fragments_n * chip.mma_cycles,
-        threadgroup_bytes=loaded + unique if config.staged else 0,
-        cache_bytes=unique if config.staged else SCATTERED_READ_FACTOR * loaded,
-        dram_bytes=dram_bytes(problem),
-    )
-    return seconds(work, chip)
+    return seconds(gemm_work(problem, tile, chip), chip)
 
 
 def plan(problem: Problem, config: Config) -> Plan:
