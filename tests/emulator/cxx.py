@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-import mlx_tilegemm
-
-INCLUDE = Path(mlx_tilegemm.__file__).parent / "emulator" / "include"
+INCLUDE = Path(__file__).parents[2] / "mlx_tilegemm" / "emulator" / "include"
 _FLAGS = (
     "-std=c++17",
     "-fsigned-char",
@@ -67,7 +65,7 @@ class Cxx:
                     found.setdefault(int(where), message)
             elif here and "required from" in line:
                 asked = here[1]
-            elif here and "requested here" in line and message:
+            elif here and message and re.search("requested here|in expansion of macro", line):
                 found.setdefault(int(here[1]), message)
         return found
 

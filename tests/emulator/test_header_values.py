@@ -67,6 +67,7 @@ void products(const float2x4* a, const float4x2* b, const float2* v, const float
   *(float4*)(out + 20) = *a * *v;
   *(float2*)(out + 24) = *w * *a;
   *(float4x2*)(out + 28) = transpose(*a) + 2.0f * *b;
+  *(float4x2*)(out + 36) = -(*b - transpose(*a) / 4.0f);
 }
 
 #define PACKING(n, pack, unpack, bits) \\
@@ -188,7 +189,7 @@ def test_matrices(library: ctypes.CDLL) -> None:
         m[: n * n] = RNG.standard_normal(n * n)
         expected = np.linalg.det(m[: n * n].reshape(n, n).astype(np.float64))
         assert library.determinants(address(m), n) == pytest.approx(expected, rel=1e-4)
-    a, b, v, w, out = aligned(8), aligned(8), aligned(2), aligned(4), aligned(40)
+    a, b, v, w, out = aligned(8), aligned(8), aligned(2), aligned(4), aligned(44)
     for operand in (a, b, v, w):
         operand[:] = RNG.standard_normal(operand.size)
     library.products(*(address(x) for x in (a, b, v, w, out)))
@@ -199,6 +200,7 @@ def test_matrices(library: ctypes.CDLL) -> None:
     np.testing.assert_allclose(out[20:24], left @ v, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(out[24:26], w @ left, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(out[28:36].reshape(4, 2).T, left.T + 2 * right, rtol=1e-5)
+    np.testing.assert_allclose(out[36:44].reshape(4, 2).T, left.T / 4 - right, rtol=1e-5, atol=1e-6)
 
 
 PACKINGS = {

@@ -38,3 +38,5 @@ float2x3 m(1); auto x = determinant(m);
 texture2d<float> t;
 tensor<float> t;
 auto x = no_such_function(f);
+double x = 1;
+auto x = static_cast<double>(f);

@@ -8,6 +8,7 @@
 #define threadgroup
 #define thread
 #define kernel
+#define double ::metal::_impl::double_is_not_in_metal
 #endif
 
 #define METAL_FUNC inline __attribute__((always_inline))

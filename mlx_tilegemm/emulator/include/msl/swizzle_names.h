@@ -1,11 +1,12 @@
 // Every swizzle name of a vector of 2, 3 or 4 components, by the lowest component it names:
 // S(xyzw spelling, rgba spelling, kind, count, indices relative to that component...).
-// Kinds: `range` names each component between its lowest and highest once, `gapped` leaves some out,
-// `repeated` names one twice. The storage of a swizzle spans `count` components.
+// Kinds: `ordered` and `range` name each component between their lowest and highest once, `ordered`
+// from the lowest up; `gapped` leaves some out, `repeated` names one twice. The storage of a swizzle
+// spans `count` components.
 #pragma once
 
 #define MSL_SWIZZLES2_X(S) \
-  S(xx, rr, repeated, 1, 0, 0) S(xy, rg, range, 2, 0, 1) S(yx, gr, range, 2, 1, 0) \
+  S(xx, rr, repeated, 1, 0, 0) S(xy, rg, ordered, 2, 0, 1) S(yx, gr, range, 2, 1, 0) \
   S(xxx, rrr, repeated, 1, 0, 0, 0) S(xxy, rrg, repeated, 2, 0, 0, 1) \
   S(xyx, rgr, repeated, 2, 0, 1, 0) S(xyy, rgg, repeated, 2, 0, 1, 1) \
   S(yxx, grr, repeated, 2, 1, 0, 0) S(yxy, grg, repeated, 2, 1, 0, 1) \
@@ -23,11 +24,11 @@
   S(yyyy, gggg, repeated, 1, 0, 0, 0, 0)
 
 #define MSL_SWIZZLES3_X(S) \
-  S(xx, rr, repeated, 1, 0, 0) S(xy, rg, range, 2, 0, 1) S(xz, rb, gapped, 3, 0, 2) \
+  S(xx, rr, repeated, 1, 0, 0) S(xy, rg, ordered, 2, 0, 1) S(xz, rb, gapped, 3, 0, 2) \
   S(yx, gr, range, 2, 1, 0) S(zx, br, gapped, 3, 2, 0) S(xxx, rrr, repeated, 1, 0, 0, 0) \
   S(xxy, rrg, repeated, 2, 0, 0, 1) S(xxz, rrb, repeated, 3, 0, 0, 2) \
   S(xyx, rgr, repeated, 2, 0, 1, 0) S(xyy, rgg, repeated, 2, 0, 1, 1) \
-  S(xyz, rgb, range, 3, 0, 1, 2) S(xzx, rbr, repeated, 3, 0, 2, 0) \
+  S(xyz, rgb, ordered, 3, 0, 1, 2) S(xzx, rbr, repeated, 3, 0, 2, 0) \
   S(xzy, rbg, range, 3, 0, 2, 1) S(xzz, rbb, repeated, 3, 0, 2, 2) \
   S(yxx, grr, repeated, 2, 1, 0, 0) S(yxy, grg, repeated, 2, 1, 0, 1) \
   S(yxz, grb, range, 3, 1, 0, 2) S(yyx, ggr, repeated, 2, 1, 1, 0) \
@@ -69,7 +70,7 @@
   S(zzzx, bbbr, repeated, 3, 2, 2, 2, 0)
 
 #define MSL_SWIZZLES3_Y(S) \
-  S(yy, gg, repeated, 1, 0, 0) S(yz, gb, range, 2, 0, 1) S(zy, bg, range, 2, 1, 0) \
+  S(yy, gg, repeated, 1, 0, 0) S(yz, gb, ordered, 2, 0, 1) S(zy, bg, range, 2, 1, 0) \
   S(yyy, ggg, repeated, 1, 0, 0, 0) S(yyz, ggb, repeated, 2, 0, 0, 1) \
   S(yzy, gbg, repeated, 2, 0, 1, 0) S(yzz, gbb, repeated, 2, 0, 1, 1) \
   S(zyy, bgg, repeated, 2, 1, 0, 0) S(zyz, bgb, repeated, 2, 1, 0, 1) \
@@ -87,12 +88,12 @@
   S(zzzz, bbbb, repeated, 1, 0, 0, 0, 0)
 
 #define MSL_SWIZZLES4_X(S) \
-  S(xx, rr, repeated, 1, 0, 0) S(xy, rg, range, 2, 0, 1) S(xz, rb, gapped, 3, 0, 2) \
+  S(xx, rr, repeated, 1, 0, 0) S(xy, rg, ordered, 2, 0, 1) S(xz, rb, gapped, 3, 0, 2) \
   S(xw, ra, gapped, 4, 0, 3) S(yx, gr, range, 2, 1, 0) S(zx, br, gapped, 3, 2, 0) \
   S(wx, ar, gapped, 4, 3, 0) S(xxx, rrr, repeated, 1, 0, 0, 0) \
   S(xxy, rrg, repeated, 2, 0, 0, 1) S(xxz, rrb, repeated, 3, 0, 0, 2) \
   S(xxw, rra, repeated, 4, 0, 0, 3) S(xyx, rgr, repeated, 2, 0, 1, 0) \
-  S(xyy, rgg, repeated, 2, 0, 1, 1) S(xyz, rgb, range, 3, 0, 1, 2) \
+  S(xyy, rgg, repeated, 2, 0, 1, 1) S(xyz, rgb, ordered, 3, 0, 1, 2) \
   S(xyw, rga, gapped, 4, 0, 1, 3) S(xzx, rbr, repeated, 3, 0, 2, 0) \
   S(xzy, rbg, range, 3, 0, 2, 1) S(xzz, rbb, repeated, 3, 0, 2, 2) \
   S(xzw, rba, gapped, 4, 0, 2, 3) S(xwx, rar, repeated, 4, 0, 3, 0) \
@@ -121,7 +122,7 @@
   S(xyyx, rggr, repeated, 2, 0, 1, 1, 0) S(xyyy, rggg, repeated, 2, 0, 1, 1, 1) \
   S(xyyz, rggb, repeated, 3, 0, 1, 1, 2) S(xyyw, rgga, repeated, 4, 0, 1, 1, 3) \
   S(xyzx, rgbr, repeated, 3, 0, 1, 2, 0) S(xyzy, rgbg, repeated, 3, 0, 1, 2, 1) \
-  S(xyzz, rgbb, repeated, 3, 0, 1, 2, 2) S(xyzw, rgba, range, 4, 0, 1, 2, 3) \
+  S(xyzz, rgbb, repeated, 3, 0, 1, 2, 2) S(xyzw, rgba, ordered, 4, 0, 1, 2, 3) \
   S(xywx, rgar, repeated, 4, 0, 1, 3, 0) S(xywy, rgag, repeated, 4, 0, 1, 3, 1) \
   S(xywz, rgab, range, 4, 0, 1, 3, 2) S(xyww, rgaa, repeated, 4, 0, 1, 3, 3) \
   S(xzxx, rbrr, repeated, 3, 0, 2, 0, 0) S(xzxy, rbrg, repeated, 3, 0, 2, 0, 1) \
@@ -198,11 +199,11 @@
   S(wwwx, aaar, repeated, 4, 3, 3, 3, 0)
 
 #define MSL_SWIZZLES4_Y(S) \
-  S(yy, gg, repeated, 1, 0, 0) S(yz, gb, range, 2, 0, 1) S(yw, ga, gapped, 3, 0, 2) \
+  S(yy, gg, repeated, 1, 0, 0) S(yz, gb, ordered, 2, 0, 1) S(yw, ga, gapped, 3, 0, 2) \
   S(zy, bg, range, 2, 1, 0) S(wy, ag, gapped, 3, 2, 0) S(yyy, ggg, repeated, 1, 0, 0, 0) \
   S(yyz, ggb, repeated, 2, 0, 0, 1) S(yyw, gga, repeated, 3, 0, 0, 2) \
   S(yzy, gbg, repeated, 2, 0, 1, 0) S(yzz, gbb, repeated, 2, 0, 1, 1) \
-  S(yzw, gba, range, 3, 0, 1, 2) S(ywy, gag, repeated, 3, 0, 2, 0) \
+  S(yzw, gba, ordered, 3, 0, 1, 2) S(ywy, gag, repeated, 3, 0, 2, 0) \
   S(ywz, gab, range, 3, 0, 2, 1) S(yww, gaa, repeated, 3, 0, 2, 2) \
   S(zyy, bgg, repeated, 2, 1, 0, 0) S(zyz, bgb, repeated, 2, 1, 0, 1) \
   S(zyw, bga, range, 3, 1, 0, 2) S(zzy, bbg, repeated, 2, 1, 1, 0) \
@@ -244,7 +245,7 @@
   S(wwwy, aaag, repeated, 3, 2, 2, 2, 0)
 
 #define MSL_SWIZZLES4_Z(S) \
-  S(zz, bb, repeated, 1, 0, 0) S(zw, ba, range, 2, 0, 1) S(wz, ab, range, 2, 1, 0) \
+  S(zz, bb, repeated, 1, 0, 0) S(zw, ba, ordered, 2, 0, 1) S(wz, ab, range, 2, 1, 0) \
   S(zzz, bbb, repeated, 1, 0, 0, 0) S(zzw, bba, repeated, 2, 0, 0, 1) \
   S(zwz, bab, repeated, 2, 0, 1, 0) S(zww, baa, repeated, 2, 0, 1, 1) \
   S(wzz, abb, repeated, 2, 1, 0, 0) S(wzw, aba, repeated, 2, 1, 0, 1) \

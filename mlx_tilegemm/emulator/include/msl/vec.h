@@ -14,7 +14,7 @@ class packed_vec;
 // A namespace of its own, so that no helper of ours is found for a call with a swizzle argument.
 namespace _swizzles {
 
-enum swizzle_kind { range, gapped, repeated };
+enum swizzle_kind { ordered, range, gapped, repeated };
 
 // A swizzle overlays its vector's storage, reads as V and can be assigned if no component repeats.
 // Its own assignment must stay trivial, or vec would not be trivially copyable; being trivial, it
@@ -23,8 +23,6 @@ template <swizzle_kind Kind, class T, class V, int Span, int... I>
 class swizzle;
 
 #define MSL_SWIZZLE_COMMON                                               \
-  T raw[Span];                                                           \
-                                                                         \
  public:                                                                 \
   swizzle() = default;                                                   \
   swizzle(const swizzle&) = default;                                     \
@@ -40,8 +38,37 @@ class swizzle;
     return *this;                                                        \
   }
 
+// Not an aggregate, so that `a.xy = {1, 2}` makes a V.
+struct not_aggregate {};
+
+// The usual swizzles name their components, for `auto v = a.xyz; v.x = 1;`.
+#define MSL_SWIZZLE_ORDERED(span, xyzw, rgba)                                   \
+  template <class T, class V, int... I>                                         \
+  class swizzle<ordered, T, V, span, I...> : not_aggregate {                    \
+   public:                                                                      \
+    union {                                                                     \
+      T raw[span];                                                              \
+      struct {                                                                  \
+        T MSL_LIST xyzw;                                                        \
+      };                                                                        \
+      struct {                                                                  \
+        T MSL_LIST rgba;                                                        \
+      };                                                                        \
+    };                                                                          \
+    MSL_SWIZZLE_COMMON                                                          \
+    swizzle& operator=(const swizzle&) = default;                               \
+    MSL_SWIZZLE_ASSIGN                                                          \
+  };
+#define MSL_LIST(...) __VA_ARGS__
+MSL_SWIZZLE_ORDERED(2, (x, y), (r, g))
+MSL_SWIZZLE_ORDERED(3, (x, y, z), (r, g, b))
+MSL_SWIZZLE_ORDERED(4, (x, y, z, w), (r, g, b, a))
+#undef MSL_SWIZZLE_ORDERED
+#undef MSL_LIST
+
 template <class T, class V, int Span, int... I>
 class swizzle<range, T, V, Span, I...> {
+  T raw[Span];
   MSL_SWIZZLE_COMMON
   swizzle& operator=(const swizzle&) = default;
   MSL_SWIZZLE_ASSIGN
@@ -49,6 +76,7 @@ class swizzle<range, T, V, Span, I...> {
 
 template <class T, class V, int Span, int... I>
 class swizzle<gapped, T, V, Span, I...> {
+  T raw[Span];
   MSL_SWIZZLE_COMMON
   __attribute__((unavailable("convert the right-hand side to a vector first")))
   swizzle& operator=(const swizzle&) = default;
@@ -62,6 +90,7 @@ class swizzle<gapped, T, V, Span, I...> {
 
 template <class T, class V, int Span, int... I>
 class swizzle<repeated, T, V, Span, I...> {
+  T raw[Span];
   MSL_SWIZZLE_COMMON
   __attribute__((unavailable("a swizzle that repeats a component cannot be assigned")))
   swizzle& operator=(const swizzle&) = default;
