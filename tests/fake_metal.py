@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
 from unittest import mock
 
@@ -17,7 +18,7 @@ COMPILE = "[metal::Device] Unable to build metal library from source\nerror: no\
 
 
 class FakeMetal:
-    """Makes kernels of one product each, whatever their text says.
+    """Makes kernels of one product each: of the text it reads no more than the name's layout.
 
     Args:
         fault: Gets a kernel's name and returns which fault it has, or None.
@@ -32,11 +33,20 @@ class FakeMetal:
     def compile(self, source):
         def execute(*, inputs, output_shapes, output_dtypes, grid, threadgroup, stream=None):
             self.launched.append(source.name)
-            result = inputs[0].astype(mx.float32) @ inputs[1].astype(mx.float32)
-            broken = FAULTS[self.fault(source.name)](inputs, result)
+            operands = _as_multiplied(source.name, inputs)
+            broken = FAULTS[self.fault(source.name)](operands, operands[0] @ operands[1])
             return [broken.astype(output_dtypes[0]).reshape(output_shapes[0])]
 
         return execute
+
+
+def _as_multiplied(name, inputs):
+    layout = re.search("_([nt]{2})_", name).group(1)
+    operands = [one.astype(mx.float32) for one in inputs[:2]]
+    return [
+        mx.swapaxes(one, -1, -2) if stored == "t" else one
+        for one, stored in zip(operands, layout, strict=True)
+    ]
 
 
 def _raises(error):
