@@ -12,33 +12,6 @@ using msl_rt::Place;
 using msl_rt::Simdgroup;
 using msl_rt::Worker;
 
-namespace {
-
-// Element (row, column) and (row, column + 1) of a lane, as an index into a row-major 8x8 matrix.
-constexpr uint32_t first_element(uint32_t lane) {
-  const uint32_t quad = lane / 4;
-  const uint32_t row = (quad & 4) + (lane / 2) % 4;
-  const uint32_t column = (quad & 2) * 2 + (lane % 2) * 2;
-  return row * 8 + column;
-}
-
-// Out of line, so that the frames of waiting lanes stay small.
-__attribute__((noinline)) void multiply_accumulate(Simdgroup* group) {
-  using Row = float __attribute__((vector_size(32)));
-  const Row* b = reinterpret_cast<const Row*>(group->b);
-  for (int i = 0; i < 8; ++i) {
-    Row sum = reinterpret_cast<const Row*>(group->c)[i];
-    for (int k = 0; k < 8; ++k) sum += group->a[i * 8 + k] * b[k];
-    reinterpret_cast<Row*>(group->d)[i] = sum;
-  }
-}
-
-void store_pair(float* matrix, uint32_t element, Pair value) {
-  __builtin_memcpy(matrix + element, &value, sizeof(value));
-}
-
-}  // namespace
-
 extern "C" {
 
 Mailbox* msl_rt_mailbox(uint32_t* lane) {
@@ -57,22 +30,14 @@ void msl_rt_release() {
   current_worker()->release();
 }
 
-Pair msl_rt_multiply_accumulate(Pair a, Pair b, Pair c, const char* file, int32_t line) {
-  Worker* worker = current_worker();
-  const Fiber* fiber = worker->current;
-  Simdgroup* group = fiber->group;
-  const uint32_t element = first_element(fiber->lane);
-  store_pair(group->a, element, a);
-  store_pair(group->b, element, b);
-  store_pair(group->c, element, c);
-  if (worker->rendezvous(Place{file, line, Collective::simdgroup_matrix})) {
-    ++worker->counters.multiply_accumulates;
-    multiply_accumulate(group);
-    worker->release();
-  }
-  Pair d;
-  __builtin_memcpy(&d, group->d + element, sizeof(d));
-  return d;
+uint32_t msl_rt_multiply_accumulate(
+    void* target, msl_rt::ElementType type, Pair a, Pair b, const char* file, int32_t line) {
+  return current_worker()->add_product(
+      target, type, a, b, Place{file, line, Collective::simdgroup_matrix});
+}
+
+void msl_rt_settle(uint32_t ticket) {
+  current_worker()->settle_products(ticket);
 }
 
 void msl_rt_simdgroup_barrier(uint32_t flags, const char* file, int32_t line) {

@@ -226,7 +226,9 @@ void Worker::start_fibers(uint64_t linear) {
 
 void Worker::start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint32_t lanes) {
   group->alive = group->runnable = group->alive_lanes = all_lanes(lanes);
-  group->at_collective = group->at_barrier = group->joined = 0;
+  group->at_collective = group->at_barrier = group->at_product = group->joined = 0;
+  group->products_done = 0;
+  for (Product& product : group->products) product.lanes = 0;
   group->cursor = lanes - 1;
   group->parity = 0;
   group->mixed = group->check_uniform = false;
@@ -238,6 +240,7 @@ void Worker::start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint3
     fiber->slot = static_cast<uint8_t>(slot);
     fiber->thread = static_cast<uint16_t>(group->index * simd_width + fiber->lane);
     fiber->uniform = 0;
+    fiber->products = 0;
     fiber->leads = false;
     char* top = stack_top(fiber->thread);
     std::memcpy(top - stack_stride, &stack_guard, sizeof(stack_guard));
@@ -270,6 +273,7 @@ void Worker::finish() {
   Fiber* self = current;
   Simdgroup* group = self->group;
   const uint32_t bit = uint32_t(1) << self->slot;
+  if (strict && group->check_uniform) compare_last_uniform(group);
   group->alive &= ~bit;
   group->runnable &= ~bit;
   group->alive_lanes &= ~(uint32_t(1) << self->lane);
@@ -303,6 +307,7 @@ static Fiber* next_runnable(Simdgroup* group) {
 Fiber* Worker::next_fiber() {
   Simdgroup* group = current->group;
   if (group->runnable) return next_runnable(group);
+  if (group->at_product && settle_group_products(group)) return next_runnable(group);
   if (group->at_collective) return settle_simdgroup(group);
   for (uint32_t step = 1; step <= simdgroups_; ++step) {
     const uint32_t candidate = (cursor_ + step) % simdgroups_;
@@ -499,12 +504,23 @@ void Worker::compare_uniform(Simdgroup* group) {
     if (fiber->uniform == first->uniform) continue;
     report_divergence(
         fiber->uniform_place, fiber,
-        "lanes gave an earlier simdgroup_load or simdgroup_store different operands");
+        "lanes gave simdgroup_load or simdgroup_store different operands");
     break;
   }
   for (uint32_t rest = group->alive; rest; rest &= rest - 1) {
     group->fibers[__builtin_ctz(rest)].uniform = 0;
   }
+}
+
+// Of what lanes did after their last collective.
+void Worker::compare_last_uniform(Simdgroup* group) {
+  if (group->alive == all_lanes(std::min(simd_width, threads_ - group->index * simd_width))) {
+    group->last_uniform = current->uniform;
+  }
+  if (group->last_uniform == current->uniform) return;
+  report_divergence(
+      current->uniform_place, current,
+      "lanes gave simdgroup_load or simdgroup_store different operands");
 }
 
 void* Worker::threadgroup_storage(
@@ -585,7 +601,7 @@ void Worker::report_divergence(Place place, const Fiber* fiber, const char* why)
 void Worker::report_waiting() {
   for (uint32_t i = 0; i < simdgroups_; ++i) {
     const Simdgroup& group = groups_[i];
-    for (uint32_t rest = group.at_barrier | group.at_collective; rest; rest &= rest - 1) {
+    for (uint32_t rest = group.at_barrier | group.at_collective | group.at_product; rest; rest &= rest - 1) {
       const Fiber& fiber = group.fibers[__builtin_ctz(rest)];
       Finding* finding = report(Kind::time_limit, 0, fiber.place);
       if (finding == nullptr) continue;

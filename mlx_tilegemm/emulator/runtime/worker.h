@@ -36,10 +36,22 @@ struct alignas(64) Fiber {
   Place place;          // where the fiber waits
   Place uniform_place;  // of the last matrix operation that `uniform` covers
   uint64_t uniform;     // hash of the operands of matrix operations since the last collective
-  uint16_t thread;   // linear index in the threadgroup
+  uint32_t products;  // matrix products that the lane has taken part in
+  uint16_t thread;    // linear index in the threadgroup
   uint8_t lane;
   uint8_t slot;  // position in the simdgroup's running order
   bool leads;
+};
+
+// A product of two matrices that some lanes have left their parts of.
+struct alignas(64) Product {
+  float a[64];
+  float b[64];
+  void* targets[simd_width];
+  Place place;
+  uint64_t uniform;
+  uint32_t lanes;
+  ElementType type;
 };
 
 // Sets of fibers are bit masks by slot, except where a name says lanes.
@@ -51,18 +63,21 @@ struct Simdgroup {
   uint32_t runnable;
   uint32_t at_collective;
   uint32_t at_barrier;
-  uint32_t joined;  // takes part in the collective under way
+  uint32_t at_product;  // waits for sums of products
+  uint32_t joined;      // takes part in the collective under way
   uint32_t cursor;  // slot that ran last
   uint32_t parity;
   bool mixed;          // the fibers at a collective are at different places
   bool check_uniform;  // a matrix operation has left hashes to compare
   Place place;
+  uint64_t last_uniform;  // hash that the first lane to return had
   uint64_t ordered[2];  // by space: clock of the last barrier that ordered this simdgroup
   Mailbox boxes[2];
-  alignas(64) float a[64];
-  alignas(64) float b[64];
-  alignas(64) float c[64];
-  alignas(64) float d[64];
+
+  // Product n is kept in products[n % kept_products] until it is done.
+  static constexpr uint32_t kept_products = 32;
+  uint32_t products_done;
+  Product products[kept_products];
 };
 
 struct Counters {
@@ -96,6 +111,8 @@ class Worker {
   void release();
   void threadgroup_barrier(uint32_t flags, Place place);
   void simdgroup_barrier(uint32_t flags, Place place);
+  uint32_t add_product(void* target, ElementType type, Pair a, Pair b, Place place);
+  void settle_products(uint32_t ticket);
   void note_uniform(uint64_t operands, Place place);
   void give_way();
   void* threadgroup_storage(
@@ -143,6 +160,11 @@ class Worker {
   Fiber* settle_barrier();
   void join(Simdgroup* group, uint32_t slots);
   void compare_uniform(Simdgroup* group);
+  void compare_product(const Product& product, Place place);
+  bool compute_products(Simdgroup* group);
+  void finish_product(Simdgroup* group, Product* product);
+  bool settle_group_products(Simdgroup* group);
+  void compare_last_uniform(Simdgroup* group);
   void order_memory(uint32_t flags, Simdgroup* only);
   void report_divergence(Place place, const Fiber* fiber, const char* why);
   void report_split(Simdgroup* group, uint32_t slots);

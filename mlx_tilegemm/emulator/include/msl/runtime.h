@@ -91,6 +91,9 @@ enum MemoryFlags : uint32_t {
   memory_texture = 4,
 };
 
+// Of the elements that a matrix product is added to.
+enum class ElementType : uint32_t { float32, float16, bfloat16 };
+
 enum class AtomicAccess : uint32_t { load, store, modify };
 
 // Operands and results of one collective of one simdgroup: a slot per lane.
@@ -122,9 +125,12 @@ MSL_RT_EXPORT msl_rt::Mailbox* msl_rt_mailbox(msl_rt::uint32_t* lane);
 MSL_RT_EXPORT bool msl_rt_rendezvous(const char* file, msl_rt::int32_t line);
 MSL_RT_EXPORT void msl_rt_release();
 
-// d = a * b + c on 8x8 matrices of which the caller holds two elements each.
-MSL_RT_EXPORT msl_rt::Pair msl_rt_multiply_accumulate(
-    msl_rt::Pair a, msl_rt::Pair b, msl_rt::Pair c, const char* file, msl_rt::int32_t line);
+// target += a * b on 8x8 matrices of which the caller holds two elements each. The sum is due later:
+// `target` must not be used before msl_rt_settle was called with the ticket that this returns.
+MSL_RT_EXPORT msl_rt::uint32_t msl_rt_multiply_accumulate(
+    void* target, msl_rt::ElementType type, msl_rt::Pair a, msl_rt::Pair b, const char* file,
+    msl_rt::int32_t line);
+MSL_RT_EXPORT void msl_rt_settle(msl_rt::uint32_t ticket);
 
 MSL_RT_EXPORT void msl_rt_simdgroup_barrier(
     msl_rt::uint32_t flags, const char* file, msl_rt::int32_t line);

@@ -44,19 +44,21 @@ MSL_INLINE msl_rt::Pair to_pair(const vec<T, 2>& pair) {
 
 }  // namespace _impl
 
+// A matrix that a product was added to holds a ticket until somebody looks at its elements: the sums
+// of many products are computed together, when all lanes have left their parts.
 template <typename T, int Cols, int Rows = Cols>
 struct simdgroup_matrix {
   static_assert(Cols == 8 && Rows == 8, "simdgroup_matrix is 8x8 only");
   using storage_type = vec<T, 2>;
 
 #if defined(MSL_RT_CHECKED)
-  simdgroup_matrix() {
+  MSL_INLINE simdgroup_matrix() {
     constexpr typename _impl::unset<T>::bits_type bits[2] = {
         _impl::unset<T>::bits, _impl::unset<T>::bits};
     __builtin_memcpy(&elements_, bits, sizeof(bits));
   }
 #else
-  simdgroup_matrix() = default;
+  MSL_INLINE simdgroup_matrix() {}
 #endif
 
   // A diagonal matrix.
@@ -68,11 +70,41 @@ struct simdgroup_matrix {
     elements_[1] = row == column + 1 ? value : T(0);
   }
 
-  storage_type& thread_elements() { return elements_; }
-  const storage_type& thread_elements() const { return elements_; }
+  MSL_INLINE simdgroup_matrix(const simdgroup_matrix& other)
+      : elements_(other.thread_elements()) {}
+
+  MSL_INLINE simdgroup_matrix& operator=(const simdgroup_matrix& other) {
+    const storage_type elements = other.thread_elements();
+    thread_elements() = elements;
+    return *this;
+  }
+
+  MSL_INLINE ~simdgroup_matrix() { settle(); }
+
+  MSL_INLINE storage_type& thread_elements() {
+    settle();
+    return elements_;
+  }
+
+  MSL_INLINE const storage_type& thread_elements() const {
+    settle();
+    return elements_;
+  }
+
+  // The elements before what is due is added to them.
+  MSL_INLINE storage_type& unsettled_elements() { return elements_; }
+
+  MSL_INLINE void expect(uint ticket) { ticket_ = ticket; }
 
  private:
+  MSL_INLINE void settle() const {
+    if (ticket_ == 0) return;
+    msl_rt_settle(ticket_);
+    ticket_ = 0;
+  }
+
   storage_type elements_;
+  mutable uint ticket_ = 0;
 };
 
 using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
@@ -147,18 +179,46 @@ MSL_INLINE void simdgroup_store(
   target[at.second] = static_cast<U>(a.thread_elements()[1]);
 }
 
+namespace _impl {
+
+template <class T>
+inline constexpr msl_rt::ElementType element_type = msl_rt::ElementType::float32;
+template <>
+inline constexpr msl_rt::ElementType element_type<half> = msl_rt::ElementType::float16;
+template <>
+inline constexpr msl_rt::ElementType element_type<bfloat> = msl_rt::ElementType::bfloat16;
+
+// sum += a * b
+template <class T, class A, class B, int N>
+MSL_INLINE void add_product(
+    simdgroup_matrix<T, N, N>& sum, const simdgroup_matrix<A, N, N>& a,
+    const simdgroup_matrix<B, N, N>& b, msl_rt::Site site) {
+  check_set(a.thread_elements(), "left operand of a matrix product", site);
+  check_set(b.thread_elements(), "right operand of a matrix product", site);
+  check_set(sum.unsettled_elements(), "accumulator of a matrix product", site);
+  sum.expect(msl_rt_multiply_accumulate(
+      &sum.unsettled_elements(), element_type<T>, to_pair(a.thread_elements()),
+      to_pair(b.thread_elements()), site.file, site.line));
+}
+
+}  // namespace _impl
+
 template <typename D, typename A, typename B, typename C, int N>
 MSL_INLINE void simdgroup_multiply_accumulate(
     simdgroup_matrix<D, N, N>& d, const simdgroup_matrix<A, N, N>& a,
     const simdgroup_matrix<B, N, N>& b, const simdgroup_matrix<C, N, N>& c,
     msl_rt::Site site = msl_rt::Site::here()) {
-  _impl::check_set(a.thread_elements(), "left operand of a matrix product", site);
-  _impl::check_set(b.thread_elements(), "right operand of a matrix product", site);
-  _impl::check_set(c.thread_elements(), "accumulator of a matrix product", site);
-  const msl_rt::Pair sum = msl_rt_multiply_accumulate(
-      _impl::to_pair(a.thread_elements()), _impl::to_pair(b.thread_elements()),
-      _impl::to_pair(c.thread_elements()), site.file, site.line);
-  d.thread_elements() = vec<D, 2>(static_cast<D>(sum.x), static_cast<D>(sum.y));
+  if constexpr (_impl::same<D, C>) {
+    if (&d == &c) {
+      _impl::add_product(d, a, b, site);
+      return;
+    }
+  }
+  // d may be one of the operands.
+  simdgroup_matrix<C, N, N> sum = c;
+  _impl::add_product(sum, a, b, site);
+  const vec<C, 2> elements = sum.thread_elements();
+  d.thread_elements() = vec<D, 2>(static_cast<D>(elements[0]), static_cast<D>(elements[1]));
 }
 
 template <typename D, typename A, typename B, int N>
