@@ -2,7 +2,8 @@
 
 Pure, total and deterministic. Every configuration of every kernel is a candidate; the kernel's own
 `reject` says which are legal, its own `cost` orders them, and the order of declaration decides
-ties. Where none is legal the answer is MLX's own ops, with the reason.
+between those the model cannot tell apart. MLX's own ops are priced beside them; they are the answer
+where none is legal and, if asked to compete, where they are modelled to be faster.
 """
 
 from __future__ import annotations
@@ -13,12 +14,19 @@ from functools import lru_cache
 
 from .chips.record import Chip
 from .errors import IllegalKernelError
-from .kernels import KERNELS, Kernel
+from .kernels import KERNELS, Kernel, mlx_ops
 from .plan import Plan
 from .problem import Problem
 
 MLX = "mlx"
 """What `choose` is forced to, and what a route is called, where MLX's own ops serve the call."""
+
+ANY = "any"
+"""What `choose` is forced to where a kernel shall serve the call even if MLX's ops are faster."""
+
+RESOLUTION = 1.1
+"""Modelled times closer than this are a tie, which the order of declaration decides. The model is
+not more exact, and neighbouring problems then share kernels instead of each compiling its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +38,7 @@ class Candidate:
         config: Its tile and staging choice.
         reason: Why it was refused; None if it is legal.
         seconds: Modelled time of a legal one.
-        plan: Plan of a legal one.
+        plan: Plan of a legal one; None for MLX's own ops.
     """
 
     kernel: str
@@ -51,11 +59,15 @@ class Decision:
         plan: The plan; None stands for MLX's own ops.
         reason: Why.
         candidates: Every configuration that was considered, in order of declaration.
+        mlx: What MLX's own ops would run; None where they cannot stand in.
+        mlx_competes: Whether they could be chosen for being faster.
     """
 
     plan: Plan | None
     reason: str
     candidates: tuple[Candidate, ...]
+    mlx: Candidate | None = None
+    mlx_competes: bool = False
 
     @property
     def route(self) -> str:
@@ -64,20 +76,39 @@ class Decision:
 
 
 @lru_cache(maxsize=4096)
-def choose(problem: Problem, chip: Chip, force: str | None = None) -> Decision:
+def choose(
+    problem: Problem, chip: Chip, force: str | None = None, *, mlx_competes: bool = False
+) -> Decision:
     """Return the cheapest legal plan for a problem on a chip.
 
     Args:
         problem: What is asked.
         chip: Where it would run.
-        force: Restrict the choice: a kernel's name, ``kernel/config`` for one configuration, or
-            ``mlx``.
+        force: Restrict the choice: a kernel's name, ``kernel/config`` for one configuration,
+            ``any`` for any kernel, or ``mlx``.
+        mlx_competes: Choose MLX's own ops where they are modelled to be faster. Only where they
+            would run on the same chip: on Metal.
 
     Raises:
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
             the message holds the reason of every refusal.
     """
-    return _best(tuple(_candidates(problem, chip)), problem, force)
+    found = tuple(_candidates(problem, chip))
+    priced = Decision(
+        plan=None,
+        reason="",
+        candidates=found,
+        mlx=_mlx(problem, chip),
+        mlx_competes=mlx_competes,
+    )
+    return _best(priced, problem, force)
+
+
+def _mlx(problem: Problem, chip: Chip) -> Candidate | None:
+    price = mlx_ops.price(problem, chip)
+    if price is None:
+        return None
+    return Candidate(kernel=MLX, config=price.path, reason=None, seconds=price.seconds, plan=None)
 
 
 def refuse(
@@ -101,21 +132,46 @@ def refuse(
         else one
         for one in decision.candidates
     )
-    return _best(found, problem, force)
+    return _best(replace(decision, candidates=found), problem, force)
 
 
-def _best(found: tuple[Candidate, ...], problem: Problem, force: str | None) -> Decision:
+def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
+    """Settle plan and reason of a decision of which only the candidates are known."""
+    found = priced.candidates
     if force == MLX:
-        return Decision(plan=None, reason="MLX's own ops were asked for", candidates=found)
-    allowed = [one for one in found if force in (None, one.kernel, str(one))]
+        return replace(priced, plan=None, reason="MLX's own ops were asked for")
+    allowed = [one for one in found if force in (None, ANY, one.kernel, str(one))]
     legal = [one for one in allowed if one.seconds is not None]
     if force is not None and not legal:
         raise IllegalKernelError(_forced_message(problem, force, allowed))
     if not legal:
-        return Decision(plan=None, reason=_refusal(found), candidates=found)
-    best = min(legal, key=_seconds)
-    reason = "asked for" if force else f"lowest modelled time of {len(legal)} legal candidates"
-    return Decision(plan=best.plan, reason=reason, candidates=found)
+        return replace(priced, plan=None, reason=_refusal(found))
+    best = preferred(legal)
+    if force:
+        return replace(priced, plan=best.plan, reason="asked for")
+    if priced.mlx_competes and priced.mlx and _is_faster(priced.mlx, best):
+        reason = (
+            f"MLX's own ops are modelled to be faster: {_microseconds(priced.mlx)} ({priced.mlx}) "
+            f"against {_microseconds(best)} ({best})"
+        )
+        return replace(priced, plan=None, reason=reason)
+    reason = f"lowest modelled time of {len(legal)} legal candidates, or a tie declared first"
+    return replace(priced, plan=best.plan, reason=reason)
+
+
+def preferred(legal: list[Candidate]) -> Candidate:
+    """Return the first candidate that the model cannot tell from the fastest."""
+    limit = RESOLUTION * min(_seconds(one) for one in legal)
+    return next(one for one in legal if _seconds(one) <= limit)
+
+
+def _is_faster(one: Candidate, other: Candidate) -> bool:
+    """Whether one candidate is faster than another by more than a tie."""
+    return _seconds(one) * RESOLUTION < _seconds(other)
+
+
+def _microseconds(candidate: Candidate) -> str:
+    return f"{_seconds(candidate) * 1e6:.2f} us"
 
 
 def _seconds(candidate: Candidate) -> float:
@@ -152,6 +208,6 @@ def _forced_message(problem: Problem, force: str, allowed: list[Candidate]) -> s
         known = ", ".join([*serving, MLX])
         return f"[dispatch] Expected a kernel among {known}, or kernel/config, got {force!r}."
     return (
-        f"[dispatch] Expected a kernel that may serve {problem}, got {force}: "
+        f"[dispatch] Expected a kernel that may serve ({problem}), got {force}: "
         f"{_refusal(tuple(allowed))}."
     )

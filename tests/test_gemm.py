@@ -96,11 +96,11 @@ def test_every_gemv_configuration(config, layout):
 
 
 @pytest.mark.parametrize("splits", gemm_split_k.SPLITS)
-@pytest.mark.parametrize("k", [8192, 8101])
-@pytest.mark.parametrize("share", gemm_split_k.SHARES, ids=str)
-def test_split_k_adds_shares_up(share, splits, k):
+@pytest.mark.parametrize("k", [2048, 4051])
+def test_split_k_adds_shares_up(splits, k):
     a, b = arrays((9, k), (37, k), mx.float16, mx.bfloat16)
-    check(a, b, kernel=f"gemm_split_k/{share}-split{splits}", transpose_b=True)
+    kernel = f"gemm_split_k/{gemm_split_k.SHARE}-split{splits}"
+    check(a, b, kernel=kernel, transpose_b=True)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "nt", "tn", "tt"])
@@ -152,7 +152,7 @@ def test_every_dtype_pair(pair, kernel):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "nt", "tn", "tt"])
-@pytest.mark.parametrize("config", SIMDGROUP_CONFIGS)
+@pytest.mark.parametrize("config", [name for name in SIMDGROUP_CONFIGS if name.startswith("64")])
 def test_aligned_sizes_need_no_guards(config, layout):
     transpose_a, transpose_b = layout
     a, b = arrays((64, 64), (64, 128) if not transpose_b else (128, 64), mx.bfloat16, mx.float16)

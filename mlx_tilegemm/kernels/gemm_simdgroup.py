@@ -36,8 +36,8 @@ STAGE_PADDING_BYTES = 16
 """Padding of a staged row: neighbouring rows then begin in different banks."""
 
 ALIGNED_ROWS = 64
-"""m is run-time; all that is compiled in is whether it is a multiple of this. A finer distinction
-would cost prompts of varying length one more kernel for each block height."""
+"""Blocks of fewer rows guard them always: m is run-time, and a text without guards for every block
+height would cost prompts of varying length a kernel each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +81,8 @@ TILES = (
     (32, 64, 16, 1, 2),
     (32, 32, 16, 2, 2),
     (16, 64, 32, 1, 4),
-    (8, 64, 32, 1, 4),
 )
-"""block_m, block_n, block_k, simdgroups_m, simdgroups_n; the last two are for few rows."""
+"""block_m, block_n, block_k, simdgroups_m, simdgroups_n; the last is for few rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +94,7 @@ class Spec(GemmSpec):
         simdgroups_n: Simdgroups along the columns.
         staged: Operands pass through threadgroup memory.
         swizzle_log: Log2 of the block rows that are walked together.
-        align_m: m is a multiple of the block and of `ALIGNED_ROWS`, so rows need no guard.
+        align_m: m is a multiple of a block of `ALIGNED_ROWS` or more, so rows need no guard.
         align_n: n is a multiple of ``block_n``, so columns need no guard.
         align_k: k is a multiple of ``block_k``, so there is no last, shorter step.
         double_buffered: The next step is staged while the current one is multiplied.
@@ -275,7 +274,7 @@ def plan(problem: Problem, config: Config) -> Plan:
         simdgroups_n=config.simdgroups_n,
         staged=config.staged,
         swizzle_log=config.swizzle_log,
-        align_m=problem.m % max(config.block_m, ALIGNED_ROWS) == 0,
+        align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
         align_n=problem.n % config.block_n == 0,
         align_k=problem.k % config.block_k == 0,
         double_buffered=config.double_buffered,

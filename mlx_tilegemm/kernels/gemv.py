@@ -61,12 +61,11 @@ class Config:
 
 CONFIGS = (
     Config(rows=1, columns=4, simdgroups=8),
-    Config(rows=2, columns=4, simdgroups=8),
     Config(rows=4, columns=4, simdgroups=8),
-    Config(rows=8, columns=2, simdgroups=8),
     Config(rows=16, columns=1, simdgroups=8),
 )
-"""Columns fall as rows grow, so that a row of ``a`` is read for several columns where it can be."""
+"""Few heights, so that decoding in batches of any size needs few kernels. Columns fall as rows grow:
+both are held in registers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +145,8 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
         return reason
     if problem.m > MAX_ROWS:
         return f"m {problem.m} is above {MAX_ROWS}: it reads b again for every {config.rows} rows"
-    if config.rows >= 2 * problem.m:
-        return f"{config.rows} rows are twice the {problem.m} there are, or more"
+    if any(problem.m <= other.rows < config.rows for other in CONFIGS):
+        return f"{config.rows} rows are more than m {problem.m} needs"
     return reject_plan(plan(problem, config))
 
 
@@ -212,7 +211,7 @@ def plan(problem: Problem, config: Config) -> Plan:
 
 def variant_problems() -> Iterator[Problem]:
     """Yield small problems that together reach every flag of the text."""
-    for rows in (1, 2, 3, 5, 11):
+    for rows in (1, 3, 11):
         for transpose_b in (False, True):
             for a, b in ((x, y) for x in FLOATS for y in FLOATS):
                 yield gemm_variant(a, b, rows, 37, 43, transpose_b=transpose_b)

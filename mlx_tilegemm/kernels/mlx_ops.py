@@ -43,7 +43,7 @@ NEURAL_ATTENTION_SHARE = 0.45
 measured on an M5 Max. The softmax between the products runs on the shader cores."""
 
 CHAIN_PASSES = 8
-"""Times all scores are read or written by the ops of a chain that has no fused counterpart."""
+"""Times all scores are read or written by the ops of a chain that no fused kernel serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +62,13 @@ class Price:
 
 
 def price(problem: Problem, chip: Chip) -> Price | None:
-    """Return what MLX's ops would run for the problem; None where they need the CPU."""
+    """Return what MLX's ops would run for the problem; None where they cannot stand in.
+
+    They multiply integers on the CPU only, and their rows depend on how many there are.
+    """
     if isinstance(problem, AttentionProblem):
         return _attention(problem, chip)
-    if problem.is_integer:
+    if problem.is_integer or problem.batch_invariant:
         return None
     if 0 in (problem.m, problem.n, problem.k, problem.batch_size):
         return Price(path="fill", seconds=chip.launch_seconds)
@@ -266,13 +269,28 @@ def serves_attention(problem: AttentionProblem) -> bool:
     """Whether `mx.fast.scaled_dot_product_attention` gives the result that is asked for.
 
     It has no log-sum-exp and no chain without softmax, rounds to the promotion of its operands, and
-    averages v over rows that have nothing to attend to, where here they are zero.
+    averages v over rows that have nothing to attend to, where here they are zero. Sizes without a
+    fused kernel do not count: it would round all scores to the operands' type.
     """
     if not problem.softmax or problem.return_lse or problem.out is not _compute(problem):
+        return False
+    if not (_has_vector_kernel(problem) or _has_full_kernel(problem)):
         return False
     if problem.mask_kind is MaskKind.CAUSAL:
         return problem.q_len <= problem.kv_len
     return problem.mask_kind is MaskKind.NONE and problem.kv_len > 0
+
+
+def _has_vector_kernel(problem: AttentionProblem) -> bool:
+    shared = problem.num_heads // problem.num_kv_heads
+    few_rows = problem.q_len <= 8 and problem.q_len <= problem.kv_len
+    dims = (problem.head_dim, problem.value_dim)
+    return few_rows and problem.q_len * shared <= 32 and dims in VECTOR_HEAD_DIMS
+
+
+def _has_full_kernel(problem: AttentionProblem) -> bool:
+    same_dim = problem.head_dim == problem.value_dim
+    return problem.q_len > 8 and same_dim and problem.head_dim in FULL_HEAD_DIMS
 
 
 def _compute(problem: AttentionProblem) -> DType:
@@ -289,26 +307,21 @@ def _attention(problem: AttentionProblem, chip: Chip) -> Price:
     casts = [(n, dtype, compute) for n, dtype in zip(sizes, dtypes, strict=True)]
     copying, copied = _casts(casts, chip)
     same = replace(problem, q=compute, k=compute, v=compute)
-    path, time = _fused_attention(same, chip) if fused else _chain(same, chip, CHAIN_PASSES)
+    path, time = _fused_attention(same, chip) if fused else _chain(same, chip)
     suffix = f", {copied} bytes of copies" if copied else ""
     return Price(path=path + suffix, seconds=time + copying, copied_bytes=copied)
 
 
 def _fused_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
-    dims = (problem.head_dim, problem.value_dim)
+    if _has_vector_kernel(problem):
+        return _vector_attention(problem, chip)
+    if chip.neural_fma_per_cycle and problem.head_dim in NEURAL_HEAD_DIMS:
+        return "sdpa-neural", _neural_attention(problem, chip)
+    return "sdpa-full", seconds(_full_attention_work(problem, chip), chip)
+
+
+def _vector_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
     shared = problem.num_heads // problem.num_kv_heads
-    few_rows = problem.q_len <= 8 and problem.q_len <= problem.kv_len
-    if few_rows and problem.q_len * shared <= 32 and dims in VECTOR_HEAD_DIMS:
-        return _vector_attention(problem, chip, shared)
-    if problem.q_len > 8 and dims[0] == dims[1] and dims[0] in FULL_HEAD_DIMS:
-        if chip.neural_fma_per_cycle and dims[0] in NEURAL_HEAD_DIMS:
-            return "sdpa-neural", _neural_attention(problem, chip)
-        return "sdpa-full", seconds(_full_attention_work(problem, chip), chip)
-    # Scores in the operands' own type: written, read and written by the softmax, and read.
-    return _chain(problem, chip, 4)
-
-
-def _vector_attention(problem: AttentionProblem, chip: Chip, shared: int) -> tuple[str, float]:
     two_passes = (chip.size_class in ("d", "s") and problem.kv_len >= 1024) or (
         shared > 1 and problem.kv_len >= 4096
     )
@@ -359,7 +372,7 @@ def _neural_attention(problem: AttentionProblem, chip: Chip) -> float:
     return seconds(work, chip)
 
 
-def _chain(problem: AttentionProblem, chip: Chip, passes: int) -> tuple[str, float]:
+def _chain(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
     """Price two GEMMs with all scores in memory between them."""
     heads = problem.batch * problem.num_kv_heads
     rows = problem.num_heads // problem.num_kv_heads * problem.q_len
@@ -367,7 +380,7 @@ def _chain(problem: AttentionProblem, chip: Chip, passes: int) -> tuple[str, flo
     second = _chain_gemm(problem, chip, heads * rows, problem.value_dim, problem.kv_len, heads)
     scores = problem.batch * problem.num_heads * problem.q_len * problem.kv_len
     # The two GEMMs account for one write and one read of the scores.
-    elementwise = (passes - 2) * scores * problem.q.bytes
+    elementwise = (CHAIN_PASSES - 2) * scores * problem.q.bytes
     return "chain", first + second + 2 * chip.launch_seconds + _streaming(elementwise, chip)
 
 
