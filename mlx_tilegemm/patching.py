@@ -71,14 +71,15 @@ class PatchReport:
 
     def __str__(self) -> str:
         rows = [(one.layer, f"-> {one.op}", one.path) for one in self.replaced]
-        rows += [(one.layer, f"left alone: {one.reason}", one.path) for one in self.left_alone]
-        lines = [
-            f"[patch] {len(self.replaced)} layers replaced, {len(self.left_alone)} left alone",
-        ]
-        for (layer, what), group in groupby(sorted(rows, key=_what), key=_what):
-            paths = [path for *_, path in group]
-            lines.append(f"  {len(paths):4} {layer} {what} ({_some(paths)})")
-        return "\n".join(lines)
+        others = [(one.layer, f"left alone: {one.reason}", one.path) for one in self.left_alone]
+        head = f"[patch] {len(rows)} layers replaced, {len(others)} left alone"
+        return "\n".join([head, *_grouped(rows), *_grouped(others)])
+
+
+def _grouped(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+    for (layer, what), group in groupby(sorted(rows, key=_what), key=_what):
+        paths = [path for *_, path in group]
+        yield f"  {len(paths):4} {layer} {what} ({_some(paths)})"
 
 
 def _what(row: tuple[str, str, str]) -> tuple[str, str]:

@@ -165,8 +165,8 @@ class TestReport:
         text = str(tg.patch(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm(4))))
         assert text.splitlines() == [
             "[patch] 2 layers replaced, 1 left alone",
-            "     1 LayerNorm left alone: it multiplies no matrices (layers.2)",
             "     2 Linear -> addmm (layers.0, ...)",
+            "     1 LayerNorm left alone: it multiplies no matrices (layers.2)",
         ]
 
     def test_paths_are_in_order(self):
