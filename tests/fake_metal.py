@@ -9,7 +9,7 @@ from unittest import mock
 
 import mlx.core as mx
 
-from mlx_tilegemm import backends, canary, chips, ops
+from mlx_tilegemm import backends, canary, chips, dispatch, ops
 
 THREADS = (
     "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."
@@ -98,6 +98,7 @@ def forget():
         canary._ledger,
         backends.canary_setting,
         backends._route,
+        dispatch.choose,
         ops._gemm_call,
         ops._attention_call,
     )
@@ -107,7 +108,9 @@ def forget():
 
 @contextmanager
 def fake_metal(setting, fault=lambda name: None):
-    """Pretend that this machine has Metal, as ``backend`` yielded, and a new process.
+    """Pretend that this machine has Metal, as the backend yielded, and that the process is new.
+
+    MLX's own ops do not compete: whether they are modelled to be faster is not the matter here.
 
     Args:
         setting: Value of the canary's environment variable.
@@ -119,6 +122,7 @@ def fake_metal(setting, fault=lambda name: None):
     with (
         mock.patch.object(backends, "METAL", backend),
         mock.patch.object(mx.metal, "is_available", return_value=True),
+        mock.patch.object(dispatch, "_mlx", return_value=None, create=True),
         mock.patch.dict(os.environ, {backends.CANARY_VARIABLE: str(setting)}),
         backends.use_backend("metal"),
     ):

@@ -130,6 +130,17 @@ class TestPass:
             tg.matmul(A, B)
             assert len(metal.launched) == 2
 
+    def test_what_verify_found_out_counts(self, path):
+        with fake_metal(path) as metal:
+            canary.remember(first(), None)
+            assert is_right(tg.matmul(A, B))
+            assert len(metal.launched) == 1
+        with fake_metal(path) as metal:
+            assert canary.remember(first(), "two repeats\ndiffer").detail == "two repeats differ"
+            with pytest.warns(RuntimeWarning, match="two repeats differ"):
+                assert is_right(tg.matmul(A, B))
+            assert name_of(first()) not in metal.launched
+
 
 NUMERIC = ("nan", "wrong", "half", "term", "shifted")
 
@@ -539,6 +550,64 @@ class TestInstance:
             for variant in members[3 :: max(1, len(members) // 2)]:
                 found = smallest_instance(variant.problem, variant.plan, chips.DEFAULT)
                 assert trial.trial(found, backends.EMULATOR) is None, variant
+
+
+class Changed:
+    """The emulator, with a change to one of a kernel's outputs."""
+
+    name = "emulator"
+
+    def __init__(self, output, change):
+        self.output, self.change = output, change
+
+    def compile(self, source):
+        kernel = backends.EMULATOR.compile(source)
+
+        def execute(**arguments):
+            outputs = kernel(**arguments)
+            outputs[self.output] = self.change(outputs[self.output])
+            return outputs
+
+        return execute
+
+
+class TestAttention:
+    """A trial of attention sees small changes, and what masks leave without anything."""
+
+    @pytest.fixture(params=[(True, None), (True, "causal"), (True, "array"), (False, None)])
+    def instance(self, request):
+        softmax, mask = request.param
+        q, v = tg.ArraySpec(shape=(1, 8, 90, 24), dtype=mx.float16), mx.zeros((1, 2, 90, 17))
+        k = mx.zeros((1, 2, 90, 24))
+        mask = mx.ones((90, 90), dtype=mx.bool_) if mask == "array" else mask
+        explanation = tg.explain(
+            "attention_chain", q, k, v, softmax=softmax, mask=mask, return_lse=softmax
+        )
+        return smallest_instance(explanation.problem, explanation.plan, chips.detect()[0])
+
+    def test_a_right_kernel_passes(self, instance):
+        assert trial.trial(instance, backends.EMULATOR) is None
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda out: out * 1.01,
+            lambda out: mx.where(mx.arange(out.shape[-1]) == 5, out + 0.01, out),
+            lambda out: mx.where(out == out[0, 0, 0, 0], mx.nan, out),
+            lambda out: mx.roll(out, 1, axis=1),
+        ],
+        ids=["scaled", "shifted", "nan", "heads"],
+    )
+    def test_a_wrong_result_fails(self, instance, change):
+        assert "elements are wrong" in trial.trial(instance, Changed(0, change))
+
+    def test_a_wrong_log_sum_exp_fails(self, instance):
+        if not instance.problem.return_lse:
+            pytest.skip("this one has none")
+        for change in (lambda lse: lse + 0.001, lambda lse: mx.maximum(lse, -1e30)):
+            wrong = trial.trial(instance, Changed(1, change))
+            empty = instance.problem.mask_kind.value in ("causal", "boolean")
+            assert (wrong or "").startswith("log-sum-exp: ") or not empty
 
 
 def test_forgetting_is_complete():

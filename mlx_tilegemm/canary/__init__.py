@@ -30,7 +30,16 @@ from ..plan import Plan
 from ..problem import Problem
 from .record import Entry, Record, default_path, entry, is_running
 
-__all__ = ["State", "Verdict", "chosen_plan", "is_needed", "look_up", "prove", "standing_choice"]
+__all__ = [
+    "State",
+    "Verdict",
+    "chosen_plan",
+    "is_needed",
+    "look_up",
+    "prove",
+    "remember",
+    "standing_choice",
+]
 
 MAX_ATTEMPTS = 2
 """Trials of a variant that may end with the process before it counts as failed."""
@@ -184,6 +193,23 @@ def prove(problem: Problem, plan: Plan, backend: Backend, chip: Chip | None = No
         return _try(ledger, problem, plan, chip or detect()[0], backend)
 
 
+def remember(plan: Plan, failure: str | None) -> Verdict:
+    """Record what something more thorough than a trial found out about a plan's kernels here.
+
+    Args:
+        plan: The plan.
+        failure: What is wrong with them; None if nothing is.
+    """
+    ledger = _ledger()
+    with ledger.lock:
+        reason = None if failure is None else _shortened(failure)
+        return _conclude(ledger, plan, reason, lasting=True)
+
+
+def _shortened(text: str) -> str:
+    return " ".join(text.split())[:MAX_REASON]
+
+
 def _proved(problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> Verdict:
     """Return what is known, after a trial where that is nothing."""
     ledger, name = _ledger(), _name(plan)
@@ -239,7 +265,7 @@ def _outcome(problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> tupl
             return "nothing small enough to try it with", True
         return trial(instance, backend), True
     except Exception as error:  # whatever a compiler, a driver or MLX may raise
-        text = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+        text = _shortened(str(error)) or type(error).__name__
         lasting = not any(sign in text for sign in _TRANSIENT) and type(error) is not MemoryError
         return text, lasting
 

@@ -188,20 +188,23 @@ def _integer_reference(
 def _float_reference(
     problem: GemmProblem, operands: Sequence[mx.array], factors: tuple[int | float, ...]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the product in float64 and how far off a correct float32 sum may be, row by row."""
-    a, b = (array.astype(mx.float64) for array in operands[:2])
+    """Return the product and how far from it a correct one may be, row by row.
+
+    Float32 is enough: where a sum is exact it is so in any order, and elsewhere it has few terms.
+    """
+    a, b = (array.astype(mx.float32) for array in operands[:2])
     a = mx.swapaxes(a, -1, -2) if problem.transpose_a else a
     b = mx.swapaxes(b, -1, -2) if problem.transpose_b else b
     alpha, beta = factors
     value = alpha * mx.matmul(a, b)
     if problem.c is not None:
-        value = value + beta * operands[2].astype(mx.float64)
-    terms = mx.sum(a != 0, axis=-1, keepdims=True).astype(mx.float64)
+        value = value + beta * operands[2].astype(mx.float32)
+    terms = mx.sum(a != 0, axis=-1, keepdims=True)
     size = 2 * mx.sum(mx.abs(a), axis=-1, keepdims=True) + 2 * beta
     exact = mx.all(mx.abs(a) == 1, axis=-1, keepdims=True)
     if _fraction_bits(problem) + ceil(log2(problem.k)) > 22:
         exact = mx.zeros_like(exact)
-    bound = mx.where(exact, 0.0, (terms + 4) * FLOAT32.unit_roundoff * size)
+    bound = mx.where(exact, 0.0, 2 * (terms + 4) * FLOAT32.unit_roundoff * size)
     return _numpy(value), _numpy(bound)
 
 
@@ -279,7 +282,9 @@ def _mismatch(
     got = _numpy(output)
     rounding = out.unit_roundoff * np.abs(value) + (2.0**-24 if out.unit_roundoff else 0)
     with np.errstate(invalid="ignore"):
-        right = (got == value) | (np.abs(got - value) <= bound + rounding)
+        close = np.abs(got - value) <= bound + rounding
+    # Everything is within an infinite bound of an infinity, such as an empty row's log-sum-exp.
+    right = np.where(np.isfinite(value), close, got == value)
     if right.all():
         return None
     at = tuple(int(index) for index in np.argwhere(~right)[0])
