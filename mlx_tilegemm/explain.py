@@ -18,7 +18,7 @@ from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_re
 from .backends import METAL, Route, resolve
 from .backends.launch import kernel_run
 from .backends.metal import generated_text
-from .canary import is_needed, look_up, standing_choice
+from .canary import competes_with_mlx, is_needed, look_up, standing_choice
 from .chips import Chip, detect, get
 from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
@@ -66,6 +66,11 @@ class Explanation:
     def candidates(self) -> tuple[Candidate, ...]:
         """Every kernel considered, with its modelled time or the reason it was refused."""
         return self.decision.candidates if self.decision else ()
+
+    @property
+    def mlx(self) -> Candidate | None:
+        """What MLX's own ops would run on the chip, and its modelled time; None if they cannot."""
+        return self.decision.mlx if self.decision else None
 
     @property
     def route(self) -> str:
@@ -119,7 +124,7 @@ class Explanation:
             lines += _plan_lines(self.plan, self.chip)
         lines += [f"  note     {note}" for note in self.notes]
         if self.candidates:
-            lines += ["", *_candidate_lines(self.candidates, self.plan)]
+            lines += ["", *_candidate_lines(self.candidates, self.plan, self.mlx)]
         return "\n".join(lines)
 
 
@@ -146,7 +151,9 @@ def _plan_lines(plan: Plan, chip: Chip) -> list[str]:
     return lines
 
 
-def _candidate_lines(candidates: tuple[Candidate, ...], plan: Plan | None) -> list[str]:
+def _candidate_lines(
+    candidates: tuple[Candidate, ...], plan: Plan | None, mlx: Candidate | None
+) -> list[str]:
     rows = [("candidate", "modelled time, or why it was refused")]
     # Neighbours that are refused for one reason share a line.
     for (kernel, reason), group in groupby(candidates, key=lambda one: (one.kernel, one.reason)):
@@ -157,6 +164,8 @@ def _candidate_lines(candidates: tuple[Candidate, ...], plan: Plan | None) -> li
             rows.append((f"{kernel} ({len(members)} configurations)", f"refused: {reason}"))
         else:
             rows.append((str(members[0]), f"refused: {reason}"))
+    if mlx is not None and mlx.seconds is not None:
+        rows.append((str(mlx), f"{mlx.seconds * 1e6:.2f} us, by MLX's own ops"))
     width = max(len(name) for name, _ in rows)
     return [f"  {'*' if name == str(plan) else ' '} {name:{width}}  {text}" for name, text in rows]
 
@@ -199,7 +208,10 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
     problem = _problem(op, arguments, operands)
     planned_for, chip_note = _chip(chip)
     route = resolve(arguments["stream"])
-    decision = choose(problem, planned_for, forced_kernel()) if problem else None
+    decision = None
+    if problem:
+        mlx_competes = chip is None and competes_with_mlx(route.backend)
+        decision = choose(problem, planned_for, forced_kernel(), mlx_competes=mlx_competes)
     canary = ""
     if problem and decision and chip is None and is_needed(route.backend):
         decision = standing_choice(decision, problem, forced_kernel())
@@ -246,6 +258,7 @@ def _problem(op: str, arguments: dict[str, Any], operands: dict[str, ArraySpec])
         transpose_b=arguments["transpose_b"],
         out_dtype=arguments["out_dtype"],
         scaled=as_number(op, "alpha", arguments.get("alpha", 1)) != 1,
+        batch_invariant=arguments["batch_invariant"],
     )
 
 

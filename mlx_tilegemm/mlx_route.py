@@ -16,6 +16,7 @@ import mlx.core as mx
 from .arguments import Number
 from .backends import StreamOrDevice, device_type
 from .dtypes import promote
+from .kernels.mlx_ops import serves_attention
 from .problem import AttentionProblem, GemmProblem, MaskKind
 
 _LIMB_BITS = 16
@@ -148,6 +149,8 @@ def attention(
     stream: StreamOrDevice,
 ) -> list[mx.array]:
     """Return ``[out]`` or ``[out, lse]`` for operands ``(q, k, v)`` or ``(q, k, v, mask)``."""
+    if serves_attention(problem) and _on_metal(stream):
+        return [_fused_attention(problem, operands, factors, stream)]
     with nullcontext() if stream is None else mx.stream(stream):
         q, k, v = (x.astype(mx.float32) for x in operands[:3])
         mask = operands[3] if len(operands) > 3 else None
@@ -160,6 +163,24 @@ def attention(
             return _softmax_chain(problem, _masked(scores, mask, -mx.inf), v)
         out = _values(problem, _masked(scores, mask, 0.0), v)
         return [out.astype(problem.out.mlx)]
+
+
+def _on_metal(stream: StreamOrDevice) -> bool:
+    device = mx.default_device().type if stream is None else device_type(stream)
+    return device is mx.gpu and mx.metal.is_available()
+
+
+def _fused_attention(
+    problem: AttentionProblem,
+    operands: Sequence[mx.array],
+    factors: Sequence[Number],
+    stream: StreamOrDevice,
+) -> mx.array:
+    mask = "causal" if problem.mask_kind is MaskKind.CAUSAL else None
+    q, k, v = operands
+    return mx.fast.scaled_dot_product_attention(
+        q, k, v, scale=float(factors[0]), mask=mask, stream=stream
+    )
 
 
 def _nothing_to_attend_to(problem: AttentionProblem) -> list[mx.array]:

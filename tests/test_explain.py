@@ -8,6 +8,7 @@ import pytest
 import mlx_tilegemm as tg
 from mlx_tilegemm import ArraySpec
 from mlx_tilegemm.chips import CHIPS, get
+from mlx_tilegemm.dispatch import preferred
 from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
 from mlx_tilegemm.problem import AttentionProblem, GemmProblem
 
@@ -67,7 +68,9 @@ class TestFacts:
             explanation = tg.explain(tg.matmul, X, W, transpose_b=True, chip=chip)
             legal = [one for one in explanation.candidates if one.reason is None]
             assert all((one.seconds is None) == (one.reason is not None) for one in legal)
-            assert explanation.plan == min(legal, key=lambda one: one.seconds).plan
+            assert explanation.plan == preferred(legal).plan
+            assert explanation.mlx.seconds > 0
+            assert f"{explanation.mlx} " in str(explanation)
             kernels = {one.kernel for one in explanation.candidates}
             assert {"gemm_simdgroup", "gemm_scalar"} <= kernels
 

@@ -34,6 +34,7 @@ __all__ = [
     "State",
     "Verdict",
     "chosen_plan",
+    "competes_with_mlx",
     "is_needed",
     "look_up",
     "prove",
@@ -86,7 +87,6 @@ class _Ledger:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self.lock = threading.RLock()
         self.verdicts: dict[str, Verdict] = {}
         self.warned: set[str] = set()
 
@@ -108,9 +108,17 @@ def _from_entry(found: Entry | None) -> Verdict:
     return Verdict(state=State.UNTRIED)
 
 
-@lru_cache(maxsize=1)
+# Two threads that meet a variant first must not both try it, nor each keep a ledger.
+_alone = threading.RLock()
+
+
 def _ledger() -> _Ledger:
-    # The one lasting state here: two calls that meet a variant first must not both try it.
+    with _alone:
+        return _only_ledger()
+
+
+@lru_cache(maxsize=1)
+def _only_ledger() -> _Ledger:
     setting = canary_setting()
     path = default_path() if setting == "on" else Path(setting).expanduser()
     return _Ledger(Record(path, _machine()))
@@ -133,8 +141,12 @@ def is_needed(backend: Backend | None) -> bool:
     They do on a GPU. The emulator checks every launch, and where there is no Metal a call on the
     backend ``metal`` is only traced.
     """
-    on_metal = backend is not None and backend.name == "metal" and mx.metal.is_available()
-    return on_metal and canary_setting() != "off"
+    return competes_with_mlx(backend) and canary_setting() != "off"
+
+
+def competes_with_mlx(backend: Backend | None) -> bool:
+    """Return whether MLX's own ops would run a call of ``backend`` on the same GPU."""
+    return backend is not None and backend.name == "metal" and mx.metal.is_available()
 
 
 def chosen_plan(problem: Problem, backend: Backend, force: str | None = None) -> Plan | None:
@@ -144,7 +156,7 @@ def chosen_plan(problem: Problem, backend: Backend, force: str | None = None) ->
         IllegalKernelError: As `choose`; also where every kernel that ``force`` allows is disabled.
     """
     chip = detect()[0]
-    decision = choose(problem, chip, force)
+    decision = choose(problem, chip, force, mlx_competes=competes_with_mlx(backend))
     if not is_needed(backend):
         return decision.plan
     return _settled(
@@ -188,9 +200,8 @@ def prove(problem: Problem, plan: Plan, backend: Backend, chip: Chip | None = No
         backend: Where to run it.
         chip: The chip the plan was chosen for; None is this machine's.
     """
-    ledger = _ledger()
-    with ledger.lock:
-        return _try(ledger, problem, plan, chip or detect()[0], backend)
+    with _alone:
+        return _try(_ledger(), problem, plan, chip or detect()[0], backend)
 
 
 def remember(plan: Plan, failure: str | None) -> Verdict:
@@ -200,10 +211,9 @@ def remember(plan: Plan, failure: str | None) -> Verdict:
         plan: The plan.
         failure: What is wrong with them; None if nothing is.
     """
-    ledger = _ledger()
-    with ledger.lock:
+    with _alone:
         reason = None if failure is None else _shortened(failure)
-        return _conclude(ledger, plan, reason, lasting=True)
+        return _conclude(_ledger(), plan, reason, lasting=True)
 
 
 def _shortened(text: str) -> str:
@@ -215,7 +225,7 @@ def _proved(problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> Verdi
     ledger, name = _ledger(), _name(plan)
     known = ledger.look_up(name)
     if known.state is State.UNTRIED:
-        with ledger.lock:
+        with _alone:
             known = ledger.look_up(name)
             if known.state is State.UNTRIED:
                 known = _try(ledger, problem, plan, chip, backend)
@@ -282,9 +292,10 @@ def _conclude(ledger: _Ledger, plan: Plan, reason: str | None, *, lasting: bool)
 def _warn(ledger: _Ledger, plan: Plan, reason: str) -> None:
     """Say, once in a process, that a variant is disabled."""
     name = _name(plan)
-    if name in ledger.warned:
-        return
-    ledger.warned.add(name)
+    with _alone:
+        if name in ledger.warned:
+            return
+        ledger.warned.add(name)
     warnings.warn(
         f"[canary] The kernel {plan} is disabled on this machine, where its trial failed: "
         f"{reason.rstrip('.')}. Other kernels or MLX's own ops serve its calls. To try it again, "

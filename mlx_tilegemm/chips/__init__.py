@@ -7,7 +7,6 @@ Every number names its source and how far it can be trusted. `get` looks a chip 
 from __future__ import annotations
 
 import re
-import subprocess
 from functools import lru_cache
 from typing import Any
 
@@ -94,6 +93,9 @@ def gpu_cores(registry: str) -> int | None:
 
 def _registry() -> str:
     """Return the I/O registry's entry of the GPU; empty where it cannot be had."""
+    # Imported here because only this needs it, once, on a Mac.
+    import subprocess
+
     command = ("ioreg", "-rc", "AGXAccelerator", "-d", "1")
     try:
         listing = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

@@ -159,7 +159,9 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
     if problem.transpose_b:
         per_simdgroup /= config.simdgroups
     b_bytes = columns * problem.k * problem.b.bytes
-    a_reads = config.simdgroups if problem.transpose_b else 1
+    a_bytes = config.rows * problem.k * problem.a.bytes
+    # Each simdgroup reads all of the rows of a, or its share of their depth.
+    a_repeated = (config.simdgroups - 1) * a_bytes if problem.transpose_b else 0
     passes = ceil(problem.m / config.rows)
     work = TileWork(
         tiles=ceil(problem.n / columns) * passes * problem.batch_size,
@@ -169,7 +171,8 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
         threadgroup_bytes=0
         if problem.transpose_b
         else 8 * config.rows * config.simdgroups * columns,
-        cache_bytes=b_bytes + a_reads * config.rows * problem.k * problem.a.bytes,
+        cache_bytes=b_bytes + a_bytes,
+        repeated_bytes=a_repeated,
         dram_bytes=dram_bytes(problem) + (passes - 1) * problem.b_elements * problem.b.bytes,
     )
     return seconds(work, chip)
