@@ -153,7 +153,7 @@ def main() -> None:
     lines = ["\t".join(row) for row in (("word", "mlx header", "chapter", "since"), *rows)]
     DATA.write_text("\n".join(lines) + "\n", encoding="ascii")
     seen = sum(bool(row[1]) for row in rows)
-    print(f"{len(rows)} words, {seen} of them seen in MLX's kernels: {DATA}")
+    sys.stdout.write(f"{len(rows)} words, {seen} of them seen in MLX's kernels: {DATA}\n")
 
 
 def installed_kernels() -> Path:
@@ -196,7 +196,7 @@ def vocabulary_rows(kernels: Path) -> Iterator[tuple[str, str, str, str]]:
         yield word, header, chapter, since
 
 
-def words_by_header(kernels: Path) -> dict[str, set[str]]:
+def words_by_header(kernels: Path) -> dict[str, frozenset[str]]:
     """Return the words of every header that Metal 3.1 compiles, by name."""
     headers = sorted(path for path in kernels.rglob("*.h") if not newer(path))
     # Macros are directives to the tokenizer, and most of MLX's helpers stand in macros.

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from . import tree
 from .finding import Finding, Report
 from .lint import words
 from .syntax import read_tree
-from .toolchain import FLAGS, Clang, ClangMissingError, find_clang, precompiled_prelude
+from .toolchain import FLAGS, INCLUDE, Clang, ClangMissingError, find_clang, precompiled_prelude
 
 TIMEOUT_SECONDS = 120.0
 
@@ -79,7 +80,8 @@ def foreign_names(text: str) -> frozenset[str]:
         ClangMissingError: There is no clang to tell declarations from uses.
     """
     done = _run(find_clang(), prepare(text))
-    declared = {node.name for node in read_tree(done.stdout, prepare(text)) if node.place}
+    nodes = read_tree(done.stdout, prepare(text))
+    declared = {node.name for node in nodes if node.place and node.kind.endswith("Decl")}
     return frozenset(words(text) - declared)
 
 
@@ -114,39 +116,49 @@ def _unfinished(clang: Clang, name: str, reason: str) -> Report:
     return Report(name=name, checked=False, tool=f"{clang.version}: {reason}")
 
 
-def _diagnostics(log: str) -> Iterable[Finding]:
+@dataclass(slots=True)
+class _Diagnostic:
+    """One line of clang's log, with the notes that follow it."""
+
+    file: str
+    line: int
+    column: int
+    severity: str
+    message: str
+    notes: list[_Diagnostic] = field(default_factory=list)
+
+    @property
+    def refused(self) -> bool:
+        """Whether Metal would refuse what it is about."""
+        return self.severity != "warning" or self.message.startswith(_NEWER_THAN_CXX14)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+    def finding(self) -> Finding:
+        """Return it as a finding, at the text that led into a strict header."""
+        place = self
+        if self.file.startswith(str(INCLUDE)):
+            uses = (note for note in self.notes if not note.file.startswith(str(INCLUDE)))
+            place = next(uses, self)
+        return Finding(
+            file=place.file,
+            line=place.line,
+            column=place.column,
+            rule="compile",
+            message=_OPTION.sub("", self.message),
+            notes=tuple(str(note) for note in self.notes if note is not place),
+        )
+
+
+def _diagnostics(log: str) -> Iterator[Finding]:
     """Yield clang's errors, and the warnings that are errors to Metal, with their notes."""
-    found: Finding | None = None
-    for line in log.splitlines():
-        match = _DIAGNOSTIC.match(line)
-        if not match:
-            continue
-        file, row, column, severity, message = match.groups()
-        if severity == "note":
-            if found:
-                found = _with_note(found, f"{file}:{row}: {message}")
-            continue
-        if found:
-            yield found
-        found = None
-        if severity != "warning" or message.startswith(_NEWER_THAN_CXX14):
-            found = Finding(
-                file=file,
-                line=int(row),
-                column=int(column),
-                rule="compile",
-                message=_OPTION.sub("", message),
-            )
-    if found:
-        yield found
-
-
-def _with_note(finding: Finding, note: str) -> Finding:
-    return Finding(
-        file=finding.file,
-        line=finding.line,
-        column=finding.column,
-        rule=finding.rule,
-        message=finding.message,
-        notes=(*finding.notes, note),
-    )
+    found: list[_Diagnostic] = []
+    for match in filter(None, map(_DIAGNOSTIC.match, log.splitlines())):
+        file, line, column, severity, message = match.groups()
+        one = _Diagnostic(file, int(line), int(column), severity, message)
+        if severity != "note":
+            found.append(one)
+        elif found:
+            found[-1].notes.append(one)
+    return (one.finding() for one in found if one.refused)

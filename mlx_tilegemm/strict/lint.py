@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from ..emulator.lexer import Kind, Token, match_close, tokenize
 from ..plan import Source
@@ -189,9 +190,10 @@ def _is_operand(token: Token) -> bool:
 Trap = Iterator[tuple[str, str]]
 
 
-def words(text: str) -> set[str]:
+@lru_cache(maxsize=256)
+def words(text: str) -> frozenset[str]:
     """Return the words of a text, without comments, strings and directives."""
-    return {token.text for token in tokenize(text) if token.kind is Kind.WORD}
+    return frozenset(token.text for token in tokenize(text) if token.kind is Kind.WORD)
 
 
 def _source_names(source: Source) -> Trap:
