@@ -95,7 +95,7 @@ FAULTS = {
 def forget():
     """Forget everything that a new process would not know."""
     caches = (
-        canary._ledger,
+        canary._only_ledger,
         backends.canary_setting,
         backends._route,
         dispatch.choose,

@@ -108,7 +108,7 @@ class TestPass:
             tg.matmul(A, B)
 
     def test_the_emulator_and_traces_without_metal_need_none(self, monkeypatch):
-        monkeypatch.setattr(canary, "_ledger", None)
+        monkeypatch.setattr(canary, "_only_ledger", None)
         problem = tg.explain("matmul", A, B).problem
         for backend in (backends.EMULATOR, backends.METAL):
             assert canary.chosen_plan(problem, backend) == first()
