@@ -1,0 +1,399 @@
+"""The model behaves like a machine, and prices MLX by MLX's rules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_tilegemm import chips, dispatch
+from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8
+from mlx_tilegemm.kernels import gemm_simdgroup, mlx_ops
+from mlx_tilegemm.kernels.cost import (
+    DRAM_SHARE,
+    TileWork,
+    estimate,
+    resident_threadgroups,
+    seconds,
+    shared_bytes_per_cycle,
+    streamed_bytes,
+)
+from mlx_tilegemm.kernels.counts import AttentionTile, GemmTile, attention_work, gemm_work
+from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
+
+M1, M1_MAX, M2_ULTRA = (chips.get(name) for name in ("m1", "m1-max", "m2-ultra"))
+M4, M4_MAX, M5_MAX = (chips.get(name) for name in ("m4", "m4-max", "m5-max"))
+TILE = GemmTile(block_m=64, block_n=64, block_k=16, simdgroups_m=2, simdgroups_n=2, staged=True)
+
+
+def gemm(m, n, k, *, a=FLOAT16, b=FLOAT16, batch=(), transpose_b=True, **options):
+    return gemm_problem(
+        "matmul",
+        a_shape=(*batch, m, k),
+        b_shape=(*batch, n, k) if transpose_b else (*batch, k, n),
+        a=a,
+        b=b,
+        transpose_a=False,
+        transpose_b=transpose_b,
+        **options,
+    )
+
+
+def attention(q_len=1024, kv_len=1024, dim=128, *, value_dim=None, heads=(8, 8), **options):
+    defaults = {"softmax": True, "mask_kind": MaskKind.NONE} | options
+    dtypes = {name: defaults.pop(name, FLOAT16) for name in ("q", "k", "v")}
+    return attention_problem(
+        "attention_chain",
+        q_shape=(1, heads[0], q_len, dim),
+        k_shape=(1, heads[1], kv_len, dim),
+        v_shape=(1, heads[1], kv_len, value_dim or dim),
+        **dtypes,
+        **defaults,
+    )
+
+
+chip_strategy = st.sampled_from(chips.CHIPS)
+sizes = st.integers(1, 3000)
+work_strategy = st.builds(
+    TileWork,
+    tiles=st.integers(1, 5000),
+    simdgroups=st.sampled_from((1, 2, 4, 8)),
+    chains=st.sampled_from((1, 4, 16)),
+    issue_cycles=st.floats(1, 1e6),
+    alu_cycles=st.floats(0, 1e6),
+    threadgroup_bytes=st.floats(0, 1e7),
+    fragment_bytes=st.floats(0, 1e7),
+    repeated_bytes=st.floats(0, 1e7),
+    cache_bytes=st.floats(0, 1e7),
+    dram_bytes=st.floats(0, 1e9),
+    waits=st.integers(0, 1000),
+    registers=st.integers(10, 127),
+    threadgroup_memory=st.integers(0, 32768),
+    shared_bytes=st.floats(0, 1e8),
+    prefetched=st.booleans(),
+    barriers=st.booleans(),
+)
+
+
+class TestMonotonicity:
+    @given(
+        work=work_strategy,
+        chip=chip_strategy,
+        field=st.sampled_from(
+            (
+                "tiles",
+                "issue_cycles",
+                "alu_cycles",
+                "threadgroup_bytes",
+                "fragment_bytes",
+                "repeated_bytes",
+                "cache_bytes",
+                "dram_bytes",
+                "waits",
+                "registers",
+                "shared_bytes",
+            )
+        ),
+        factor=st.integers(2, 5),
+    )
+    def test_more_work_never_takes_less(self, work, chip, field, factor):
+        more = replace(work, **{field: getattr(work, field) * factor})
+        assert seconds(more, chip) >= seconds(work, chip) * (1 - 1e-12)
+
+    @given(work=work_strategy, chip=chip_strategy)
+    def test_prefetching_and_missing_barriers_never_hurt_a_wait(self, work, chip):
+        plain = estimate(replace(work, prefetched=False, barriers=True), chip)
+        ahead = estimate(replace(work, prefetched=True, barriers=True), chip)
+        assert ahead.waiting <= plain.waiting
+        assert ahead.busy == plain.busy
+
+    @given(work=work_strategy, chip=chip_strategy)
+    def test_a_better_chip_is_never_slower(self, work, chip):
+        for name, factor in (
+            ("clock_hz", 2),
+            ("cores", 2),
+            ("dram_bytes_per_second", 2),
+            ("l2_bytes", 2),
+            ("memory_latency_seconds", 0.5),
+            ("mma_cycles", 0.9),
+        ):
+            better = replace(chip, **{name: getattr(chip, name) * factor})
+            assert seconds(work, better) <= seconds(work, chip) * (1 + 1e-12), name
+
+    @given(m=sizes, n=sizes, k=sizes, chip=chip_strategy, grown=st.sampled_from("mnk"))
+    def test_a_larger_product_never_takes_less(self, m, n, k, chip, grown):
+        small, size = gemm(m, n, k), {"m": m, "n": n, "k": k}
+        large = gemm(**(size | {grown: 2 * size[grown]}))
+        assert seconds(gemm_work(large, TILE, chip), chip) >= seconds(
+            gemm_work(small, TILE, chip), chip
+        ) * (1 - 1e-12)
+
+    @given(length=st.integers(1, 4096), chip=chip_strategy)
+    def test_a_causal_mask_never_costs(self, length, chip):
+        tile = AttentionTile(
+            simdgroups=4, block_kv=32, staged=True, registers=80, threadgroup_memory=9000
+        )
+        full, causal = (
+            seconds(attention_work(attention(length, length, mask_kind=kind), tile, chip), chip)
+            for kind in (MaskKind.NONE, MaskKind.CAUSAL)
+        )
+        assert causal <= full
+        if length >= 2048:
+            assert causal < 0.6 * full
+
+
+class TestLimits:
+    @given(m=sizes, n=sizes, k=sizes, a=st.sampled_from(FLOATS), chip=chip_strategy)
+    def test_nothing_beats_the_machine(self, m, n, k, a, chip):
+        problem = gemm(m, n, k, a=a)
+        least = problem.m * problem.n * problem.out.bytes + problem.b_elements * problem.b.bytes
+        for one in dispatch.choose(problem, chip).candidates:
+            if one.seconds is not None:
+                assert one.seconds > chip.launch_seconds
+                assert one.seconds > 2 * m * n * k / chip.peak_flops
+                assert one.seconds > least / chip.dram_bytes_per_second
+
+    def test_a_large_product_nears_the_ceiling_of_its_instructions(self):
+        for chip in (M1_MAX, M4_MAX):
+            problem = gemm(4096, 4096, 4096, a=FLOAT16, b=FLOAT16)
+            best = min(one.seconds for one in dispatch.choose(problem, chip).candidates if one.plan)
+            share = 2 * 4096**3 / best / chip.peak_flops
+            assert 0.75 < share < 16 / chip.mma_cycles
+
+    def test_one_row_runs_at_the_speed_of_memory(self):
+        problem = gemm(1, 8192, 8192)
+        least = 2 * 8192 * 8192 / (DRAM_SHARE * M1_MAX.dram_bytes_per_second)
+        best = min(one.seconds for one in dispatch.choose(problem, M1_MAX).candidates if one.plan)
+        assert least < best < 1.25 * least
+
+    def test_a_launch_costs_at_least_its_launch(self):
+        assert seconds(gemm_work(gemm(8, 8, 8), TILE, M1), M1) > M1.launch_seconds
+
+    def test_spilled_registers_cost_ten_times(self):
+        work = gemm_work(gemm(4096, 4096, 4096), replace(TILE, registers=127), M4)
+        spilled = gemm_work(gemm(4096, 4096, 4096), replace(TILE, registers=128), M4)
+        assert seconds(spilled, M4) > 7 * seconds(work, M4)
+
+    @pytest.mark.parametrize(
+        ("registers", "memory", "held"),
+        [(40, 0, 8), (72, 8192, 5), (128, 0, 3), (40, 20000, 3), (200, 32768, 1)],
+    )
+    def test_registers_and_threadgroup_memory_limit_what_a_core_holds(
+        self, registers, memory, held
+    ):
+        tile = replace(TILE, registers=registers, threadgroup_memory=memory)
+        assert resident_threadgroups(gemm_work(gemm(64, 64, 64), tile, M1), M1) == held
+
+    def test_a_wave_that_is_not_full_costs_as_much(self):
+        def time(tiles):
+            work = gemm_work(gemm(64, 64 * tiles, 8192), TILE, M4)
+            return estimate(work, M4).arithmetic
+
+        assert time(10) == pytest.approx(time(1), rel=4)
+        assert time(11) == time(20)
+        assert time(21) > time(20)
+
+    def test_few_threadgroups_wait_and_many_are_busy(self):
+        few = estimate(gemm_work(gemm(64, 64, 8192), TILE, M1_MAX), M1_MAX)
+        many = estimate(gemm_work(gemm(4096, 4096, 8192), TILE, M1_MAX), M1_MAX)
+        assert (few.bound, many.bound) == ("waiting", "arithmetic")
+
+    def test_caches_end(self):
+        assert shared_bytes_per_cycle(0, M4) == M4.l2_bytes_per_cycle
+        assert shared_bytes_per_cycle(M4.l2_bytes, M4) == M4.l2_bytes_per_cycle
+        endless = shared_bytes_per_cycle(1e15, M4)
+        assert endless == pytest.approx(M4.slc_bytes_per_cycle)
+
+    def test_what_the_last_cache_keeps_is_read_once(self):
+        shape = {"tiles_m": 64, "tiles_n": 64, "wave": 64, "chip": M4}
+        kept = {"a_bytes": 1e6, "b_bytes": 1e6, "out_bytes": 1e6}
+        assert streamed_bytes(**kept, **shape, panel=1) == 3e6
+        large = {"a_bytes": 1e8, "b_bytes": 1e8, "out_bytes": 0.0}
+        once, panels = (streamed_bytes(**large, **shape, panel=panel) for panel in (1, 4))
+        assert once > 10 * panels / 4 > 2e8
+
+
+class TestWhatIsCounted:
+    def test_emulated_bfloat16_costs_and_native_does_not(self):
+        for chip, costs in ((M1, True), (M4, False)):
+            half, brain = (
+                seconds(gemm_work(gemm(2048, 2048, 2048, a=one, b=one), TILE, chip), chip)
+                for one in (FLOAT16, BFLOAT16)
+            )
+            assert (brain > half) == costs
+
+    def test_narrow_operands_cost_less_than_wide_ones(self):
+        narrow, mixed, wide = (
+            seconds(gemm_work(gemm(2048, 2048, 2048, a=a, b=b), TILE, M1), M1)
+            for a, b in ((FLOAT16, FLOAT16), (FLOAT16, FLOAT32), (FLOAT32, FLOAT32))
+        )
+        assert narrow < mixed < wide
+
+    def test_edges_cost_whole_blocks(self):
+        work = gemm_work(gemm(65, 64, 64), TILE, M1)
+        assert work.tiles == gemm_work(gemm(128, 64, 64), TILE, M1).tiles == 2
+
+    def test_the_literal_chain_has_no_softmax_to_pay(self):
+        tile = AttentionTile(
+            simdgroups=4, block_kv=32, staged=True, registers=80, threadgroup_memory=9000
+        )
+        chain, softmax = (
+            attention_work(attention(softmax=softmax), tile, M1).alu_cycles
+            for softmax in (False, True)
+        )
+        assert 0 < chain < softmax / 4
+
+    def test_config_and_model_agree_on_the_tile(self):
+        problem = gemm(2048, 2048, 2048)
+        for config in gemm_simdgroup.candidates(problem, M1):
+            assert gemm_simdgroup.cost(problem, config, M1) > 0
+
+
+class TestMlxPaths:
+    @pytest.mark.parametrize(
+        ("problem", "chip", "path"),
+        [
+            (gemm(1, 4096, 4096), M1, "gemv"),
+            (gemm(4096, 1, 4096), M4, "gemv"),
+            (gemm(8, 4096, 4096), M4, "gemv-wide"),
+            (gemm(8, 4096, 4096), M1, "steel-split-k-16x32x16-2x2-split2"),
+            (gemm(8, 8192, 4096), M1, "steel-64x32x32-2x2"),
+            (gemm(16, 8192, 4096), M4, "steel-64x32x32-2x2"),
+            (gemm(512, 4096, 4096), M1, "steel-64x32x32-2x2"),
+            (gemm(512, 4096, 4096, transpose_b=False), M1, "steel-64x64x16-1x2"),
+            (
+                gemm(512, 4096, 4096, a=FLOAT32, b=FLOAT32, transpose_b=False),
+                M1,
+                "steel-64x64x16-2x2",
+            ),
+            (gemm(512, 4096, 4096), M4_MAX, "steel-64x64x16-2x2"),
+            (gemm(512, 4096, 4096), M2_ULTRA, "steel-64x64x16-1x2"),
+            (gemm(1024, 1024, 4096), M2_ULTRA, "steel-64x32x32-2x2"),
+            (gemm(1024, 1024, 4096, transpose_b=False), M2_ULTRA, "steel-32x64x16-1x2"),
+            (gemm(512, 512, 256), M2_ULTRA, "steel-64x32x32-2x2"),
+            (
+                gemm(512, 512, 256, a=FLOAT32, b=FLOAT32),
+                M2_ULTRA,
+                "steel-32x64x16-1x2",
+            ),
+            (gemm(64, 64, 4096), M1, "steel-split-k-32x32x16-2x2-split32"),
+            (gemm(32, 64, 4096), M1, "steel-split-k-16x32x16-2x2-split32"),
+            (gemm(512, 512, 512), M1, "steel-split-k-32x32x16-2x2-split2"),
+            (gemm(512, 512, 512, batch=(2,)), M1, "steel-64x32x32-2x2"),
+            (gemm(2048, 2048, 2048), M5_MAX, "neural-128x128"),
+            (gemm(64, 2048, 2048), M5_MAX, "neural-64x128"),
+            (gemm(128, 128, 16384), M5_MAX, "neural-128x128-split8"),
+            (gemm(0, 8, 8), M1, "fill"),
+        ],
+    )
+    def test_products(self, problem, chip, path):
+        assert mlx_ops.price(problem, chip).path == path
+
+    @pytest.mark.parametrize(
+        ("problem", "chip", "path"),
+        [
+            (attention(), M1, "sdpa-full"),
+            (attention(), M5_MAX, "sdpa-neural"),
+            (attention(dim=80), M5_MAX, "sdpa-full"),
+            (attention(1, 512), M1, "sdpa-vector-1-pass"),
+            (attention(1, 4096), M4_MAX, "sdpa-vector-2-pass"),
+            (attention(1, 4096, heads=(8, 2)), M1, "sdpa-vector-2-pass"),
+            (attention(8, 512, heads=(8, 1)), M1, "chain, 835584 bytes of copies"),
+            (attention(mask_kind=MaskKind.CAUSAL), M1, "sdpa-full"),
+            (attention(dim=64, value_dim=64, kv_len=0), M1, "fill"),
+        ],
+    )
+    def test_attentions(self, problem, chip, path):
+        assert mlx_ops.price(problem, chip).path == path
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"dim": 40},
+            {"dim": 256},
+            {"softmax": False},
+            {"return_lse": True},
+            {"out": FLOAT32},
+            {"q_len": 1025, "mask_kind": MaskKind.CAUSAL},
+        ],
+    )
+    def test_what_the_fused_attention_cannot_give_is_a_chain(self, options):
+        problem = attention(**options)
+        assert not mlx_ops.serves_attention(problem)
+        assert mlx_ops.price(problem, M1).path.startswith("chain")
+
+    def test_copies_are_charged(self):
+        same = mlx_ops.price(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT32), M1_MAX)
+        mixed = mlx_ops.price(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT16), M1_MAX)
+        copied = 4096 * 4096 * (2 + 4)
+        assert (same.copied_bytes, mixed.copied_bytes) == (0, copied)
+        moving = copied / (DRAM_SHARE * M1_MAX.dram_bytes_per_second)
+        assert mixed.seconds - same.seconds == pytest.approx(moving + M1_MAX.launch_seconds)
+
+    def test_a_result_of_another_type_is_computed_in_float32(self):
+        price = mlx_ops.price(gemm(64, 64, 64, out=FLOAT32), M1)
+        assert price.copied_bytes == 2 * 64 * 64 * (2 + 4)
+
+    def test_integers_are_not_multiplied_on_the_gpu(self):
+        assert mlx_ops.price(gemm(64, 64, 64, a=INT8, b=INT8), M1) is None
+
+    def test_rows_that_must_not_depend_on_their_number_are_not_left_to_it(self):
+        problem = gemm(64, 64, 64, batch_invariant=True)
+        assert mlx_ops.price(problem, M1) is None
+
+
+class TestCompetition:
+    @pytest.mark.parametrize("chip", [M1, M1_MAX, M2_ULTRA, M4, M4_MAX], ids=lambda chip: chip.name)
+    @pytest.mark.parametrize("m", [1, 8, 64, 512, 4096])
+    def test_mixed_products_are_ours_without_neural_accelerators(self, chip, m):
+        problem = gemm(m, 4096, 4096, a=FLOAT16, b=FLOAT32)
+        assert dispatch.choose(problem, chip, mlx_competes=True).plan is not None
+
+    @pytest.mark.parametrize("m", [64, 512, 4096])
+    @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16])
+    def test_products_of_one_narrow_type_are_mlx_on_neural_accelerators(self, m, dtype):
+        problem = gemm(m, 4096, 4096, a=dtype, b=dtype)
+        decision = dispatch.choose(problem, M5_MAX, mlx_competes=True)
+        assert decision.route == dispatch.MLX
+        assert "MLX's own ops are modelled to be faster" in decision.reason
+        assert str(decision.mlx) in decision.reason
+
+    def test_a_tie_is_ours(self):
+        problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)
+        decision = dispatch.choose(problem, M4_MAX, mlx_competes=True)
+        assert decision.plan is not None
+
+    @given(
+        m=sizes,
+        n=sizes,
+        k=sizes,
+        a=st.sampled_from(FLOATS),
+        b=st.sampled_from(FLOATS),
+        chip=chip_strategy,
+    )
+    def test_none_of_ours_is_chosen_that_is_expected_to_be_slower(self, m, n, k, a, b, chip):
+        decision = dispatch.choose(gemm(m, n, k, a=a, b=b), chip, mlx_competes=True)
+        if decision.plan is not None:
+            chosen = next(one for one in decision.candidates if one.plan == decision.plan)
+            assert chosen.seconds <= dispatch.RESOLUTION * decision.mlx.seconds
+
+    def test_only_asked_for_does_it_compete(self):
+        problem = gemm(4096, 4096, 4096)
+        assert dispatch.choose(problem, M5_MAX).plan is not None
+        assert dispatch.choose(problem, M5_MAX).mlx is not None
+
+    def test_forcing_any_kernel_or_one_leaves_mlx_out(self):
+        problem = gemm(4096, 4096, 4096)
+        for force in (dispatch.ANY, "gemm_scalar"):
+            assert dispatch.choose(problem, M5_MAX, force, mlx_competes=True).plan is not None
+
+    def test_what_is_refused_later_does_not_bring_mlx_back(self):
+        problem = gemm(512, 4096, 4096, a=FLOAT16, b=FLOAT32)
+        decision = dispatch.choose(problem, M1_MAX, mlx_competes=True)
+        left = dispatch.refuse(
+            decision, problem, None, refused="gemm_simdgroup", reason="it failed"
+        )
+        assert left.mlx == decision.mlx
+        assert left.mlx_competes
