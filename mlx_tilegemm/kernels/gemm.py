@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 from ..dtypes import FLOATS, INTEGERS, DType, Kind
 from ..plan import CONSTANT_BINDING_LIMIT, Launch
@@ -51,6 +52,21 @@ class GemmSpec:
     block_m: int
     block_n: int
     block_k: int
+
+    KERNEL: ClassVar[str]
+    """Name of the kernel and stem of its template."""
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"{self.KERNEL}.metal.j2"
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name, legal in a Metal name."""
+        dtypes = "_".join(str(dtype) for dtype in (self.a, self.b, self.out))
+        block = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        return f"tilegemm_{self.KERNEL}_{self.layout}_{dtypes}_{block}_n{self.n}_k{self.k}"
 
     @property
     def layout(self) -> str:
@@ -109,13 +125,6 @@ def gemm_fields(problem: GemmProblem) -> dict[str, object]:
         "scaled": problem.scaled,
         "batch_axes": len(problem.batch),
     }
-
-
-def gemm_label(spec: GemmSpec, kernel: str) -> str:
-    """Return a readable name for a GEMM's text that is a legal part of a Metal name."""
-    dtypes = "_".join(str(dtype) for dtype in (spec.a, spec.b, spec.out))
-    block = f"{spec.block_m}x{spec.block_n}x{spec.block_k}"
-    return f"tilegemm_{kernel}_{spec.layout}_{dtypes}_{block}_n{spec.n}_k{spec.k}"
 
 
 def gemm_factors(problem: GemmProblem) -> tuple[str, ...]:

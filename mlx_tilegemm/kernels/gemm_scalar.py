@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import ClassVar
 
 from ..chips.record import Chip
 from ..dtypes import FLOATS, INTEGERS
@@ -20,7 +21,6 @@ from .gemm import (
     dram_bytes,
     gemm_factors,
     gemm_fields,
-    gemm_label,
     gemm_launch,
     invariant_by_scalar,
     reject_gemm,
@@ -78,19 +78,11 @@ class Spec(GemmSpec):
         integer: The product is computed in int32.
     """
 
+    KERNEL: ClassVar[str] = NAME
+
     thread_m: int
     thread_n: int
     integer: bool
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"{NAME}.metal.j2"
-
-    @property
-    def label(self) -> str:
-        """Readable part of the kernel's name."""
-        return gemm_label(self, NAME)
 
     @property
     def threads(self) -> int:

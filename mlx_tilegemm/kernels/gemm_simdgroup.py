@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..chips.record import Chip
 from ..dtypes import FLOATS
@@ -15,7 +16,6 @@ from .gemm import (
     GemmSpec,
     gemm_factors,
     gemm_fields,
-    gemm_label,
     gemm_launch,
     invariant_by_scalar,
     reject_gemm,
@@ -101,6 +101,8 @@ class Spec(GemmSpec):
         split_k: Depth that one threadgroup sums; the rest of k is other threadgroups'. 0 for all.
     """
 
+    KERNEL: ClassVar[str] = NAME
+
     simdgroups_m: int
     simdgroups_n: int
     staged: bool
@@ -125,16 +127,6 @@ class Spec(GemmSpec):
     def buffers(self) -> int:
         """Copies of each staged tile."""
         return 2 if self.double_buffered else 1
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"{NAME}.metal.j2"
-
-    @property
-    def label(self) -> str:
-        """Readable part of the kernel's name."""
-        return gemm_label(self, NAME)
 
     @property
     def threads(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import ClassVar
 
 from ..chips.record import Chip
 from ..dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
@@ -19,7 +20,6 @@ from .gemm import (
     GemmSpec,
     gemm_factors,
     gemm_fields,
-    gemm_label,
     rows_decide,
 )
 from .gemm import (
@@ -54,7 +54,7 @@ class Config:
 SHARE = gemm_simdgroup.Config(
     block_m=32, block_n=32, block_k=16, simdgroups_m=2, simdgroups_n=2, staged=True
 )
-"""The smallest block: where a result is too small to fill the GPU, more blocks are what it lacks."""
+"""The smallest block: a result too small to fill the GPU lacks blocks."""
 
 SPLITS = (4, 16)
 """Few, so that prompts of varying length need few kernels."""
@@ -68,17 +68,9 @@ class ReduceSpec(GemmSpec):
         splits: Shares of k.
     """
 
+    KERNEL: ClassVar[str] = "reduce_splits"
+
     splits: int
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return "reduce_splits.metal.j2"
-
-    @property
-    def label(self) -> str:
-        """Readable part of the kernel's name."""
-        return gemm_label(self, "reduce_splits")
 
     @property
     def input_names(self) -> tuple[str, ...]:

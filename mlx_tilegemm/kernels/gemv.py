@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import ClassVar
 
 from ..chips.record import Chip
 from ..dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
@@ -20,7 +21,6 @@ from .gemm import (
     dram_bytes,
     gemm_factors,
     gemm_fields,
-    gemm_label,
     gemm_sizes,
     reject_gemm,
     rows_decide,
@@ -64,8 +64,8 @@ CONFIGS = (
     Config(rows=4, columns=4, simdgroups=8),
     Config(rows=16, columns=1, simdgroups=8),
 )
-"""Few heights, so that decoding in batches of any size needs few kernels. Columns fall as rows grow:
-both are held in registers."""
+"""Few heights, so that decoding in batches of any size needs few kernels. Columns fall as rows
+grow: both are held in registers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,19 +78,11 @@ class Spec(GemmSpec):
         simdgroups: Simdgroups of a threadgroup.
     """
 
+    KERNEL: ClassVar[str] = NAME
+
     rows: int
     columns: int
     simdgroups: int
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"{NAME}.metal.j2"
-
-    @property
-    def label(self) -> str:
-        """Readable part of the kernel's name."""
-        return gemm_label(self, NAME)
 
     @property
     def threads(self) -> int:
