@@ -55,7 +55,7 @@ class Cxx:
         found: dict[int, str] = {}
         message = asked = ""
         for line in done.stderr.splitlines():
-            here = re.match(r"rejected\.cpp:(\d+):", line)
+            here = re.match(r"(?:In file included from )?rejected\.cpp:(\d+):", line)
             if ": error: " in line:
                 message = line
                 # gcc says where it was asked for a template before the error in it, clang after.
@@ -63,7 +63,7 @@ class Cxx:
                 asked = ""
                 if where:
                     found.setdefault(int(where), message)
-            elif here and "required from" in line:
+            elif here and re.search("required from|In file included", line):
                 asked = here[1]
             elif here and message and re.search("requested here|in expansion of macro", line):
                 found.setdefault(int(here[1]), message)

@@ -18,10 +18,12 @@ _ARGUMENTS = "float4 a, float f, half h, int i, uint u, bfloat b_"
 
 
 @pytest.fixture(scope="module", params=compilers())
-def errors(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    cxx = Cxx(command=request.param, folder=tmp_path_factory.mktemp("strictness"))
+def cxx(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cxx:
+    return Cxx(command=request.param, folder=tmp_path_factory.mktemp("strictness"))
+
+
+@pytest.fixture(scope="module")
+def errors(cxx: Cxx) -> dict[str, str]:
     snippets = ACCEPTED + REJECTED
     lines = [f"void f{n}({_ARGUMENTS}) {{ {s} }}" for n, s in enumerate(snippets)]
     found = cxx.errors(_HEAD + "\n".join(lines) + "\n")
@@ -38,7 +40,14 @@ def test_rejects(errors: dict[str, str], snippet: str) -> None:
     assert errors[snippet]
 
 
-@pytest.mark.parametrize("word", ["texture2d", "tensor"])
-def test_names_what_it_does_not_support(errors: dict[str, str], word: str) -> None:
-    (message,) = [m for s, m in errors.items() if s.startswith(word)]
-    assert f"metal::{word} is not supported by the emulator" in message
+def test_names_types_that_it_does_not_support(errors: dict[str, str]) -> None:
+    assert "metal::texture2d is not supported by the emulator" in errors["texture2d<float> t;"]
+    assert "Metal has no type 'double'" in errors["double x = 1;"]
+
+
+@pytest.mark.parametrize(
+    "header", ["MetalPerformancePrimitives/MetalPerformancePrimitives.h", "metal_raytracing"]
+)
+def test_names_headers_that_it_does_not_support(cxx: Cxx, header: str) -> None:
+    (message,) = cxx.errors(f"#include <{header}>\n").values()
+    assert "is not supported by the emulator" in message

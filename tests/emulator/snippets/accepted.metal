@@ -38,3 +38,4 @@ float x = INFINITY + NAN + M_PI_F + FLT_MAX + MAXFLOAT + M_LOG2E_F; h = HALF_MAX
 conditional_t<true, int, float> x = 1; make_unsigned_t<int> y = 2; remove_cv_t<const int> z = x + y; enable_if_t<(sizeof(int) == 4), int> w = z;
 uint4 x = uint4(1, 2, 3, 4); uint s = 0; for (uint j = 0; j < 4; ++j) s += x[j]; ulong q = s; x[u] = q; short k = short(q); f = x[k];
 auto v = a.xyz; v.x = f; f = v.y + v.b; auto w = a.zw; w.y = 1; float2 z = w; auto q = a.xyzw; q.w = 1; a = q;
+int4 k = int4(2.5f); k = int4(h) + 1; k = k * 2u; k = int4(i); uint2 m(f); bool4 b = bool4(f);

@@ -109,13 +109,6 @@ constexpr T make_uniform(T value) {
   return value;
 }
 
-template <class T>
-constexpr void swap(T& a, T& b) {
-  T old = a;
-  a = b;
-  b = old;
-}
-
 namespace _impl {
 
 template <class T>

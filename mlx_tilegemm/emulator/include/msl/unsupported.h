@@ -29,11 +29,6 @@ MSL_UNSUPPORTED_TYPE(intersection_function_table)
 MSL_UNSUPPORTED_TYPE(imageblock)
 #undef MSL_UNSUPPORTED_TYPE
 
-template <class... T>
-struct tensor {
-  static_assert(_impl::never<tensor<T...>>, "metal::tensor is not supported by the emulator");
-};
-
 struct __attribute__((unavailable("metal::sampler is not supported by the emulator"))) sampler {};
 
 namespace _impl {

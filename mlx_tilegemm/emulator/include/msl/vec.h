@@ -18,7 +18,7 @@ enum swizzle_kind { ordered, range, gapped, repeated };
 
 // A swizzle overlays its vector's storage, reads as V and can be assigned if no component repeats.
 // Its own assignment must stay trivial, or vec would not be trivially copyable; being trivial, it
-// copies all components from the lowest to the highest, which is right for a range only.
+// copies all components from the lowest to the highest: wrong where there is a gap.
 template <swizzle_kind Kind, class T, class V, int Span, int... I>
 class swizzle;
 
@@ -141,6 +141,11 @@ struct no_bfloat {
 template <class T>
 using bfloat_for = typename pick<same<T, float>, bfloat, no_bfloat>::type;
 
+// A floating scalar becomes an integer vector in so many words only: int4(2.5f), but no i4 * 2.5f.
+template <class F, class T, class... None>
+inline constexpr bool truncates = sizeof...(None) == 0 && kind<F> >= 4 && kind<F> <= 6 &&
+                                  (kind<T> == 2 || kind<T> == 3);
+
 // char and int8_t, long and int64_t may be two C++ types where Metal has one.
 template <class A, class B>
 inline constexpr bool twins =
@@ -242,6 +247,10 @@ inline constexpr bool twins =
   vec& operator=(const vec&) = default;                                                       \
   MSL_INLINE constexpr vec(T s) : MSL_INIT##n(s) {}                                           \
   MSL_INLINE constexpr vec(_impl::bfloat_for<T> s) : MSL_INIT##n(static_cast<T>(s)) {}        \
+  template <class F, _impl::when_t<_impl::truncates<F, T>, int> = 0>                          \
+  MSL_INLINE constexpr explicit vec(F s) : MSL_INIT##n(static_cast<T>(s)) {}                  \
+  template <class F, class... None, _impl::when_t<_impl::truncates<F, T, None...>, int> = 0>  \
+  vec(F, None...) = delete;                                                                   \
   template <class U, _impl::when_t<!_impl::same<U, T> && !_impl::twins<U, T>, int> = 0>       \
   MSL_INLINE constexpr explicit vec(const vec<U, n>& v) : vec(MSL_LIST##n(MSL_E_CAST, )) {}   \
   template <class U, _impl::when_t<_impl::twins<U, T>, int> = 0>                              \

@@ -1,0 +1,1 @@
+#error MetalPerformancePrimitives (tensor operations) is not supported by the emulator
