@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -178,6 +177,9 @@ def _as_json(value: Entry) -> dict[str, object]:
 
 
 def _replace(path: Path, content: dict[str, object]) -> None:
+    # Imported here because of what it costs `import mlx_tilegemm`.
+    import tempfile
+
     handle, name = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
