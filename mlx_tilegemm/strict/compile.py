@@ -30,6 +30,7 @@ _NEWER_THAN_CXX14 = (
     "class template argument deduction",
     "non-type template parameters declared with 'auto'",
     "decomposition declarations",
+    "structured binding declarations",
 )
 
 
@@ -100,16 +101,9 @@ def _check(clang: Clang, name: str, text: str) -> Report:
 
 
 def _run(clang: Clang, source: str) -> subprocess.CompletedProcess[str]:
-    prelude = str(precompiled_prelude(clang))
-    tree_options = ("-fsyntax-only", "-Xclang", "-ast-dump=json")
-    return subprocess.run(
-        [clang.path, *FLAGS, "-include-pch", prelude, *tree_options, "-"],
-        input=source,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT_SECONDS,
-    )
+    prelude = ("-include-pch", str(precompiled_prelude(clang)))
+    what = ("-fsyntax-only", "-Xclang", "-ast-dump=json", "-")
+    return clang.run(*FLAGS, *prelude, *what, text=source, timeout=TIMEOUT_SECONDS)
 
 
 def _unfinished(clang: Clang, name: str, reason: str) -> Report:

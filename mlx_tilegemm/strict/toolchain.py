@@ -5,11 +5,15 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 INCLUDE = Path(__file__).parent / "include"
@@ -55,12 +59,25 @@ class Clang:
     """A usable clang.
 
     Attributes:
-        path: The program.
+        command: What starts it.
         version: First line of its ``--version``.
     """
 
-    path: str
+    command: tuple[str, ...]
     version: str
+
+    def run(
+        self, *arguments: str, text: str | None = None, timeout: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, with ``text`` as its input."""
+        return subprocess.run(
+            [*self.command, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
 
 
 class ClangMissingError(Exception):
@@ -68,7 +85,10 @@ class ClangMissingError(Exception):
 
 
 def find_clang() -> Clang:
-    """Return the first usable clang: ``MLX_TILEGEMM_CLANG``, ``clang``, then by version.
+    """Return the first usable clang.
+
+    That is the command ``MLX_TILEGEMM_CLANG`` and nothing else if it is set; otherwise ``clang``,
+    then ``clang-24`` and older ones by name, then the clang of the package ``ziglang``.
 
     Raises:
         ClangMissingError: There is none.
@@ -78,31 +98,47 @@ def find_clang() -> Clang:
 
 @lru_cache(maxsize=4)
 def _find(wanted: str | None) -> Clang:
-    versions = range(NEWEST_NAMED, OLDEST - 1, -1)
-    names = (wanted,) if wanted else ("clang", *(f"clang-{version}" for version in versions))
     refusals = []
-    for name in names:
-        path = shutil.which(name)
-        refusal = _refusal(path) if path else f"{name} is not installed"
-        if path and refusal is None:
-            return Clang(path=path, version=_version(path))
-        if path or wanted:
-            refusals.append(refusal)
-    reason = "; ".join(filter(None, refusals)) or f"no clang {OLDEST} or newer is installed"
+    for command in _commands(wanted):
+        clang = Clang(command=command, version=_version(command))
+        refusal = _refusal(clang)
+        if refusal is None:
+            return clang
+        refusals.append(refusal)
+    reason = "; ".join(refusals) or f"no clang {OLDEST} or newer is installed"
     raise ClangMissingError(f"{reason} (set {ENVIRONMENT_VARIABLE} to one)")
 
 
-def _version(path: str) -> str:
-    shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+def _commands(wanted: str | None) -> Iterator[tuple[str, ...]]:
+    if wanted:
+        yield tuple(shlex.split(wanted))
+        return
+    versions = range(NEWEST_NAMED, OLDEST - 1, -1)
+    for name in ("clang", *(f"clang-{version}" for version in versions)):
+        path = shutil.which(name)
+        if path:
+            yield (path,)
+    if find_spec("ziglang"):
+        yield (sys.executable, "-m", "ziglang", "clang")
+
+
+def _version(command: tuple[str, ...]) -> str:
+    try:
+        shown = Clang(command=command, version="").run("--version")
+    except OSError:
+        return ""
     return (shown.stdout.splitlines() or [""])[0]
 
 
-def _refusal(path: str) -> str | None:
-    found = re.search(r"clang version (\d+)", _version(path))
+def _refusal(clang: Clang) -> str | None:
+    name = " ".join(clang.command)
+    if not clang.version:
+        return f"{name} cannot be run"
+    found = re.search(r"clang version (\d+)", clang.version)
     if not found:
-        return f"{path} does not say that it is clang"
+        return f"{name} does not say that it is clang"
     if int(found.group(1)) < OLDEST:
-        return f"{path} is clang {found.group(1)}, older than {OLDEST}"
+        return f"{name} is clang {found.group(1)}, older than {OLDEST}"
     return None
 
 
@@ -116,8 +152,7 @@ def precompiled_prelude(clang: Clang) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="mlx_tilegemm_strict_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     out = folder / "mlx_prelude.pch"
-    command = [clang.path, *FLAGS, "-c", "-Xclang", "-emit-pch", "-o", str(out), str(PRELUDE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = clang.run(*FLAGS, "-c", "-Xclang", "-emit-pch", "-o", str(out), str(PRELUDE))
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         reason = (errors or [f"exit status {done.returncode}"])[0]

@@ -1,4 +1,4 @@
-// expect compile: decomposition declarations
+// expect compile: (decomposition|structured binding) declarations
 struct Pair {
   float a;
   float b;
