@@ -76,7 +76,7 @@ def demo() -> tuple[list[str], bool]:
             "",
             case.title,
             explanation.split("\n\n")[0],
-            f"  error    {outcome.error:.2e} at most against MLX's float32 ops on the CPU; "
+            f"  error    {outcome.error:.2e} at most against mx.matmul in float32 on the CPU; "
             f"{outcome.share:.1%} of what rounding allows",
             f"  {'right' if outcome.passed else 'WRONG'}",
         ]
