@@ -9,8 +9,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 INCLUDE = Path(__file__).parents[2] / "mlx_tilegemm" / "emulator" / "include"
 _FLAGS = (
     "-std=c++17",
@@ -73,14 +71,3 @@ class Cxx:
 def compilers() -> list[str]:
     """Return the C++ compilers of this machine that the headers support."""
     return [name for name in ("g++", "clang++-19", "clang++") if shutil.which(name)][:2]
-
-
-def pointer(array: np.ndarray) -> ctypes.c_void_p:
-    """Return the address of a C-contiguous array."""
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def call(function: object, *arrays: np.ndarray) -> None:
-    """Call ``f(pointer..., n)``; n is the length of the first array."""
-    function(*(pointer(a) for a in arrays), ctypes.c_long(arrays[0].size))  # type: ignore[operator]

@@ -193,7 +193,8 @@ constexpr complex_t<T> operator/(complex_t<T> a, complex_t<T> b) {
   if ((br < 0 ? -br : br) >= (bi < 0 ? -bi : bi)) {
     const float ratio = bi / br;
     const float divisor = br + bi * ratio;
-    return {static_cast<T>((ar + ai * ratio) / divisor), static_cast<T>((ai - ar * ratio) / divisor)};
+    return {
+        static_cast<T>((ar + ai * ratio) / divisor), static_cast<T>((ai - ar * ratio) / divisor)};
   }
   const float ratio = br / bi;
   const float divisor = bi + br * ratio;

@@ -16,8 +16,9 @@ struct matrix {
       columns[i][i] = diagonal;
     }
   }
-  template <class... A, class = _impl::when_t<sizeof...(A) == C &&
-                                              (_impl::same<_impl::vec_or_void_t<A>, column> && ...)>>
+  template <
+      class... A, class = _impl::when_t<
+                      sizeof...(A) == C && (_impl::same<_impl::vec_or_void_t<A>, column> && ...)>>
   MSL_INLINE constexpr matrix(const A&... column_) : columns{column(column_)...} {}
   template <class... A, class = _impl::when_t<sizeof...(A) == C * R &&
                                               ((_impl::kind<A> != 0) && ...)>,

@@ -79,8 +79,10 @@ MSL_INLINE ushort pack_float_to_unorm565(float3 v) {
                 _impl::to_unorm(v.z, 31) << 11);
 }
 
-#define MSL_UNPACK_HALF(n, format, bits) \
-  MSL_INLINE half##n unpack_##format##_to_half(bits x) { return half##n(unpack_##format##_to_float(x)); }
+#define MSL_UNPACK_HALF(n, format, bits)                   \
+  MSL_INLINE half##n unpack_##format##_to_half(bits x) {   \
+    return half##n(unpack_##format##_to_float(x));         \
+  }
 #define MSL_PACK_HALF(n, format, bits) \
   MSL_INLINE bits pack_half_to_##format(half##n v) { return pack_float_to_##format(float##n(v)); }
 MSL_UNPACK_HALF(4, unorm4x8, uint)

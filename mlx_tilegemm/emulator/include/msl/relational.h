@@ -18,7 +18,9 @@ namespace metal {
   MSL_INLINE constexpr bool isnormal(T x) {                                                      \
     return isfinite(x) && (__builtin_bit_cast(Bits, x) & (sign_mask - 1)) >= smallest;           \
   }                                                                                              \
-  MSL_INLINE constexpr bool signbit(T x) { return (__builtin_bit_cast(Bits, x) & sign_mask) != 0; } \
+  MSL_INLINE constexpr bool signbit(T x) {                                                       \
+    return (__builtin_bit_cast(Bits, x) & sign_mask) != 0;                                       \
+  }                                                                                              \
   MSL_INLINE constexpr bool isordered(T x, T y) { return !isnan(x) && !isnan(y); }               \
   MSL_INLINE constexpr bool isunordered(T x, T y) { return isnan(x) || isnan(y); }
 MSL_RELATIONAL(float, uint32_t, 0x80000000u, 0x7f800000u, 0x00800000u)

@@ -1,8 +1,8 @@
 // Every swizzle name of a vector of 2, 3 or 4 components, by the lowest component it names:
 // S(xyzw spelling, rgba spelling, kind, count, indices relative to that component...).
 // Kinds: `ordered` and `range` name each component between their lowest and highest once, `ordered`
-// from the lowest up; `gapped` leaves some out, `repeated` names one twice. The storage of a swizzle
-// spans `count` components.
+// from the lowest up; `gapped` leaves some out, `repeated` names one twice. The storage of a
+// swizzle spans `count` components.
 #pragma once
 
 #define MSL_SWIZZLES2_X(S) \

@@ -230,7 +230,7 @@ inline constexpr bool twins =
   friend MSL_INLINE constexpr vec operator op(vec p) {    \
     return vec(MSL_LIST##n(MSL_E_UNARY, op));             \
   }
-#define MSL_VEC_STEP(n, op)                                                   \
+#define MSL_VEC_STEP(n, op)                                                         \
   friend MSL_INLINE constexpr vec& operator op##op(vec& p) { return p op##= T(1); } \
   friend MSL_INLINE constexpr vec operator op##op(vec& p, int) {              \
     const vec old = p;                                                        \
@@ -255,7 +255,7 @@ inline constexpr bool twins =
   MSL_INLINE constexpr explicit vec(const vec<U, n>& v) : vec(MSL_LIST##n(MSL_E_CAST, )) {}   \
   template <class U, _impl::when_t<_impl::twins<U, T>, int> = 0>                              \
   MSL_INLINE constexpr vec(const vec<U, n>& v) : vec(MSL_LIST##n(MSL_E_CAST, )) {}            \
-  template <_impl::swizzle_kind K, class U, int M, int... I>                                                         \
+  template <_impl::swizzle_kind K, class U, int M, int... I>                                  \
   MSL_INLINE constexpr explicit vec(const _impl::swizzle<K, U, vec<U, n>, M, I...>& v)           \
       : vec(static_cast<vec>(v.operator vec<U, n>())) {}                                      \
   MSL_INLINE constexpr T& operator[](int i) { return elements_[i]; }                          \
@@ -335,7 +335,7 @@ class alignas(4 * sizeof(T)) vec<T, 4> {
     packed_vec& operator=(const packed_vec&) = default;                                     \
     MSL_INLINE constexpr packed_vec(V v) : MSL_FROM##n {}                                   \
     MSL_INLINE constexpr packed_vec(T s) : MSL_INIT##n(s) {}                                \
-    template <_impl::swizzle_kind K, int M, int... I>                                                              \
+    template <_impl::swizzle_kind K, int M, int... I>                                       \
     MSL_INLINE constexpr packed_vec(const _impl::swizzle<K, T, V, M, I...>& v)                 \
         : packed_vec(V(v)) {}                                                               \
     template <class U, _impl::when_t<!_impl::same<U, T>, int> = 0>                          \
