@@ -107,7 +107,7 @@ def forget():
 
 
 @contextmanager
-def fake_metal(setting, fault=lambda name: None):
+def fake_metal(setting, fault=lambda name: None, backend=None):
     """Pretend that this machine has Metal, as the backend yielded, and that the process is new.
 
     MLX's own ops do not compete: whether they are modelled to be faster is not the matter here.
@@ -115,9 +115,10 @@ def fake_metal(setting, fault=lambda name: None):
     Args:
         setting: Value of the canary's environment variable.
         fault: As `FakeMetal`.
+        backend: What to put in the place of the metal backend instead.
     """
     chips.detect()  # remembers the chip that stands in, before the machine pretends
-    backend = FakeMetal(fault)
+    backend = backend or FakeMetal(fault)
     forget()
     with (
         mock.patch.object(backends, "METAL", backend),

@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 import mlx.core as mx
 
-from .. import chips
+from .. import canary, chips
 from ..backends import EMULATOR, METAL, Backend, resolve
 from ..emulator import settings
 from ..errors import ProblemError
@@ -125,11 +125,19 @@ def _checker(request: Request) -> Callable[[int], Outcome]:
 
     def check(number: int) -> Outcome:
         with settings(workers=1, compiler=request.compiler, time_limit=120.0):
-            return check_variant(
+            outcome = check_variant(
                 chosen[number], backend, chip, repeats=request.repeats, static=request.static
             )
+        _remember(chosen[number], outcome, backend)
+        return outcome
 
     return check
+
+
+def _remember(variant: Variant, outcome: Outcome, backend: Backend) -> None:
+    """Spare calls the trial of a kernel that was verified on this very machine."""
+    if outcome.status is not Status.UNCHECKED and canary.is_needed(backend):
+        canary.remember(variant.plan, "; ".join(outcome.failures) or None)
 
 
 def _lost(variant: Variant, reason: str) -> Outcome:
