@@ -60,7 +60,7 @@ class Decision:
         reason: Why.
         candidates: Every configuration that was considered, in order of declaration.
         mlx: What MLX's own ops would run; None where they cannot stand in.
-        mlx_competes: Whether they could be chosen for being faster.
+        mlx_competes: Whether they could be chosen for being faster: only if they are as exact.
     """
 
     plan: Plan | None
@@ -93,21 +93,18 @@ def choose(
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
             the message holds the reason of every refusal.
     """
-    found = tuple(_candidates(problem, chip))
+    price = mlx_ops.price(problem, chip)
     priced = Decision(
         plan=None,
         reason="",
-        candidates=found,
-        mlx=_mlx(problem, chip),
-        mlx_competes=mlx_competes,
+        candidates=tuple(_candidates(problem, chip)),
+        mlx=_mlx(price) if price else None,
+        mlx_competes=mlx_competes and price is not None and not price.reduced,
     )
     return _best(priced, problem, force)
 
 
-def _mlx(problem: Problem, chip: Chip) -> Candidate | None:
-    price = mlx_ops.price(problem, chip)
-    if price is None:
-        return None
+def _mlx(price: mlx_ops.Price) -> Candidate:
     return Candidate(kernel=MLX, config=price.path, reason=None, seconds=price.seconds, plan=None)
 
 
@@ -146,28 +143,30 @@ def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
         raise IllegalKernelError(_forced_message(problem, force, allowed))
     if not legal:
         return replace(priced, plan=None, reason=_refusal(found))
-    best = preferred(legal)
+    rival = priced.mlx if priced.mlx_competes else None
+    best = preferred(legal, None if force else rival)
     if force:
         return replace(priced, plan=best.plan, reason="asked for")
-    if priced.mlx_competes and priced.mlx and _is_faster(priced.mlx, best):
+    if rival and _seconds(rival) * RESOLUTION < _seconds(best):
         reason = (
-            f"MLX's own ops are modelled to be faster: {_microseconds(priced.mlx)} ({priced.mlx}) "
-            f"against {_microseconds(best)} ({best})"
+            f"MLX's own ops are modelled to be faster: {_microseconds(rival)} ({rival}) against "
+            f"{_microseconds(best)} ({best})"
         )
         return replace(priced, plan=None, reason=reason)
     reason = f"lowest modelled time of {len(legal)} legal candidates, or a tie declared first"
     return replace(priced, plan=best.plan, reason=reason)
 
 
-def preferred(legal: list[Candidate]) -> Candidate:
-    """Return the first candidate that the model cannot tell from the fastest."""
-    limit = RESOLUTION * min(_seconds(one) for one in legal)
+def preferred(legal: list[Candidate], rival: Candidate | None = None) -> Candidate:
+    """Return the first candidate that the model cannot tell from the fastest.
+
+    Beside a rival it is also no slower than that, unless all are: then it is the fastest.
+    """
+    fastest = min(_seconds(one) for one in legal)
+    limit = RESOLUTION * fastest
+    if rival is not None:
+        limit = max(fastest, min(limit, _seconds(rival)))
     return next(one for one in legal if _seconds(one) <= limit)
-
-
-def _is_faster(one: Candidate, other: Candidate) -> bool:
-    """Whether one candidate is faster than another by more than a tie."""
-    return _seconds(one) * RESOLUTION < _seconds(other)
 
 
 def _microseconds(candidate: Candidate) -> str:

@@ -16,7 +16,7 @@ import mlx.core as mx
 from .arguments import Number
 from .backends import StreamOrDevice, device_type
 from .dtypes import promote
-from .kernels.mlx_ops import serves_attention
+from .kernels.mlx_sdpa import serves_attention
 from .problem import AttentionProblem, GemmProblem, MaskKind
 
 _LIMB_BITS = 16

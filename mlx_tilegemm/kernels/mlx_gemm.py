@@ -1,0 +1,237 @@
+"""What `mx.matmul` and `mx.addmm` would take: MLX's rules for choosing among its GEMMs, priced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from ..chips.record import Chip
+from ..dtypes import FLOAT32, DType, promote
+from ..plan import SIMD_WIDTH
+from ..problem import GemmProblem
+from .cost import DRAM_SHARE, TileWork, seconds
+from .counts import (
+    FRAGMENT,
+    GemmTile,
+    gemm_work,
+    with_dram_bytes,
+    written_bytes,
+)
+
+ADDRESSING_REGISTERS = 24
+PADDING_BYTES = 16
+"""Padding of a row in threadgroup memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What MLX would run, and how long that is modelled to take.
+
+    Attributes:
+        path: MLX's kernel in words, for example ``steel-64x64x16-2x2``.
+        seconds: Modelled time, copies included.
+        copied_bytes: Bytes read and written by casts into copies.
+        reduced: Float32 operands lose bits on the way: on neural accelerators MLX uses TF32.
+    """
+
+    path: str
+    seconds: float
+    copied_bytes: int = 0
+    reduced: bool = False
+
+
+def price_gemm(problem: GemmProblem, chip: Chip) -> Price:
+    """Price `mx.matmul` or `mx.addmm`, and the casts around it."""
+    compute = promote(problem.a, problem.b)
+    compute = promote(compute, problem.c) if problem.c else compute
+    out_elements = problem.batch_size * problem.m * problem.n
+    casts = []
+    if problem.out is not compute:
+        # One rounding to another type is had from float32 only.
+        compute = FLOAT32
+        casts.append((out_elements, compute, problem.out))
+    casts += [(problem.a_elements, problem.a, compute), (problem.b_elements, problem.b, compute)]
+    if problem.c:
+        casts.append((problem.c_elements, problem.c, compute))
+    same = replace(problem, a=compute, b=compute, c=problem.c and compute, out=compute)
+    path, time = same_dtype_gemm(same, chip)
+    copying, copied = casts_seconds(casts, chip)
+    suffix = f", {copied} bytes of copies" if copied else ""
+    return Price(
+        path=path + suffix,
+        seconds=time + copying,
+        copied_bytes=copied,
+        reduced=path.startswith("neural") and compute is FLOAT32,
+    )
+
+
+def casts_seconds(casts: list[tuple[int, DType, DType]], chip: Chip) -> tuple[float, int]:
+    """Return seconds and bytes of casting so many elements from a type to another."""
+    real = [(n * (old.bytes + new.bytes)) for n, old, new in casts if old is not new]
+    moved = sum(real)
+    return len(real) * chip.launch_seconds + streaming_seconds(moved, chip), moved
+
+
+def streaming_seconds(moved: float, chip: Chip) -> float:
+    """Return the seconds of moving so many bytes to and from memory."""
+    return moved / (DRAM_SHARE * chip.dram_bytes_per_second)
+
+
+def same_dtype_gemm(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
+    """Return which kernel MLX runs for operands of one type, in words, and its seconds."""
+    if min(problem.m, problem.n) == 1:
+        return "gemv", seconds(_gemv_work(problem, chip), chip)
+    if _wide_gemv(problem, chip):
+        return "gemv-wide", seconds(_gemv_work(problem, chip), chip)
+    if chip.neural_fma_per_cycle:
+        return _neural_gemm(problem, chip)
+    if _splits_k(problem, chip):
+        return _split_k(problem, chip)
+    tile = steel_tile(problem, chip)
+    work = gemm_work(problem, tile, chip)
+    return f"steel-{_tile_text(tile)}", seconds(work, chip)
+
+
+def _tile_text(tile: GemmTile) -> str:
+    block = f"{tile.block_m}x{tile.block_n}x{tile.block_k}"
+    return f"{block}-{tile.simdgroups_m}x{tile.simdgroups_n}"
+
+
+def _wide_gemv(problem: GemmProblem, chip: Chip) -> bool:
+    return (
+        chip.generation >= 15
+        and problem.a.bytes == 2
+        and problem.layout == "nt"
+        and problem.m <= 15
+        and problem.k % 4 == 0
+    )
+
+
+def _gemv_work(problem: GemmProblem, chip: Chip) -> TileWork:
+    """Count a product of few rows that reads its matrix once: 32 results a threadgroup."""
+    simdgroups, results = 8, 32
+    few, many = sorted((problem.m, problem.n))
+    tiles = ceil(many / results) * problem.batch_size
+    per_tile = problem.k * (results * problem.b.bytes + few * problem.a.bytes)
+    return TileWork(
+        tiles=tiles,
+        simdgroups=simdgroups,
+        chains=4,
+        issue_cycles=few * results * problem.k / SIMD_WIDTH * chip.alu_cycles,
+        threadgroup_bytes=0,
+        cache_bytes=per_tile,
+        dram_bytes=problem.a_elements * problem.a.bytes
+        + problem.b_elements * problem.b.bytes
+        + written_bytes(problem),
+    )
+
+
+def steel_tile(problem: GemmProblem, chip: Chip) -> GemmTile:
+    """Return the tile that MLX's table gives for the problem."""
+    half = problem.a.bytes == 2
+    return _steel_tile(_steel_sizes(problem, chip, half), problem)
+
+
+def _steel_sizes(problem: GemmProblem, chip: Chip, half: bool) -> tuple[int, int, int, int, int]:
+    medium, narrow = (64, 64, 16, 2, 2), (64, 32, 32, 2, 2)
+    tall, wide = (64, 64, 16, 1, 2), (32, 64, 16, 1, 2)
+    nt = problem.layout == "nt"
+    if chip.size_class == "g":
+        if nt:
+            return narrow
+        return tall if half else medium
+    if chip.size_class != "d":
+        return medium
+    if problem.batch_size * problem.m * problem.n >= 1 << 20:
+        if not half:
+            return medium
+        if 2 * max(problem.m, problem.n) > problem.k:
+            return tall
+        return narrow if nt else wide
+    if half:
+        return narrow if nt else tall
+    return wide if nt else narrow
+
+
+def _steel_tile(sizes: tuple[int, int, int, int, int], problem: GemmProblem) -> GemmTile:
+    block_m, block_n, block_k, simdgroups_m, simdgroups_n = sizes
+    rows, columns = block_m // (FRAGMENT * simdgroups_m), block_n // (FRAGMENT * simdgroups_n)
+    padding = PADDING_BYTES // problem.a.bytes
+    a_tile = _padded(block_m, block_k, problem.transpose_a, padding)
+    b_tile = _padded(block_k, block_n, problem.transpose_b, padding)
+    return GemmTile(
+        block_m=block_m,
+        block_n=block_n,
+        block_k=block_k,
+        simdgroups_m=simdgroups_m,
+        simdgroups_n=simdgroups_n,
+        staged=True,
+        registers=2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS,
+        threadgroup_memory=(a_tile + b_tile) * problem.a.bytes,
+    )
+
+
+def _padded(rows: int, columns: int, transposed: bool, padding: int) -> int:
+    return columns * (rows + padding) if transposed else rows * (columns + padding)
+
+
+def _splits_k(problem: GemmProblem, chip: Chip) -> bool:
+    limit = 2048 if chip.size_class in ("s", "d") else 1024
+    return (
+        problem.batch_size == 1
+        and ceil(problem.m / 16) * ceil(problem.n / 16) <= limit
+        and problem.k // 16 >= 8
+        and problem.k >= max(problem.m, problem.n)
+    )
+
+
+def _split_k(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
+    block_m, block_n = (16 if size < 40 else 32 for size in (problem.m, problem.n))
+    share = problem.k // 16 // (ceil(problem.m / 32) * ceil(problem.n / 32))
+    splits = min(max(2, 1 << max(0, share - 1).bit_length()), 32)
+    tile = _steel_tile((block_m, block_n, 16, 2, 2), problem)
+    part = replace(problem, k=ceil(problem.k / splits), out=FLOAT32, c=None)
+    time = _shares(gemm_work(part, tile, chip), part, splits, chip)
+    path = f"steel-split-k-{_tile_text(tile)}-split{splits}"
+    return path, time + _adding(problem, splits, chip)
+
+
+def _shares(work: TileWork, part: GemmProblem, splits: int, chip: Chip) -> float:
+    """Return the seconds of as many products at a time as there are shares of k."""
+    return seconds(
+        replace(work, tiles=work.tiles * splits, dram_bytes=work.dram_bytes * splits), chip
+    )
+
+
+def _adding(problem: GemmProblem, splits: int, chip: Chip) -> float:
+    partials = 4 * problem.m * problem.n * splits
+    return chip.launch_seconds + streaming_seconds(partials + written_bytes(problem), chip)
+
+
+def _neural_gemm(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
+    """Price `matmul2d` kernels: tiles of up to 128 by 128, operands straight from memory."""
+    splits = 1
+    if problem.batch_size == 1 and problem.k >= 3 * max(problem.m, problem.n):
+        splits = min(32, max(1, problem.k // 2048))
+    part = replace(problem, k=ceil(problem.k / splits))
+    block_m, block_n = (64 if problem.m <= 64 else 128), 128
+    rate = chip.neural_float32_fma_per_cycle if problem.a is FLOAT32 else chip.neural_fma_per_cycle
+    tiles = (ceil(part.m / block_m), ceil(part.n / block_n))
+    work = TileWork(
+        tiles=tiles[0] * tiles[1] * part.batch_size,
+        simdgroups=16,
+        chains=4,
+        # Given as cycles of four schedulers, of which the accelerator is independent.
+        issue_cycles=block_m * block_n * part.k / rate * chip.schedulers,
+        threadgroup_bytes=0,
+        cache_bytes=part.k * (block_m + block_n) * part.a.bytes,
+        dram_bytes=0,
+        waits=ceil(part.k / 64),
+        registers=64,
+        barriers=False,
+    )
+    work = with_dram_bytes(work, part, tiles, 4, chip)
+    if splits == 1:
+        return f"neural-{block_m}x{block_n}", seconds(work, chip)
+    time = _shares(work, part, splits, chip) + _adding(problem, splits, chip)
+    return f"neural-{block_m}x{block_n}-split{splits}", time

@@ -1,0 +1,183 @@
+"""What `mx.fast.scaled_dot_product_attention` would take: MLX's rules for its kernels, priced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil
+
+from ..chips.record import Chip
+from ..dtypes import FLOAT32, DType, promote
+from ..problem import AttentionProblem, GemmProblem, MaskKind
+from .cost import TileWork, seconds
+from .counts import FRAGMENT, AttentionTile, attention_bytes, attention_work, mean_steps
+from .mlx_gemm import (
+    ADDRESSING_REGISTERS,
+    PADDING_BYTES,
+    Price,
+    casts_seconds,
+    same_dtype_gemm,
+    streaming_seconds,
+)
+
+FULL_HEAD_DIMS = frozenset({64, 72, 80, 96, 128})
+"""Head dims of the fused kernel for more than eight rows; D and Dv are alike."""
+
+VECTOR_HEAD_DIMS = frozenset({(64, 64), (96, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
+"""Pairs of D and Dv of the fused kernel for up to eight rows."""
+
+NEURAL_HEAD_DIMS = frozenset({64, 96, 128})
+NEURAL_ATTENTION_SHARE = 0.45
+"""Share of the neural accelerators' rate that fused attention reaches: 24 to 31 of 66 TFLOPS were
+measured on an M5 Max. The softmax between the products runs on the shader cores."""
+
+CHAIN_PASSES = 8
+"""Times all scores are read or written by the ops of a chain that no fused kernel serves."""
+
+
+def serves_attention(problem: AttentionProblem) -> bool:
+    """Whether `mx.fast.scaled_dot_product_attention` gives the result that is asked for.
+
+    It has no log-sum-exp and no chain without softmax, rounds to the promotion of its operands, and
+    averages v over rows that have nothing to attend to, where here they are zero. Sizes without a
+    fused kernel do not count: it would round all scores to the operands' type.
+    """
+    if not problem.softmax or problem.return_lse or problem.out is not _compute(problem):
+        return False
+    if not (_has_vector_kernel(problem) or _has_full_kernel(problem)):
+        return False
+    if problem.mask_kind is MaskKind.CAUSAL:
+        return problem.q_len <= problem.kv_len
+    return problem.mask_kind is MaskKind.NONE and problem.kv_len > 0
+
+
+def _has_vector_kernel(problem: AttentionProblem) -> bool:
+    shared = problem.num_heads // problem.num_kv_heads
+    few_rows = problem.q_len <= 8 and problem.q_len <= problem.kv_len
+    dims = (problem.head_dim, problem.value_dim)
+    return few_rows and problem.q_len * shared <= 32 and dims in VECTOR_HEAD_DIMS
+
+
+def _has_full_kernel(problem: AttentionProblem) -> bool:
+    same_dim = problem.head_dim == problem.value_dim
+    return problem.q_len > 8 and same_dim and problem.head_dim in FULL_HEAD_DIMS
+
+
+def _compute(problem: AttentionProblem) -> DType:
+    return promote(promote(problem.q, problem.k), problem.v)
+
+
+def price_attention(problem: AttentionProblem, chip: Chip) -> Price:
+    """Price the fused attention where it serves, else the chain of ops, and the casts before it."""
+    if 0 in problem.out_shape or problem.kv_len == 0:
+        return Price(path="fill", seconds=chip.launch_seconds)
+    fused = serves_attention(problem)
+    compute = _compute(problem) if fused else FLOAT32
+    sizes = (problem.q_elements, problem.k_elements, problem.v_elements)
+    dtypes = (problem.q, problem.k, problem.v)
+    casts = [(n, dtype, compute) for n, dtype in zip(sizes, dtypes, strict=True)]
+    copying, copied = casts_seconds(casts, chip)
+    same = replace(problem, q=compute, k=compute, v=compute)
+    path, time = _fused_attention(same, chip) if fused else _chain(same, chip)
+    suffix = f", {copied} bytes of copies" if copied else ""
+    return Price(
+        path=path + suffix,
+        seconds=time + copying,
+        copied_bytes=copied,
+        reduced=bool(chip.neural_fma_per_cycle) and compute is FLOAT32,
+    )
+
+
+def _fused_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
+    if _has_vector_kernel(problem):
+        return _vector_attention(problem, chip)
+    if chip.neural_fma_per_cycle and problem.head_dim in NEURAL_HEAD_DIMS:
+        return "sdpa-neural", _neural_attention(problem, chip)
+    return "sdpa-full", seconds(_full_attention_work(problem, chip), chip)
+
+
+def _vector_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
+    shared = problem.num_heads // problem.num_kv_heads
+    two_passes = (chip.size_class in ("d", "s") and problem.kv_len >= 1024) or (
+        shared > 1 and problem.kv_len >= 4096
+    )
+    launches = 2 if two_passes else 1
+    time = launches * chip.launch_seconds + streaming_seconds(attention_bytes(problem), chip)
+    return f"sdpa-vector-{launches}-pass", time
+
+
+def _full_attention_work(problem: AttentionProblem, chip: Chip) -> TileWork:
+    size, head, value = problem.q.bytes, problem.head_dim, problem.value_dim
+    block_q, block_kv = 32, 32 if head < 128 else 16
+    padding = PADDING_BYTES // size
+    kv_tile = max((block_kv + padding) * head, block_kv * (value + padding))
+    tile = AttentionTile(
+        simdgroups=block_q // FRAGMENT,
+        block_kv=block_kv,
+        staged=True,
+        registers=2 * (ceil(value / FRAGMENT) + 3 * block_kv // FRAGMENT) + ADDRESSING_REGISTERS,
+        threadgroup_memory=size * (block_q * (head + padding) + kv_tile),
+    )
+    work = attention_work(problem, tile, chip)
+    # Unlike here, its rows of q stay in threadgroup memory and are read at every step.
+    q_reads = mean_steps(problem, block_q, block_kv) * block_q * head * size
+    return replace(work, threadgroup_bytes=work.threadgroup_bytes + q_reads, waits=2 * work.waits)
+
+
+def _neural_attention(problem: AttentionProblem, chip: Chip) -> float:
+    """Price by the measured share of the accelerators' rate."""
+    rate = chip.neural_float32_fma_per_cycle if problem.q is FLOAT32 else chip.neural_fma_per_cycle
+    block_q, block_kv = 64, 32
+    keys = mean_steps(problem, block_q, block_kv) * block_kv
+    blocks = ceil(problem.q_len / block_q) * problem.num_heads * problem.batch
+    work = TileWork(
+        tiles=blocks,
+        simdgroups=4,
+        chains=4,
+        issue_cycles=block_q
+        * keys
+        * (problem.head_dim + problem.value_dim)
+        / (NEURAL_ATTENTION_SHARE * rate)
+        * chip.schedulers,
+        threadgroup_bytes=0,
+        cache_bytes=keys * problem.k.bytes * (problem.head_dim + problem.value_dim),
+        dram_bytes=attention_bytes(problem),
+        waits=keys / block_kv,
+        barriers=False,
+    )
+    return seconds(work, chip)
+
+
+def _chain(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
+    """Price two GEMMs with all scores in memory between them."""
+    heads = problem.batch * problem.num_kv_heads
+    rows = problem.num_heads // problem.num_kv_heads * problem.q_len
+    first = _chain_gemm(problem, chip, heads * rows, problem.kv_len, problem.head_dim, heads)
+    second = _chain_gemm(problem, chip, heads * rows, problem.value_dim, problem.kv_len, heads)
+    scores = problem.batch * problem.num_heads * problem.q_len * problem.kv_len
+    # The two GEMMs account for one write and one read of the scores.
+    elementwise = (CHAIN_PASSES - 2) * scores * problem.q.bytes
+    return "chain", first + second + 2 * chip.launch_seconds + streaming_seconds(elementwise, chip)
+
+
+def _chain_gemm(
+    problem: AttentionProblem, chip: Chip, rows: int, n: int, k: int, heads: int
+) -> float:
+    """Price one of the two products, its batch of heads folded into the rows."""
+    gemm = GemmProblem(
+        m=rows,
+        n=n,
+        k=k,
+        batch=(),
+        a=problem.q,
+        b=problem.k,
+        c=None,
+        out=problem.q,
+        transpose_a=False,
+        transpose_b=k == problem.head_dim,
+        c_rows=False,
+        c_columns=False,
+        scaled=False,
+        out_shape=(rows, n),
+    )
+    extra = (heads - 1) * k * n * problem.k.bytes
+    return same_dtype_gemm(gemm, chip)[1] + streaming_seconds(extra, chip)
