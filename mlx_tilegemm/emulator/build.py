@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ _RUNTIME_NAME = "libmsl_runtime.so"
 _KERNEL_NAME = "kernel.so"
 # What messages call a text that has no #line of its own.
 TEXT_NAME = "kernel.metal"
+# Unrolled, small arrays become registers, which cost no checks.
+_UNROLL_PRAGMA = re.compile(r"^[ \t]*#[ \t]*pragma clang loop unroll\(full\)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +160,8 @@ def _build_kernel(
         source = _expand(compiler, text, prelude, include_dirs)
     rewritten = rewrite(source, dict(constants))
     code = f'#line 1 "{TEXT_NAME}"\n{rewritten.text}'
+    if compiler.family == "gcc":
+        code = _UNROLL_PRAGMA.sub(r"#pragma GCC unroll 64", code)
     flags = compiler.flags(checked=checked)
     key = "kernel-" + cache.digest(
         (code, prelude, runtime.parent.name, _headers_digest(), compiler.identity, *flags)

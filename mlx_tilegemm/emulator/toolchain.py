@@ -80,7 +80,8 @@ class Compiler:
 
     def flags(self, *, checked: bool) -> tuple[str, ...]:
         """Options for kernels, with or without the instrumentation that the checks need."""
-        flags = [*_COMMON, "-O2", *_cpu_flags(self)]
+        # Checked kernels are many and short-lived: -O2 takes g++ four times as long for them.
+        flags = [*_COMMON, "-O1" if checked else "-O2", *_cpu_flags(self)]
         flags += ["-gline-tables-only" if self.family == "clang" else "-g1"]
         if self.family == "clang":
             flags += ["-Xclang", "-ffloat16-excess-precision=none"]
@@ -96,8 +97,8 @@ class Compiler:
         """Options that make a shared library without the sanitizers' own run-time."""
         if sys.platform == "darwin":
             return ("-dynamiclib", "-fno-sanitize-link-runtime")
-        # -nodefaultlibs is what keeps gcc from linking that run-time; -z now because a fiber that is
-        # stopped while the dynamic linker holds its lock would hold it for ever.
+        # -nodefaultlibs is what keeps gcc from linking that; -z now because a fiber that is stopped
+        # while the dynamic linker holds its lock would hold it for ever.
         flags = ("-shared", "-nodefaultlibs", "-Wl,-z,now", "-lm", "-lgcc", "-lc")
         own = self.family == "clang" and not self.is_zig
         return ("-fno-sanitize-link-runtime", *flags) if own else flags

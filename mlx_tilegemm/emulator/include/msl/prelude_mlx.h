@@ -4,3 +4,8 @@
 #include <mlx_prelude.h>
 
 #include "entry.h"
+
+#if !defined(__clang__)
+#undef MLX_MTL_PRAGMA_UNROLL
+#define MLX_MTL_PRAGMA_UNROLL _Pragma("GCC unroll 64")
+#endif
