@@ -18,7 +18,7 @@ from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_re
 from .backends import METAL, Route, resolve
 from .backends.launch import kernel_run
 from .backends.metal import generated_text
-from .canary import competes_with_mlx, is_needed, look_up, standing_choice
+from .canary import competes_with_mlx, standing_choice
 from .chips import Chip, detect, get
 from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
@@ -213,9 +213,8 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
         mlx_competes = chip is None and competes_with_mlx(route.backend)
         decision = choose(problem, planned_for, forced_kernel(), mlx_competes=mlx_competes)
     canary = ""
-    if problem and decision and chip is None and is_needed(route.backend):
-        decision = standing_choice(decision, problem, forced_kernel())
-        canary = str(look_up(decision.plan)) if decision.plan else ""
+    if problem and decision and chip is None:
+        decision, canary = standing_choice(decision, problem, forced_kernel(), route.backend)
     return Explanation(
         op=op,
         operands=operands,

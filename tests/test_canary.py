@@ -69,6 +69,8 @@ class TestPass:
             tg.matmul(A, B)
             tg.matmul(A[:48], B)
             assert len(metal.launched) == 4
+            with mock.patch.object(ops, "chosen_plan", side_effect=AssertionError):
+                tg.matmul(A, B)  # a warm call does not come near the canary
 
     def test_it_is_recorded_for_people_to_read(self, path):
         with fake_metal(path):
@@ -104,7 +106,7 @@ class TestPass:
         with fake_metal("off") as metal:
             tg.matmul(A, B)
             assert len(metal.launched) == 1
-            assert tg.explain("matmul", A, B).canary == ""
+            assert tg.explain("matmul", A, B).canary == "switched off by MLX_TILEGEMM_CANARY"
 
     def test_a_wrong_setting_is_named(self):
         with fake_metal("yes"), pytest.raises(ProblemError, match="Expected MLX_TILEGEMM_CANARY"):
@@ -124,6 +126,13 @@ class TestPass:
         assert record.default_path() == expected
         monkeypatch.setattr(sys, "platform", "linux")
         assert record.default_path() == tmp_path / ".local/state/mlx_tilegemm/canary.json"
+
+    def test_a_user_without_a_home_is_told_once(self, monkeypatch):
+        monkeypatch.setattr(Path, "home", mock.Mock(side_effect=RuntimeError("no home")))
+        monkeypatch.setenv("XDG_STATE_HOME", "")
+        with fake_metal("on"), pytest.warns(RuntimeWarning, match="Could not") as caught:
+            assert is_right(tg.matmul(A, B))
+        assert len(caught) == 1
 
     def test_proving_ahead_of_time(self, path):
         explanation = tg.explain("matmul", A, B)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..backends import Backend, canary_setting
+from ..backends import CANARY_VARIABLE, Backend, canary_setting
 from ..chips import Chip, detect
 from ..dispatch import Decision, choose, refuse
 from ..plan import Plan
@@ -51,7 +51,15 @@ MAX_FAILURES = 3
 MAX_REASON = 400
 """Characters of a reason that are kept: a compiler's log may have thousands."""
 
-_TRANSIENT = ("malloc", "out of memory", "Insufficient Memory", "Unable to allocate")
+# What a want of memory, or another program's use of the GPU, puts into an error's text.
+_TRANSIENT = (
+    "malloc",
+    "out of memory",
+    "Unable to allocate",
+    "Insufficient Memory",
+    "InnocentVictim",
+    "ImpactingInteractivity",
+)
 
 
 class State(Enum):
@@ -120,7 +128,7 @@ def _ledger() -> _Ledger:
 @lru_cache(maxsize=1)
 def _only_ledger() -> _Ledger:
     setting = canary_setting()
-    path = default_path() if setting == "on" else Path(setting).expanduser()
+    path = default_path() if setting == "on" else Path(setting)
     return _Ledger(Record(path, _machine()))
 
 
@@ -164,9 +172,19 @@ def chosen_plan(problem: Problem, backend: Backend, force: str | None = None) ->
     ).plan
 
 
-def standing_choice(decision: Decision, problem: Problem, force: str | None) -> Decision:
-    """Return what becomes of a decision by what is known here; nothing is tried."""
-    return _settled(decision, problem, force, look_up)
+def standing_choice(
+    decision: Decision, problem: Problem, force: str | None, backend: Backend | None
+) -> tuple[Decision, str]:
+    """Return what becomes of a decision by what is known here, and that in words.
+
+    Nothing is tried. There are no words where no kernel has to prove itself.
+    """
+    if not competes_with_mlx(backend):
+        return decision, ""
+    if not is_needed(backend):
+        return decision, f"switched off by {CANARY_VARIABLE}" if decision.plan else ""
+    decision = _settled(decision, problem, force, look_up)
+    return decision, str(look_up(decision.plan)) if decision.plan else ""
 
 
 def _settled(
@@ -275,9 +293,9 @@ def _outcome(problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> tupl
             return "nothing small enough to try it with", True
         return trial(instance, backend), True
     except Exception as error:  # whatever a compiler, a driver or MLX may raise
-        text = _shortened(str(error)) or type(error).__name__
-        lasting = not any(sign in text for sign in _TRANSIENT) and type(error) is not MemoryError
-        return text, lasting
+        text = str(error) or type(error).__name__
+        transient = isinstance(error, MemoryError) or any(sign in text for sign in _TRANSIENT)
+        return _shortened(text), not transient
 
 
 def _conclude(ledger: _Ledger, plan: Plan, reason: str | None, *, lasting: bool) -> Verdict:

@@ -74,10 +74,14 @@ def entry(
 
 def default_path() -> Path:
     """Return where the record is kept unless the environment names another place."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path(os.devnull)  # a place that cannot be written to, reported as any other
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "mlx_tilegemm" / "canary.json"
+        return home / "Library" / "Application Support" / "mlx_tilegemm" / "canary.json"
     base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if base else Path.home() / ".local/state") / "mlx_tilegemm" / "canary.json"
+    return (Path(base) if base else home / ".local/state") / "mlx_tilegemm" / "canary.json"
 
 
 class Record:
