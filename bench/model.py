@@ -36,6 +36,7 @@ SEARCH = {
     "asynchronous_share": [x / 40 for x in range(21)],
     "late_asynchronous_share": [x / 20 for x in range(31)],
     "drift_share": [x / 20 for x in range(21)],
+    "step_cycles": [4.0 * x for x in range(26)],
     "wait_factor": [x / 4 for x in range(33)],
 }
 """Values tried for each constant, one constant at a time until none improves."""

@@ -30,7 +30,7 @@ DRIFT_SHARE = 0.3
 """Share of what simdgroups of a threadgroup load alike that each fetches from the shared cache on
 its own, where no barrier keeps them together. Fitted by bench/model.py."""
 
-WAIT_FACTOR = 1.75
+WAIT_FACTOR = 1.5
 """Latencies of memory that one wait of a threadgroup costs: address, line, store, barrier. Fitted
 by bench/model.py."""
 
@@ -80,7 +80,7 @@ class TileWork:
         repeated_bytes: Bytes that a second simdgroup and others load again, with no barrier to keep
             them together: part of these comes from the shared cache too.
         dram_bytes: Bytes the whole launch has to move to and from memory.
-        waits: Times a threadgroup asks for memory and can do nothing until it comes.
+        waits: Times a threadgroup asks for memory and can do nothing until it comes: its steps.
         registers: Live 32-bit registers of one thread.
         threadgroup_memory: Bytes of threadgroup memory a threadgroup holds.
         prefetched: The next step's data is asked for before the current step's arithmetic.

@@ -11,6 +11,7 @@ from math import ceil
 
 from ..chips.record import Chip
 from ..dtypes import BFLOAT16, DType
+from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, resident_threadgroups, streamed_bytes
 
@@ -19,6 +20,15 @@ FRAGMENT_ELEMENTS = FRAGMENT * FRAGMENT
 
 SCORE_INSTRUCTIONS = 6
 """Instructions to scale, mask, reduce and sum one score of a lane, its exp2 aside."""
+
+RUN_BYTES = 16
+"""What one thread copies to threadgroup memory at a time."""
+
+RUN_INSTRUCTIONS = 10
+"""Instructions to copy one such run: place, addresses, load and store. Counted in the template."""
+
+STEP_INSTRUCTIONS = 8
+"""Instructions of a simdgroup for a step with barriers beside its copies: the loop and pointers."""
 
 ROW_INSTRUCTIONS = 24
 """Instructions of one step to reduce a row over its lanes and renew its maximum and decay."""
@@ -90,7 +100,8 @@ def gemm_work(
         simdgroups=tile.simdgroups,
         chains=rows * columns,
         issue_cycles=tile.simdgroups * depth * rows * columns * (mma_cycles or chip.mma_cycles),
-        alu_cycles=loads * widening_cycles((problem.a, problem.b), chip),
+        alu_cycles=loads * widening_cycles((problem.a, problem.b), chip)
+        + steps * _step_cycles(tile.staged, unique / steps, tile.simdgroups, chip),
         threadgroup_bytes=loaded + unique if tile.staged else 0,
         fragment_bytes=0 if tile.staged else loaded,
         cache_bytes=unique,
@@ -126,6 +137,14 @@ def written_bytes(problem: GemmProblem) -> int:
     """Return the bytes of the result and of what is added to it."""
     out = problem.batch_size * problem.m * problem.n * problem.out.bytes
     return out + (problem.c_elements * problem.c.bytes if problem.c else 0)
+
+
+def _step_cycles(staged: bool, copied_bytes: float, simdgroups: int, chip: Chip) -> float:
+    """Return the instructions of all simdgroups for one step that copies so many bytes."""
+    if not staged:
+        return 0.0
+    runs = ceil(copied_bytes / (RUN_BYTES * SIMD_WIDTH * simdgroups))
+    return simdgroups * (runs * RUN_INSTRUCTIONS + STEP_INSTRUCTIONS) * chip.alu_cycles
 
 
 def widening_cycles(dtypes: tuple[DType, ...], chip: Chip) -> float:
@@ -166,12 +185,13 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
     rescale = (2 * value + ROW_INSTRUCTIONS) * chip.alu_cycles
     widening = scores * (head + value) * widening_cycles((problem.k, problem.v), chip)
     other = (softmax + rescale if problem.softmax else 2 * scores * chip.alu_cycles) + widening
+    copying = steps * _step_cycles(tile.staged, unique / steps, tile.simdgroups, chip)
     return TileWork(
         tiles=blocks * problem.num_heads * problem.batch,
         simdgroups=tile.simdgroups,
         chains=scores,
         issue_cycles=row_steps * scores * (head + value) * chip.mma_cycles,
-        alu_cycles=row_steps * other,
+        alu_cycles=row_steps * other + copying,
         threadgroup_bytes=loaded + unique if tile.staged else 0,
         fragment_bytes=0 if tile.staged else loaded,
         cache_bytes=unique,

@@ -163,15 +163,20 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
     staged = depth * (config.block_m + config.block_n)
     read = threads * depth * (config.thread_m + config.thread_n) * ACCUMULATOR_BYTES
     tiles = ceil(problem.m / config.block_m) * ceil(problem.n / config.block_n)
+    resources = plan(problem, config).stages[0].resources
     work = TileWork(
         tiles=tiles * problem.batch_size,
         simdgroups=simdgroups,
         chains=config.thread_m * config.thread_n,
+        issue_cycles=multiplies * chip.alu_cycles,
         # Staging costs about four instructions an element: index, load, convert, store.
-        issue_cycles=(multiplies + 4 * staged / SIMD_WIDTH) * chip.alu_cycles,
+        alu_cycles=4 * staged / SIMD_WIDTH * chip.alu_cycles,
         threadgroup_bytes=read + staged * ACCUMULATOR_BYTES,
         cache_bytes=depth * (config.block_m * problem.a.bytes + config.block_n * problem.b.bytes),
         dram_bytes=dram_bytes(problem),
+        waits=steps,
+        registers=resources.registers,
+        threadgroup_memory=resources.threadgroup_bytes,
     )
     return seconds(work, chip)
 
