@@ -219,13 +219,17 @@ def _values(problem: AttentionProblem, weights: mx.array, v: mx.array) -> mx.arr
 
 
 def _softmax_chain(problem: AttentionProblem, scores: mx.array, v: mx.array) -> list[mx.array]:
-    highest = mx.max(scores, axis=-1, keepdims=True)
+    highest = mx.stop_gradient(mx.max(scores, axis=-1, keepdims=True))
     # A row of -inf must not become exp(-inf + inf).
     shift = mx.where(highest == -mx.inf, 0.0, highest)
     weights = mx.exp(scores - shift)
     total = mx.sum(weights, axis=-1, keepdims=True)
-    out = mx.where(total == 0.0, 0.0, _values(problem, weights, v) / total)
+    # An unused 0 / 0 would still be a NaN in the gradients.
+    nothing = total == 0.0
+    divisor = mx.where(nothing, 1.0, total)
+    out = mx.where(nothing, 0.0, _values(problem, weights, v) / divisor)
     out = out.astype(problem.out.mlx)
     if not problem.return_lse:
         return [out]
-    return [out, mx.squeeze(shift + mx.log(total), -1)]
+    lse = mx.where(nothing, -mx.inf, shift + mx.log(divisor))
+    return [out, mx.squeeze(lse, -1)]

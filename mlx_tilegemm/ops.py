@@ -25,7 +25,12 @@ from .arguments import (
     default_scale,
     gemm_request,
 )
-from .autodiff import differentiable_gemm, gradients_enabled
+from .autodiff import (
+    differentiable_attention,
+    differentiable_gemm,
+    differentiable_plan,
+    gradients_enabled,
+)
 from .backends import Backend, StreamOrDevice, resolve
 from .backends.launch import Run, kernel_run
 from .canary import chosen_plan
@@ -320,6 +325,7 @@ def attention_chain(
         out_dtype,
         resolve(stream).backend,
         _forced.get(),
+        gradients_enabled(),
     )
     if scale is None:
         scale = default_scale(q.shape[3], softmax)
@@ -396,6 +402,7 @@ def _attention_call(
     out_dtype: mx.Dtype | None,
     backend: Backend | None,
     force: str | None,
+    gradients: bool,
 ) -> Run:
     problem = attention_request(
         "attention_chain",
@@ -410,7 +417,12 @@ def _attention_call(
     plan = _plan("attention_chain", problem, backend, force)
     if plan is None or backend is None:
         return partial(mlx_route.attention, problem)
-    return kernel_run(plan, backend, last_is_scalar=mask_shape == ())
+    if not gradients:
+        return kernel_run(plan, backend, last_is_scalar=mask_shape == ())
+    full = differentiable_plan(problem, plan, backend)
+    if full is None:
+        return partial(mlx_route.attention, problem)
+    return differentiable_attention(problem, full, backend, mask_is_scalar=mask_shape == ())
 
 
 def _optional_spec(shape: Shape | None, dtype: mx.Dtype | None) -> ArraySpec | None:

@@ -210,7 +210,64 @@ class AttentionProblem:
         return self.batch * self.num_kv_heads * self.kv_len * self.value_dim
 
 
-Problem = GemmProblem | AttentionProblem
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryGradientProblem:
+    """The gradient of ``q`` in an attention, given that of its result.
+
+    Attributes:
+        attention: The attention.
+        lse_gradient: Whether a gradient of its log-sum-exp is given too.
+    """
+
+    attention: AttentionProblem
+    lse_gradient: bool = False
+
+    def __str__(self) -> str:
+        return f"gradient of q in {self.attention}"
+
+    @property
+    def out(self) -> DType:
+        """Element type of the gradient."""
+        return self.attention.q
+
+    @property
+    def out_shape(self) -> Shape:
+        """``[B, Hq, Lq, D]``."""
+        p = self.attention
+        return (p.batch, p.num_heads, p.q_len, p.head_dim)
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the gradient depends on an array mask; what is added to a literal chain drops."""
+        return self.attention.softmax or self.attention.mask_kind is not MaskKind.ADDITIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyValueGradientProblem:
+    """The gradients of ``k`` and ``v`` in an attention, given that of its result.
+
+    Attributes:
+        attention: The attention.
+    """
+
+    attention: AttentionProblem
+
+    def __str__(self) -> str:
+        return f"gradients of k and v in {self.attention}"
+
+    @property
+    def out(self) -> DType:
+        """Element type of the gradient of ``k``."""
+        return self.attention.k
+
+    @property
+    def out_shape(self) -> Shape:
+        """``[B, Hkv, Lk, D]``."""
+        p = self.attention
+        return (p.batch, p.num_kv_heads, p.kv_len, p.head_dim)
+
+
+Problem = GemmProblem | AttentionProblem | QueryGradientProblem | KeyValueGradientProblem
 
 
 def gemm_problem(

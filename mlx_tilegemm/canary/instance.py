@@ -70,14 +70,19 @@ def _specs(plan: Plan) -> list[object]:
 def _elements(problem: Problem) -> int:
     if isinstance(problem, GemmProblem):
         return problem.a_elements + problem.b_elements + problem.c_elements
+    if not isinstance(problem, AttentionProblem):
+        return _elements(problem.attention)
     return problem.q_elements + problem.k_elements + problem.v_elements
 
 
 def _smaller(problem: Problem) -> Iterator[Problem]:
     if isinstance(problem, GemmProblem):
         yield from _smaller_gemms(problem)
-    else:
+    elif isinstance(problem, AttentionProblem):
         yield from _smaller_attentions(problem)
+    else:
+        for attention in _smaller_attentions(problem.attention):
+            yield replace(problem, attention=attention)
 
 
 def _smaller_gemms(problem: GemmProblem) -> Iterator[GemmProblem]:

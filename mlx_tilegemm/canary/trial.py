@@ -20,11 +20,22 @@ from .. import mlx_route
 from ..backends import Backend
 from ..backends.launch import kernel_run
 from ..dtypes import BOOL, FLOAT32, DType
-from ..problem import AttentionProblem, GemmProblem, Problem, Shape
+from ..plan import Plan
+from ..problem import (
+    AttentionProblem,
+    GemmProblem,
+    KeyValueGradientProblem,
+    QueryGradientProblem,
+    Shape,
+)
+from . import gradients
+from .gradients import GradientProblem
 from .instance import Instance
 
 if TYPE_CHECKING:
     import numpy as np
+
+ForwardProblem = GemmProblem | AttentionProblem
 
 CHUNK_ELEMENTS = 1 << 22
 """Elements of ``b`` that are compared at once, which bounds the memory of the comparison."""
@@ -43,6 +54,8 @@ def trial(instance: Instance, backend: Backend) -> str | None:
         Exception: Whatever the backend or MLX raises.
     """
     problem = instance.problem
+    if isinstance(problem, QueryGradientProblem | KeyValueGradientProblem):
+        return _gradient_trial(problem, instance.plan, backend)
     with mx.stream(mx.cpu):
         operands = _operands(problem)
         mx.eval(*operands)
@@ -56,14 +69,34 @@ def trial(instance: Instance, backend: Backend) -> str | None:
         return _compare_attention(problem, operands, factors, outputs)
 
 
-def _factors(problem: Problem) -> tuple[int | float, ...]:
+def _gradient_trial(problem: GradientProblem, plan: Plan, backend: Backend) -> str | None:
+    import numpy as np
+
+    scale = FACTORS["scale"]
+    with mx.stream(mx.cpu):
+        arrays = gradients.operands(problem, np.random.default_rng(5), scale)
+        mx.eval(*arrays.values())
+    run = kernel_run(plan, backend, last_is_scalar=False)
+    outputs = run(list(arrays.values()), (scale,), None)
+    mx.eval(*outputs)
+    with mx.stream(mx.cpu):
+        dtypes = plan.stages[-1].launch.output_dtypes
+        expected = gradients.expected(problem, arrays, scale)
+        for output, (value, bound), dtype in zip(outputs, expected, dtypes, strict=True):
+            wrong = _mismatch(output, value, bound, dtype, 0)
+            if wrong:
+                return wrong
+    return None
+
+
+def _factors(problem: ForwardProblem) -> tuple[int | float, ...]:
     if isinstance(problem, AttentionProblem):
         return (FACTORS["scale"],)
     values = INTEGER_FACTORS if problem.is_integer else FACTORS
     return (values["alpha"] if problem.scaled else 1, values["beta"])
 
 
-def _operands(problem: Problem) -> list[mx.array]:
+def _operands(problem: ForwardProblem) -> list[mx.array]:
     import numpy as np
 
     random = np.random.default_rng(5)

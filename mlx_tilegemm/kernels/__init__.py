@@ -13,7 +13,15 @@ from typing import Any, Protocol, cast
 from ..chips.record import Chip
 from ..plan import Plan
 from ..problem import Problem
-from . import attention_chain, gemm_scalar, gemm_simdgroup, gemm_split_k, gemv
+from . import (
+    attention_backward_key_value,
+    attention_backward_query,
+    attention_chain,
+    gemm_scalar,
+    gemm_simdgroup,
+    gemm_split_k,
+    gemv,
+)
 
 
 class Kernel(Protocol):
@@ -44,4 +52,6 @@ KERNELS: tuple[Kernel, ...] = (
     cast(Kernel, gemm_split_k),
     cast(Kernel, gemm_scalar),
     cast(Kernel, attention_chain),
+    cast(Kernel, attention_backward_query),
+    cast(Kernel, attention_backward_key_value),
 )

@@ -1,0 +1,154 @@
+"""The gradients of k and v in chained attention: candidates, legality, cost and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from ..chips.record import Chip
+from ..plan import Launch, Plan, Resources, Stage
+from ..problem import KeyValueGradientProblem, Problem
+from .attention_backward import (
+    CONFIGS,
+    BackwardSpec,
+    Config,
+    Side,
+    backward_fields,
+    backward_sizes,
+    backward_work,
+    operand_bytes,
+    reject_backward,
+    tile_stride,
+    variant_attentions,
+    visible_share,
+)
+from .cost import seconds
+from .limits import reject_plan
+
+NAME = "attention_backward_key_value"
+PROBLEM = KeyValueGradientProblem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(BackwardSpec):
+    """What the text of one kernel depends on."""
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"{NAME}.metal.j2"
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name."""
+        return self.label_of(NAME)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        rows = ("lse", "delta") if self.softmax else ()
+        mask = ("mask",) if self.mask else ()
+        return ("q", "k", "v", "grad", *rows, *mask, "factors", "sizes")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Both gradients."""
+        return ("k_gradient", "v_gradient")
+
+    @property
+    def q_tile_stride(self) -> int:
+        """Elements between two staged rows of ``q``."""
+        return tile_stride(self.head_fragments, self.q)
+
+    @property
+    def grad_tile_stride(self) -> int:
+        """Elements between two staged rows of ``grad``."""
+        return tile_stride(self.value_fragments, self.grad)
+
+    @property
+    def q_tile_elements(self) -> int:
+        """Elements of the staged tile of ``q``."""
+        return self.block * self.q_tile_stride
+
+    @property
+    def grad_tile_elements(self) -> int:
+        """Elements of the staged tile of ``grad``."""
+        return self.block * self.grad_tile_stride
+
+    @property
+    def resources(self) -> Resources:
+        """Threads, threadgroup memory and live registers."""
+        staged = self.q_tile_elements * self.q.bytes + self.grad_tile_elements * self.grad.bytes
+        own = self.head_fragments + self.value_fragments
+        kept = 2 * own if self.cached else own
+        return Resources(
+            threads=self.threads,
+            threadgroup_bytes=staged if self.staged else 0,
+            registers=2 * kept + self.step_registers,
+        )
+
+
+def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    assert isinstance(problem, KeyValueGradientProblem)
+    p = problem.attention
+    grad_elements = p.batch * p.num_heads * p.q_len * p.value_dim
+    reason = reject_backward(p, config, (p.q_elements, grad_elements))
+    return reason or reject_plan(plan(problem, config))
+
+
+def cost(problem: Problem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    assert isinstance(problem, KeyValueGradientProblem)
+    p, spec = problem.attention, _spec(problem, config)
+    q_bytes, grad_bytes = p.head_dim * p.q.bytes, p.value_dim * p.out.bytes
+    k_bytes, v_bytes = p.head_dim * p.k.bytes, p.value_dim * p.v.bytes
+    side = Side(
+        blocks=ceil(p.kv_len / spec.block_own),
+        heads=p.batch * p.num_kv_heads,
+        streamed=p.q_len * (p.num_heads // p.num_kv_heads) * visible_share(p),
+        products=2 * (spec.head_fragments + spec.value_fragments),
+        own_bytes=k_bytes + v_bytes,
+        streamed_bytes=q_bytes + grad_bytes,
+        loaded_bytes=2 * (q_bytes + grad_bytes),
+        moved_bytes=operand_bytes(p) + p.batch * p.num_kv_heads * p.kv_len * (k_bytes + v_bytes),
+        registers=spec.resources.registers,
+        threadgroup_memory=spec.resources.threadgroup_bytes,
+    )
+    return seconds(backward_work(side, config, chip), chip)
+
+
+def plan(problem: Problem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    assert isinstance(problem, KeyValueGradientProblem)
+    p, spec = problem.attention, _spec(problem, config)
+    keys = (p.batch, p.num_kv_heads, p.kv_len)
+    launch = Launch(
+        grid=(ceil(p.kv_len / spec.block_own) * spec.threads, p.num_kv_heads, p.batch),
+        threadgroup=(spec.threads, 1, 1),
+        sizes=backward_sizes(p, with_mask=spec.mask is not None),
+        output_shapes=((*keys, p.head_dim), (*keys, p.value_dim)),
+        output_dtypes=(p.k, p.v),
+    )
+    return Plan(
+        kernel=NAME,
+        config=str(config),
+        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
+        factors=("scale",),
+    )
+
+
+def _spec(problem: KeyValueGradientProblem, config: Config) -> Spec:
+    return Spec(**backward_fields(problem.attention, config))  # type: ignore[arg-type]
+
+
+def variant_problems() -> Iterator[Problem]:
+    """Yield small problems that together reach every flag of the text."""
+    for attention in variant_attentions():
+        yield KeyValueGradientProblem(attention=attention)
