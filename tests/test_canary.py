@@ -672,6 +672,22 @@ class TestRealKernels:
         recorded = {name for names in entries(path) for name in names.split("+")}
         assert recorded == set(metal.compiled)
 
+    def test_gradients_are_tried_while_mlx_differentiates(self, path):
+        q = mx.random.normal((1, 4, 20, 16), key=mx.random.key(3))
+
+        def loss(x):
+            return tg.attention_chain(x, q[:, :2], q[:, :2], mask="causal").square().sum()
+
+        with fake_metal(path, backend=EmulatedMetal()):
+            gradient = mx.grad(loss)(q)
+            mx.eval(gradient)
+        with tg.use_backend("mlx"):
+            assert mx.allclose(gradient, mx.grad(loss)(q), rtol=1e-4, atol=1e-5)
+        found = entries(path).values()
+        kernels = {one["kernel"].split("/")[0] for one in found}
+        assert kernels >= {"attention_backward_query", "attention_backward_key_value"}
+        assert {one["state"] for one in found} == {"passed"}
+
 
 def test_forgetting_is_complete():
     """Nothing of these tests may be left to others."""
