@@ -124,4 +124,7 @@ def _serve(connection: Connection, prepare: Callable[[Any], Task[Any]], request:
             done: Done[Any] = Done(number=number, result=task(number))
         except Exception:
             done = Done(number=number, error=traceback.format_exc())
-        connection.send(done)
+        try:
+            connection.send(done)
+        except BrokenPipeError:  # nobody waits for it any more
+            return

@@ -1,0 +1,202 @@
+"""The kernels that are mutated, and the small problems they then have to solve.
+
+Each problem has several threadgroups and sizes off the tiles; one kernel serves all problems of a
+subject, whose sizes differ only in what is run-time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from ... import chips
+from ...dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT16, UINT8
+from ...kernels import KERNELS
+from ...kernels.gemm import variant
+from ...plan import Plan
+from ...problem import AttentionProblem, GemmProblem, MaskKind, Problem, attention_problem
+from ..cases import Data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One problem, with its data.
+
+    Attributes:
+        problem: The problem.
+        plan: The subject's plan for it.
+        data: Which numbers.
+    """
+
+    problem: Problem
+    plan: Plan
+    data: Data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A kernel to mutate.
+
+    Attributes:
+        name: Kernel, configuration and flags, readable.
+        trials: What it has to solve; all with the same texts.
+    """
+
+    name: str
+    trials: tuple[Trial, ...]
+
+
+@lru_cache(maxsize=1)
+def subjects() -> tuple[Subject, ...]:
+    """Return every subject; together they contain every line of every template."""
+    return (*_simdgroup(), *_split_k(), *_scalar(), *_gemv(), *_attention())
+
+
+def _subject(kernel: str, config: str, *trials: tuple[Problem, Data]) -> Subject:
+    module = next(one for one in KERNELS if kernel == one.NAME)
+    legal = {
+        str(one): one
+        for one in module.candidates(trials[0][0], chips.DEFAULT)
+        if module.reject(trials[0][0], one, chips.DEFAULT) is None
+    }
+    assert config in legal, f"{kernel} has no {config} but {', '.join(legal)}"
+    found = legal[config]
+    made = tuple(
+        Trial(problem=problem, plan=module.plan(problem, found), data=data)
+        for problem, data in trials
+    )
+    specs = {tuple(stage.spec for stage in trial.plan.stages) for trial in made}
+    assert len(specs) == 1, f"{kernel}/{config} has {len(specs)} texts"
+    return Subject(name=f"{kernel}/{config} {_flags(trials[0][0])}", trials=made)
+
+
+def _flags(problem: Problem) -> str:
+    if isinstance(problem, GemmProblem):
+        addend = f"+{problem.c}" if problem.c else ""
+        return f"{problem.layout} {problem.a}x{problem.b}{addend} n{problem.n} k{problem.k}"
+    assert isinstance(problem, AttentionProblem)
+    chain = "softmax" if problem.softmax else "literal"
+    return f"{chain} {problem.mask_kind.value} d{problem.head_dim} dv{problem.value_dim}"
+
+
+def _gemm(*rows: int, **options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
+    """Return a product with each of some numbers of rows."""
+    fields = {"a": FLOAT16, "b": FLOAT32, "n": 70, "k": 43, **options}
+    return [(variant(m=m, **fields), Data(seed=m)) for m in rows]
+
+
+def _simdgroup() -> list[Subject]:
+    small, large, kernel = "32x32x16-2x2", "64x64x16-2x2", "gemm_simdgroup"
+    batched = {"a_batch": (2, 3), "b_batch": (3,), "c": BFLOAT16}
+    tt = {"transpose_a": True, "transpose_b": True}
+    return [
+        _subject(kernel, f"{small}-staged", *_gemm(45, 9, **batched, c_shape=(3, 1, 70))),
+        _subject(kernel, f"{small}-direct", *_gemm(45, **batched, c_shape=(2, 1, 45, 70))),
+        _subject(kernel, f"{small}-staged", *_gemm(45, 9, **tt, b=BFLOAT16, n=38)),
+        _subject(kernel, f"{small}-direct", *_gemm(45, 9, **tt, out=FLOAT16, scaled=True)),
+        _subject(kernel, f"{large}-staged-double", *_gemm(70, 9, n=70, k=53)),
+        _subject(kernel, f"{large}-staged-double", *_gemm(70, 9, n=70, k=32, b=FLOAT16)),
+        _subject(kernel, f"{large}-staged-swizzle4", *_gemm(150, 9)),
+        _subject(kernel, "32x64x16-1x2-staged", *_gemm(64, 128, n=128, k=48)),
+        _subject(kernel, "64x32x32-2x2-staged", *_gemm(70, 9, n=40, k=75)),
+    ]
+
+
+def _split_k() -> list[Subject]:
+    addend = {"c": FLOAT16, "c_shape": (37,)}
+    return [
+        _subject(
+            "gemm_split_k", "32x32x16-2x2-staged-split4", *_gemm(33, 20, n=37, k=555, **addend)
+        ),
+        _subject(
+            "gemm_split_k",
+            "32x32x16-2x2-staged-split4",
+            *_gemm(33, 9, n=70, k=512, transpose_a=True, transpose_b=True),
+        ),
+    ]
+
+
+def _scalar() -> list[Subject]:
+    config, kernel = "32x32x16-4x4-thread", "gemm_scalar"
+    batched = {"a_batch": (2, 3), "b_batch": (3,), "c": BFLOAT16}
+    integers = {"a": UINT8, "b": INT16, "transpose_a": True, "transpose_b": True, "scaled": True}
+    return [
+        _subject(kernel, config, *_gemm(45, 9, **batched, c_shape=(3, 1, 70))),
+        _subject(kernel, config, *_gemm(45, 9, **integers)),
+        _subject(kernel, "8x32x32-2x2-thread", *_gemm(45, 9, b=BFLOAT16, out=FLOAT16)),
+    ]
+
+
+def _gemv() -> list[Subject]:
+    batched = {"a_batch": (3,), "b_batch": (3,), "c": BFLOAT16}
+    return [
+        _subject("gemv", "4x4-8", *_gemm(3, 2, 7, k=300, n=70, transpose_b=True)),
+        _subject(
+            "gemv",
+            "4x4-8",
+            *_gemm(
+                3,
+                2,
+                7,
+                k=300,
+                n=38,
+                transpose_a=True,
+                transpose_b=True,
+                **batched,
+                c_shape=(3, 1, 38),
+            ),
+        ),
+        _subject("gemv", "4x4-8", *_gemm(3, 2, 7, k=43, n=300)),
+        _subject(
+            "gemv",
+            "4x4-8",
+            *_gemm(
+                2, 1, 3, k=19, n=140, b=FLOAT16, transpose_a=True, **batched, c_shape=(3, 1, 140)
+            ),
+        ),
+    ]
+
+
+def _chain(**options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
+    """Return an attention with several lengths; the last has scores that exp cannot take."""
+    trials: list[tuple[Problem, Data]] = []
+    for seed, (q_len, kv_len, amplitude) in enumerate(
+        ((19, 37, 1.0), (40, 70, 1.0), (21, 9, 1.0), (19, 70, 40.0))
+    ):
+        fields: dict[str, Any] = {
+            "q": FLOAT16,
+            "k": BFLOAT16,
+            "v": FLOAT32,
+            "softmax": True,
+            "mask_kind": MaskKind.NONE,
+            "head_dim": 24,
+            "value_dim": 17,
+        } | options
+        head_dim, value_dim = fields.pop("head_dim"), fields.pop("value_dim")
+        if "mask" in fields:
+            fields["mask_shape"] = ((2, 1, q_len, kv_len), (1, 4, 1, kv_len))[seed % 2]
+        problem = attention_problem(
+            "mutation",
+            q_shape=(2, 4, q_len, head_dim),
+            k_shape=(2, 2, kv_len, head_dim),
+            v_shape=(2, 2, kv_len, value_dim),
+            **fields,
+        )
+        trials.append((problem, replace(Data(), seed=seed, amplitude=amplitude)))
+    return trials
+
+
+def _attention() -> list[Subject]:
+    kernel = "attention_chain"
+    causal = {"mask_kind": MaskKind.CAUSAL, "return_lse": True}
+    boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL, "return_lse": True}
+    additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT16}
+    return [
+        _subject(kernel, "16x32-staged", *_chain(**boolean)),
+        _subject(kernel, "16x32-direct", *_chain(**causal)),
+        _subject(kernel, "32x16-direct", *_chain(**additive, head_dim=7, value_dim=24)),
+        _subject(kernel, "32x32-staged", *_chain(**causal, head_dim=21, out=FLOAT16)),
+        _subject(kernel, "16x32-staged", *_chain(**additive, softmax=False)),
+        _subject(kernel, "8x32-staged", *_chain(q=FLOAT32, v=FLOAT16, value_dim=32, head_dim=32)),
+    ]
