@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..dtypes import FLOAT32, DType, Kind
-from ..problem import AttentionProblem, GemmProblem, MaskKind, Problem, Shape
-from . import reference
+from ..problem import (
+    AttentionProblem,
+    GemmProblem,
+    KeyValueGradientProblem,
+    MaskKind,
+    Problem,
+    QueryGradientProblem,
+    Shape,
+)
+from . import gradients, reference
 from .reference import Values
 
 Number = int | float
@@ -60,16 +68,17 @@ def factors(problem: Problem) -> tuple[Number, ...]:
     if isinstance(problem, GemmProblem):
         alpha, beta = (3, -2) if problem.is_integer else (0.75, -1.5)
         return (alpha if problem.scaled else 1, beta)
-    assert isinstance(problem, AttentionProblem)
-    return (problem.head_dim**-0.5 if problem.softmax else 0.5,)
+    attention = problem if isinstance(problem, AttentionProblem) else problem.attention
+    return (attention.head_dim**-0.5 if attention.softmax else 0.5,)
 
 
 def expected(problem: Problem, arrays: list[mx.array]) -> tuple[Expected, ...]:
     """Return what each output should hold."""
     if isinstance(problem, GemmProblem):
         return (_gemm_expected(problem, arrays),)
-    assert isinstance(problem, AttentionProblem)
-    return _attention_expected(problem, arrays)
+    if isinstance(problem, AttentionProblem):
+        return _attention_expected(problem, arrays)
+    return _gradients_expected(problem, arrays)
 
 
 def _random(rng: np.random.Generator, shape: Shape, dtype: DType, amplitude: float) -> mx.array:
@@ -166,7 +175,41 @@ def _attention_expected(problem: AttentionProblem, arrays: list[mx.array]) -> tu
     return (*outputs, Expected(value=lse[0], bound=lse[1] + reference.rounding(finite, FLOAT32)))
 
 
+Gradient = QueryGradientProblem | KeyValueGradientProblem
+
+
+def _gradient_names(problem: Gradient) -> tuple[str, ...]:
+    if isinstance(problem, QueryGradientProblem):
+        return gradients.query_names(problem)
+    return gradients.key_value_names(problem)
+
+
+def _gradient_operands(
+    problem: Gradient, rng: np.random.Generator, amplitude: float
+) -> list[mx.array]:
+    forward = _attention_operands(problem.attention, rng, amplitude)
+    arrays = dict(zip(("q", "k", "v", "mask"), forward, strict=False))
+    scale = float(factors(problem)[0])
+    full = gradients.complete(problem.attention, arrays, scale, rng)
+    return [full[name] for name in _gradient_names(problem)]
+
+
+def _gradients_expected(problem: Gradient, operands: list[mx.array]) -> tuple[Expected, ...]:
+    arrays = dict(zip(_gradient_names(problem), operands, strict=True))
+    scale, p = float(factors(problem)[0]), problem.attention
+    if isinstance(problem, QueryGradientProblem):
+        found = gradients.query_gradient(problem, arrays, scale)
+        dtypes = (p.q, FLOAT32)
+    else:
+        found = gradients.key_value_gradients(problem, arrays, scale)
+        dtypes = (p.k, p.v)
+    held = (gradients.rounded(one, out) for one, out in zip(found, dtypes, strict=False))
+    return tuple(Expected(value=value, bound=bound) for value, bound in held)
+
+
 _OPERANDS: dict[type[Any], Callable[[Any, np.random.Generator, float], list[mx.array]]] = {
     GemmProblem: _gemm_operands,
-    AttentionProblem: cast(Any, _attention_operands),
+    AttentionProblem: _attention_operands,
+    QueryGradientProblem: _gradient_operands,
+    KeyValueGradientProblem: _gradient_operands,
 }
