@@ -7,8 +7,10 @@ import os
 import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, settings
+from lazy_kernels import LazyKernels
 
 import mlx_tilegemm as tg
+from mlx_tilegemm import backends, ops
 
 _COMMON = {
     "deadline": None,  # the first example of a kernel compiles it
@@ -30,3 +32,12 @@ def kernels():
 def forced():
     """Return a context manager that forces a kernel."""
     return tg.use_kernel
+
+
+@pytest.fixture
+def lazy(kernels, monkeypatch):
+    """Route the block's ops to kernels that may be traced, and return their recorder."""
+    recorder = LazyKernels(backends.resolve().backend)
+    route = backends.Route(backend=recorder, reason="a test")
+    monkeypatch.setattr(ops, "resolve", lambda stream=None: route)
+    return recorder

@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, dtypes, ops
-from mlx_tilegemm.errors import BackendError
+from mlx_tilegemm import dtypes
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -27,37 +26,6 @@ ADDENDS = {
     "rows": lambda shape: (*shape[-2:-1], 1) if len(shape) > 1 else shape,
     "scalar": lambda shape: (),
 }
-
-
-class LazyKernels:
-    """Kernels as on Metal: calls may be traced. What is traced has no values until it is run."""
-
-    def __init__(self, backend) -> None:
-        self.name = backend.name
-        self.backend = backend
-        self.launches: list[tuple[str, dict]] = []
-
-    def compile(self, source):
-        kernel = self.backend.compile(source)
-
-        def execute(**launch):
-            self.launches.append((source.name, launch))
-            try:
-                return kernel(**launch)
-            except BackendError:
-                shapes = zip(launch["output_shapes"], launch["output_dtypes"], strict=True)
-                return [mx.zeros(shape, dtype=dtype) for shape, dtype in shapes]
-
-        return execute
-
-
-@pytest.fixture
-def lazy(monkeypatch):
-    """Route calls to kernels that may be traced, and return their recorder."""
-    kernels = LazyKernels(backends.resolve().backend)
-    route = backends.Route(backend=kernels, reason="a test")
-    monkeypatch.setattr(ops, "resolve", lambda stream=None: route)
-    return kernels
 
 
 def plain(c, a, b, *, alpha=1.0, beta=1.0, transpose_a=False, transpose_b=False):
