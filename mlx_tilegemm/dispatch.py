@@ -22,7 +22,7 @@ MLX = "mlx"
 """What `choose` is forced to, and what a route is called, where MLX's own ops serve the call."""
 
 ANY = "any"
-"""What `choose` is forced to where a kernel shall serve the call even if MLX's ops are faster."""
+"""What `choose` is forced to where a kernel shall serve if one may, however fast MLX is."""
 
 RESOLUTION = 1.1
 """Modelled times closer than this are a tie, which the order of declaration decides. The model is
@@ -85,7 +85,7 @@ def choose(
         problem: What is asked.
         chip: Where it would run.
         force: Restrict the choice: a kernel's name, ``kernel/config`` for one configuration,
-            ``any`` for any kernel, or ``mlx``.
+            ``mlx``, or ``any``: MLX's own ops only where no kernel may serve.
         mlx_competes: Choose MLX's own ops where they are modelled to be faster. Only where they
             would run on the same chip: on Metal.
 
@@ -139,13 +139,13 @@ def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
         return replace(priced, plan=None, reason="MLX's own ops were asked for")
     allowed = [one for one in found if force in (None, ANY, one.kernel, str(one))]
     legal = [one for one in allowed if one.seconds is not None]
-    if force is not None and not legal:
+    if force not in (None, ANY) and not legal:
         raise IllegalKernelError(_forced_message(problem, force, allowed))
     if not legal:
         return replace(priced, plan=None, reason=_refusal(found))
-    rival = priced.mlx if priced.mlx_competes else None
-    best = preferred(legal, None if force else rival)
-    if force:
+    rival = priced.mlx if priced.mlx_competes and force is None else None
+    best = preferred(legal, rival)
+    if force not in (None, ANY):
         return replace(priced, plan=best.plan, reason="asked for")
     if rival and _seconds(rival) * RESOLUTION < _seconds(best):
         reason = (

@@ -34,6 +34,7 @@ from .autodiff import (
 from .backends import Backend, StreamOrDevice, resolve
 from .backends.launch import Run, kernel_run
 from .canary import chosen_plan
+from .dispatch import ANY, MLX
 from .dtypes import INTEGERS
 from .errors import BackendError, DTypeError, IllegalKernelError, ProblemError
 from .plan import Plan
@@ -49,9 +50,10 @@ def use_kernel(name: str | None) -> AbstractContextManager[None]:
 
     Args:
         name: A kernel (``"gemm_scalar"``: its best legal configuration), one configuration of it
-            (``"gemm_simdgroup/64x64x16-2x2-staged"``), ``"mlx"`` for MLX's own ops, or None for
-            the free choice. An op raises `IllegalKernelError` with the reason if the kernel may
-            not serve it.
+            (``"gemm_simdgroup/64x64x16-2x2-staged"``), ``"mlx"`` for MLX's own ops, ``"any"`` for
+            the best of the kernels even where MLX's ops are modelled to be faster, or None for the
+            free choice. An op raises `IllegalKernelError` with the reason if the kernel may not
+            serve it.
 
     Example:
         >>> with use_kernel("gemm_scalar"):
@@ -430,7 +432,7 @@ def _optional_spec(shape: Shape | None, dtype: mx.Dtype | None) -> ArraySpec | N
 
 
 def _check_not_forced(op: str, force: str | None) -> None:
-    if force not in (None, "mlx"):
+    if force not in (None, ANY, MLX):
         raise IllegalKernelError(
             f"[{op}] Expected operands that the kernel {force!r} takes, got complex64 or float64, "
             "which only MLX's own ops take."
@@ -440,7 +442,7 @@ def _check_not_forced(op: str, force: str | None) -> None:
 def _plan(op: str, problem: Problem, backend: Backend | None, force: str | None) -> Plan | None:
     if backend is not None:
         return chosen_plan(problem, backend, force)
-    if force not in (None, "mlx"):
+    if force not in (None, ANY, MLX):
         raise BackendError(
             f"[{op}] Expected a backend that runs kernels for the forced kernel {force!r}, got "
             'the mlx backend; call inside `with use_backend("emulator"):` or on a GPU stream.'

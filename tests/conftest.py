@@ -24,7 +24,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 @pytest.fixture
 def kernels():
     """Run the block's ops on this project's kernels: Metal where there is one, else emulated."""
-    with tg.use_backend("metal" if mx.metal.is_available() else "emulator"):
+    backend = "metal" if mx.metal.is_available() else "emulator"
+    with tg.use_backend(backend), tg.use_kernel("any"):
         yield
 
 

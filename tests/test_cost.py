@@ -399,6 +399,11 @@ class TestCompetition:
         for force in (dispatch.ANY, "gemm_scalar"):
             assert dispatch.choose(problem, M5_MAX, force, mlx_competes=True).plan is not None
 
+    def test_where_no_kernel_may_serve_any_is_mlx(self):
+        decision = dispatch.choose(gemm(64, 0, 64), M4, dispatch.ANY)
+        assert decision.route == dispatch.MLX
+        assert "the result is empty" in decision.reason
+
     def test_what_is_refused_later_does_not_bring_mlx_back(self):
         problem = gemm(512, 4096, 4096, a=FLOAT16, b=FLOAT32)
         decision = dispatch.choose(problem, M1_MAX, mlx_competes=True)
