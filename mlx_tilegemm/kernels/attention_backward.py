@@ -12,6 +12,7 @@ from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH
 from ..problem import AttentionProblem, MaskKind, attention_problem
 from .cost import TileWork
+from .counts import bytes_in_flight, copying_cycles
 
 FRAGMENT = 8
 ADDRESSING_REGISTERS = 24
@@ -227,14 +228,23 @@ def backward_work(side: Side, config: Config, chip: Chip) -> TileWork:
         simdgroups=config.simdgroups,
         chains=config.block // FRAGMENT,
         issue_cycles=fragments * side.products * chip.mma_cycles,
-        alu_cycles=2 * fragments * score_cycles,
+        alu_cycles=2 * fragments * score_cycles
+        + steps
+        * copying_cycles(
+            config.staged, config.block * side.streamed_bytes, config.simdgroups, chip
+        ),
         threadgroup_bytes=loaded + unique if config.staged else 0,
         fragment_bytes=own if config.staged else own + loaded,
         cache_bytes=unique,
+        repeated_bytes=0 if config.staged else loaded - unique,
         dram_bytes=side.moved_bytes,
         waits=steps if config.staged else 2 * steps,
         registers=side.registers,
         threadgroup_memory=side.threadgroup_memory,
+        shared_bytes=bytes_in_flight(
+            side.streamed * side.streamed_bytes, side.heads, side.blocks, config.simdgroups, chip
+        ),
+        barriers=config.staged,
     )
 
 

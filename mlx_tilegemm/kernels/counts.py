@@ -101,7 +101,7 @@ def gemm_work(
         chains=rows * columns,
         issue_cycles=tile.simdgroups * depth * rows * columns * (mma_cycles or chip.mma_cycles),
         alu_cycles=loads * widening_cycles((problem.a, problem.b), chip)
-        + steps * _step_cycles(tile.staged, unique / steps, tile.simdgroups, chip),
+        + steps * copying_cycles(tile.staged, unique / steps, tile.simdgroups, chip),
         threadgroup_bytes=loaded + unique if tile.staged else 0,
         fragment_bytes=0 if tile.staged else loaded,
         cache_bytes=unique,
@@ -139,7 +139,7 @@ def written_bytes(problem: GemmProblem) -> int:
     return out + (problem.c_elements * problem.c.bytes if problem.c else 0)
 
 
-def _step_cycles(staged: bool, copied_bytes: float, simdgroups: int, chip: Chip) -> float:
+def copying_cycles(staged: bool, copied_bytes: float, simdgroups: int, chip: Chip) -> float:
     """Return the instructions of all simdgroups for one step that copies so many bytes."""
     if not staged:
         return 0.0
@@ -181,11 +181,13 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
     unique = steps * tile.block_kv * row_bytes
     loaded = tile.simdgroups * unique
     blocks = ceil(problem.q_len / (tile.simdgroups * FRAGMENT))
+    matrices = problem.batch * problem.num_kv_heads
+    kv_bytes = problem.k_elements * problem.k.bytes + problem.v_elements * problem.v.bytes
     softmax = 2 * scores * (chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles)
     rescale = (2 * value + ROW_INSTRUCTIONS) * chip.alu_cycles
     widening = scores * (head + value) * widening_cycles((problem.k, problem.v), chip)
     other = (softmax + rescale if problem.softmax else 2 * scores * chip.alu_cycles) + widening
-    copying = steps * _step_cycles(tile.staged, unique / steps, tile.simdgroups, chip)
+    copying = steps * copying_cycles(tile.staged, unique / steps, tile.simdgroups, chip)
     return TileWork(
         tiles=blocks * problem.num_heads * problem.batch,
         simdgroups=tile.simdgroups,
@@ -200,21 +202,31 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
         waits=steps if tile.staged else 2 * steps,
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
-        shared_bytes=_kv_bytes_in_flight(problem, tile, blocks, chip),
+        shared_bytes=bytes_in_flight(
+            kv_bytes / matrices,
+            matrices,
+            blocks * (problem.num_heads // problem.num_kv_heads),
+            tile.simdgroups,
+            chip,
+        ),
         barriers=tile.staged,
     )
 
 
-def _kv_bytes_in_flight(
-    problem: AttentionProblem, tile: AttentionTile, blocks: int, chip: Chip
+def bytes_in_flight(
+    matrix_bytes: float, matrices: int, threadgroups: int, simdgroups: int, chip: Chip
 ) -> float:
-    """Return the bytes of k and v that the threadgroups running together walk through."""
-    matrices = problem.batch * problem.num_kv_heads
-    kv_bytes = problem.k_elements * problem.k.bytes + problem.v_elements * problem.v.bytes
-    shared = problem.num_heads // problem.num_kv_heads
-    resident = max(1, chip.saturating_simdgroups // tile.simdgroups)
-    together = ceil(chip.cores * resident / (blocks * shared))
-    return kv_bytes / matrices * min(matrices, together)
+    """Return the bytes that the threadgroups running together walk through again and again.
+
+    Args:
+        matrix_bytes: Size of what all threadgroups of one matrix walk through.
+        matrices: How many such matrices there are.
+        threadgroups: Threadgroups of one matrix.
+        simdgroups: Simdgroups of a threadgroup.
+        chip: Where it runs.
+    """
+    running = chip.cores * max(1, chip.saturating_simdgroups // simdgroups)
+    return matrix_bytes * min(matrices, ceil(running / threadgroups))
 
 
 def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
