@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import mlx.core as mx
 
 from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_request
+from .autodiff import gradients_enabled, with_log_sum_exp
 from .backends import METAL, Route, resolve
 from .backends.launch import kernel_run
 from .backends.metal import generated_text
@@ -26,7 +27,14 @@ from .errors import DTypeError, ProblemError
 from .kernels.limits import threads_per_core
 from .ops import addmm, attention_chain, forced_kernel, matmul
 from .plan import Plan, Source
-from .problem import AttentionProblem, GemmProblem, MaskKind, Problem
+from .problem import (
+    AttentionProblem,
+    GemmProblem,
+    KeyValueGradientProblem,
+    MaskKind,
+    Problem,
+    QueryGradientProblem,
+)
 
 OPS: dict[str, Callable[..., Any]] = {op.__name__: op for op in (matmul, addmm, attention_chain)}
 
@@ -212,6 +220,8 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
     if problem:
         mlx_competes = chip is None and competes_with_mlx(route.backend)
         decision = choose(problem, planned_for, forced_kernel(), mlx_competes=mlx_competes)
+    if isinstance(problem, AttentionProblem) and decision and decision.plan:
+        decision = _differentiable(decision, problem, planned_for)
     canary = ""
     if problem and decision and chip is None:
         decision, canary = standing_choice(decision, problem, forced_kernel(), route.backend)
@@ -223,9 +233,17 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
         chip=planned_for,
         problem=problem,
         decision=decision,
-        notes=_notes(problem, decision, route, chip_note),
+        notes=_notes(problem, decision, route, planned_for, chip_note),
         canary=canary,
     )
+
+
+def _differentiable(decision: Decision, problem: AttentionProblem, chip: Chip) -> Decision:
+    """Return the decision with the plan that runs: gradients need the log-sum-exp."""
+    if not gradients_enabled():
+        return decision
+    full = choose(with_log_sum_exp(problem), chip, str(decision.plan))
+    return replace(decision, plan=full.plan)
 
 
 def _operands(op: str, arguments: dict[str, Any]) -> dict[str, ArraySpec]:
@@ -268,7 +286,11 @@ def _chip(chip: Chip | str | None) -> tuple[Chip, str | None]:
 
 
 def _notes(
-    problem: Problem | None, decision: Decision | None, route: Route, chip_note: str | None
+    problem: Problem | None,
+    decision: Decision | None,
+    route: Route,
+    chip: Chip,
+    chip_note: str | None,
 ) -> tuple[str, ...]:
     notes = [chip_note] if chip_note else []
     on_kernel = decision is not None and decision.plan is not None and route.backend is not None
@@ -276,6 +298,7 @@ def _notes(
         notes += _gemm_notes(problem, on_kernel)
     elif isinstance(problem, AttentionProblem):
         notes += _attention_notes(problem, on_kernel)
+        notes += _gradient_notes(problem, chip) if on_kernel and gradients_enabled() else []
     return tuple(notes)
 
 
@@ -302,6 +325,24 @@ def _attention_notes(problem: AttentionProblem, on_kernel: bool) -> list[str]:
         notes.append(f"MLX's ops hold all scores in memory: {score_bytes} bytes")
     if problem.softmax and _may_have_empty_rows(problem):
         notes.append("rows with nothing to attend to are 0, their log-sum-exp -inf")
+    return notes
+
+
+def _gradient_notes(problem: AttentionProblem, chip: Chip) -> list[str]:
+    query = choose(QueryGradientProblem(attention=problem), chip)
+    key_value = choose(KeyValueGradientProblem(attention=problem), chip)
+    if query.plan is None or key_value.plan is None:
+        refused = query if query.plan is None else key_value
+        return [f"gradients go to MLX's own ops: {refused.reason}"]
+    notes = [f"gradients of q, k and v: {query.plan} and {key_value.plan}"]
+    if problem.softmax and not problem.return_lse:
+        notes.append(
+            "the log-sum-exp is written for the gradients; not inside `with use_gradients(False):`"
+        )
+    if problem.mask_kind is MaskKind.ADDITIVE:
+        notes.append(
+            "the gradient of the mask, if asked for, goes through MLX's ops and all scores"
+        )
     return notes
 
 

@@ -47,6 +47,7 @@ def use_kernel(name: str | None) -> AbstractContextManager[None]:
     """Force a kernel for the ops called inside a ``with`` block.
 
     The choice belongs to the running thread or asynchronous task; blocks nest, the innermost wins.
+    Gradients of these ops choose their own kernels.
 
     Args:
         name: A kernel (``"gemm_scalar"``: its best legal configuration), one configuration of it

@@ -468,6 +468,29 @@ class TestVmap:
         np.testing.assert_allclose(np.array(got), np.array(expected), rtol=1e-3, atol=1e-4)
 
 
+class TestExplain:
+    def test_names_the_kernels_of_the_gradients(self):
+        q = tg.ArraySpec(shape=(1, 2, 64, 64), dtype=mx.float16)
+        text = str(tg.explain("attention_chain", q, q, q))
+        assert "gradients of q, k and v: attention_backward_query/" in text
+        assert "attention_backward_key_value/" in text
+
+    def test_shows_the_text_that_runs(self, lazy):
+        q, k, v = operands((1, 2, 9, 16), (1, 2, 9, 16), (1, 2, 9, 8))
+        for enabled in (True, False):
+            with tg.use_gradients(enabled):
+                explanation = tg.explain("attention_chain", q, k, v)
+                tg.attention_chain(q, k, v)
+            assert lazy.launches[-1][0] == explanation.source.name
+            assert ("lse" in explanation.source.output_names) is enabled
+            assert ("gradients" in str(explanation.notes)) is enabled
+
+    def test_says_where_the_gradient_of_a_mask_goes(self):
+        q = tg.ArraySpec(shape=(1, 2, 64, 64), dtype=mx.float16)
+        mask = tg.ArraySpec(shape=(64, 64), dtype=mx.float16)
+        assert "gradient of the mask" in str(tg.explain("attention_chain", q, q, q, mask=mask))
+
+
 def test_masks_of_gradient_problems():
     """A literal chain's gradient of q does not depend on what is added to its scores."""
     q = tg.ArraySpec(shape=(1, 2, 9, 16), dtype=mx.float32)
