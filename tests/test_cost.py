@@ -363,6 +363,7 @@ class TestCompetition:
     def test_float32_stays_float32(self):
         problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)
         assert mlx_ops.price(problem, M5_MAX).reduced
+        assert mlx_ops.price(problem, M5_MAX).path == "neural-128x128, in TF32"
         assert not mlx_ops.price(problem, M4_MAX).reduced
         decision = dispatch.choose(problem, M5_MAX, mlx_competes=True)
         assert decision.mlx.seconds < min(one.seconds for one in decision.candidates if one.plan)

@@ -40,6 +40,12 @@ class Price:
     reduced: bool = False
 
 
+def make_price(path: str, time: float, copied: int, reduced: bool) -> Price:
+    """Return a price whose path also says what else is to be known."""
+    notes = [", in TF32"] * reduced + [f", {copied} bytes of copies"] * bool(copied)
+    return Price(path=path + "".join(notes), seconds=time, copied_bytes=copied, reduced=reduced)
+
+
 def price_gemm(problem: GemmProblem, chip: Chip) -> Price:
     """Price `mx.matmul` or `mx.addmm`, and the casts around it."""
     compute = promote(problem.a, problem.b)
@@ -56,13 +62,8 @@ def price_gemm(problem: GemmProblem, chip: Chip) -> Price:
     same = replace(problem, a=compute, b=compute, c=problem.c and compute, out=compute)
     path, time = same_dtype_gemm(same, chip)
     copying, copied = casts_seconds(casts, chip)
-    suffix = f", {copied} bytes of copies" if copied else ""
-    return Price(
-        path=path + suffix,
-        seconds=time + copying,
-        copied_bytes=copied,
-        reduced=path.startswith("neural") and compute is FLOAT32,
-    )
+    reduced = path.startswith("neural") and compute is FLOAT32
+    return make_price(path, time + copying, copied, reduced)
 
 
 def casts_seconds(casts: list[tuple[int, DType, DType]], chip: Chip) -> tuple[float, int]:

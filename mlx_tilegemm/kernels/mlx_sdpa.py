@@ -15,6 +15,7 @@ from .mlx_gemm import (
     PADDING_BYTES,
     Price,
     casts_seconds,
+    make_price,
     same_dtype_gemm,
     streaming_seconds,
 )
@@ -78,13 +79,8 @@ def price_attention(problem: AttentionProblem, chip: Chip) -> Price:
     copying, copied = casts_seconds(casts, chip)
     same = replace(problem, q=compute, k=compute, v=compute)
     path, time = _fused_attention(same, chip) if fused else _chain(same, chip)
-    suffix = f", {copied} bytes of copies" if copied else ""
-    return Price(
-        path=path + suffix,
-        seconds=time + copying,
-        copied_bytes=copied,
-        reduced=bool(chip.neural_fma_per_cycle) and compute is FLOAT32,
-    )
+    reduced = bool(chip.neural_fma_per_cycle) and compute is FLOAT32
+    return make_price(path, time + copying, copied, reduced)
 
 
 def _fused_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
