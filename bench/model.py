@@ -195,8 +195,21 @@ def report(points: list[Point], constants: BenchConstants) -> str:
     lines = [HEADER.format(fitted=values)]
     for title, half in halves.items():
         lines += [f"## The half that was {title}", "", *_summary_table(half, constants), ""]
+    lines += ["## With the halves exchanged", "", *_exchanged(points), ""]
     lines += [WRONG, "## Every row", "", *_row_table(points, constants)]
     return "\n".join(lines) + "\n"
+
+
+def _exchanged(points: list[Point]) -> list[str]:
+    constants = fit(points[1::2])
+    values = ", ".join(f"{name} {getattr(constants, name):g}" for name in SEARCH)
+    return [
+        "Fitted on the other half, and compared with this one, to show how much the split matters:",
+        "",
+        f"    {values}",
+        "",
+        *_summary_table(points[::2], constants),
+    ]
 
 
 def _summary_table(points: list[Point], constants: BenchConstants) -> list[str]:
