@@ -174,12 +174,23 @@ class TestAgreement:
         assert relative_error(got, logits(upcast(model), prompt, steps=12)) < 1e-4
 
     @pytest.mark.parametrize("dtype", [mx.float32, *DTYPES], ids=str)
-    def test_a_training_step(self, name, dtype):
+    def test_a_training_step_by_mlx_ops(self, name, dtype):
         model = cast_linears(build(name), dtype)
         step = nn.value_and_grad(model, next_token_loss)
         loss, gradients = step(model, PROMPT)
         with tg.use_backend("mlx"), integration.patched(model):
             got, got_gradients = step(model, PROMPT)
+        assert relative_error(got, loss) < 1e-5
+        assert_same_gradients(got_gradients, gradients)
+
+    @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+    def test_a_training_step_by_kernels(self, kernels, calls, name, dtype):
+        model = cast_linears(build(name), dtype)
+        step = nn.value_and_grad(model, next_token_loss)
+        loss, gradients = step(model, PROMPT)
+        with integration.patched(model):
+            got, got_gradients = step(model, PROMPT)
+        assert calls == EXPECTED[name]
         assert relative_error(got, loss) < 1e-5
         assert_same_gradients(got_gradients, gradients)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from contextlib import nullcontext
 from itertools import pairwise
 
 import mlx.core as mx
@@ -258,13 +259,16 @@ class TestPatch:
             with pytest.raises(DTypeError, match=r"Expected an mlx.nn.Module, got function\."):
                 function(relative_error)
 
-    def test_a_training_step(self):
+    @pytest.mark.parametrize("backend", ["mlx", "kernels"])
+    def test_a_training_step(self, request, backend):
         model = Model()
         model.quantized.freeze()
         loss_and_gradients = nn.value_and_grad(model, lambda m: mx.logsumexp(m(TOKENS)))
-        with tg.use_backend("mlx"):
-            loss, gradients = loss_and_gradients(model)
-            tg.patch(model)
+        loss, gradients = loss_and_gradients(model)
+        tg.patch(model)
+        if backend == "kernels":
+            request.getfixturevalue(backend)
+        with tg.use_backend("mlx") if backend == "mlx" else nullcontext():
             got, got_gradients = loss_and_gradients(model)
         assert relative_error(got, loss) < 1e-5
         pairs = zip(tree_flatten(gradients), tree_flatten(got_gradients), strict=True)
