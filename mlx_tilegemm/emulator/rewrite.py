@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .lexer import Kind, Token, match_angle, match_close, tokenize
+from .overloads import drop_repeated_definitions
 from .signature import (
     CONSTANT_ATTRIBUTES,
     THREAD_ATTRIBUTES,
@@ -79,6 +80,7 @@ def rewrite(text: str, function_constants: Mapping[int | str, ConstantValue]) ->
     Raises:
         KernelCompileError: The text holds a construct that the emulator does not know.
     """
+    text = drop_repeated_definitions(text)
     every = tokenize(text)
     tokens = [token for token in every if token.kind is not Kind.DIRECTIVE]
     functions, entries = find_kernels(text, tokens)
