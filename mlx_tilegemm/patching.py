@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from types import CodeType, FunctionType
 from typing import Any
 
 import mlx.core as mx
@@ -20,11 +19,10 @@ import mlx.nn as nn
 
 from .dtypes import FLOATS
 from .errors import DTypeError
+from .inspection import ATTENTION, attention_modules, names_of_call
 from .nn import EmbeddingRoute, LinearRoute, linear
 from .ops import attention_chain
-from .routing import Function, Site, original_of, routed
-
-ATTENTION = "scaled_dot_product_attention"
+from .routing import Function, Site, routed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +77,12 @@ class PatchReport:
 def _grouped(rows: list[tuple[str, str, str]]) -> Iterator[str]:
     for (layer, what), group in groupby(sorted(rows, key=_what), key=_what):
         paths = [path for *_, path in group]
-        yield f"  {len(paths):4} {layer} {what} ({_some(paths)})"
+        more = ", ..." if len(paths) > 1 else ""
+        yield f"  {len(paths):4} {layer} {what} ({paths[0]}{more})"
 
 
 def _what(row: tuple[str, str, str]) -> tuple[str, str]:
     return row[0], row[1]
-
-
-def _some(paths: list[str]) -> str:
-    return paths[0] if len(paths) == 1 else f"{paths[0]}, ..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,10 +362,13 @@ def _linear_op(layer: nn.Module) -> str:
     return "addmm" if "bias" in layer else "matmul"
 
 
+_SPELLED_OUT = "its softmax and the products around it are spelled out in ops of their own"
+
+
 def _reason(layer: nn.Module, kind: type, rules: Rules) -> str | None:
     arrays = [value for value in layer.values() if isinstance(value, mx.array)]
     if not arrays:
-        return None
+        return _SPELLED_OUT if "softmax" in names_of_call(kind) else None
     for known, reason in rules.reasons:
         if issubclass(kind, known):
             return reason
@@ -400,36 +398,3 @@ def _attention_class(kind: type, sites: tuple[Site, ...]) -> type:
 def _subclass(kind: type, bases: tuple[type, ...], members: dict[str, object]) -> type:
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, bases, {**names, **members, _ORIGINAL: kind})
-
-
-@lru_cache(maxsize=1024)
-def attention_modules(kind: type) -> frozenset[str]:
-    """Return the modules with code of a layer class that names the attention function.
-
-    Follows the class's methods and the functions that they call by name.
-    """
-    methods = [
-        member
-        for base in kind.__mro__
-        if base is not nn.Module and issubclass(base, nn.Module)
-        for member in vars(base).values()
-        if isinstance(member, FunctionType)
-    ]
-    found: set[str] = set()
-    seen: set[FunctionType] = set()
-    while methods:
-        function = methods.pop()
-        if function in seen:
-            continue
-        seen.add(function)
-        names = _names(function.__code__)
-        if ATTENTION in names:
-            found.add(function.__module__)
-        called = (original_of(function.__globals__.get(name)) for name in names)
-        methods += [one for one in called if isinstance(one, FunctionType)]
-    return frozenset(found)
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = [_names(one) for one in code.co_consts if isinstance(one, CodeType)]
-    return set(code.co_names).union(*inner)

@@ -32,6 +32,7 @@ LAYERS = [
     "verify",
     "nn",
     "routing",
+    "inspection",
     "patching",
     "integrations",
     "demo",

@@ -18,8 +18,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import patching
+from ..inspection import ATTENTION
 from ..nn import MultiLinearRoute, multi_linear
-from ..patching import ATTENTION, RULES, PatchReport, Rule, Rules, attention_site
+from ..patching import RULES, PatchReport, Rule, Rules, attention_site
 from ..routing import Function, Site, original_of
 
 _MODELS = "mlx_lm.models"
@@ -113,7 +114,10 @@ def _attention(
 
 def _sites(modules: frozenset[str]) -> tuple[Site, ...]:
     """Return the sites of models in ``modules``, or of all that are loaded if there is none."""
-    owners = [sys.modules[name] for name in sorted(modules)] or _model_modules()
+    # A class made by exec has a module that is not among the loaded ones.
+    owners = [sys.modules[name] for name in sorted(modules) if name in sys.modules]
+    if not modules:
+        owners = _model_modules()
     by_name = [attention_site(owner, attention) for owner in owners if _names_attention(owner)]
     return (*by_name, attention_site())
 
