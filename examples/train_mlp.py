@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         points, weight = spirals()[0], mlp(tg.nn.Linear).layers[0].weight
         explanation = tg.explain(tg.matmul, points, weight, transpose_b=True)
         print(f"backend {explanation.backend}: {explanation.backend_reason}")
-        print(f"route   {explanation.plan if explanation.backend != 'mlx' else 'mlx'}\n")
+        print(f"route   {explanation.route}: {explanation.reason}\n")
         loss, right = train(
             mlp(tg.nn.Linear),
             options.steps,
