@@ -15,9 +15,10 @@ from mlx_tilegemm.backends.launch import kernel_run, operand_names
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.chips import CHIPS
 from mlx_tilegemm.plan import Plan, Source, Spec, Stage
-from mlx_tilegemm.problem import Problem
+from mlx_tilegemm.problem import KeyValueGradientProblem, Problem, QueryGradientProblem
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
 from mlx_tilegemm.variants import variants
+from mlx_tilegemm.verify import cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Recorder:
 
 def operands(problem: Problem, plan: Plan) -> list[mx.array]:
     """Return arrays of the operands' sizes and dtypes."""
+    if isinstance(problem, QueryGradientProblem | KeyValueGradientProblem):
+        return cases.operands(problem, cases.Data())
     arrays = []
     for name in operand_names(plan):
         is_mask = name == "mask"
