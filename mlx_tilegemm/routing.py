@@ -48,7 +48,9 @@ class Site:
         with self._lock:
             if not self._blocks:
                 original = vars(self.owner)[self.name]
-                self._original, self._hook = original, _hook(self, original)
+                # A layer enters at each call, nearly always with the same original.
+                if original is not self._original:
+                    self._original, self._hook = original, _hook(self, original)
                 setattr(self.owner, self.name, self._hook)
             self._blocks += 1
 
@@ -64,11 +66,15 @@ class Site:
 def _hook(site: Site, original: Function) -> Function:
     @wraps(original)
     def hook(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 - of any function
-        if site not in _active.get():
+        active = _active.get()
+        if site not in active:
             return original(*args, **kwargs)
         # A route that calls what it stands in for must not come back to itself.
-        with _activated(_active.get() - {site}):
+        token = _active.set(active - {site})
+        try:
             return site.route(original, *args, **kwargs)
+        finally:
+            _active.reset(token)
 
     hook.__dict__[_HOOK_OF] = original
     return hook
@@ -90,17 +96,11 @@ def routed(*sites: Site) -> Iterator[None]:
         for site in sites:
             site.enter()
             entered.append(site)
-        with _activated(_active.get().union(sites)):
+        token = _active.set(_active.get().union(sites))
+        try:
             yield
+        finally:
+            _active.reset(token)
     finally:
         for site in reversed(entered):
             site.leave()
-
-
-@contextmanager
-def _activated(sites: frozenset[Site]) -> Iterator[None]:
-    token = _active.set(sites)
-    try:
-        yield
-    finally:
-        _active.reset(token)
