@@ -383,6 +383,15 @@ class TestVmap:
         np.testing.assert_allclose(np.array(got), np.array(expected), rtol=1e-4, atol=1e-4)
 
 
+def test_a_batch_invariant_product_stays_one(lazy):
+    a, b = float_operands((6, 40), (40, 33))
+    mapped = mx.vmap(lambda row: tg.matmul(row, b, batch_invariant=True))
+    np.testing.assert_array_equal(
+        np.array(mapped(a)), np.array(tg.matmul(a, b, batch_invariant=True))
+    )
+    np.testing.assert_array_equal(np.array(mapped(a[:1])), np.array(mapped(a))[:1])
+
+
 class Model(nn.Module):
     """Two linear layers of float16 weights on float32 activations."""
 

@@ -420,6 +420,46 @@ class TestGraph:
         np.testing.assert_array_equal(np.array(got), np.array(expected))
 
 
+def block(attend, multiply):
+    """Return the loss of a transformer's attention block, two k and v heads for four of q."""
+
+    def loss(weights, x):
+        def heads(name, count):
+            projected = multiply(x, weights[name])
+            return projected.reshape(2, 7, count, 8).swapaxes(1, 2)
+
+        out = attend(heads("q", 4), heads("k", 2), heads("v", 2), mask="causal")
+        return (multiply(out.swapaxes(1, 2).reshape(2, 7, 32), weights["out"]) ** 2).mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, mx.checkpoint], ids=["plain", "checkpoint"])
+def test_a_block_of_a_model_trains(wrap):
+    rng = np.random.default_rng(2)
+    shapes = {"q": (32, 16), "k": (16, 16), "v": (16, 16), "out": (16, 32)}
+    kinds = dict(zip(shapes, (mx.float16, mx.bfloat16, mx.float16, mx.float32), strict=True))
+    weights = {
+        name: 0.3 * strategies.random_array(rng, shape, kinds[name])
+        for name, shape in shapes.items()
+    }
+    (x,) = operands((2, 7, 16))
+
+    def plain_multiply(x, w):
+        return x @ w.astype(mx.float32).T
+
+    ours = block(tg.attention_chain, lambda x, w: tg.matmul(x, w, transpose_b=True))
+    value, got = mx.value_and_grad(wrap(ours))(weights, x)
+    plain_value, expected = mx.value_and_grad(block(plain, plain_multiply))(weights, x)
+    np.testing.assert_allclose(value.item(), plain_value.item(), rtol=1e-5)
+    for name, kind in kinds.items():
+        assert got[name].dtype == kind
+        scale = np.abs(oracle.to_numpy(expected[name])).max()
+        unit = dtypes.from_mlx(kind).unit_roundoff + 2.0**-16
+        difference = np.abs(oracle.to_numpy(got[name]) - oracle.to_numpy(expected[name]))
+        assert difference.max() <= 2 * unit * scale, name
+
+
 MASKS = {
     "none": (None, None),
     "causal": ("causal", None),

@@ -38,6 +38,7 @@ def multiply(
     transpose_a: bool = False,
     transpose_b: bool = False,
     out_dtype: mx.Dtype,
+    batch_invariant: bool = False,
     backend: Backend,
     stream: StreamOrDevice,
 ) -> mx.array:
@@ -53,6 +54,7 @@ def multiply(
         transpose_b,
         out_dtype,
         factors[0] != 1,
+        batch_invariant,
         backend,
     )
     return call((a, b) if c is None else (a, b, c), factors, stream)[0]
@@ -70,6 +72,7 @@ def _call(
     transpose_b: bool,
     out_dtype: mx.Dtype,
     scaled: bool,
+    batch_invariant: bool,
     backend: Backend,
 ) -> Run:
     addend = None
@@ -84,6 +87,7 @@ def _call(
         transpose_b=transpose_b,
         out_dtype=out_dtype,
         scaled=scaled,
+        batch_invariant=batch_invariant,
     )
     assert problem is not None
     plan = chosen_plan(problem, backend)
@@ -220,6 +224,7 @@ class _Rule:
             b,
             transpose_a=self.problem.transpose_a,
             transpose_b=self.problem.transpose_b,
+            batch_invariant=self.problem.batch_invariant,
             backend=self.backend,
             stream=stream,
         )
