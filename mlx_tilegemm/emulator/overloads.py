@@ -1,14 +1,20 @@
 """Drops what is defined once for each address space.
 
 C++ has one address space, so that a function or specialisation for ``device`` pointers and the same
-for ``threadgroup`` pointers are one definition twice. The first one stays.
+for ``threadgroup`` pointers are one definition twice. The first one stays. Inside classes, where
+not every C++ compiler takes a specialisation, it becomes an overload.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from itertools import pairwise
+
 from .lexer import Kind, Token, match_angle, match_close, tokenize
 from .signature import is_attribute
 
+_SPECIALIZATION = re.compile(r"\btemplate\s*<\s*>")
 _ADDRESS_SPACES = frozenset(("device", "constant", "threadgroup", "thread"))
 _CLASS_WORDS = frozenset(("struct", "class", "union"))
 _NO_FUNCTION = frozenset(
@@ -28,12 +34,13 @@ def drop_repeated_definitions(text: str) -> str:
     Returns:
         The text, with every line at its place.
     """
-    if sum(word in text for word in _ADDRESS_SPACES) < 2:
+    spaces = sum(word in text for word in _ADDRESS_SPACES)
+    if spaces < 2 and not _SPECIALIZATION.search(text):
         return text
     tokens = [token for token in tokenize(text) if token.kind is not Kind.DIRECTIVE]
     walker = _Walker(tokens)
-    walker.scope(0, len(tokens), "")
-    for start, end in reversed(walker.repeated):
+    walker.scope(0, len(tokens), "", in_class=False)
+    for start, end in sorted(walker.unwanted, reverse=True):
         blank = "\n" * text.count("\n", start, end)
         text = text[:start] + blank + text[end:]
     return text
@@ -45,9 +52,9 @@ class _Walker:
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
         self.seen: dict[_Key, _Key] = {}
-        self.repeated: list[tuple[int, int]] = []
+        self.unwanted: list[tuple[int, int]] = []
 
-    def scope(self, first: int, last: int, path: str) -> None:
+    def scope(self, first: int, last: int, path: str, *, in_class: bool) -> None:
         start = index = first
         while index < last:
             text = self.tokens[index].text
@@ -61,7 +68,7 @@ class _Walker:
                 index = match_close(self.tokens, index)
             elif text == "{":
                 close = match_close(self.tokens, index)
-                index = self._braces(start, index, close, path)
+                index = self._braces(start, index, close, path, in_class=in_class)
                 if index == close:
                     start = self._next_start(start, close)
             index += 1
@@ -70,17 +77,19 @@ class _Walker:
         following = self.tokens[close + 1].text if close + 1 < len(self.tokens) else ""
         return close + 1 if following != ";" else close + 2
 
-    def _braces(self, start: int, opening: int, close: int, path: str) -> int:
+    def _braces(self, start: int, opening: int, close: int, path: str, *, in_class: bool) -> int:
         """Handles what ends in braces; returns the index to go on behind."""
         head = self.tokens[start:opening]
         words = [token.text for token in head]
         if "namespace" in words[:2] or words[:1] == ["extern"]:
-            self.scope(opening + 1, close, f"{path}::{''.join(words)}")
+            self.scope(opening + 1, close, f"{path}::{''.join(words)}", in_class=False)
         elif _is_class(head):
             if not self._is_repeated(start, opening, close, path):
-                self.scope(opening + 1, close, f"{path}::{''.join(words)}")
+                self.scope(opening + 1, close, f"{path}::{''.join(words)}", in_class=True)
         elif "enum" not in words and "(" in words:
-            self._is_repeated(start, opening, close, path)
+            repeated = self._is_repeated(start, opening, close, path)
+            if in_class and not repeated and words[:3] == ["template", "<", ">"]:
+                self.unwanted.append((head[0].start, head[2].end))
         return close
 
     def _is_repeated(self, start: int, opening: int, close: int, path: str) -> bool:
@@ -94,7 +103,7 @@ class _Walker:
         end = close
         if _is_class(head) and self.tokens[close + 1].text == ";":
             end = close + 1
-        self.repeated.append((self.tokens[start].start, self.tokens[end].end))
+        self.unwanted.append((self.tokens[start].start, self.tokens[end].end))
         return True
 
 
@@ -109,17 +118,20 @@ def _is_class(head: list[Token]) -> bool:
 def _initializes_member(head: list[Token]) -> bool:
     """Whether a brace behind the head of a constructor belongs to its initialiser list."""
     texts = [token.text for token in head]
-    in_list = any(pair == (")", ":") for pair in zip(texts, texts[1:], strict=False))
+    in_list = any(pair == (")", ":") for pair in pairwise(texts))
     return in_list and head[-1].kind is Kind.WORD
 
 
 def _key(head: list[Token]) -> _Key:
     """A head without address spaces, attributes and parameter names."""
-    plain = []
+    plain: list[Token] = []
     index = 0
     while index < len(head):
         if is_attribute(head, index):
             index = match_close(head, index)
+        elif head[index].text in ("const", "constant"):
+            if not plain or plain[-1].text != "const":
+                plain.append(replace(head[index], text="const"))
         elif head[index].text not in _ADDRESS_SPACES:
             plain.append(head[index])
         index += 1

@@ -29,14 +29,25 @@ ConstantValue = bool | int | float
 _METAL_INCLUDE = re.compile(r"\s*#\s*include\s*<(metal_\w+|metal_stdlib|simd/simd\.h)>")
 _INCLUDE = re.compile(r"\s*#\s*include\b")
 _HIDING_MACRO = re.compile(
-    r"\s*#\s*define\b.*(\bkernel\b|\bthreadgroup\b|\[\[|\binstantiate_)", re.DOTALL
+    r"\s*#\s*define\b.*(\bkernel\b|\bthreadgroup\b|\bconstant\b|\[\[|##|\binstantiate_)",
+    re.DOTALL,
 )
+_DEFINE = re.compile(r"\s*#\s*define\s+\w+")
 _SUFFIXED = re.compile(
     r"^(?P<digits>[0-9.][0-9.eE+']*(?:(?<=[eE])-[0-9]+)?)(?P<suffix>[hH]|bf|BF)$"
 )
-_SUFFIXED_ANYWHERE = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)(h|H|bf|BF)\b")
+_UNSUFFIXED = re.compile(
+    r"(?:[0-9']+\.[0-9']*|\.[0-9']+)(?:[eE][+-]?[0-9']+)?"
+    r"|[0-9']+[eE][+-]?[0-9']+"
+    r"|0[xX][0-9a-fA-F.']+[pP][+-]?[0-9']+"
+)
+# Only a number or nothing says how far to unroll once the macros are gone.
+_UNROLL_BY_NAME = re.compile(
+    r"\s*#\s*pragma\s+(?:unroll|clang\s+loop\s+unroll_count)\s*\(?\s*[A-Za-z_]"
+)
 
-_STORAGE_WORDS = frozenset(("threadgroup", "const", "volatile", "static", "typename", "struct"))
+_STORAGE_WORDS = frozenset(("threadgroup", "const", "volatile", "static", "struct"))
+_CONSTANT_WORDS = frozenset(("constant", "static", "const", "constexpr"))
 _BUILTIN_WORDS = frozenset(("unsigned", "signed", "char", "short", "int", "long"))
 
 
@@ -117,7 +128,9 @@ class _Editor:
             if is_attribute(self.tokens, index):
                 index = self._attribute(index)
             elif token.kind is Kind.NUMBER:
-                self._number(token)
+                self._number(token, 0)
+            elif token.text == "constant":
+                self._constant(index)
             elif token.text == "threadgroup" and self._starts_statement(index):
                 index = self._threadgroup(index)
             elif token.text == "is_function_constant_defined":
@@ -125,10 +138,13 @@ class _Editor:
             index += 1
 
     def directive(self, token: Token) -> None:
-        if re.match(r"\s*#\s*define\b", token.text):
-            changed = _SUFFIXED_ANYWHERE.sub(lambda m: _literal(m[1], m[2]), token.text)
-            if changed != token.text:
-                self.edits.append((token.start, token.end, changed))
+        define = _DEFINE.match(token.text)
+        if define:
+            for part in tokenize(token.text[define.end() :]):
+                if part.kind is Kind.NUMBER:
+                    self._number(part, token.start + define.end())
+        elif _UNROLL_BY_NAME.match(token.text):
+            self.edits.append((token.start, token.end, ""))
 
     def result(self) -> str:
         pieces = []
@@ -160,14 +176,44 @@ class _Editor:
         name = self.tokens[index - 1].text
         where = [i for i in range(index, close) if self.tokens[i].text == "("]
         number = self.tokens[where[0] + 1].text if where else ""
+        start = self._declaration_start(index)
+        words = [i for i in range(start, index) if self.tokens[i].text in _CONSTANT_WORDS]
+        if "constant" not in {self.tokens[i].text for i in words} or not number.isdigit():
+            raise unknown_construct(self.text, self.tokens[index], "this function constant")
+        self._drop_edits_from(self.tokens[start].start)
+        for i in words:
+            code = "static constexpr" if i == words[0] else ""
+            self.edits.append((self.tokens[i].start, self.tokens[i].end, code))
+        value = self.constants.get(int(number), self.constants.get(name))
+        return "{}" if value is None else f" = {_constant_text(value)}"
+
+    def _declaration_start(self, index: int) -> int:
         start = index - 1
         while start > 0 and self.tokens[start - 1].text not in (";", "}", "{"):
             start -= 1
-        if self.tokens[start].text != "constant" or not number.isdigit():
-            raise unknown_construct(self.text, self.tokens[index], "this function constant")
-        self.edits.append((self.tokens[start].start, self.tokens[start].end, "static constexpr"))
-        value = self.constants.get(int(number), self.constants.get(name))
-        return "{}" if value is None else f" = {_constant_text(value)}"
+        return start
+
+    def _constant(self, index: int) -> None:
+        """Makes ``constant`` what it implies, unless the same specifiers say ``const`` already."""
+        code = "" if "const" in self._specifiers(index) else "const"
+        self.edits.append((self.tokens[index].start, self.tokens[index].end, code))
+
+    def _specifiers(self, index: int) -> set[str]:
+        """The words that stand next to one of them, up to a ``*``, a ``&`` or any bracket."""
+        found = set()
+        for step in (-1, 1):
+            at, depth = index + step, 0
+            while 0 <= at < len(self.tokens):
+                token = self.tokens[at]
+                depth += {"<": step, ">": -step}.get(token.text, 0)
+                if depth < 0 or token.text in (";", "{", "}", "(", ")"):
+                    break
+                if depth == 0 and token.text not in ("<", ">", "::"):
+                    if token.kind is not Kind.WORD:
+                        break
+                    found.add(token.text)
+                at += step
+        return found
 
     def _constant_defined(self, index: int) -> int:
         close = match_close(self.tokens, index + 1)
@@ -182,12 +228,16 @@ class _Editor:
         found = re.search(pattern, self.text)
         return int(found[1]) if found else name
 
-    def _number(self, token: Token) -> None:
-        if token.text[-1] not in "hHfF" or token.text[:2] in ("0x", "0X"):
+    def _number(self, token: Token, offset: int) -> None:
+        """Suffixes as C++ has them: what has none is a ``float`` in Metal."""
+        suffixed = _SUFFIXED.match(token.text)
+        if suffixed and token.text[:2] not in ("0x", "0X"):
+            code = _literal(suffixed["digits"], suffixed["suffix"])
+        elif _UNSUFFIXED.fullmatch(token.text):
+            code = f"{token.text}f"
+        else:
             return
-        found = _SUFFIXED.match(token.text)
-        if found:
-            self.edits.append((token.start, token.end, _literal(found["digits"], found["suffix"])))
+        self.edits.append((offset + token.start, offset + token.end, code))
 
     def _starts_statement(self, index: int) -> bool:
         before = index - 1
@@ -262,6 +312,8 @@ class _Editor:
             while self.tokens[index].text in _BUILTIN_WORDS:
                 index += 1
             return start, index
+        if self.tokens[index].text == "typename":
+            index += 1
         while index < end:
             index += 1
             if self.tokens[index].text == "<":

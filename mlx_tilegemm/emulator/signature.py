@@ -259,6 +259,7 @@ class _Finder:
         close = match_close(self.tokens, opening)
         parameters = []
         start = index = opening + 1
+        taken = self._taken_buffers(opening, close)
         next_buffer = 0
         while index <= close:
             text = self.tokens[index].text
@@ -269,20 +270,30 @@ class _Finder:
                 index = angle if angle < close else index
             elif text == "," or index == close:
                 if index > start:
+                    while next_buffer in taken:
+                        next_buffer += 1
                     parameter = self._parameter(start, index, next_buffer)
                     parameters.append(parameter)
                     if parameter.source is Source.BUFFER:
-                        next_buffer = parameter.index + 1
+                        taken.add(parameter.index)
                 start = index + 1
             index += 1
         return tuple(parameters)
 
+    def _taken_buffers(self, opening: int, close: int) -> set[int]:
+        attributes = (
+            _read_attributes(self.tokens, index + 2, match_close(self.tokens, index) - 1)
+            for index in range(opening, close)
+            if is_attribute(self.tokens, index)
+        )
+        indices = [found.get(Source.BUFFER.value, "") for found in attributes]
+        return {int(index) for index in indices if index.isdigit()}
+
     def _parameter(self, start: int, end: int, next_buffer: int) -> Parameter:
         attributes, plain = _split_attributes(self.tokens, start, end)
-        words = [token for token in plain if token.kind is Kind.WORD]
-        if not words:
+        name = _declared_name(plain)
+        if not name:
             raise self._unknown(self.tokens[start], "this kernel parameter")
-        name = words[-1].text
         enabled_by = attributes.get("function_constant", "")
         for source in (Source.BUFFER, Source.THREADGROUP):
             if source.value in attributes:
@@ -294,7 +305,7 @@ class _Finder:
         if attributes.keys() - {"function_constant"}:
             known = ", ".join(sorted(attributes))
             raise self._unknown(self.tokens[start], f"the attribute [[{known}]] of '{name}'")
-        if any(token.text in ("*", "&") for token in plain):
+        if any(token.text in ("*", "&", "[") for token in plain):
             return Parameter(
                 name=name, source=Source.BUFFER, index=next_buffer, enabled_by=enabled_by
             )
@@ -332,6 +343,19 @@ def _split_attributes(
             plain.append(tokens[index])
         index += 1
     return attributes, plain
+
+
+def _declared_name(tokens: list[Token]) -> str:
+    """The last word outside of the bounds of arrays."""
+    name = ""
+    index = 0
+    while index < len(tokens):
+        if tokens[index].text == "[":
+            index = match_close(tokens, index)
+        elif tokens[index].kind is Kind.WORD:
+            name = tokens[index].text
+        index += 1
+    return name
 
 
 def is_attribute(tokens: list[Token], index: int) -> bool:

@@ -200,6 +200,8 @@ template <typename T>
 inline constexpr uint32_t scalar_size<const volatile T> = scalar_size<T>;
 template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<T[N]> = scalar_size<T>;
+template <typename T, size_t N>
+inline constexpr uint32_t scalar_size<const T[N]> = scalar_size<T>;
 
 template <typename T>
 inline constexpr uint32_t element_size = sizeof(T);
