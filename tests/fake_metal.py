@@ -9,7 +9,7 @@ from unittest import mock
 
 import mlx.core as mx
 
-from mlx_tilegemm import backends, canary, chips, dispatch, ops
+from mlx_tilegemm import autodiff, backends, canary, chips, dispatch, ops
 
 THREADS = (
     "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."
@@ -101,6 +101,9 @@ def forget():
         dispatch.choose,
         ops._gemm_call,
         ops._attention_call,
+        autodiff.gemm._call,
+        autodiff.attention._forward_run,
+        autodiff.attention._backward_run,
     )
     for cache in caches:
         cache.cache_clear()

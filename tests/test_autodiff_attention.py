@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import strategies
+from fake_metal import fake_metal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_attention import cases
@@ -458,6 +459,61 @@ def test_a_block_of_a_model_trains(wrap):
         unit = dtypes.from_mlx(kind).unit_roundoff + 2.0**-16
         difference = np.abs(oracle.to_numpy(got[name]) - oracle.to_numpy(expected[name]))
         assert difference.max() <= 2 * unit * scale, name
+
+
+class Recorded:
+    """The emulator in the place of Metal, with a change to one output of one kernel."""
+
+    name = "metal"
+
+    def __init__(self, kernel="", output=0, change=lambda x: x):
+        self.kernel, self.output, self.change = kernel, output, change
+        self.launched = []
+
+    def compile(self, source):
+        launch = backends.EMULATOR.compile(source)
+
+        def execute(**arguments):
+            self.launched.append(source.name.split("_softmax")[0].removeprefix("tilegemm_"))
+            outputs = launch(**arguments)
+            if self.kernel and self.kernel in source.name:
+                outputs[self.output] = self.change(outputs[self.output])
+            return outputs
+
+        return execute
+
+
+class TestTrial:
+    """On a GPU the kernels of the backward pass prove themselves too before they serve."""
+
+    def gradient(self):
+        q, k, v = operands((1, 4, 70, 16), (1, 2, 70, 16), (1, 2, 70, 8))
+        with tg.use_kernel("attention_chain"):
+            gradient = mx.grad(lambda q: tg.attention_chain(q, k, v, mask="causal").sum())(q)
+        expected = mx.grad(lambda q: plain(q, k, v, "causal").sum())(q)
+        np.testing.assert_allclose(np.array(gradient), np.array(expected), rtol=0, atol=1e-4)
+
+    def test_serves_after_it_passed(self, tmp_path):
+        with fake_metal(tmp_path / "record.json", backend=Recorded()) as metal:
+            self.gradient()
+            tried = len(metal.launched)
+            self.gradient()
+            assert tried == 7
+            assert metal.launched[tried:] == [
+                "attention_chain",
+                "attention_backward_query",
+                "attention_backward_key_value",
+            ]
+
+    @pytest.mark.parametrize(("kernel", "output"), [("query", 0), ("query", 1), ("key_value", 1)])
+    def test_wrong_kernels_are_disabled(self, tmp_path, kernel, output):
+        backend = Recorded(f"backward_{kernel}", output, lambda x: x * 1.001)
+        with fake_metal(tmp_path / "record.json", backend=backend) as metal:
+            with pytest.warns(RuntimeWarning, match="attention_backward"):
+                self.gradient()
+            metal.launched.clear()
+            self.gradient()
+            assert metal.launched == ["attention_chain"]
 
 
 MASKS = {
