@@ -12,8 +12,8 @@ from ..errors import (
     KernelTimeoutError,
     ToolchainError,
 )
+from .counters import Counters
 from .findings import Finding, FindingKind
-from .launch import Counters
 from .metal_kernel import EmulatedKernel, metal_kernel
 from .run import Launched, Output, run_text
 from .settings import Settings, current_settings, settings

@@ -13,7 +13,7 @@ from pathlib import Path
 from . import cache
 from .rewrite import ConstantValue, needs_expansion, rewrite
 from .signature import EntryPoint
-from .toolchain import Compiler, compile_error, run_compiler
+from .toolchain import BuildMode, Compiler, compile_error, run_compiler
 
 _HERE = Path(__file__).parent
 INCLUDE = _HERE / "include"
@@ -58,13 +58,13 @@ def _runtime_digest() -> str:
 def build_runtime(compiler: Compiler) -> Path:
     """Path of the runtime library, built if need be."""
     key = "runtime-" + cache.digest(
-        (_runtime_digest(), compiler.identity, *compiler.flags(checked=False))
+        (_runtime_digest(), compiler.identity, *compiler.flags(BuildMode.FAST))
     )
 
     def make(directory: Path) -> None:
         sources = sorted(str(path) for path in RUNTIME.glob("*.cpp"))
         arguments = [
-            *compiler.flags(checked=False),
+            *compiler.flags(BuildMode.FAST),
             # The context switch returns to places that no call came from.
             "-fcf-protection=none" if _is_x86() else "-mbranch-protection=none",
             "-U_FORTIFY_SOURCE",
@@ -97,9 +97,9 @@ def _stamps() -> str:
 
 
 @lru_cache(maxsize=16)
-def _prelude_flags(compiler: Compiler, prelude: str, checked: bool) -> tuple[str, ...]:
+def _prelude_flags(compiler: Compiler, prelude: str, mode: BuildMode) -> tuple[str, ...]:
     """Options that include the prelude, precompiled: it is most of what a kernel costs."""
-    flags = compiler.flags(checked=checked)
+    flags = compiler.flags(mode)
     key = "prelude-" + cache.digest(
         (_headers_digest(), _stamps(), compiler.identity, prelude, *flags)
     )
@@ -123,7 +123,7 @@ def build_kernel(
     text: str,
     *,
     prelude: str,
-    checked: bool,
+    mode: BuildMode,
     function_constants: Mapping[int | str, ConstantValue],
     include_dirs: Sequence[str],
 ) -> BuiltKernel:
@@ -133,7 +133,7 @@ def build_kernel(
         compiler: The compiler.
         text: The text.
         prelude: The header of ours that comes before it.
-        checked: Whether to instrument it for the checks.
+        mode: What to compile it for.
         function_constants: Values by index or name.
         include_dirs: Where its own includes are looked for.
 
@@ -142,7 +142,7 @@ def build_kernel(
         ToolchainError: The compiler cannot do its work.
     """
     constants = tuple(sorted(function_constants.items(), key=repr))
-    return _build_kernel(compiler, text, prelude, checked, constants, tuple(include_dirs))
+    return _build_kernel(compiler, text, prelude, mode, constants, tuple(include_dirs))
 
 
 @lru_cache(maxsize=4096)
@@ -150,7 +150,7 @@ def _build_kernel(
     compiler: Compiler,
     text: str,
     prelude: str,
-    checked: bool,
+    mode: BuildMode,
     constants: tuple[tuple[int | str, ConstantValue], ...],
     include_dirs: tuple[str, ...],
 ) -> BuiltKernel:
@@ -162,7 +162,7 @@ def _build_kernel(
     code = f'#line 1 "{TEXT_NAME}"\n{rewritten.text}'
     if compiler.family == "gcc":
         code = _UNROLL_PRAGMA.sub(r"#pragma GCC unroll 64", code)
-    flags = compiler.flags(checked=checked)
+    flags = compiler.flags(mode)
     key = "kernel-" + cache.digest(
         (code, prelude, runtime.parent.name, _headers_digest(), compiler.identity, *flags)
     )
@@ -173,7 +173,7 @@ def _build_kernel(
             *flags,
             "-w",
             f"-ffile-prefix-map={directory}=.",
-            *_prelude_flags(compiler, prelude, checked),
+            *_prelude_flags(compiler, prelude, mode),
             f"-I{INCLUDE}",
         )
         _compile_kernel(compiler, compile_flags, runtime, directory)
@@ -208,7 +208,7 @@ def _expand(compiler: Compiler, text: str, prelude: str, include_dirs: tuple[str
     def make(directory: Path) -> None:
         (directory / "kernel.metal").write_text(text, encoding="utf-8")
         arguments = [
-            *compiler.flags(checked=False),
+            *compiler.flags(BuildMode.FAST),
             "-E",
             "-w",
             "-DMSL_KEEP_KEYWORDS",

@@ -5,109 +5,57 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import EmulatorError
 from . import native
+from .arguments import Arguments, Buffer, Dispatch, LoadedParameter
 from .build import BuiltKernel
-from .findings import raise_findings
-from .report import Subject, make_findings
+from .counters import Counters, read_counters
+from .findings import Finding, raise_findings
+from .registers import Written, first_difference
+from .report import Subject, make_findings, unset_variable
 from .settings import Settings
 from .signature import EntryPoint, Source
 
-Array = npt.NDArray[np.generic]
-
 _POLL_SECONDS = 0.2
-_ORDERS = {"forward": 0, "reverse": 1, "random": 2}
+_SAMPLE = 16
 _FAILURES = {
     1: "no address space for the emulated memory",
     2: "a buffer is too large for the emulated memory",
     3: "out of memory",
 }
+
 # The runtime has one address space and one set of workers.
 _launch_lock = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Buffer:
-    """One buffer of a launch.
-
-    Args:
-        data: A contiguous array; written to when it is no input.
-        read_only: Whether a store to it is an error.
-        initialized: Whether its contents mean something to the kernel.
-        start: Bytes of ``data`` before the address that the kernel gets.
-    """
-
-    data: Array
-    read_only: bool = False
-    initialized: bool = True
-    start: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counters:
-    """What a launch did. Bytes are counted while the checks are on, by thread, without caches.
-
-    Args:
-        threadgroups: Threadgroups run.
-        threadgroup_bytes: Threadgroup memory that one of them takes.
-        device_loaded: Bytes read from buffers.
-        device_stored: Bytes written to buffers.
-        loaded: Bytes read, by buffer name.
-        stored: Bytes written, by buffer name.
-        threadgroup_loaded: Bytes read from threadgroup memory.
-        threadgroup_stored: Bytes written to threadgroup memory.
-        multiply_accumulates: 8x8x8 matrix products.
-        threadgroup_barriers: Barriers met by threadgroups.
-        simdgroup_barriers: Barriers met by simdgroups.
-        simd_functions: Calls of simd and quad functions, by thread.
-        atomics: Atomic accesses, by thread.
-    """
-
-    threadgroups: int
-    threadgroup_bytes: int
-    device_loaded: int
-    device_stored: int
-    loaded: Mapping[str, int]
-    stored: Mapping[str, int]
-    threadgroup_loaded: int
-    threadgroup_stored: int
-    multiply_accumulates: int
-    threadgroup_barriers: int
-    simdgroup_barriers: int
-    simd_functions: int
-    atomics: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedParameter:
-    """What the C++ type of a kernel parameter says.
-
-    Args:
-        size: Bytes of one element.
-        alignment: Alignment of one element.
-        scalar_size: Bytes of the smallest part that threads may use apart.
-        is_const: Whether the kernel may only read it.
-    """
-
-    size: int
-    alignment: int
-    scalar_size: int
-    is_const: bool
-
-
 class LoadedKernel:
-    """A kernel that is in memory and can be launched any number of times."""
+    """A kernel that is in memory and can be launched any number of times.
 
-    def __init__(self, runtime: Path, built: BuiltKernel, entry: EntryPoint) -> None:
+    Args:
+        runtime: Path of the runtime library.
+        built: The compiled text.
+        entry: Which of its kernels.
+        load_twin: Loads the same kernel, compiled so that variables start as zero; None if there is
+            no use for it.
+    """
+
+    def __init__(
+        self,
+        runtime: Path,
+        built: BuiltKernel,
+        entry: EntryPoint,
+        load_twin: Callable[[], LoadedKernel] | None = None,
+    ) -> None:
         self.entry = entry
         self.built = built
+        self._load_twin = load_twin
+        self._compared: set[object] = set()
         self._runtime = native.load_runtime(runtime)
         self._library = ctypes.CDLL(str(built.library), mode=ctypes.RTLD_LOCAL)
         position = built.entries.index(entry)
@@ -126,46 +74,55 @@ class LoadedKernel:
                 alignment=max(record.alignment, 1),
                 scalar_size=max(record.scalar_size, 1),
                 is_const=bool(record.flags & native.CONST_FLAG),
+                is_float=bool(record.flags & native.FLOAT_FLAG),
             )
             for record in records[:count]
         )
 
     def launch(
-        self,
-        buffers: Mapping[int, Buffer],
-        grid: Sequence[int],
-        threadgroup: Sequence[int],
-        settings: Settings,
-        dynamic_threadgroup: Mapping[int, int],
+        self, buffers: Mapping[int, Buffer], dispatch: Dispatch, settings: Settings
     ) -> Counters:
         """Runs the kernel and waits for it.
 
         Args:
-            buffers: By buffer index.
-            grid: Threads in x, y and z.
-            threadgroup: Threads of a threadgroup in x, y and z.
+            buffers: By buffer index; those that the kernel may write to are changed.
+            dispatch: The grid.
             settings: What to check, in which order to run.
-            dynamic_threadgroup: Bytes by index of the ``[[threadgroup(n)]]`` arguments.
 
         Raises:
             KernelCheckError: The kernel broke a rule.
             EmulatorError: It could not be launched.
         """
-        plan = _Plan(self, buffers, dynamic_threadgroup)
-        arguments = plan.arguments(self._address, grid, threadgroup, settings)
-        if 0 in grid or 0 in threadgroup:
-            return _counters(native.Counters(), plan.names)
+        arguments = self._arguments(buffers, dispatch)
+        if dispatch.is_empty:
+            return read_counters(native.Counters(), arguments.names)
+        twin = self._twin_for(buffers, dispatch, settings)
+        copies = self._writable(buffers) if twin is not None else {}
         with _launch_lock:
-            counters, records = self._run(arguments, settings)
-        if records:
-            findings = make_findings(records, self._subject(plan), self._offset)
-            raise_findings(self.entry.name, findings)
-        return _counters(counters, plan.names)
+            counters, records = self._run(arguments, dispatch, settings)
+            findings = make_findings(records, self._subject(arguments), self._offset)
+            # With atomics, results may depend on the order of threadgroups.
+            if twin is not None and not findings and not counters.atomics:
+                findings = self._compare(twin, buffers, copies, dispatch, settings)
+                if not findings:
+                    self._compared.add(_shape(buffers, dispatch))
+        raise_findings(self.entry.name, findings)
+        return read_counters(counters, arguments.names)
+
+    def _arguments(self, buffers: Mapping[int, Buffer], dispatch: Dispatch) -> Arguments:
+        return Arguments(
+            self.entry.name,
+            self.entry.function.parameters,
+            self.parameters,
+            buffers,
+            dispatch.dynamic_threadgroup,
+        )
 
     def _run(
-        self, arguments: native.LaunchArguments, settings: Settings
+        self, arguments: Arguments, dispatch: Dispatch, settings: Settings, sample: int = 0
     ) -> tuple[native.Counters, list[native.Finding]]:
-        failure = self._runtime.msl_rt_begin(ctypes.byref(arguments))
+        launch = arguments.for_launch(self._address, dispatch, settings, sample)
+        failure = self._runtime.msl_rt_begin(ctypes.byref(launch))
         if failure:
             raise EmulatorError(f"[emulator] {self.entry.name}: {_FAILURES[failure]}.")
         try:
@@ -190,13 +147,93 @@ class LoadedKernel:
             self._runtime.msl_rt_cancel()
             raise
 
-    def _subject(self, plan: _Plan) -> Subject:
+    def _twin_for(
+        self, buffers: Mapping[int, Buffer], dispatch: Dispatch, settings: Settings
+    ) -> LoadedKernel | None:
+        """The kernel to compare with, once for each shape of a launch."""
+        if self._load_twin is None or not (settings.strict and settings.registers):
+            return None
+        if _shape(buffers, dispatch) in self._compared:
+            return None
+        return self._load_twin()
+
+    def _writable(self, buffers: Mapping[int, Buffer]) -> dict[int, Buffer]:
+        """Copies of the buffers that the kernel may write to, by index."""
+        return {
+            parameter.index: replace(
+                buffers[parameter.index], data=buffers[parameter.index].data.copy()
+            )
+            for parameter, loaded in zip(
+                self.entry.function.parameters, self.parameters, strict=True
+            )
+            if parameter.source is Source.BUFFER
+            and not loaded.is_const
+            and parameter.index in buffers
+        }
+
+    def _compare(
+        self,
+        twin: LoadedKernel,
+        buffers: Mapping[int, Buffer],
+        copies: Mapping[int, Buffer],
+        dispatch: Dispatch,
+        settings: Settings,
+    ) -> tuple[Finding, ...]:
+        """Runs a sample of the threadgroups with zeroed variables and compares the results."""
+        before = {i: np.copy(copy.data) if copy.initialized else None for i, copy in copies.items()}
+        arguments = twin._arguments({**buffers, **copies}, dispatch)
+        _, records = twin._run(arguments, dispatch, replace(settings, checks="off"), _SAMPLE)
+        if records:
+            return ()
+        findings = []
+        for number, (parameter, loaded) in enumerate(self._buffer_parameters(buffers)):
+            if parameter not in copies:
+                continue
+            written = Written(
+                before=before[parameter],
+                patterned=buffers[parameter].data,
+                zeroed=copies[parameter].data,
+                scalar_size=loaded.scalar_size,
+                is_float=loaded.is_float,
+            )
+            difference = first_difference(written)
+            if difference is not None:
+                subject = self._subject(arguments)
+                pc, thread = self._last_store(number, difference[0])
+                findings.append(
+                    unset_variable(subject, self._offset, number, difference, pc, thread)
+                )
+        return tuple(findings)
+
+    def _buffer_parameters(
+        self, buffers: Mapping[int, Buffer]
+    ) -> list[tuple[int, LoadedParameter]]:
+        """Index and type of the buffers of a launch, as the runtime counts them."""
+        return [
+            (parameter.index, loaded)
+            for parameter, loaded in zip(
+                self.entry.function.parameters, self.parameters, strict=True
+            )
+            if parameter.source is Source.BUFFER
+            and not (parameter.enabled_by and parameter.index not in buffers)
+        ]
+
+    def _last_store(self, buffer: int, offset: int) -> tuple[int, int]:
+        """Code address and thread of the latest checked store to a byte of a buffer."""
+        thread = ctypes.c_uint32()
+        site = int(self._runtime.msl_rt_last_store(buffer, offset, ctypes.byref(thread)))
+        address = self._address.value or 0
+        # Only the low half is kept; the kernel's code is all near its entry.
+        distance = ((site - address + 2**31) % 2**32) - 2**31
+        return (address + distance if site else 0), thread.value
+
+    def _subject(self, arguments: Arguments) -> Subject:
         return Subject(
             kernel=self.entry.name,
             text=self.built.text,
             library=self.built.library,
-            buffers=plan.names,
-            element_sizes=plan.item_sizes,
+            buffers=arguments.names,
+            element_sizes=arguments.item_sizes,
         )
 
     def _offset(self, pc: int) -> int | None:
@@ -208,109 +245,7 @@ class LoadedKernel:
         return offset - 1
 
 
-class _Plan:
-    """The arguments of one launch in the runtime's form; keeps them alive."""
-
-    def __init__(
-        self, kernel: LoadedKernel, buffers: Mapping[int, Buffer], dynamic: Mapping[int, int]
-    ) -> None:
-        parameters = kernel.entry.function.parameters
-        count = len(parameters)
-        self.names: list[str] = []
-        self.item_sizes: list[int] = []
-        self._records = (native.BufferArgument * max(count, 1))()
-        self._parameters = (ctypes.c_uint32 * max(count, 1))()
-        self._elements = (ctypes.c_uint32 * max(count, 1))()
-        self._scalars = (ctypes.c_uint32 * max(count, 1))()
-        self._names = (ctypes.c_char_p * max(count, 1))()
-        self._dynamic = (ctypes.c_uint64 * max(count, 1))()
-        self.count = count
-        dynamic_count = 0
-        for i, parameter in enumerate(parameters):
-            loaded = kernel.parameters[i]
-            self._elements[i] = loaded.size
-            self._scalars[i] = loaded.scalar_size
-            self._names[i] = parameter.name.encode()
-            self._parameters[i] = native.NO_MEMORY
-            if parameter.enabled_by and parameter.index not in buffers:
-                continue
-            if parameter.source is Source.BUFFER:
-                self._parameters[i] = len(self.names)
-                self._add(parameter.name, loaded, _buffer_of(kernel, buffers, parameter.index))
-            elif parameter.source is Source.THREADGROUP:
-                if parameter.index not in dynamic:
-                    raise EmulatorError(
-                        f"[emulator] {kernel.entry.name}: Expected a size for "
-                        f"[[threadgroup({parameter.index})]] '{parameter.name}', got none."
-                    )
-                self._dynamic[dynamic_count] = dynamic[parameter.index]
-                self._parameters[i] = native.DYNAMIC_PARAMETER | dynamic_count
-                dynamic_count += 1
-
-    def _add(self, name: str, loaded: LoadedParameter, buffer: Buffer) -> None:
-        record = self._records[len(self.names)]
-        record.data = buffer.data.ctypes.data
-        record.bytes = buffer.data.nbytes
-        record.start = buffer.start
-        record.scalar_size = loaded.scalar_size
-        record.alignment = loaded.alignment
-        record.flags = (native.READ_ONLY if buffer.read_only or loaded.is_const else 0) | (
-            native.INITIALIZED if buffer.initialized else 0
-        )
-        self.names.append(name)
-        self.item_sizes.append(loaded.size)
-
-    def arguments(
-        self,
-        entry: ctypes.c_void_p,
-        grid: Sequence[int],
-        threadgroup: Sequence[int],
-        settings: Settings,
-    ) -> native.LaunchArguments:
-        return native.LaunchArguments(
-            entry=entry,
-            buffers=self._records,
-            dynamic_bytes=self._dynamic,
-            parameters=self._parameters,
-            element_sizes=self._elements,
-            scalar_sizes=self._scalars,
-            parameter_names=self._names,
-            buffer_count=len(self.names),
-            parameter_count=self.count,
-            grid=tuple(grid),
-            threadgroup=tuple(threadgroup),
-            strict=settings.strict,
-            order=_ORDERS[settings.order],
-            workers=settings.worker_count,
-            misalign=settings.misalign,
-            seed=settings.seed & (2**64 - 1),
-        )
-
-
-def _buffer_of(kernel: LoadedKernel, buffers: Mapping[int, Buffer], index: int) -> Buffer:
-    buffer = buffers.get(index)
-    if buffer is None:
-        raise EmulatorError(
-            f"[emulator] {kernel.entry.name}: Expected an argument for buffer {index}, got none."
-        )
-    return buffer
-
-
-def _counters(record: native.Counters, names: Sequence[str]) -> Counters:
-    loaded = {name: int(record.buffer_loaded[i]) for i, name in enumerate(names)}
-    stored = {name: int(record.buffer_stored[i]) for i, name in enumerate(names)}
-    return Counters(
-        threadgroups=record.threadgroups,
-        threadgroup_bytes=record.threadgroup_bytes,
-        device_loaded=sum(loaded.values()),
-        device_stored=sum(stored.values()),
-        loaded=loaded,
-        stored=stored,
-        threadgroup_loaded=record.threadgroup_loaded,
-        threadgroup_stored=record.threadgroup_stored,
-        multiply_accumulates=record.multiply_accumulates,
-        threadgroup_barriers=record.threadgroup_barriers,
-        simdgroup_barriers=record.simdgroup_barriers,
-        simd_functions=record.simd_functions,
-        atomics=record.atomics,
-    )
+def _shape(buffers: Mapping[int, Buffer], dispatch: Dispatch) -> tuple[object, ...]:
+    """What the paths through a kernel mostly depend on."""
+    sizes = tuple(buffer.data.nbytes for buffer in buffers.values())
+    return dispatch.grid, dispatch.threadgroup, sizes

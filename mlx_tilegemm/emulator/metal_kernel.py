@@ -12,7 +12,9 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from .launch import Buffer, Counters, LoadedKernel
+from .arguments import Buffer, Dispatch
+from .counters import Counters
+from .launch import LoadedKernel
 from .run import build_settings, load_text
 from .settings import Settings, current_settings
 from .text import TracedCall, trace_call
@@ -136,9 +138,8 @@ class EmulatedKernel:
         for value, info in zip(inputs, traced.shape_info, strict=True):
             buffers += _input_buffers(value, info, traced.ensure_row_contiguous)
         buffers += outputs
-        self._last_counters = loaded.launch(
-            dict(enumerate(buffers)), traced.grid, traced.threadgroup, settings, {}
-        )
+        dispatch = Dispatch(grid=traced.grid, threadgroup=traced.threadgroup)
+        self._last_counters = loaded.launch(dict(enumerate(buffers)), dispatch, settings)
 
 
 def metal_kernel(

@@ -39,7 +39,7 @@ class Parameter(Structure):
     ]
 
 
-POINTER_FLAG, REFERENCE_FLAG, CONST_FLAG = 1, 2, 4
+POINTER_FLAG, REFERENCE_FLAG, CONST_FLAG, FLOAT_FLAG = 1, 2, 4, 8
 
 
 class BufferArgument(Structure):
@@ -74,6 +74,7 @@ class LaunchArguments(Structure):
         ("order", c_uint32),
         ("workers", c_uint32),
         ("misalign", c_uint32),
+        ("sample", c_uint32),
         ("seed", c_uint64),
     ]
 
@@ -138,6 +139,8 @@ def load_runtime(path: Path) -> ctypes.CDLL:
     library.msl_rt_cancel.restype = None
     library.msl_rt_end.argtypes = [POINTER(Counters), POINTER(Finding), c_uint32]
     library.msl_rt_end.restype = c_uint32
+    library.msl_rt_last_store.argtypes = [c_uint32, c_uint64, POINTER(c_uint32)]
+    library.msl_rt_last_store.restype = c_uint64
     library.msl_rt_locate.argtypes = [c_uint64, c_char_p, c_uint32]
     library.msl_rt_locate.restype = c_uint64
     return library

@@ -71,6 +71,46 @@ def make_findings(
     return _without_echoes(tuple(findings.values()))
 
 
+def unset_variable(
+    subject: Subject,
+    locate: Callable[[int], int | None],
+    buffer: int,
+    difference: tuple[int, int],
+    pc: int,
+    thread: int,
+) -> Finding:
+    """The finding for a result that depends on a variable that was never set.
+
+    Args:
+        subject: The launch.
+        locate: Gives the offset of a code address in the kernel's library.
+        buffer: Number of the buffer that holds the result.
+        difference: Byte offset of the first such scalar, and how many there are.
+        pc: Address of the code that stored it, 0 when unknown.
+        thread: Linear index of the thread that did.
+    """
+    offset = locate(pc) if pc else None
+    lines = source_lines(subject.library, [] if offset is None else [offset], INCLUDE)
+    file, line = lines.get(offset, _NOWHERE) if offset is not None else _NOWHERE
+    element = difference[0] // subject.element_sizes[buffer]
+    return Finding(
+        kind=FindingKind.UNINITIALIZED,
+        kernel=subject.kernel,
+        file=_shown(file),
+        line=line,
+        source_line=_source_line(subject.text, (_shown(file), line)),
+        buffer=subject.buffers[buffer],
+        index=element,
+        thread=(thread, 0, 0),
+        threadgroup=(0, 0, 0),
+        count=difference[1],
+        message=(
+            f"what is stored to element {element} of '{subject.buffers[buffer]}' depends on a "
+            f"variable that was never set (thread index {thread} in its threadgroup)"
+        ),
+    )
+
+
 def _places(
     records: Sequence[native.Finding], subject: Subject, locate: Callable[[int], int | None]
 ) -> dict[int, Place]:

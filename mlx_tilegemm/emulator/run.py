@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import EmulatorError, KernelCompileError
+from .arguments import Buffer, Dispatch
 from .build import BuiltKernel, build_kernel, build_runtime
-from .launch import Buffer, Counters, LoadedKernel
+from .counters import Counters
+from .launch import LoadedKernel
 from .rewrite import ConstantValue
 from .settings import Settings, current_settings
 from .signature import EntryPoint, Source
-from .toolchain import find_compiler
+from .toolchain import BuildMode, find_compiler
 
 Array = npt.NDArray[np.generic]
 
@@ -108,18 +110,17 @@ def run_text(
         include_dirs=tuple(str(path) for path in include_dirs),
     )
     bound = {index: _buffer(value) for index, value in _by_index(loaded.entry, buffers).items()}
-    counters = loaded.launch(
-        bound,
-        _three("grid", grid),
-        _three("threadgroup", threadgroup),
-        chosen,
-        dynamic_threadgroup or {},
+    dispatch = Dispatch(
+        grid=_three("grid", grid),
+        threadgroup=_three("threadgroup", threadgroup),
+        dynamic_threadgroup=dynamic_threadgroup or {},
     )
+    counters = loaded.launch(bound, dispatch, chosen)
     return Launched(outputs=_outputs(loaded, bound), counters=counters, text=text)
 
 
 def build_settings(settings: Settings) -> Settings:
-    """The settings without what compiled code does not depend on."""
+    """The settings without what loaded code does not depend on."""
     return Settings(checks=settings.checks, compiler=settings.compiler)
 
 
@@ -143,21 +144,21 @@ def load_text(
         constants: Function constants.
         include_dirs: Directories for its includes.
     """
-    compiler = find_compiler(settings.compiler)
-    built = build_kernel(
-        compiler,
-        text,
-        prelude=prelude,
-        checked=settings.strict,
-        function_constants=dict(constants),
-        include_dirs=include_dirs,
-    )
-    return _load(build_runtime(compiler), built, _choose(built, kernel))
 
+    def load(mode: BuildMode) -> LoadedKernel:
+        compiler = find_compiler(settings.compiler)
+        built = build_kernel(
+            compiler,
+            text,
+            prelude=prelude,
+            mode=mode,
+            function_constants=dict(constants),
+            include_dirs=include_dirs,
+        )
+        twin = partial(load, BuildMode.ZEROED) if mode is BuildMode.CHECKED else None
+        return LoadedKernel(build_runtime(compiler), built, _choose(built, kernel), twin)
 
-@lru_cache(maxsize=4096)
-def _load(runtime: Path, built: BuiltKernel, entry: EntryPoint) -> LoadedKernel:
-    return LoadedKernel(runtime, built, entry)
+    return load(BuildMode.CHECKED if settings.strict else BuildMode.FAST)
 
 
 def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:

@@ -27,6 +27,8 @@ class Settings:
             ``"reverse"`` or ``"random"``.
         seed: Chooses the random order.
         workers: CPU threads to use.
+        registers: Whether the strict checks look for variables that are used before they are set;
+            it takes a second compilation and the time of up to 16 threadgroups.
         misalign: Whether buffers and threadgroup arrays start at addresses that are aligned to
             their element type and no better.
         time_limit: Seconds after which a launch is stopped.
@@ -38,6 +40,7 @@ class Settings:
     order: str = "forward"
     seed: int = 0
     workers: int = 0
+    registers: bool = True
     misalign: bool = False
     time_limit: float = 300.0
     compiler: str = ""

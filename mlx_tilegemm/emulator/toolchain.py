@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,6 +58,16 @@ _CHECKED_BY_FAMILY = {
 }
 
 
+class BuildMode(Enum):
+    """What a kernel is compiled for."""
+
+    FAST = "fast"
+    # Instrumented for the checks.
+    CHECKED = "checked"
+    # As checked in all that decides a result, but variables that are never set are zero.
+    ZEROED = "zeroed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiler:
     """A C++ compiler that was found to be good enough.
@@ -78,10 +89,10 @@ class Compiler:
         """Whether this is the compiler of the ``ziglang`` wheel."""
         return "ziglang" in self.command
 
-    def flags(self, *, checked: bool) -> tuple[str, ...]:
-        """Options for kernels, with or without the instrumentation that the checks need."""
+    def flags(self, mode: BuildMode) -> tuple[str, ...]:
+        """Options for kernels."""
         # Checked kernels are many and short-lived: -O2 takes g++ four times as long for them.
-        flags = [*_COMMON, "-O1" if checked else "-O2", *_cpu_flags(self)]
+        flags = [*_COMMON, "-O2" if mode is BuildMode.FAST else "-O1", *_cpu_flags(self)]
         flags += ["-gline-tables-only" if self.family == "clang" else "-g1"]
         if self.family == "clang":
             flags += ["-Xclang", "-ffloat16-excess-precision=none"]
@@ -89,8 +100,10 @@ class Compiler:
             flags += ["-fexcess-precision=16"]
         if self.is_zig:
             flags += ["-fno-sanitize=undefined"]
-        if checked:
+        if mode is BuildMode.CHECKED:
             flags += [*_CHECKED, *_CHECKED_BY_FAMILY[self.family]]
+        elif mode is BuildMode.ZEROED:
+            flags += ["-ftrivial-auto-var-init=zero"]
         return tuple(flags)
 
     def library_flags(self) -> tuple[str, ...]:

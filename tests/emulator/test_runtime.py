@@ -346,6 +346,28 @@ def test_matrix_products_of_every_type():
     np.testing.assert_allclose(out[2], exact, rtol=2**-7)
 
 
+def test_simd_functions_in_a_branch_serve_the_lanes_in_it():
+    text = """
+    kernel void f(device const float* x [[buffer(0)]], device float* y [[buffer(1)]],
+                  uint i [[thread_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
+      float sum = 0.0f;
+      if (lane < 5) {
+        sum = simd_sum(x[i]);
+      } else if (lane > 20) {
+        sum = simd_broadcast_first(x[i]);
+      }
+      y[i] = sum + simd_max(x[i]);
+    }
+    """
+    rows = X.reshape(2, 32)
+    exact = np.repeat(rows.max(axis=1)[:, None], 32, axis=1)
+    exact[:, :5] += rows[:, :5].sum(axis=1)[:, None]
+    exact[:, 21:] += rows[:, 21][:, None]
+    for order in ("forward", "reverse", "random"):
+        out = run(text, [X, FLOATS], settings=Settings(order=order))[1]
+        np.testing.assert_array_equal(out.reshape(2, 32), exact)
+
+
 def test_module_says_what_it_exports():
     for name in emulator.__all__:
         assert hasattr(emulator, name)

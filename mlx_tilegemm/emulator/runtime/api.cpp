@@ -51,8 +51,12 @@ void set_geometry(Launch* launch) {
   launch->threadgroup = {size[0], size[1], size[2]};
   launch->threadgroups = {
       divide_up(grid[0], size[0]), divide_up(grid[1], size[1]), divide_up(grid[2], size[2])};
-  launch->threadgroup_count = uint64_t(launch->threadgroups.x) * launch->threadgroups.y *
-                              launch->threadgroups.z;
+  const Extent& groups = launch->threadgroups;
+  launch->grid_count = uint64_t(groups.x) * groups.y * groups.z;
+  launch->threadgroup_count = launch->grid_count;
+  if (arguments.sample > 1) {
+    launch->threadgroup_count = std::min<uint64_t>(launch->grid_count, arguments.sample);
+  }
 }
 
 // Unwritten bytes of a float buffer read as NaN.
@@ -175,6 +179,15 @@ MSL_RT_EXPORT uint32_t msl_rt_end(Counters* counters, Finding* findings, uint32_
   delete the_launch;
   the_launch = nullptr;
   return count;
+}
+
+// Code address and thread of the latest store to a tracked buffer. Zero when there is none.
+MSL_RT_EXPORT uint64_t msl_rt_last_store(uint32_t buffer, uint64_t offset, uint32_t* thread) {
+  const Region* region = AddressSpace::instance()->buffer(buffer);
+  if (region->cells == nullptr || offset >= region->bytes) return 0;
+  const Cell& cell = region->cells[offset >> region->granule_shift];
+  *thread = Record(cell.write).thread();
+  return cell.write_site;
 }
 
 // Offset of a code address in the library that holds it, and the library's path.

@@ -17,7 +17,7 @@ extern "C" {
 Mailbox* msl_rt_mailbox(uint32_t* lane) {
   const Fiber* fiber = current_worker()->current;
   *lane = fiber->lane;
-  return &fiber->group->boxes[fiber->group->parity];
+  return &fiber->group->box;
 }
 
 bool msl_rt_rendezvous(const char* file, int32_t line) {

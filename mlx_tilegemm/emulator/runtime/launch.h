@@ -42,13 +42,15 @@ struct LaunchArguments {
   uint32_t order;
   uint32_t workers;
   uint32_t misalign;
+  uint32_t sample;  // how many threadgroups to run, spread over the grid; 0 for all
   uint64_t seed;
 };
 
 struct Launch {
   LaunchArguments arguments = {};
   Extent grid = {}, threadgroup = {}, threadgroups = {};
-  uint64_t threadgroup_count = 0;
+  uint64_t threadgroup_count = 0;  // to run
+  uint64_t grid_count = 0;         // of the whole grid
   Order order = Order::forward;
   bool strict = false;
   std::vector<uint32_t> shuffled;  // for the random order
@@ -57,11 +59,17 @@ struct Launch {
   // Records with smaller clocks are of earlier launches.
   uint64_t start_clock = 0;
 
-  uint64_t take() {  // linear index of the next threadgroup, or threadgroup_count
+  static constexpr uint64_t none = UINT64_MAX;
+
+  uint64_t take() {  // linear index of the next threadgroup, or none
     const uint64_t turn = next.fetch_add(1, std::memory_order_relaxed);
-    if (turn >= threadgroup_count) return threadgroup_count;
-    if (order == Order::reverse) return threadgroup_count - 1 - turn;
-    return shuffled.empty() ? turn : shuffled[turn];
+    if (turn >= threadgroup_count) return none;
+    uint64_t index = turn;
+    if (order == Order::reverse) index = threadgroup_count - 1 - turn;
+    if (!shuffled.empty()) index = shuffled[turn];
+    if (threadgroup_count == grid_count) return index;
+    // The first and the last, which may be cut off, and others in between.
+    return index * (grid_count - 1) / (threadgroup_count - 1);
   }
 };
 

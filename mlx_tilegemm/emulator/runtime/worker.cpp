@@ -119,7 +119,7 @@ void Worker::run() {
   for (;;) {
     if (launch->stop.load(std::memory_order_relaxed)) return;
     const uint64_t linear = launch->take();
-    if (linear >= launch->threadgroup_count) return;
+    if (linear == Launch::none) return;
     run_threadgroup(linear);
   }
 }
@@ -230,7 +230,6 @@ void Worker::start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint3
   group->products_done = 0;
   for (Product& product : group->products) product.lanes = 0;
   group->cursor = lanes - 1;
-  group->parity = 0;
   group->mixed = group->check_uniform = false;
   group->ordered[0] = group->ordered[1] = clock;
   for (uint32_t slot = 0; slot < lanes; ++slot) {
@@ -354,7 +353,6 @@ void Worker::release() {
   group->at_collective &= ~group->joined;
   group->runnable |= group->joined;
   group->joined = 0;
-  group->parity ^= 1;
 }
 
 static uint32_t lanes_of(const Simdgroup* group, uint32_t slots) {
@@ -366,14 +364,23 @@ static uint32_t lanes_of(const Simdgroup* group, uint32_t slots) {
   return lanes;
 }
 
+static void collect_operands(Mailbox* box, uint32_t lanes) {
+  box->lanes = lanes;
+  for (; lanes; lanes &= lanes - 1) {
+    const uint32_t lane = __builtin_ctz(lanes);
+    std::memcpy(box->slots[lane], box->operands[lane], Mailbox::slot_bytes);
+  }
+}
+
 void Worker::join(Simdgroup* group, uint32_t slots) {
   group->joined = slots;
-  group->boxes[group->parity].lanes = lanes_of(group, slots);
-  if (!strict) return;
   const Fiber* first = &group->fibers[__builtin_ctz(slots)];
-  if (first->place.kind != Collective::simd_function && slots != ~uint32_t(0)) {
+  if (first->place.kind == Collective::simd_function) {
+    collect_operands(&group->box, lanes_of(group, slots));
+  } else if (strict && slots != ~uint32_t(0)) {
     report_split(group, slots);
   }
+  if (!strict) return;
   if (group->check_uniform) compare_uniform(group);
 }
 

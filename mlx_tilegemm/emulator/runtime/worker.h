@@ -66,13 +66,12 @@ struct Simdgroup {
   uint32_t at_product;  // waits for sums of products
   uint32_t joined;      // takes part in the collective under way
   uint32_t cursor;  // slot that ran last
-  uint32_t parity;
   bool mixed;          // the fibers at a collective are at different places
   bool check_uniform;  // a matrix operation has left hashes to compare
   Place place;
   uint64_t last_uniform;  // hash that the first lane to return had
   uint64_t ordered[2];  // by space: clock of the last barrier that ordered this simdgroup
-  Mailbox boxes[2];
+  Mailbox box;
 
   // Product n is kept in products[n % kept_products] until it is done.
   static constexpr uint32_t kept_products = 32;

@@ -39,9 +39,13 @@ inline void call(void (*function)(P...), Source... sources) {
 }
 
 template <typename T>
-inline constexpr uint32_t const_flag = 0;
+inline constexpr bool is_const = false;
 template <typename T>
-inline constexpr uint32_t const_flag<const T> = parameter_const;
+inline constexpr bool is_const<const T> = true;
+
+template <typename T>
+inline constexpr uint32_t element_flags =
+    (is_const<T> ? parameter_const : 0u) | (is_float<T> ? parameter_float : 0u);
 
 template <typename P>
 struct Described {
@@ -50,7 +54,7 @@ struct Described {
 template <typename T>
 struct Described<T*> {
   static constexpr Parameter value = {
-      parameter_pointer | const_flag<T>, sizeof(T), alignof(T), scalar_size<T>};
+      parameter_pointer | element_flags<T>, sizeof(T), alignof(T), scalar_size<T>};
 };
 template <>
 struct Described<void*> {
@@ -63,7 +67,7 @@ struct Described<const void*> {
 template <typename T>
 struct Described<T&> {
   static constexpr Parameter value = {
-      parameter_reference | const_flag<T>, sizeof(T), alignof(T), scalar_size<T>};
+      parameter_reference | element_flags<T>, sizeof(T), alignof(T), scalar_size<T>};
 };
 
 template <typename... P>

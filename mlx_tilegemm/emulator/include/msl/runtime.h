@@ -65,6 +65,7 @@ enum ParameterFlags : uint32_t {
   parameter_pointer = 1,
   parameter_reference = 2,
   parameter_const = 4,
+  parameter_float = 8,  // its elements are floating-point numbers or vectors of them
 };
 
 struct Parameter {
@@ -96,11 +97,13 @@ enum class ElementType : uint32_t { float32, float16, bfloat16 };
 
 enum class AtomicAccess : uint32_t { load, store, modify };
 
-// Operands and results of one collective of one simdgroup: a slot per lane.
+// Operands and results of the collectives of one simdgroup: a slot per lane. Lanes that wait at
+// different places keep their operands apart from the results of those that meet.
 struct alignas(64) Mailbox {
   static constexpr size_t slot_bytes = 32;
-  unsigned char slots[simd_width][slot_bytes];
-  uint32_t lanes;  // the lanes that took part
+  unsigned char operands[simd_width][slot_bytes];
+  unsigned char slots[simd_width][slot_bytes];  // operands of those that met, then results
+  uint32_t lanes;                               // those that met
 };
 
 struct Pair {
@@ -117,11 +120,12 @@ struct StorageType {
 }  // namespace msl_rt
 
 extern "C" {
-// The box for the calling lane's next collective, and the lane's index.
+// The box of the calling lane's simdgroup, and the lane's index.
 MSL_RT_EXPORT msl_rt::Mailbox* msl_rt_mailbox(msl_rt::uint32_t* lane);
 
-// Waits for the other lanes. True for exactly one lane, the leader: it computes the results in the
-// box and calls msl_rt_release; the others return when that is done.
+// Waits for the other lanes, which must have left their operands. True for exactly one lane, the
+// leader: it computes the results in the slots and calls msl_rt_release; the others return when that
+// is done.
 MSL_RT_EXPORT bool msl_rt_rendezvous(const char* file, msl_rt::int32_t line);
 MSL_RT_EXPORT void msl_rt_release();
 
@@ -202,6 +206,15 @@ template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<T[N]> = scalar_size<T>;
 template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<const T[N]> = scalar_size<T>;
+
+template <typename T>
+inline constexpr bool is_float = false;
+template <>
+inline constexpr bool is_float<_Float16> = true;
+template <>
+inline constexpr bool is_float<float> = true;
+template <typename T>
+inline constexpr bool is_float<const T> = is_float<T>;
 
 template <typename T>
 inline constexpr uint32_t element_size = sizeof(T);

@@ -34,7 +34,7 @@ template <class T, class Finish, class Read>
 MSL_RT_UNCHECKED auto meet(const T& value, Site site, Finish finish, Read read) {
   uint lane;
   Mailbox* box = msl_rt_mailbox(&lane);
-  set_slot(box, lane, value);
+  __builtin_memcpy(box->operands[lane], &value, sizeof(T));
   if (msl_rt_rendezvous(site.file, site.line)) {
     finish(box);
     msl_rt_release();
@@ -373,6 +373,11 @@ inline bool quad_is_helper_thread() { return false; }
 }  // namespace metal
 
 namespace msl_rt {
+
+template <>
+inline constexpr bool is_float<metal::bfloat> = true;
+template <typename T, int N>
+inline constexpr bool is_float<metal::vec<T, N>> = is_float<T>;
 
 template <>
 inline constexpr uint32_t scalar_size<metal::bfloat> = 2;
