@@ -168,7 +168,7 @@ class TestCheck:
         finding = strict.Finding(file="x", line=3, column=1, rule="compile", message="no such word")
         report = strict.Report(name="x", checked=True, tool="clang", findings=(finding,))
         monkeypatch.setattr(static.strict, "check", lambda text, name: report)
-        monkeypatch.setattr(static, "unknown_words", lambda text, name: ())
+        monkeypatch.setattr(static, "_unknown_words", lambda text: ())
         outcome = self.check(EMULATOR, static=True)
         assert outcome.status is verify.Status.FAILED
         assert any("no such word" in failure for failure in outcome.failures)
@@ -183,6 +183,19 @@ def prepare(exit_status):
         return number * 10
 
     return task
+
+
+def test_an_interrupt_leaves_what_was_found(monkeypatch):
+    def stop(done, total, outcome):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    request = verify.Request(backend=BACKEND.name, sample=6, repeats=1, static=False)
+    report = verify.verify(request, jobs=1, progress=stop)
+    assert len(report.outcomes) == 2
+    assert report.total == 6
+    assert not report.passed
+    assert "the first 2 of 6 variants, then interrupted" in to_markdown(report)
 
 
 def test_tasks_survive_a_process_that_dies():
@@ -231,7 +244,11 @@ def report_of(request, *outcomes):
     from mlx_tilegemm.verify.report import environment
 
     return verify.Report(
-        environment=environment("emulator", ""), request=request, seconds=1.0, outcomes=outcomes
+        environment=environment("emulator", ""),
+        request=request,
+        seconds=1.0,
+        total=len(outcomes),
+        outcomes=outcomes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=REPORT)
     parser.add_argument("--verdicts", type=Path, help="keep verdicts here, and reuse those there")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it
     # Thousands of kernels that will never be used again must not fill the user's cache.
     with tempfile.TemporaryDirectory(prefix="mutants-") as builds:
         os.environ["MLX_TILEGEMM_CACHE"] = builds
@@ -44,8 +46,8 @@ def main() -> int:
     return 1 if campaign.unexplained else 0
 
 
-def read(path: Path | None) -> dict[str, mutation.Verdict]:
-    """Return the verdicts kept in a file, by what they depend on."""
+def read(path: Path | None) -> dict[mutation.Mutant, mutation.Verdict]:
+    """Return the verdicts kept in a file that still hold: about the same texts and subjects."""
     if path is None or not path.exists():
         return {}
     kept = {}
@@ -53,9 +55,10 @@ def read(path: Path | None) -> dict[str, mutation.Verdict]:
         fields = json.loads(line)
         mutant = mutation.Mutant(**fields.pop("mutant"))
         identity = fields.pop("identity")
-        if identities().get(mutant) == identity:
+        ways = variations().get(mutant, ())[: fields["tried"]]
+        if ways and mutation.identity(ways) == identity:
             reason = "" if fields["caught_by"] else mutation.explanation(mutant)
-            kept[identity] = mutation.Verdict(**fields | {"mutant": mutant, "reason": reason})
+            kept[mutant] = mutation.Verdict(**fields | {"mutant": mutant, "reason": reason})
     return kept
 
 
@@ -66,15 +69,16 @@ def show(path: Path | None, done: int, total: int, verdict: mutation.Verdict) ->
     if done % 50 == 0 or done == total:
         print(f"{done} of {total} mutants", file=sys.stderr, flush=True)
     if path:
-        fields = asdict(verdict) | {"identity": identities()[verdict.mutant]}
+        tried = variations()[verdict.mutant][: verdict.tried]
+        fields = asdict(verdict) | {"identity": mutation.identity(tried)}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields) + "\n")
 
 
 @cache
-def identities() -> dict[mutation.Mutant, str]:
-    """Return what the verdict on each mutant depends on."""
-    return {ways[0].mutant: mutation.identity(ways) for ways in mutation.unique_mutants()}
+def variations() -> dict[mutation.Mutant, tuple[mutation.Variation, ...]]:
+    """Return each mutant's variations."""
+    return {ways[0].mutant: ways for ways in mutation.unique_mutants()}
 
 
 if __name__ == "__main__":

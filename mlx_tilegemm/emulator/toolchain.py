@@ -44,7 +44,11 @@ _CHECKED = (
     "-ftrivial-auto-var-init=pattern",
 )
 _CHECKED_BY_FAMILY = {
-    "gcc": ("--param=tsan-instrument-func-entry-exit=0",),
+    "gcc": (
+        # Plain bounds takes the array inside a vector for one of any length.
+        "-fsanitize=bounds-strict",
+        "--param=tsan-instrument-func-entry-exit=0",
+    ),
     "clang": (
         "-mllvm",
         "-tsan-instrument-func-entry-exit=0",

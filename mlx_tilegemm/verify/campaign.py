@@ -62,14 +62,15 @@ def backend_here() -> Backend:
 
 
 def selected(request: Request) -> list[Variant]:
-    """Return the variants a request is about, always in the same order."""
+    """Return the variants a request is about, always in the same order.
+
+    The order goes round all kernels and configurations, so the first of them are a fair sample.
+    """
     chip, _ = chips.detect()
     found = [one for one in variants(chip) if _matches(one, request.kernel)]
     if not found:
         raise ProblemError(f"[verify] Expected a kernel/config, got {request.kernel!r}.")
-    if not request.sample:
-        return found
-    return list(_interleaved(found))[: request.sample]
+    return list(_interleaved(found))[: request.sample or None]
 
 
 def _matches(variant: Variant, kernel: str) -> bool:
@@ -93,7 +94,7 @@ def _scrambled(variant: Variant) -> bytes:
 
 
 def verify(request: Request, *, jobs: int = 0, progress: Progress | None = None) -> Report:
-    """Check the variants a request is about.
+    """Check the variants a request is about; an interrupt ends it with what was found until then.
 
     Args:
         request: What to check.
@@ -104,15 +105,20 @@ def verify(request: Request, *, jobs: int = 0, progress: Progress | None = None)
     count = jobs or (1 if request.backend == "metal" else os.cpu_count() or 1)
     outcomes: dict[int, Outcome] = {}
     start = time.perf_counter()
-    for done in run_tasks(_checker, request, range(len(chosen)), jobs=count):
-        outcome = done.result or _lost(chosen[done.number], done.error)
-        outcomes[done.number] = outcome
-        if progress:
-            progress(len(outcomes), len(chosen), outcome)
+    try:
+        for done in run_tasks(_checker, request, range(len(chosen)), jobs=count):
+            outcome = done.result or _lost(chosen[done.number], done.error)
+            outcomes[done.number] = outcome
+            if progress:
+                progress(len(outcomes), len(chosen), outcome)
+    except KeyboardInterrupt:
+        if not outcomes:
+            raise
     return Report(
         environment=environment(request.backend, request.compiler),
         request=request,
         seconds=time.perf_counter() - start,
+        total=len(chosen),
         outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
     )
 

@@ -32,10 +32,13 @@ class Data:
     Attributes:
         seed: Of the random numbers.
         amplitude: Standard deviation of the first float operand; the others have 1.
+        low: What an additive mask adds to every score of its third row: so far below 0, exp2
+            underflows unless it is shifted.
     """
 
     seed: int = 0
     amplitude: float = 1.0
+    low: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ def supported(problem: Problem) -> bool:
 
 def operands(problem: Problem, data: Data) -> list[mx.array]:
     """Return new arrays for a problem, in its op's order; equal data gives equal arrays."""
-    arrays = _OPERANDS[type(problem)](problem, np.random.default_rng(data.seed), data.amplitude)
+    arrays = _OPERANDS[type(problem)](problem, np.random.default_rng(data.seed), data)
     mx.eval(*arrays)
     return arrays
 
@@ -93,16 +96,14 @@ def _random(rng: np.random.Generator, shape: Shape, dtype: DType, amplitude: flo
     return mx.array(normal.astype(np.float32)).astype(dtype.mlx)
 
 
-def _gemm_operands(
-    problem: GemmProblem, rng: np.random.Generator, amplitude: float
-) -> list[mx.array]:
+def _gemm_operands(problem: GemmProblem, rng: np.random.Generator, data: Data) -> list[mx.array]:
     def batch(name: str) -> Shape:
         return tuple(axis.size if getattr(axis, name) else 1 for axis in problem.batch)
 
     m, n, k = problem.m, problem.n, problem.k
     a = (*batch("a"), *((k, m) if problem.transpose_a else (m, k)))
     b = (*batch("b"), *((n, k) if problem.transpose_b else (k, n)))
-    arrays = [_random(rng, a, problem.a, amplitude), _random(rng, b, problem.b, 1.0)]
+    arrays = [_random(rng, a, problem.a, data.amplitude), _random(rng, b, problem.b, 1.0)]
     if problem.c is not None:
         matrix = (m if problem.c_rows else 1, n if problem.c_columns else 1)
         arrays.append(_random(rng, (*batch("c"), *matrix), problem.c, 1.0))
@@ -129,21 +130,21 @@ def _gemm_expected(problem: GemmProblem, arrays: list[mx.array]) -> Expected:
 
 
 def _attention_operands(
-    problem: AttentionProblem, rng: np.random.Generator, amplitude: float
+    problem: AttentionProblem, rng: np.random.Generator, data: Data
 ) -> list[mx.array]:
     batch, kv_heads, kv_len = problem.batch, problem.num_kv_heads, problem.kv_len
     q = (batch, problem.num_heads, problem.q_len, problem.head_dim)
     arrays = [
-        _random(rng, q, problem.q, amplitude),
+        _random(rng, q, problem.q, data.amplitude),
         _random(rng, (batch, kv_heads, kv_len, problem.head_dim), problem.k, 1.0),
         _random(rng, (batch, kv_heads, kv_len, problem.value_dim), problem.v, 1.0),
     ]
     if problem.mask is not None:
-        arrays.append(_mask(problem, rng))
+        arrays.append(_mask(problem, rng, data.low))
     return arrays
 
 
-def _mask(problem: AttentionProblem, rng: np.random.Generator) -> mx.array:
+def _mask(problem: AttentionProblem, rng: np.random.Generator, low: float) -> mx.array:
     """Return a mask that hides all of one row, and all but the last keys of another."""
     assert problem.mask is not None
     visible = rng.random(problem.mask_shape) < 0.7
@@ -155,6 +156,8 @@ def _mask(problem: AttentionProblem, rng: np.random.Generator) -> mx.array:
     # Without a softmax a hidden key would be an infinite term of a sum.
     hidden = -np.inf if problem.softmax else -3.0
     added = np.where(visible, rng.standard_normal(problem.mask_shape), hidden)
+    if problem.mask_shape[2] > 2:
+        added[..., 2, :] += low
     return mx.array(added.astype(np.float32)).astype(problem.mask.mlx)
 
 
@@ -184,10 +187,8 @@ def _gradient_names(problem: Gradient) -> tuple[str, ...]:
     return gradients.key_value_names(problem)
 
 
-def _gradient_operands(
-    problem: Gradient, rng: np.random.Generator, amplitude: float
-) -> list[mx.array]:
-    forward = _attention_operands(problem.attention, rng, amplitude)
+def _gradient_operands(problem: Gradient, rng: np.random.Generator, data: Data) -> list[mx.array]:
+    forward = _attention_operands(problem.attention, rng, data)
     arrays = dict(zip(("q", "k", "v", "mask"), forward, strict=False))
     scale = float(factors(problem)[0])
     full = gradients.complete(problem.attention, arrays, scale, rng)
@@ -207,7 +208,7 @@ def _gradients_expected(problem: Gradient, operands: list[mx.array]) -> tuple[Ex
     return tuple(Expected(value=value, bound=bound) for value, bound in held)
 
 
-_OPERANDS: dict[type[Any], Callable[[Any, np.random.Generator, float], list[mx.array]]] = {
+_OPERANDS: dict[type[Any], Callable[[Any, np.random.Generator, Data], list[mx.array]]] = {
     GemmProblem: _gemm_operands,
     AttentionProblem: _attention_operands,
     QueryGradientProblem: _gradient_operands,

@@ -63,18 +63,21 @@ class Report:
         environment: Where it ran.
         request: What was asked.
         seconds: How long it took.
+        total: Variants it is about; more than outcomes after an interrupt.
         outcomes: One for each variant.
     """
 
     environment: Environment
     request: Request
     seconds: float
+    total: int
     outcomes: tuple[Outcome, ...]
 
     @property
     def passed(self) -> bool:
         """Whether every variant was checked and is right."""
-        return all(outcome.status is Status.PASSED for outcome in self.outcomes)
+        done = len(self.outcomes) == self.total
+        return done and all(outcome.status is Status.PASSED for outcome in self.outcomes)
 
 
 def environment(backend: str, compiler: str) -> Environment:
@@ -144,6 +147,7 @@ def to_json(report: Report) -> str:
         "environment": asdict(report.environment),
         "request": asdict(report.request),
         "seconds": round(report.seconds, 1),
+        "total": report.total,
         "passed": report.passed,
     }
     rows = ",\n".join("  " + _row(outcome) for outcome in report.outcomes)
@@ -170,6 +174,8 @@ def _summary(report: Report) -> str:
     asked = report.request
     scope = f"a sample of {asked.sample}" if asked.sample else "every variant"
     scope += f" of {asked.kernel}" if asked.kernel else ""
+    if len(report.outcomes) < report.total:
+        scope = f"the first {len(report.outcomes)} of {report.total} variants, then interrupted"
     return f"""# Verification report
 
 **{counts[Status.PASSED]} variants passed, {counts[Status.FAILED]} failed, \

@@ -6,6 +6,7 @@ Each process makes its own tasks, so that only numbers and results cross between
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,11 +114,13 @@ def run_tasks(
 
 
 def _serve(connection: Connection, prepare: Callable[[Any], Task[Any]], request: object) -> None:
+    # An interrupt is for the parent, which then ends its processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     task: Task[Any] | None = None
     while True:
         try:
             number = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             task = task or prepare(request)

@@ -4,7 +4,7 @@
 ``equivalent.tsv`` lists the changes that change nothing, each with its reason.
 """
 
-from .campaign import Campaign, Verdict, explanation, identity, run, unique_mutants
+from .campaign import Campaign, Variation, Verdict, explanation, identity, run, unique_mutants
 from .operators import OPERATORS, Mutant, mutants
 from .report import to_markdown
 
@@ -12,6 +12,7 @@ __all__ = [
     "OPERATORS",
     "Campaign",
     "Mutant",
+    "Variation",
     "Verdict",
     "explanation",
     "identity",

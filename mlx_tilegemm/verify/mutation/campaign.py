@@ -236,9 +236,8 @@ def chosen(sample: int, generic: int | None) -> list[int]:
 
 
 def identity(ways: Sequence[Variation]) -> str:
-    """Return what a verdict depends on: the texts of a mutant and the problems they were run on."""
-    parts = [f"{way.source.name} {subjects()[way.subject].trials}" for way in ways]
-    return _hash("\n".join(parts))
+    """Return what a verdict depends on: the texts and subjects of some variations."""
+    return _hash("\n".join(f"{way.source.name} {subjects()[way.subject].name}" for way in ways))
 
 
 def run(
@@ -247,33 +246,38 @@ def run(
     generic: int | None = None,
     jobs: int = 0,
     progress: Progress | None = None,
-    known: Mapping[str, Verdict] | None = None,
+    known: Mapping[Mutant, Verdict] | None = None,
 ) -> Campaign:
-    """Run all mutants, or a sample.
+    """Run all mutants, or a sample; an interrupt ends it with the verdicts until then.
 
     Args:
         sample: How many; 0 for all.
         generic: How many of those that `GENERIC` operators make; None for all.
         jobs: Processes; 0 for one a CPU.
         progress: Called after each mutant.
-        known: Verdicts by `identity`, of mutants that need not be run again.
+        known: Verdicts on mutants that need not be run again.
     """
     numbers = chosen(sample, generic)
     everything = unique_mutants()
     verdicts: dict[int, Verdict] = {}
     for number in numbers:
-        verdict = (known or {}).get(identity(everything[number]))
-        if verdict:
+        ways = everything[number]
+        verdict = (known or {}).get(ways[0].mutant)
+        if verdict and (verdict.caught or verdict.tried == len(ways)):
             verdicts[number] = verdict
     numbers = [number for number in numbers if number not in verdicts]
     total = len(numbers) + len(verdicts)
-    for done in run_tasks(_judge, None, numbers, jobs=jobs or os.cpu_count() or 1):
-        mutant = everything[done.number][0].mutant
-        # A mutant that kills its process was noticed, only not nicely.
-        verdict = done.result or Verdict(mutant=mutant, caught_by=f"error ({done.error[-60:]})")
-        verdicts[done.number] = verdict
-        if progress:
-            progress(len(verdicts), total, verdict)
+    try:
+        for done in run_tasks(_judge, None, numbers, jobs=jobs or os.cpu_count() or 1):
+            mutant = everything[done.number][0].mutant
+            # A mutant that kills its process was noticed, only not nicely.
+            verdict = done.result or Verdict(mutant=mutant, caught_by=f"error ({done.error[-60:]})")
+            verdicts[done.number] = verdict
+            if progress:
+                progress(len(verdicts), total, verdict)
+    except KeyboardInterrupt:
+        if not verdicts:
+            raise
     return Campaign(
         verdicts=tuple(verdicts[number] for number in sorted(verdicts)), total=len(everything)
     )

@@ -255,7 +255,7 @@ def _term(text: str, index: int, step: int) -> int:
             depth -= 1
         ahead = text[index : index + 4] if step > 0 else text[max(0, index - 4) : index]
         if depth == 0 and (
-            character in ";{}?," or ahead in (" && ", " || ") or (step < 0 and ahead[-2:] == "= ")
+            character in ";{}?," or ahead in (" && ", " || ") or (step < 0 and ahead[-3:] == " = ")
         ):
             return index
         index += step

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from ... import chips
 from ...dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT16, UINT8
 from ...kernels import KERNELS
 from ...kernels.gemm import variant
 from ...plan import Plan
-from ...problem import AttentionProblem, GemmProblem, MaskKind, Problem, attention_problem
+from ...problem import (
+    AttentionProblem,
+    GemmProblem,
+    KeyValueGradientProblem,
+    MaskKind,
+    Problem,
+    QueryGradientProblem,
+    attention_problem,
+)
 from ..cases import Data
 
 
@@ -50,34 +58,45 @@ class Subject:
 @lru_cache(maxsize=1)
 def subjects() -> tuple[Subject, ...]:
     """Return every subject; together they contain every line of every template."""
-    return (*_simdgroup(), *_split_k(), *_scalar(), *_gemv(), *_attention())
+    return (
+        *_simdgroup(),
+        *_split_k(),
+        *_scalar(),
+        *_gemv(),
+        *_attention(),
+        *_swizzled(),
+        *_masked(),
+        *_backward(),
+        *_rounded(),
+    )
 
 
 def _subject(kernel: str, config: str, *trials: tuple[Problem, Data]) -> Subject:
+    """Return a subject with the configuration that is most like the one asked for."""
     module = next(one for one in KERNELS if kernel == one.NAME)
     legal = {
         str(one): one
         for one in module.candidates(trials[0][0], chips.DEFAULT)
         if module.reject(trials[0][0], one, chips.DEFAULT) is None
     }
-    assert config in legal, f"{kernel} has no {config} but {', '.join(legal)}"
-    found = legal[config]
+    name = max(legal, key=lambda one: len(set(one.split("-")) & set(config.split("-"))))
+    found = legal[name]
     made = tuple(
         Trial(problem=problem, plan=module.plan(problem, found), data=data)
         for problem, data in trials
     )
     specs = {tuple(stage.spec for stage in trial.plan.stages) for trial in made}
     assert len(specs) == 1, f"{kernel}/{config} has {len(specs)} texts"
-    return Subject(name=f"{kernel}/{config} {_flags(trials[0][0])}", trials=made)
+    return Subject(name=f"{kernel}/{name} {_flags(trials[0][0])}", trials=made)
 
 
 def _flags(problem: Problem) -> str:
     if isinstance(problem, GemmProblem):
         addend = f"+{problem.c}" if problem.c else ""
         return f"{problem.layout} {problem.a}x{problem.b}{addend} n{problem.n} k{problem.k}"
-    assert isinstance(problem, AttentionProblem)
-    chain = "softmax" if problem.softmax else "literal"
-    return f"{chain} {problem.mask_kind.value} d{problem.head_dim} dv{problem.value_dim}"
+    p = problem if isinstance(problem, AttentionProblem) else problem.attention
+    chain = "softmax" if p.softmax else "literal"
+    return f"{chain} {p.mask_kind.value} d{p.head_dim} dv{p.value_dim}"
 
 
 def _gemm(*rows: int, **options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
@@ -100,6 +119,15 @@ def _simdgroup() -> list[Subject]:
         _subject(kernel, f"{large}-staged-swizzle4", *_gemm(150, 9)),
         _subject(kernel, "32x64x16-1x2-staged", *_gemm(64, 128, n=128, k=48)),
         _subject(kernel, "64x32x32-2x2-staged", *_gemm(70, 9, n=40, k=75)),
+    ]
+
+
+def _swizzled() -> list[Subject]:
+    """Return more block rows than are walked together, ragged and aligned."""
+    kernel, config = "gemm_simdgroup", "64x64x16-2x2-staged-swizzle4"
+    return [
+        _subject(kernel, config, *_gemm(300, 150, b=FLOAT16)),
+        _subject(kernel, config, *_gemm(192, 320, b=BFLOAT16, n=64, k=32)),
     ]
 
 
@@ -174,8 +202,10 @@ def _chain(**options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
             "value_dim": 17,
         } | options
         head_dim, value_dim = fields.pop("head_dim"), fields.pop("value_dim")
+        low = fields.pop("low", 0.0)
         if "mask" in fields:
-            fields["mask_shape"] = ((2, 1, q_len, kv_len), (1, 4, 1, kv_len))[seed % 2]
+            columns = 1 if fields.pop("one_column", False) else kv_len
+            fields["mask_shape"] = ((2, 1, q_len, columns), (1, 4, 1, columns))[seed % 2]
         problem = attention_problem(
             "mutation",
             q_shape=(2, 4, q_len, head_dim),
@@ -183,8 +213,75 @@ def _chain(**options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
             v_shape=(2, 2, kv_len, value_dim),
             **fields,
         )
-        trials.append((problem, replace(Data(), seed=seed, amplitude=amplitude)))
+        trials.append((problem, Data(seed=seed, amplitude=amplitude, low=low)))
     return trials
+
+
+def _masked() -> list[Subject]:
+    """Return masks with one column for all keys, with very low scores, and for a literal chain."""
+    kernel = "attention_chain"
+    boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
+    additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT32}
+    return [
+        _subject(kernel, "16x32-direct", *_chain(**additive, low=-300.0)),
+        _subject(kernel, "32x16-direct", *_chain(**boolean, softmax=False)),
+        _subject(kernel, "32x16-staged", *_chain(**additive, softmax=False, one_column=True)),
+    ]
+
+
+def _gradients(of: type[Any], **options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
+    """Return the gradients of some attentions."""
+    trials = _chain(**options)[:3]
+    lse = options.get("softmax", True)
+    return [
+        (of(attention=replace(cast(AttentionProblem, problem), return_lse=lse)), data)
+        for problem, data in trials
+    ]
+
+
+def _backward() -> list[Subject]:
+    causal = {"mask_kind": MaskKind.CAUSAL}
+    boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
+    additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT16}
+    found = []
+    for kernel, of in (
+        ("attention_backward_query", QueryGradientProblem),
+        ("attention_backward_key_value", KeyValueGradientProblem),
+    ):
+        literal = {"softmax": False, "head_dim": 32, "value_dim": 16}
+        found += [
+            _subject(kernel, "32x32-staged-cached", *_gradients(of, **boolean)),
+            _subject(kernel, "16x32-direct-cached", *_gradients(of, **causal)),
+            _subject(kernel, "32x16-staged-reloaded", *_gradients(of, **additive, v=FLOAT16)),
+            _subject(kernel, "32x32-direct-reloaded", *_gradients(of, **boolean, **literal)),
+            _subject(kernel, "32x16-staged-cached", *_gradients(of, **additive, softmax=False)),
+            _subject(kernel, "16x32-staged-reloaded", *_gradients(of, **causal, softmax=False)),
+        ]
+    with_lse = [
+        (replace(cast(QueryGradientProblem, problem), lse_gradient=True), data)
+        for problem, data in _gradients(QueryGradientProblem)
+    ]
+    return [*found, _subject("attention_backward_query", "32x32-direct-cached", *with_lse)]
+
+
+def _rounded() -> list[Subject]:
+    """Return results of bfloat16, to which nothing converts implicitly; columns in full blocks."""
+    out = {"out": BFLOAT16}
+    narrow = {"q": BFLOAT16, "v": BFLOAT16}
+    return [
+        _subject("gemm_simdgroup", "32x32x16-2x2-direct", *_gemm(45, 9, **out)),
+        _subject("gemm_scalar", "32x32x16-4x4-thread", *_gemm(45, 9, **out)),
+        _subject("gemm_split_k", "32x32x16-2x2-staged-split4", *_gemm(33, n=37, k=555, **out)),
+        _subject("gemv", "4x4-8", *_gemm(3, 2, 7, k=256, n=64, transpose_b=True, **out)),
+        _subject("attention_chain", "16x32-direct", *_chain(**out)),
+        *(
+            _subject(kernel, "32x32-direct-cached", *_gradients(of, **narrow))
+            for kernel, of in (
+                ("attention_backward_query", QueryGradientProblem),
+                ("attention_backward_key_value", KeyValueGradientProblem),
+            )
+        ),
+    ]
 
 
 def _attention() -> list[Subject]:
