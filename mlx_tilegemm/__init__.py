@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from . import errors
 from .arguments import ArraySpec
-from .autodiff import use_gradients
 from .backends import use_backend
-from .explain import explain
-from .ops import addmm, attention_chain, matmul, use_kernel
+from .context import use_gradients, use_kernel
+from .ops import addmm, attention_chain, matmul
 
 if TYPE_CHECKING:
     from . import emulator, integrations, nn
+    from .explanation import explain
     from .patching import PatchReport, patch, patched, unpatch
 
 __all__ = [
@@ -35,16 +35,19 @@ __all__ = [
 
 
 _SUBPACKAGES = ("emulator", "integrations", "nn")
-_PATCHING = ("PatchReport", "patch", "patched", "unpatch")
+_MODULES = {
+    "explain": ".explanation",
+    **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".patching"),
+}
 
 
 def __getattr__(name: str) -> object:
     # NumPy, which the emulator needs, would be most of what importing this package costs; layers
-    # and patching need mlx.nn, which those who call the ops may not.
+    # and patching need mlx.nn, which those who call the ops may not; explaining needs the kernels.
     if name in _SUBPACKAGES:
         return import_module(f".{name}", __name__)
-    if name in _PATCHING:
-        return getattr(import_module(".patching", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,10 +12,10 @@ import mlx.core as mx
 
 from .arguments import ArraySpec
 from .chips import CHIPS
+from .context import use_kernel
 from .demo import demo
 from .errors import ProblemError, TileGemmError
-from .explain import OPS, Explanation, explain
-from .ops import use_kernel
+from .explanation import OPS, Explanation, explain
 from .problem import Shape
 from .verify import Outcome, Request, Status, backend_here, verify, write
 

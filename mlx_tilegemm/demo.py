@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from .dtypes import FLOAT32
-from .explain import explain
+from .explanation import explain
 from .ops import attention_chain, matmul
 
 _SEED = 20

@@ -1,80 +1,24 @@
 """The public operations: arrays in, arrays out.
 
 An op checks what its arguments are, looks up the call prepared for their shapes, dtypes and
-options, and makes it. Preparing a call, once for each such key, is where problems are stated and
-checked, kernels chosen, rendered and compiled.
+options, and makes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
-from functools import lru_cache, partial
-from typing import Literal, overload
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import mlx.core as mx
 
-from . import mlx_route
-from .arguments import (
-    ArraySpec,
-    Number,
-    as_array,
-    as_number,
-    attention_request,
-    default_scale,
-    gemm_request,
-)
-from .autodiff import (
-    differentiable_attention,
-    differentiable_gemm,
-    differentiable_plan,
-    gradients_enabled,
-)
-from .backends import Backend, StreamOrDevice, resolve
-from .backends.launch import Run, kernel_run
-from .canary import chosen_plan
-from .dispatch import ANY, MLX
+from .arguments import Number, as_array, as_number, default_scale
+from .backends import StreamOrDevice, resolve
+from .context import forced_kernel, gradients_enabled
 from .dtypes import INTEGERS
-from .errors import BackendError, DTypeError, IllegalKernelError, ProblemError
-from .plan import Plan
-from .problem import Problem, Shape
+from .errors import DTypeError, ProblemError
 
-_forced: ContextVar[str | None] = ContextVar("mlx_tilegemm_kernel", default=None)
-
-
-def use_kernel(name: str | None) -> AbstractContextManager[None]:
-    """Force a kernel for the ops called inside a ``with`` block.
-
-    The choice belongs to the running thread or asynchronous task; blocks nest, the innermost wins.
-    Gradients of these ops choose their own kernels.
-
-    Args:
-        name: A kernel (``"gemm_scalar"``: its best legal configuration), one configuration of it
-            (``"gemm_simdgroup/64x64x16-2x2-staged"``), ``"mlx"`` for MLX's own ops, ``"any"`` for
-            the best of the kernels even where MLX's ops are modelled to be faster, or None for the
-            free choice. An op raises `IllegalKernelError` with the reason if the kernel may not
-            serve it.
-
-    Example:
-        >>> with use_kernel("gemm_scalar"):
-        ...     y = matmul(a, b)
-    """
-    return _forcing(name)
-
-
-@contextmanager
-def _forcing(name: str | None) -> Iterator[None]:
-    token = _forced.set(name)
-    try:
-        yield
-    finally:
-        _forced.reset(token)
-
-
-def forced_kernel() -> str | None:
-    """Return the kernel that `use_kernel` forces here and now, or None."""
-    return _forced.get()
+if TYPE_CHECKING:
+    from .backends.launch import Run
 
 
 def matmul(
@@ -141,7 +85,7 @@ def matmul(
         False,
         batch_invariant,
         resolve(stream).backend,
-        _forced.get(),
+        forced_kernel(),
         gradients_enabled(),
     )
     return call((a, b), (1.0, 1.0), stream)[0]
@@ -212,7 +156,7 @@ def addmm(
         alpha != 1.0,
         batch_invariant,
         resolve(stream).backend,
-        _forced.get(),
+        forced_kernel(),
         gradients_enabled(),
     )
     return call((a, b, c), (alpha, beta), stream)[0]
@@ -327,7 +271,7 @@ def attention_chain(
         return_lse,
         out_dtype,
         resolve(stream).backend,
-        _forced.get(),
+        forced_kernel(),
         gradients_enabled(),
     )
     if scale is None:
@@ -351,101 +295,15 @@ def _whole(name: str, value: Number) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _gemm_call(
-    op: str,
-    a_shape: Shape,
-    a_dtype: mx.Dtype,
-    b_shape: Shape,
-    b_dtype: mx.Dtype,
-    c_shape: Shape | None,
-    c_dtype: mx.Dtype | None,
-    transpose_a: bool,
-    transpose_b: bool,
-    out_dtype: mx.Dtype | None,
-    scaled: bool,
-    batch_invariant: bool,
-    backend: Backend | None,
-    force: str | None,
-    gradients: bool,
-) -> Run:
-    problem = gemm_request(
-        op,
-        a=ArraySpec(shape=a_shape, dtype=a_dtype),
-        b=ArraySpec(shape=b_shape, dtype=b_dtype),
-        c=_optional_spec(c_shape, c_dtype),
-        transpose_a=transpose_a,
-        transpose_b=transpose_b,
-        out_dtype=out_dtype,
-        scaled=scaled,
-        batch_invariant=batch_invariant,
-    )
-    if problem is None:
-        _check_not_forced(op, force)
-        return partial(mlx_route.wide_gemm, transpose_a, transpose_b)
-    plan = _plan(op, problem, backend, force)
-    if plan is None or backend is None:
-        return partial(mlx_route.gemm, problem)
-    run = kernel_run(plan, backend, last_is_scalar=c_shape == ())
-    return differentiable_gemm(run, problem, backend) if gradients else run
+def _gemm_call(*key: Any) -> Run:  # noqa: ANN401 - the parameters of `prepare_gemm`
+    # Imported at the first call: kernels and chips are most of what importing the package costs.
+    from .prepare import prepare_gemm
+
+    return prepare_gemm(*key)
 
 
 @lru_cache(maxsize=4096)
-def _attention_call(
-    q_shape: Shape,
-    q_dtype: mx.Dtype,
-    k_shape: Shape,
-    k_dtype: mx.Dtype,
-    v_shape: Shape,
-    v_dtype: mx.Dtype,
-    mask_name: str | None,
-    mask_shape: Shape | None,
-    mask_dtype: mx.Dtype | None,
-    softmax: bool,
-    return_lse: bool,
-    out_dtype: mx.Dtype | None,
-    backend: Backend | None,
-    force: str | None,
-    gradients: bool,
-) -> Run:
-    problem = attention_request(
-        "attention_chain",
-        q=ArraySpec(shape=q_shape, dtype=q_dtype),
-        k=ArraySpec(shape=k_shape, dtype=k_dtype),
-        v=ArraySpec(shape=v_shape, dtype=v_dtype),
-        softmax=softmax,
-        mask=_optional_spec(mask_shape, mask_dtype) or mask_name,
-        return_lse=return_lse,
-        out_dtype=out_dtype,
-    )
-    plan = _plan("attention_chain", problem, backend, force)
-    if plan is None or backend is None:
-        return partial(mlx_route.attention, problem)
-    if not gradients:
-        return kernel_run(plan, backend, last_is_scalar=mask_shape == ())
-    full = differentiable_plan(problem, plan, backend)
-    if full is None:
-        return partial(mlx_route.attention, problem)
-    return differentiable_attention(problem, full, backend, mask_is_scalar=mask_shape == ())
+def _attention_call(*key: Any) -> Run:  # noqa: ANN401 - the parameters of `prepare_attention`
+    from .prepare import prepare_attention
 
-
-def _optional_spec(shape: Shape | None, dtype: mx.Dtype | None) -> ArraySpec | None:
-    return None if shape is None or dtype is None else ArraySpec(shape=shape, dtype=dtype)
-
-
-def _check_not_forced(op: str, force: str | None) -> None:
-    if force not in (None, ANY, MLX):
-        raise IllegalKernelError(
-            f"[{op}] Expected operands that the kernel {force!r} takes, got complex64 or float64, "
-            "which only MLX's own ops take."
-        )
-
-
-def _plan(op: str, problem: Problem, backend: Backend | None, force: str | None) -> Plan | None:
-    if backend is not None:
-        return chosen_plan(problem, backend, force)
-    if force not in (None, ANY, MLX):
-        raise BackendError(
-            f"[{op}] Expected a backend that runs kernels for the forced kernel {force!r}, got "
-            'the mlx backend; call inside `with use_backend("emulator"):` or on a GPU stream.'
-        )
-    return None
+    return prepare_attention(*key)

@@ -12,6 +12,7 @@ import mlx_tilegemm
 ROOT = Path(mlx_tilegemm.__file__).parent
 LAYERS = [
     "errors",
+    "context",
     "dtypes",
     "problem",
     "plan",
@@ -27,8 +28,9 @@ LAYERS = [
     "mlx_route",
     "canary",
     "autodiff",
+    "prepare",
     "ops",
-    "explain",
+    "explanation",
     "verify",
     "nn",
     "routing",

@@ -7,13 +7,10 @@ kernels too, in their operands' dtypes, and are differentiable in turn.
 
 from .attention import differentiable_attention, differentiable_plan, with_log_sum_exp
 from .gemm import differentiable_gemm
-from .transforms import gradients_enabled, use_gradients
 
 __all__ = [
     "differentiable_attention",
     "differentiable_gemm",
     "differentiable_plan",
-    "gradients_enabled",
-    "use_gradients",
     "with_log_sum_exp",
 ]

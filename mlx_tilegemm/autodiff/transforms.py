@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -16,40 +15,6 @@ from ..backends.launch import Run
 from ..problem import Shape
 
 Factors = tuple[Number, ...]
-
-_enabled: ContextVar[bool] = ContextVar("mlx_tilegemm_gradients", default=True)
-
-
-def use_gradients(enabled: bool) -> AbstractContextManager[None]:
-    """Choose whether calls inside a ``with`` block carry their derivatives.
-
-    They do by default. Without, a call on a kernel can be neither differentiated nor passed
-    through `mx.vmap`, but `mx.export_function` takes it, which MLX's own custom functions refuse,
-    and the call costs a few microseconds less. The choice belongs to the running thread or
-    asynchronous task; blocks nest, the innermost wins.
-
-    Args:
-        enabled: Whether calls carry their derivatives.
-
-    Example:
-        >>> with use_gradients(False):
-        ...     y = matmul(a, b)
-    """
-    return _enabling(bool(enabled))
-
-
-@contextmanager
-def _enabling(enabled: bool) -> Iterator[None]:
-    token = _enabled.set(enabled)
-    try:
-        yield
-    finally:
-        _enabled.reset(token)
-
-
-def gradients_enabled() -> bool:
-    """Return whether calls made here and now carry their derivatives."""
-    return _enabled.get()
 
 
 class Rule(Protocol):

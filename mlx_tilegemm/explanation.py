@@ -15,17 +15,18 @@ from typing import Any
 import mlx.core as mx
 
 from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_request
-from .autodiff import gradients_enabled, with_log_sum_exp
+from .autodiff import with_log_sum_exp
 from .backends import METAL, Route, resolve
 from .backends.launch import kernel_run
 from .backends.metal import generated_text
 from .canary import competes_with_mlx, standing_choice
 from .chips import Chip, detect, get
+from .context import forced_kernel, gradients_enabled
 from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
 from .errors import DTypeError, ProblemError
 from .kernels.limits import threads_per_core
-from .ops import addmm, attention_chain, forced_kernel, matmul
+from .ops import addmm, attention_chain, matmul
 from .plan import Plan, Source
 from .problem import (
     AttentionProblem,
