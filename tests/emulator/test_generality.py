@@ -328,3 +328,15 @@ def test_what_metal_does_not_have_is_an_error(source, message):
     kernel = metal_kernel("unknown", ["x"], ["y"], source)
     with pytest.raises(KernelCompileError, match=message):
         run(kernel, [mx.zeros((9,))], [(9,)], [mx.float32], (9, 1, 1), (9, 1, 1))
+
+
+def test_takes_the_place_of_the_function_of_mlx(monkeypatch):
+    monkeypatch.setattr(mx.fast, "metal_kernel", metal_kernel)
+    kernel = mx.fast.metal_kernel(
+        name="copy",
+        input_names=["x"],
+        output_names=["y"],
+        source="y[thread_position_in_grid.x] = x[thread_position_in_grid.x];",
+    )
+    x = mx.arange(9)
+    assert run(kernel, [x], [(9,)], [x.dtype], (9, 1, 1), (9, 1, 1))[0].tolist() == x.tolist()
