@@ -178,13 +178,13 @@ def run_mlx(headers: str, kernel: str, arguments: str, **launch) -> np.ndarray:
 @pytest.mark.parametrize(("headers", "kernel", "arguments"), SHIPPED)
 def test_mlx_kernel_compiles(headers: str, kernel: str, arguments: str) -> None:
     from mlx_tilegemm.emulator.build import build_kernel
-    from mlx_tilegemm.emulator.toolchain import find_compiler
+    from mlx_tilegemm.emulator.toolchain import BuildMode, find_compiler
 
     built = build_kernel(
         find_compiler(compilers()[0]),
         mlx_text(headers, ("k", kernel, arguments)),
         prelude="msl/prelude_metal.h",
-        checked=True,
+        mode=BuildMode.CHECKED,
         function_constants=dict.fromkeys(range(400), 0),
         include_dirs=(str(MLX_INCLUDE),),
     )
