@@ -263,7 +263,7 @@ def run(
     for number in numbers:
         ways = everything[number]
         verdict = (known or {}).get(ways[0].mutant)
-        if verdict and (verdict.caught or verdict.tried == len(ways)):
+        if verdict and (verdict.caught or verdict.reason or verdict.tried == len(ways)):
             verdicts[number] = verdict
     numbers = [number for number in numbers if number not in verdicts]
     total = len(numbers) + len(verdicts)

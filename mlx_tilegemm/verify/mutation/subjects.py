@@ -68,6 +68,7 @@ def subjects() -> tuple[Subject, ...]:
         *_masked(),
         *_backward(),
         *_rounded(),
+        *_ragged(),
     )
 
 
@@ -280,6 +281,27 @@ def _rounded() -> list[Subject]:
                 ("attention_backward_query", QueryGradientProblem),
                 ("attention_backward_key_value", KeyValueGradientProblem),
             )
+        ),
+    ]
+
+
+def _ragged() -> list[Subject]:
+    """Return attentions of several fragments, the last not full, and gradients under such masks."""
+    additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT32, "one_column": True}
+    gradients = (
+        ("attention_backward_query", QueryGradientProblem),
+        ("attention_backward_key_value", KeyValueGradientProblem),
+    )
+    return [
+        _subject("attention_chain", "16x32-direct", *_chain(head_dim=21, value_dim=27)),
+        _subject("attention_chain", "16x32-direct", *_chain(head_dim=27, value_dim=21)),
+        *(
+            _subject(
+                kernel,
+                "32x32-direct-cached",
+                *_gradients(of, **additive, head_dim=21, value_dim=27),
+            )
+            for kernel, of in gradients
         ),
     ]
 

@@ -1,0 +1,195 @@
+"""The mutation campaign: its operators, a sample of it, and that it cannot pass by accident."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlx_tilegemm.verify import mutation
+from mlx_tilegemm.verify.mutation import campaign as campaign_module
+from mlx_tilegemm.verify.mutation.campaign import (
+    Campaign,
+    Verdict,
+    _Mutated,
+    _noticed,
+    equivalents,
+    judge,
+)
+from mlx_tilegemm.verify.mutation.operators import OPERATORS, mutants
+from mlx_tilegemm.verify.mutation.subjects import subjects
+
+TEXT = """#line 7 "mlx_tilegemm/templates/x.metal.j2"
+constant constexpr int BLOCK_M = 32;
+void f(int rows, int columns) {
+  threadgroup float tile[96];
+  if (row < rows && column < columns) {  // a < b && c
+    tile[row * 8 + column] = float(a[first + column]);
+  }
+  tile_load<true, false>(tile, source, row_stride, column_stride);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  sum += a_lane * b_lane;
+  const int lane_row = fragment_row(thread_index_in_simdgroup);
+}
+"""
+
+
+FOUND = {(mutant.line, mutant.operator, mutant.mutated) for mutant, _ in mutants(TEXT)}
+
+
+class TestOperators:
+    @pytest.mark.parametrize(
+        ("line", "operator", "mutated"),
+        [
+            (7, "widen-tile", "constant constexpr int BLOCK_M = (32) + 8;"),
+            (9, "resize-array", "threadgroup float tile[48];"),
+            (10, "drop-condition", "if (true) { // a < b && c"),
+            (10, "drop-conjunct", "if (true && column < columns) { // a < b && c"),
+            (10, "drop-conjunct", "if (row < rows && true) { // a < b && c"),
+            (10, "comparison", "if (row <= rows && column < columns) { // a < b && c"),
+            (11, "shift-index", "tile[(row * 8 + column) + 1] = float(a[first + column]);"),
+            (11, "shift-index", "tile[row * 8 + column] = float(a[(first + column) + 1]);"),
+            (11, "drop-cast", "tile[row * 8 + column] = (a[first + column]);"),
+            (11, "literal", "tile[row * 9 + column] = float(a[first + column]);"),
+            (
+                13,
+                "swap-arguments",
+                "tile_load<false, true>(tile, source, row_stride, column_stride);",
+            ),
+            (
+                13,
+                "swap-name",
+                "tile_load<true, false>(tile, source, column_stride, column_stride);",
+            ),
+            (13, "delete-statement", ";"),
+            (14, "delete-statement", ";"),
+            (14, "weaken-barrier", "threadgroup_barrier(mem_flags::mem_none);"),
+            (14, "weaken-barrier", "simdgroup_barrier(mem_flags::mem_threadgroup);"),
+            (15, "assignment", "sum = a_lane * b_lane;"),
+            (15, "arithmetic", "sum += a_lane + b_lane;"),
+            (16, "swap-name", "const int lane_row = fragment_column(thread_index_in_simdgroup);"),
+            (
+                16,
+                "shift-declaration",
+                "const int lane_row = (fragment_row(thread_index_in_simdgroup)) + 1;",
+            ),
+        ],
+    )
+    def test_make_the_mistakes_they_are_named_for(self, line, operator, mutated):
+        assert (line, operator, mutated) in FOUND
+
+    def test_leave_comments_and_the_rest_of_the_text_alone(self):
+        for mutant, changed in mutants(TEXT):
+            assert changed != TEXT
+            assert mutant.template == "x.metal.j2"
+            ours, theirs = TEXT.splitlines(), changed.splitlines()
+            assert [a for a, b in zip(ours, theirs, strict=True) if a != b]
+            assert "// a < b && c" in changed
+
+    def test_every_operator_finds_something_in_our_kernels(self):
+        used = {ways[0].mutant.operator for ways in mutation.unique_mutants()}
+        assert used == set(OPERATORS)
+
+
+class TestSubjects:
+    def test_every_line_of_code_of_every_template_is_in_one(self):
+        """No statement may escape the campaign because no subject has its flag."""
+        from mlx_tilegemm import chips
+        from mlx_tilegemm.render import render
+        from mlx_tilegemm.variants import variants
+
+        covered = {
+            (variation.mutant.template, variation.mutant.line)
+            for ways in mutation.unique_mutants()
+            for variation in ways
+        }
+        missing = set()
+        seen = set()
+        for variant in variants(chips.DEFAULT):
+            for stage in variant.plan.stages:
+                source = render(stage.spec)
+                key = (stage.spec.template, stage.spec.label.split("_n")[0])
+                if key in seen:
+                    continue
+                seen.add(key)
+                for part in (source.header, source.body):
+                    missing |= {
+                        (mutant.template, mutant.line)
+                        for mutant, _ in mutants(part)
+                        if (mutant.template, mutant.line) not in covered
+                    }
+        assert not missing
+
+    @pytest.mark.parametrize("subject", subjects(), ids=lambda subject: subject.name)
+    def test_an_unbroken_kernel_raises_no_alarm(self, subject):
+        for trial in subject.trials:
+            assert _noticed(trial, _Mutated("", None)) == ""
+
+
+def test_a_sample_is_noticed():
+    campaign = mutation.run(sample=16)
+    assert len(campaign.verdicts) == 16
+    assert not [str(one.mutant) for one in campaign.unexplained]
+    assert campaign.caught >= 10
+
+
+def ways_of(operator, original, template=""):
+    return next(
+        ways
+        for ways in mutation.unique_mutants()
+        if ways[0].mutant.operator == operator
+        and original in ways[0].mutant.original
+        and ways[0].mutant.template.startswith(template)
+    )
+
+
+@pytest.mark.parametrize(
+    ("operator", "original", "caught_by"),
+    [
+        ("weaken-barrier", "threadgroup_barrier", "race"),
+        ("delete-statement", "tile_fill(sum, 0.0f)", "uninitialized"),
+        ("delete-statement", "total *= decay", "numerics"),
+        ("drop-conjunct", "row < m && column < N", "out-of-bounds"),
+    ],
+)
+def test_known_mistakes_are_noticed_as_what_they_are(operator, original, caught_by):
+    assert caught_by in judge(ways_of(operator, original)).caught_by
+
+
+def test_a_component_past_the_end_of_a_vector_is_noticed():
+    assert judge(ways_of("comparison", "for (int e = 0; e < 2; ++e) {", "attention_chain")).caught
+
+
+class TestReasons:
+    def test_a_survivor_without_a_reason_fails_the_campaign(self, monkeypatch):
+        monkeypatch.setattr(campaign_module, "_caught_by", lambda way, subject: "")
+        monkeypatch.setattr(campaign_module, "equivalents", lambda: ())
+        verdict = judge(ways_of("weaken-barrier", "threadgroup_barrier"))
+        campaign = Campaign(verdicts=(verdict,), total=1)
+        assert campaign.unexplained == (verdict,)
+        assert campaign.rate == 0.0
+        assert "Missed\n\n- " in mutation.to_markdown(campaign, commit="x", compiler="y")
+
+    def test_reasons_are_about_mutants_that_exist(self):
+        existing = [ways[0].mutant for ways in mutation.unique_mutants()]
+        existing += [way.mutant for ways in mutation.unique_mutants() for way in ways[1:]]
+        for template, operator, original, mutated, reason in equivalents():
+            assert len(reason) > 20, reason
+            assert any(
+                template in ("*", one.template)
+                and operator in ("*", one.operator)
+                and original in ("*", one.original)
+                and mutated in ("*", one.mutated)
+                for one in existing
+            ), (template, operator, original, mutated)
+
+    def test_no_reason_excuses_a_whole_template(self):
+        for template, _, original, _, _ in equivalents():
+            assert template != "*"
+            assert original != "*"
+
+    def test_equivalent_mutants_do_not_count(self):
+        mutant = mutation.unique_mutants()[0][0].mutant
+        caught = Verdict(mutant=mutant, caught_by="race")
+        excused = Verdict(mutant=mutant, reason="changes nothing")
+        campaign = Campaign(verdicts=(caught, excused), total=2)
+        assert campaign.rate == 1.0
+        assert campaign.equivalent == (excused,)
