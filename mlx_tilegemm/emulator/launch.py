@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,12 @@ _FAILURES = {
 
 # The runtime has one address space and one set of workers.
 _launch_lock = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _finding_room() -> ctypes.Array[native.Finding]:
+    """Memory for the records of one launch; guarded by the launch lock."""
+    return (native.Finding * native.MAX_FINDINGS)()
 
 
 class LoadedKernel:
@@ -131,9 +138,9 @@ class LoadedKernel:
             while not self._runtime.msl_rt_wait(_POLL_SECONDS):
                 self._runtime.msl_rt_cancel()
             counters = native.Counters()
-            records = (native.Finding * native.MAX_FINDINGS)()
-            count = self._runtime.msl_rt_end(ctypes.byref(counters), records, native.MAX_FINDINGS)
-        return counters, list(records[:count])
+            room = _finding_room()
+            count = self._runtime.msl_rt_end(ctypes.byref(counters), room, native.MAX_FINDINGS)
+        return counters, [native.Finding.from_buffer_copy(record) for record in room[:count]]
 
     def _wait(self, time_limit: float) -> None:
         """Waits in slices, so that signals reach Python."""
