@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from .campaign import Campaign, Verdict
+from .operators import GENERIC
 from .subjects import subjects
 
 
@@ -23,7 +24,11 @@ def to_markdown(campaign: Campaign, *, commit: str, compiler: str) -> str:
 
 def _summary(campaign: Campaign, commit: str, compiler: str) -> str:
     done = len(campaign.verdicts)
-    scope = "every mutant" if done == campaign.total else f"a sample of {campaign.total}"
+    scope = "every mutant"
+    if done < campaign.total:
+        scope = (
+            f"of {campaign.total}; the generic operators {', '.join(sorted(GENERIC))} are sampled"
+        )
     return f"""# Mutation report
 
 {done} mutants ({scope}) of the kernels' templates at commit {commit}, run by the strict
