@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EmulatorError
+from ..errors import EmulatorError, ProblemError
 from . import native
 from .settings import Settings
 from .signature import Parameter, Source
 
 Array = npt.NDArray[np.generic]
 
+_MAX_THREADS = 1024
 _ORDERS = {"forward": 0, "reverse": 1, "random": 2}
 
 
@@ -49,6 +50,18 @@ class Dispatch:
     grid: tuple[int, int, int]
     threadgroup: tuple[int, int, int]
     dynamic_threadgroup: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, sizes in (("grid", self.grid), ("threadgroup", self.threadgroup)):
+            if len(sizes) != 3 or min(sizes) < 0:
+                raise ProblemError(f"[emulator] Expected three sizes in {name}, got {sizes}.")
+        threads = self.threadgroup[0] * self.threadgroup[1] * self.threadgroup[2]
+        if threads > _MAX_THREADS:
+            # In MLX's words.
+            raise ProblemError(
+                f"Thread group size ({threads}) is greater than  the maximum allowed threads per "
+                f"threadgroup ({_MAX_THREADS})."
+            )
 
     @property
     def is_empty(self) -> bool:

@@ -86,7 +86,7 @@ def _is_x86() -> bool:
 
 def _runtime_link_flags(compiler: Compiler, key: str) -> list[str]:
     if sys.platform == "darwin":
-        return ["-dynamiclib", f"-Wl,-install_name,@rpath/{key}"]
+        return ["-dynamiclib"]
     return ["-shared", f"-Wl,-soname,{key}", "-Wl,-z,now", "-lpthread", "-ldl"]
 
 
@@ -185,7 +185,9 @@ def _build_kernel(
 def _compile_kernel(
     compiler: Compiler, flags: Sequence[str], runtime: Path, directory: Path
 ) -> None:
-    link = (str(runtime), *compiler.library_flags(), "-o", _KERNEL_NAME)
+    # macOS finds the runtime's functions in what the process has loaded.
+    libraries = () if sys.platform == "darwin" else (str(runtime),)
+    link = (*libraries, *compiler.library_flags(), "-o", _KERNEL_NAME)
     steps = [(*flags, "kernel.cpp", *link)]
     if compiler.is_zig:
         # In one step it would link its own sanitizer run-time.

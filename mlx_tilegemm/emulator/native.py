@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -130,7 +131,9 @@ DESCRIBE_TYPE = CFUNCTYPE(c_uint32, POINTER(Parameter))
 @lru_cache(maxsize=8)
 def load_runtime(path: Path) -> ctypes.CDLL:
     """The runtime library, with the types of its functions set."""
-    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL)
+    # Kernels are linked to it by name on Linux; on macOS they look among what is global.
+    scope = ctypes.RTLD_GLOBAL if sys.platform == "darwin" else ctypes.RTLD_LOCAL
+    library = ctypes.CDLL(str(path), mode=scope)
     library.msl_rt_begin.argtypes = [POINTER(LaunchArguments)]
     library.msl_rt_begin.restype = c_int32
     library.msl_rt_wait.argtypes = [c_double]

@@ -131,7 +131,7 @@ class _Editor:
                 self._number(token, 0)
             elif token.text == "constant":
                 self._constant(index)
-            elif token.text == "threadgroup" and self._starts_statement(index):
+            elif token.text == "threadgroup":
                 index = self._threadgroup(index)
             elif token.text == "is_function_constant_defined":
                 index = self._constant_defined(index)
@@ -249,8 +249,10 @@ class _Editor:
                 before = opening
                 continue
             before -= 1
-        starts = before < 0 or self.tokens[before].text in (";", "{", "}", ":", "]")
-        return starts and any(first < index < last for first, last in self.bodies)
+        return before < 0 or self.tokens[before].text in (";", "{", "}", ":", "]")
+
+    def _in_kernel(self, index: int) -> bool:
+        return any(first < index < last for first, last in self.bodies)
 
     def _before_alignas(self, close: int) -> int | None:
         depth = 0
@@ -262,10 +264,17 @@ class _Editor:
 
     def _threadgroup(self, index: int) -> int:
         """Rewrites one declaration of threadgroup variables; pointers are left alone."""
+        if not self._starts_statement(index):
+            self._refuse_late_word(index)
+            return index
         end = self._statement_end(index)
         type_start, type_end = self._type_span(index, end)
         if self.tokens[type_end].text in ("*", "&", "("):
             return type_end
+        if not self._in_kernel(index):
+            raise unknown_construct(
+                self.text, self.tokens[index], "threadgroup memory declared outside a kernel"
+            )
         if self.tokens[type_end].kind is not Kind.WORD:
             raise unknown_construct(
                 self.text, self.tokens[index], "this declaration of threadgroup memory"
@@ -278,6 +287,20 @@ class _Editor:
         self._drop_edits_from(self.tokens[start].start)
         self.edits.append((self.tokens[start].start, self.tokens[end].end, code))
         return end
+
+    def _refuse_late_word(self, index: int) -> None:
+        """Refuses ``float threadgroup x[4];``, which would make a private array."""
+        before, after = self.tokens[index - 1], self.tokens[index + 1 : index + 3]
+        if (
+            self._in_kernel(index)
+            and before.kind is Kind.WORD
+            and len(after) == 2
+            and after[0].kind is Kind.WORD
+            and after[1].text in ("[", ";", ",")
+        ):
+            raise unknown_construct(
+                self.text, self.tokens[index], "'threadgroup' behind the type of a declaration"
+            )
 
     def _statement_end(self, index: int) -> int:
         while index < len(self.tokens) and self.tokens[index].text != ";":

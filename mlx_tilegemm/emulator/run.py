@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from .signature import EntryPoint, Source
 from .toolchain import BuildMode, find_compiler
 
 Array = npt.NDArray[np.generic]
+Sizes = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +113,8 @@ def run_text(
     )
     bound = {index: _buffer(value) for index, value in _by_index(loaded.entry, buffers).items()}
     dispatch = Dispatch(
-        grid=_three("grid", grid),
-        threadgroup=_three("threadgroup", threadgroup),
+        grid=cast(Sizes, tuple(grid)),
+        threadgroup=cast(Sizes, tuple(threadgroup)),
         dynamic_threadgroup=dynamic_threadgroup or {},
     )
     counters = loaded.launch(bound, dispatch, chosen)
@@ -209,13 +211,3 @@ def _outputs(loaded: LoadedKernel, bound: Mapping[int, Buffer]) -> dict[int, Arr
         if parameter.source is Source.BUFFER and not described.is_const
     }
     return {index: buffer.data for index, buffer in bound.items() if index in writable}
-
-
-def _three(name: str, sizes: Sequence[int]) -> tuple[int, int, int]:
-    if len(sizes) != 3 or any(size < 0 for size in sizes):
-        raise EmulatorError(f"[emulator] Expected three sizes in {name}, got {tuple(sizes)}.")
-    if name == "threadgroup" and sizes[0] * sizes[1] * sizes[2] > 1024:
-        raise EmulatorError(
-            f"[emulator] Expected at most 1024 threads in a threadgroup, got {tuple(sizes)}."
-        )
-    return sizes[0], sizes[1], sizes[2]

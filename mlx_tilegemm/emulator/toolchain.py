@@ -113,7 +113,7 @@ class Compiler:
     def library_flags(self) -> tuple[str, ...]:
         """Options that make a shared library without the sanitizers' own run-time."""
         if sys.platform == "darwin":
-            return ("-dynamiclib", "-fno-sanitize-link-runtime")
+            return ("-dynamiclib", "-fno-sanitize-link-runtime", "-undefined", "dynamic_lookup")
         # -nodefaultlibs is what keeps gcc from linking that; -z now because a fiber that is stopped
         # while the dynamic linker holds its lock would hold it for ever.
         flags = ("-shared", "-nodefaultlibs", "-Wl,-z,now", "-lm", "-lgcc", "-lc")

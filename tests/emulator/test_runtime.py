@@ -220,11 +220,36 @@ def test_includes(tmp_path):
             "kernel void f(device float* y [[buffer(0)]]) { threadgroup float a[2] = {1, 2}; }",
             "declaration of the threadgroup variable 'a'",
         ),
+        (
+            "kernel void f(device float* y [[buffer(0)]]) { float threadgroup a[2]; y[0] = a[0]; }",
+            "behind the type",
+        ),
+        ("void g() { threadgroup float a[2]; }\nkernel void f() {}", "outside a kernel"),
     ],
 )
 def test_unknown_constructs_are_named(text, message):
     with pytest.raises(KernelCompileError, match=message):
         run(text, [FLOATS])
+
+
+def test_constants_may_only_be_read():
+    text = """
+    kernel void f(constant float* x [[buffer(0)]], device float* y [[buffer(1)]],
+                  constant int& shift [[buffer(2)]], uint i [[thread_position_in_grid]]) {
+      y[i] = x[i] + float(shift);
+    }
+    """
+    np.testing.assert_array_equal(run(text, [X, FLOATS, np.int32(1)])[1], X + 1)
+    with pytest.raises(KernelCompileError, match="read-only|const"):
+        run(text.replace("y[i] =", "x[i] ="), [X, FLOATS, np.int32(1)])
+
+
+def test_sizes_of_launches():
+    text = "kernel void f(device float* y [[buffer(0)]]) { y[0] = 1.0f; }"
+    with pytest.raises(ValueError, match=r"Thread group size \(2048\)"):
+        run(text, [FLOATS], group=2048)
+    with pytest.raises(ValueError, match="Expected three sizes"):
+        run_text(HEAD + text, buffers=[FLOATS], grid=(1, 1), threadgroup=(1, 1, 1))
 
 
 ATOMICS = """
