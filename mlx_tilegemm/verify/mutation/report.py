@@ -26,9 +26,9 @@ def _summary(campaign: Campaign, commit: str, compiler: str) -> str:
     done = len(campaign.verdicts)
     scope = "every mutant"
     if done < campaign.total:
-        scope = (
-            f"of {campaign.total}; the generic operators {', '.join(sorted(GENERIC))} are sampled"
-        )
+        generic = sum(one.mutant.operator in GENERIC for one in campaign.verdicts)
+        names = ", ".join(sorted(GENERIC))
+        scope = f"of {campaign.total}; {generic} of them by the generic operators {names}"
     return f"""# Mutation report
 
 {done} mutants ({scope}) of the kernels' templates at commit {commit}, run by the strict
