@@ -1,6 +1,6 @@
 """Speed of the emulator on a half 512x512x512 product, with the checks off and on.
 
-    python -m bench.emulator [--compiler g++] [--size 512]
+python -m bench.emulator [--compiler g++] [--size 512]
 """
 
 from __future__ import annotations

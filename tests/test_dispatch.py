@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlx_tilegemm import chips, dispatch, render, variants
 from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8, INTEGERS
 from mlx_tilegemm.errors import IllegalKernelError
-from mlx_tilegemm.kernels import KERNELS, gemm_simdgroup
+from mlx_tilegemm.kernels import gemm_simdgroup
 from mlx_tilegemm.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT
 from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
 
