@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ X = np.arange(8, dtype=np.float32)
 
 PROGRAM = f"""
 import sys
+import threading
 import numpy as np
 from mlx_tilegemm.emulator import Output, run_text
 x = np.arange(8, dtype=np.float32)
@@ -293,6 +295,46 @@ def test_crashes_are_errors(kernel, line, checks):
 @pytest.mark.parametrize("checks", ["strict", "off"])
 def test_threads_that_wait_for_each_other(checks):
     np.testing.assert_array_equal(run_fault("handshake", checks, time_limit=60), np.ones(64))
+
+
+FORK = f"""
+import os
+{PROGRAM}
+child = os.fork()
+{{again}}
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+""".replace("{again}", PROGRAM.partition("import run_text\n")[2].strip())
+
+
+def test_child_of_a_fork(tmp_path):
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, "fork"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_that_launch_at_once():
+    wrong = []
+
+    def work(salt):
+        for _ in range(20):
+            if not (twice(f"thread {salt}") == 2 * X).all():
+                wrong.append(salt)
+
+    threads = [threading.Thread(target=work, args=(salt,)) for salt in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def test_settings_are_checked():

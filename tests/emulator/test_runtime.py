@@ -240,7 +240,7 @@ def test_constants_may_only_be_read():
     }
     """
     np.testing.assert_array_equal(run(text, [X, FLOATS, np.int32(1)])[1], X + 1)
-    with pytest.raises(KernelCompileError, match="read-only|const"):
+    with pytest.raises(KernelCompileError, match=r"read-only|const"):
         run(text.replace("y[i] =", "x[i] ="), [X, FLOATS, np.int32(1)])
 
 

@@ -15,16 +15,24 @@ namespace {
 Pool* the_pool = nullptr;
 std::mutex pool_mutex;
 
-// The threads of the parent do not exist in a forked child.
-void forget_pool() {
-  the_pool = nullptr;
-}
+// No clock of a worker was ever ahead of this when its pool was last looked at.
+uint64_t latest_clock = 0;
 
 }  // namespace
 
+// The threads of the parent do not exist in a forked child; what they left in memory does.
+void Pool::forget() {
+  if (the_pool != nullptr) the_pool->note_clocks();
+  the_pool = nullptr;
+}
+
+void Pool::note_clocks() {
+  for (uint32_t i = 0; i < size_; ++i) latest_clock = std::max(latest_clock, workers_[i]->clock);
+}
+
 Pool& Pool::instance() {
   const std::lock_guard<std::mutex> lock(pool_mutex);
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  static const int registered = pthread_atfork(nullptr, nullptr, forget);
   (void)registered;
   if (the_pool == nullptr) the_pool = new Pool;
   return *the_pool;
@@ -48,8 +56,8 @@ bool Pool::start(Launch* launch, uint32_t workers) {
     if (!add_worker()) return false;
   }
   // The clocks of all workers start a launch together, ahead of all that they ever were.
-  for (uint32_t i = 0; i < size_; ++i) latest_ = std::max(latest_, workers_[i]->clock);
-  launch->start_clock = ++latest_;
+  note_clocks();
+  launch->start_clock = ++latest_clock;
   for (uint32_t i = 0; i < workers; ++i) workers_[i]->begin(launch);
   started_ = running_ = workers;
   ++round_;

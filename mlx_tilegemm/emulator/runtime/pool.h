@@ -25,6 +25,8 @@ class Pool {
   Worker* worker(uint32_t index) { return workers_[index].get(); }
 
  private:
+  static void forget();
+  void note_clocks();
   bool add_worker();
   void serve(Worker* worker, uint64_t seen);
 
@@ -34,7 +36,6 @@ class Pool {
   pthread_t threads_[max_workers] = {};
   uint32_t size_ = 0;
   uint64_t round_ = 0;
-  uint64_t latest_ = 0;
   uint32_t started_ = 0;
   uint32_t running_ = 0;
 };
