@@ -299,13 +299,23 @@ def test_threads_that_wait_for_each_other(checks):
 
 FORK = f"""
 import os
-{PROGRAM}
+import sys
+import numpy as np
+from mlx_tilegemm.emulator import Output, run_text
+x = np.arange(8, dtype=np.float32)
+text = {TEXT!r}.format(salt=sys.argv[1])
+def run(text):
+    return run_text(text, buffers=[x, Output(shape=(8,), dtype=np.float32)], grid=(8, 1, 1),
+                    threadgroup=(8, 1, 1)).outputs[1]
+for _ in range(5):
+    assert (run(text) == 2 * x).all()
 child = os.fork()
-{{again}}
 if child == 0:
+    # Other threads store to the same memory now.
+    assert (run(text.replace("y[i]", "y[7 - i]")) == 2 * x[::-1]).all()
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-""".replace("{again}", PROGRAM.partition("import run_text\n")[2].strip())
+"""
 
 
 def test_child_of_a_fork(tmp_path):
