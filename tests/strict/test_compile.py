@@ -29,7 +29,7 @@ def test_covering_texts_pass(clang):
     assert failures(covering_texts()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_text_passes(clang):
     assert failures(every_text()) == []
 

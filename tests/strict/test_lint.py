@@ -113,7 +113,7 @@ def test_covering_texts_are_clean():
         assert lint_text(one.traced.text, one.source.name) == ()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_text_is_clean():
     for one in every_text():
         assert lint_text(one.traced.text, one.source.name) == ()
