@@ -85,7 +85,7 @@ int32_t place_buffer(const Launch& launch, uint32_t index) {
 }
 
 int32_t place_buffers(const Launch& launch) {
-  if (AddressSpace::instance() == nullptr) return no_address_space;
+  if (AddressSpace::open() == nullptr) return no_address_space;
   for (uint32_t i = 0; i < launch.arguments.buffer_count; ++i) {
     if (const int32_t failure = place_buffer(launch, i)) return failure;
   }

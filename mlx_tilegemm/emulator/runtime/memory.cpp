@@ -36,6 +36,7 @@ void unmap_memory(void* address, size_t bytes) {
   munmap(address, bytes);
 }
 
+AddressSpace* AddressSpace::instance_ = nullptr;
 uintptr_t AddressSpace::base_ = 0;
 uintptr_t AddressSpace::span_ = 0;
 
@@ -51,14 +52,15 @@ bool AddressSpace::reserve() {
   return false;
 }
 
-AddressSpace* AddressSpace::instance() {
-  static AddressSpace* const space = [] {
-    auto* created = new AddressSpace;
-    if (created->reserve()) return created;
+AddressSpace* AddressSpace::open() {
+  if (instance_ != nullptr) return instance_;
+  auto* created = new AddressSpace;
+  if (created->reserve()) {
+    instance_ = created;
+  } else {
     delete created;
-    return static_cast<AddressSpace*>(nullptr);
-  }();
-  return space;
+  }
+  return instance_;
 }
 
 bool AddressSpace::commit(uintptr_t address, size_t bytes) {

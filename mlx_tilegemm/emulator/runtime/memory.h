@@ -38,8 +38,9 @@ struct Region {
 
 class AddressSpace {
  public:
-  // Null when no address range could be reserved.
-  static AddressSpace* instance();
+  // Null when no address range could be reserved, and before the first call of open.
+  static AddressSpace* instance() { return instance_; }
+  static AddressSpace* open();
 
   // Whether an address may be one of ours; most accesses of checked code are to stacks.
   static bool owns(uintptr_t address) { return address - base_ < span_; }
@@ -86,6 +87,7 @@ class AddressSpace {
   static constexpr uint32_t threadgroup_shift = 24;
   static constexpr uintptr_t threadgroup_span = uintptr_t(max_workers * max_storages)
                                                 << threadgroup_shift;
+  static AddressSpace* instance_;
   static uintptr_t base_, span_;
   uint32_t device_shift_ = 0;
   static constexpr uint32_t max_strays = 1024;

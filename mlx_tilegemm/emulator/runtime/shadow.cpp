@@ -21,10 +21,8 @@ uint32_t access_code(Access access) {
   return is_atomic(access) ? 2 : is_store(access) ? 1 : 0;
 }
 
-AddressSpace* space() {
-  static AddressSpace* const instance = AddressSpace::instance();
-  return instance;
-}
+// Launches begin with making sure that it is there.
+AddressSpace* space() { return AddressSpace::instance(); }
 
 void describe_access(
     Finding* finding, const Region* region, uintptr_t address, size_t bytes, Access access) {
@@ -192,60 +190,63 @@ __attribute__((noinline)) void check_atomic(Cell* cell, const Observer& observer
   }
 }
 
+struct AccessOf {
+  Worker* worker;
+  const Region* region;
+  uintptr_t address;
+  size_t bytes;
+  Access access;
+  uint64_t pc;
+};
+
+template <bool Shared>
+__attribute__((noinline)) void check_cell(Cell* cell, const AccessOf& of) {
+  const Fiber* fiber = of.worker->current;
+  const Observer observer = {
+      of.worker,    of.region,  static_cast<uint32_t>(of.region->space),
+      fiber->thread, fiber->group, of.address, of.bytes, of.access, of.pc};
+  if (of.access == Access::load) {
+    check_load<Shared>(cell, observer);
+  } else if (of.access == Access::store) {
+    check_store<Shared>(cell, observer);
+  } else {
+    check_atomic<Shared>(cell, observer);
+  }
+}
+
 // Answers the common cases by comparing whole records, which begin with the clock.
 struct Shortcut {
   uint64_t mine;     // the record of this access, were it alone
-  uint64_t started;  // no record of this threadgroup, or of this launch, is smaller
+  uint64_t started;  // no record of this threadgroup is smaller
   uint64_t ordered;  // records of this threadgroup below this one are ordered before this access
+
+  explicit Shortcut(const Worker* worker)
+      : mine(Record(worker->clock, 0, worker->index, worker->current->thread).bits()),
+        started(worker->threadgroup_start << 20),
+        ordered(worker->ordered[static_cast<uint32_t>(Space::threadgroup)] << 20) {}
 
   // Other threads have read since the last barrier, and the record says so already.
   bool is_known_reader(uint64_t read) const {
     constexpr uint64_t spread = (record_many | record_spread) << 16;
     return read == mine || ((read & spread) == spread && read >> 20 == mine >> 20);
   }
+
+  bool load(Cell* cell, uint64_t pc) const {
+    if (cell->write < started || cell->write >= ordered) return false;
+    if (is_known_reader(cell->read)) return true;
+    if (cell->read >= ordered) return false;
+    cell->read = mine;
+    cell->read_site = static_cast<uint32_t>(pc);
+    return true;
+  }
+
+  bool store(Cell* cell, uint64_t pc) const {
+    if (cell->write >= ordered || cell->read >= ordered) return false;
+    cell->write = mine;
+    cell->write_site = static_cast<uint32_t>(pc);
+    return true;
+  }
 };
-
-void check_cells_threadgroup(Cell* first, size_t count, const Observer& observer) {
-  const Worker* worker = observer.worker;
-  const Shortcut shortcut = {
-      Record(worker->clock, 0, worker->index, observer.thread).bits(),
-      worker->threadgroup_start << 20, worker->ordered[1] << 20};
-  for (Cell* cell = first; cell != first + count; ++cell) {
-    const uint64_t written = cell->write;
-    const uint64_t read = cell->read;
-    if (observer.access == Access::load) {
-      const bool is_set = written >= shortcut.started && written < shortcut.ordered;
-      if (is_set && shortcut.is_known_reader(read)) continue;
-      if (is_set && read < shortcut.ordered) {
-        cell->read = shortcut.mine;
-        leave_site(&cell->read_site, observer.pc);
-        continue;
-      }
-      check_load<false>(cell, observer);
-    } else if (observer.access == Access::store) {
-      if (written < shortcut.ordered && read < shortcut.ordered) {
-        cell->write = shortcut.mine;
-        leave_site(&cell->write_site, observer.pc);
-        continue;
-      }
-      check_store<false>(cell, observer);
-    } else {
-      check_atomic<false>(cell, observer);
-    }
-  }
-}
-
-void check_cells_device(Cell* first, size_t count, const Observer& observer) {
-  for (Cell* cell = first; cell != first + count; ++cell) {
-    if (observer.access == Access::load) {
-      check_load<true>(cell, observer);
-    } else if (observer.access == Access::store) {
-      check_store<true>(cell, observer);
-    } else {
-      check_atomic<true>(cell, observer);
-    }
-  }
-}
 
 void count(Worker* worker, const Region* region, size_t bytes, Access access) {
   Counters& counters = worker->counters;
@@ -258,6 +259,15 @@ void count(Worker* worker, const Region* region, size_t bytes, Access access) {
   }
   if (loads) counters.buffer_loaded[region->index] += bytes;
   if (stores) counters.buffer_stored[region->index] += bytes;
+}
+
+void check_threadgroup(Cell* cell, const Cell* end, const AccessOf& of) {
+  const Shortcut shortcut(of.worker);
+  for (; cell != end; ++cell) {
+    if (of.access == Access::load && shortcut.load(cell, of.pc)) continue;
+    if (of.access == Access::store && shortcut.store(cell, of.pc)) continue;
+    check_cell<false>(cell, of);
+  }
 }
 
 }  // namespace
@@ -277,17 +287,14 @@ void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access
     }
     return;
   }
-  const Fiber* fiber = worker->current;
-  const Observer observer = {
-      worker,       region,  static_cast<uint32_t>(region->space),
-      fiber->thread, fiber->group, address, bytes, access, pc};
-  const size_t first = offset >> region->granule_shift;
-  const size_t last = (offset + bytes - 1) >> region->granule_shift;
+  const AccessOf of = {worker, region, address, bytes, access, pc};
+  Cell* first = region->cells + (offset >> region->granule_shift);
+  const Cell* end = region->cells + ((offset + bytes - 1) >> region->granule_shift) + 1;
   if (region->space == Space::threadgroup) {
-    check_cells_threadgroup(region->cells + first, last - first + 1, observer);
-  } else {
-    check_cells_device(region->cells + first, last - first + 1, observer);
+    check_threadgroup(first, end, of);
+    return;
   }
+  for (Cell* cell = first; cell != end; ++cell) check_cell<true>(cell, of);
 }
 
 void report_misaligned(Worker* worker, uintptr_t address, size_t alignment, uint64_t pc) {
