@@ -21,19 +21,11 @@ enum Failure : int32_t {
 
 Launch* the_launch = nullptr;
 
-uint64_t permute(uint64_t value) {
-  value ^= value >> 33;
-  value *= 0xff51afd7ed558ccdull;
-  value ^= value >> 33;
-  value *= 0xc4ceb9fe1a85ec53ull;
-  return value ^ (value >> 33);
-}
-
 void shuffle(std::vector<uint32_t>* order, uint64_t count, uint64_t seed) {
   order->resize(count);
   for (uint64_t i = 0; i < count; ++i) (*order)[i] = static_cast<uint32_t>(i);
   for (uint64_t i = count; i > 1; --i) {
-    seed = permute(seed + 0x9e3779b97f4a7c15ull);
+    seed = mix(seed + 0x9e3779b97f4a7c15ull);
     std::swap((*order)[i - 1], (*order)[seed % i]);
   }
 }

@@ -1,5 +1,5 @@
-// Broken rules, as the runtime records them. Recording must not allocate: it happens on fiber stacks
-// and in signal handlers.
+// Broken rules, as the runtime records them. Recording must not allocate: it happens on fiber
+// stacks and in signal handlers.
 #pragma once
 
 #include <cstddef>

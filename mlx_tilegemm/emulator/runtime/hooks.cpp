@@ -185,7 +185,7 @@ MSL_RT_EXPORT void __ubsan_handle_missing_return(void* data) {
       data, CALLER_PC, Kind::undefined_behavior, "a function ended without returning a value");
 }
 
-// Only the check of alignments is on; vectors that the optimiser splits are checked here as a whole.
+// Only the check of alignments is on. It sees vectors whole that the optimiser splits afterwards.
 MSL_RT_EXPORT void __ubsan_handle_type_mismatch_v1(void* data, uintptr_t pointer) {
   const uintptr_t alignment = uintptr_t(1) << static_cast<const TypeMismatch*>(data)->log_alignment;
   if (msl_rt::AddressSpace::owns(pointer)) {

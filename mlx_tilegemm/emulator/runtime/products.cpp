@@ -1,5 +1,5 @@
-// Matrix products. Each lane leaves its parts of the operands and goes on; the sums are computed for
-// many products at once, as soon as all lanes have left their parts of them.
+// Matrix products. Each lane leaves its parts of the operands and goes on; the sums are computed
+// for many products at once, as soon as all lanes have left their parts of them.
 #include <cstring>
 
 #include "worker.h"

@@ -1,5 +1,5 @@
-// What the checks know about memory. Each granule of a tracked region has a record of its last write
-// and of its last read. A record holds who did it (worker and thread) and when (the worker's clock,
+// What the checks know about memory. Each granule of a tracked region has a record of its last
+// write and of its last read. A record holds who did it (worker and thread) and when (the worker's clock,
 // which every barrier advances). Two accesses are ordered if a barrier that covers their memory and
 // both threads came between them, so findings do not depend on how threads happened to run.
 #pragma once

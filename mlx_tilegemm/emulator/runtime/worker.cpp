@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <new>
 
 #include "context.h"
 #include "launch.h"
@@ -21,18 +20,6 @@ constexpr size_t escape_bytes = size_t(64) << 10;
 constexpr uint64_t stack_guard = 0x5afe57acc0de5afeull;
 constexpr size_t threadgroup_limit = 32768;
 constexpr size_t absent_bytes = size_t(64) << 10;
-
-uint32_t all_lanes(uint32_t lanes) {
-  return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
-}
-
-uint64_t mix(uint64_t value) {
-  value ^= value >> 30;
-  value *= 0xbf58476d1ce4e5b9ull;
-  value ^= value >> 27;
-  value *= 0x94d049bb133111ebull;
-  return value ^ (value >> 31);
-}
 
 // Fills `order` with 0..count-1 as the launch wants them run.
 void running_order(uint32_t* order, uint32_t count, Order kind, uint64_t seed) {
@@ -59,10 +46,6 @@ char* allocate_stacks(size_t bytes) {
 }  // namespace
 
 __thread Worker* this_worker = nullptr;
-
-bool Place::same_file(const char* other) const {
-  return file == other || (file && other && std::strcmp(file, other) == 0);
-}
 
 bool Worker::allocate() {
   if (stacks_ != nullptr) return true;
@@ -328,208 +311,6 @@ void Worker::give_way() {
   }
 }
 
-bool Worker::rendezvous(Place place) {
-  Fiber* self = current;
-  Simdgroup* group = self->group;
-  if (group->at_collective == 0) {
-    group->place = place;
-    group->mixed = false;
-  } else if (group->place != place) {
-    group->mixed = true;
-  }
-  self->place = place;
-  group->at_collective |= uint32_t(1) << self->slot;
-  if (group->at_collective == group->alive && !group->mixed) {
-    join(group, group->alive);
-    return true;
-  }
-  self->leads = false;
-  wait();
-  return self->leads;
-}
-
-void Worker::release() {
-  Simdgroup* group = current->group;
-  group->at_collective &= ~group->joined;
-  group->runnable |= group->joined;
-  group->joined = 0;
-}
-
-static uint32_t lanes_of(const Simdgroup* group, uint32_t slots) {
-  if (slots == group->alive) return group->alive_lanes;
-  uint32_t lanes = 0;
-  for (; slots; slots &= slots - 1) {
-    lanes |= uint32_t(1) << group->fibers[__builtin_ctz(slots)].lane;
-  }
-  return lanes;
-}
-
-static void collect_operands(Mailbox* box, uint32_t lanes) {
-  box->lanes = lanes;
-  for (; lanes; lanes &= lanes - 1) {
-    const uint32_t lane = __builtin_ctz(lanes);
-    std::memcpy(box->slots[lane], box->operands[lane], Mailbox::slot_bytes);
-  }
-}
-
-void Worker::join(Simdgroup* group, uint32_t slots) {
-  group->joined = slots;
-  const Fiber* first = &group->fibers[__builtin_ctz(slots)];
-  if (first->place.kind == Collective::simd_function) {
-    collect_operands(&group->box, lanes_of(group, slots));
-  } else if (strict && slots != ~uint32_t(0)) {
-    report_split(group, slots);
-  }
-  if (!strict) return;
-  if (group->check_uniform) compare_uniform(group);
-}
-
-void Worker::report_split(Simdgroup* group, uint32_t slots) {
-  const uint32_t lanes = std::min(simd_width, threads_ - group->index * simd_width);
-  const Fiber* fiber = &group->fibers[__builtin_ctz(slots)];
-  if (slots == all_lanes(lanes)) {
-    // A simdgroup of fewer than 32 threads may meet at a barrier but holds no whole matrix.
-    if (fiber->place.kind != Collective::simdgroup_matrix) return;
-    report_divergence(fiber->place, fiber, "the simdgroup has fewer than 32 threads");
-  } else if (slots != group->alive) {
-    report_divergence(fiber->place, fiber, "other lanes of the simdgroup are elsewhere");
-  } else {
-    report_divergence(fiber->place, fiber, "other lanes of the simdgroup have returned");
-  }
-}
-
-// No lane of the simdgroup can run on: lets those at the earliest collective meet without the rest,
-// which is what a GPU does with a branch around a simd function.
-Fiber* Worker::settle_simdgroup(Simdgroup* group) {
-  const Fiber* first = nullptr;
-  for (uint32_t rest = group->at_collective; rest; rest &= rest - 1) {
-    const Fiber* fiber = &group->fibers[__builtin_ctz(rest)];
-    if (first == nullptr || fiber->place.line < first->place.line) first = fiber;
-  }
-  uint32_t slots = 0;
-  const Fiber* left = nullptr;
-  group->mixed = false;
-  for (uint32_t rest = group->at_collective; rest; rest &= rest - 1) {
-    const Fiber* fiber = &group->fibers[__builtin_ctz(rest)];
-    if (fiber->place == first->place) {
-      slots |= uint32_t(1) << fiber->slot;
-      continue;
-    }
-    if (left != nullptr && left->place != fiber->place) group->mixed = true;
-    left = fiber;
-  }
-  join(group, slots);
-  if (left != nullptr) group->place = left->place;
-  Fiber* leader = &group->fibers[__builtin_ctz(slots)];
-  leader->leads = true;
-  group->runnable |= uint32_t(1) << leader->slot;
-  return leader;
-}
-
-void Worker::threadgroup_barrier(uint32_t flags, Place place) {
-  Fiber* self = current;
-  if (waiting_ == 0) {
-    barrier_place_ = place;
-    barrier_mixed_ = false;
-    barrier_flags_ = flags;
-  } else if (barrier_place_ != place) {
-    barrier_mixed_ = true;
-  }
-  barrier_flags_ &= flags;
-  self->place = place;
-  ++waiting_;
-  self->group->at_barrier |= uint32_t(1) << self->slot;
-  if (waiting_ == alive_ && !barrier_mixed_) {
-    finish_barrier(place);
-    return;
-  }
-  wait();
-}
-
-// Lets every waiting fiber go on.
-void Worker::finish_barrier(Place place) {
-  if (strict && alive_ != threads_) {
-    report_divergence(place, current, "other threads of the threadgroup have returned");
-  }
-  order_memory(barrier_flags_, nullptr);
-  ++counters.threadgroup_barriers;
-  for (uint32_t i = 0; i < simdgroups_; ++i) {
-    groups_[i].runnable |= groups_[i].at_barrier;
-    groups_[i].at_barrier = 0;
-  }
-  waiting_ = 0;
-}
-
-// Every fiber waits at a threadgroup barrier, but not all at the same one, or some have returned.
-Fiber* Worker::settle_barrier() {
-  const Fiber* first = nullptr;
-  for (uint32_t i = 0; i < simdgroups_; ++i) {
-    for (uint32_t rest = groups_[i].at_barrier; rest; rest &= rest - 1) {
-      const Fiber* fiber = &groups_[i].fibers[__builtin_ctz(rest)];
-      if (first == nullptr || fiber->place.line < first->place.line) first = fiber;
-    }
-  }
-  if (strict && barrier_mixed_) {
-    report_divergence(first->place, first, "other threads of the threadgroup are at another one");
-  }
-  finish_barrier(first->place);
-  return next_fiber();
-}
-
-void Worker::simdgroup_barrier(uint32_t flags, Place place) {
-  if (!rendezvous(place)) return;
-  order_memory(flags, current->group);
-  ++counters.simdgroup_barriers;
-  release();
-}
-
-void Worker::order_memory(uint32_t flags, Simdgroup* only) {
-  ++clock;
-  for (uint32_t space = 0; space < 2; ++space) {
-    const uint32_t flag = space == 0 ? memory_device : memory_threadgroup;
-    if (!(flags & flag)) continue;
-    if (only != nullptr) {
-      only->ordered[space] = clock;
-      continue;
-    }
-    ordered[space] = clock;
-    for (uint32_t i = 0; i < simdgroups_; ++i) groups_[i].ordered[space] = clock;
-  }
-}
-
-void Worker::note_uniform(uint64_t operands, Place place) {
-  current->uniform = mix(current->uniform + operands);
-  current->uniform_place = place;
-  current->group->check_uniform = true;
-}
-
-void Worker::compare_uniform(Simdgroup* group) {
-  group->check_uniform = false;
-  const Fiber* first = &group->fibers[__builtin_ctz(group->joined)];
-  for (uint32_t rest = group->joined; rest; rest &= rest - 1) {
-    Fiber* fiber = &group->fibers[__builtin_ctz(rest)];
-    if (fiber->uniform == first->uniform) continue;
-    report_divergence(
-        fiber->uniform_place, fiber,
-        "lanes gave simdgroup_load or simdgroup_store different operands");
-    break;
-  }
-  for (uint32_t rest = group->alive; rest; rest &= rest - 1) {
-    group->fibers[__builtin_ctz(rest)].uniform = 0;
-  }
-}
-
-// Of what lanes did after their last collective.
-void Worker::compare_last_uniform(Simdgroup* group) {
-  if (group->alive == all_lanes(std::min(simd_width, threads_ - group->index * simd_width))) {
-    group->last_uniform = current->uniform;
-  }
-  if (group->last_uniform == current->uniform) return;
-  report_divergence(
-      current->uniform_place, current,
-      "lanes gave simdgroup_load or simdgroup_store different operands");
-}
-
 void* Worker::threadgroup_storage(
     uint32_t declaration, const StorageType& type, const char* name, Place place) {
   declaration %= max_storages;
@@ -563,60 +344,6 @@ void Worker::abandon() {
   current = nullptr;
   msl_rt_switch(&forgotten, scheduler_);
   __builtin_unreachable();
-}
-
-static void set_extent(uint32_t* out, const Extent& extent) {
-  out[0] = extent.x;
-  out[1] = extent.y;
-  out[2] = extent.z;
-}
-
-Finding* Worker::report(
-    Kind kind, uint64_t pc, Place place, const Region* region, uint64_t other_pc) {
-  Owner owner = Owner::none;
-  uint32_t owner_index = 0;
-  if (region != nullptr) {
-    owner = region->space == Space::device ? Owner::buffer : Owner::storage;
-    owner_index = region->index;
-  }
-  Finding* finding = findings.add(
-      {kind, owner, owner_index, place.line, pc, other_pc, place.file});
-  if (finding == nullptr) return nullptr;
-  if (owner == Owner::storage) {
-    finding->owner_name = storages[owner_index].name;
-    finding->element_size = storages[owner_index].element_size;
-  }
-  set_extent(finding->threadgroup, position_);
-  if (current != nullptr) {
-    set_thread(finding->thread, current->thread);
-  }
-  return finding;
-}
-
-void Worker::set_thread(uint32_t* out, uint32_t thread) const {
-  set_extent(out, ids_[thread].position_in_threadgroup);
-}
-
-void Worker::report_divergence(Place place, const Fiber* fiber, const char* why) {
-  Finding* finding = report(Kind::divergence, 0, place);
-  if (finding == nullptr) return;
-  set_thread(finding->thread, fiber->thread);
-  finding->access = static_cast<uint32_t>(place.kind);
-  std::snprintf(finding->text, sizeof(finding->text), "%s", why);
-}
-
-void Worker::report_waiting() {
-  for (uint32_t i = 0; i < simdgroups_; ++i) {
-    const Simdgroup& group = groups_[i];
-    for (uint32_t rest = group.at_barrier | group.at_collective | group.at_product; rest; rest &= rest - 1) {
-      const Fiber& fiber = group.fibers[__builtin_ctz(rest)];
-      Finding* finding = report(Kind::time_limit, 0, fiber.place);
-      if (finding == nullptr) continue;
-      set_thread(finding->thread, fiber.thread);
-      finding->access = static_cast<uint32_t>(fiber.place.kind);
-      std::snprintf(finding->text, sizeof(finding->text), "waits for other threads");
-    }
-  }
 }
 
 }  // namespace msl_rt

@@ -97,6 +97,19 @@ struct Storage {
   uint32_t element_size;
 };
 
+inline uint32_t all_lanes(uint32_t lanes) {
+  return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
+}
+
+// Spreads the bits of a number.
+inline uint64_t mix(uint64_t value) {
+  value ^= value >> 30;
+  value *= 0xbf58476d1ce4e5b9ull;
+  value ^= value >> 27;
+  value *= 0x94d049bb133111ebull;
+  return value ^ (value >> 31);
+}
+
 class Worker {
  public:
   explicit Worker(uint32_t number) : index(number) {}

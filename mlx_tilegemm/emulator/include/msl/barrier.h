@@ -15,11 +15,13 @@ enum class mem_flags : msl_rt::uint32_t {
 };
 
 constexpr mem_flags operator|(mem_flags a, mem_flags b) {
-  return static_cast<mem_flags>(static_cast<msl_rt::uint32_t>(a) | static_cast<msl_rt::uint32_t>(b));
+  using bits = msl_rt::uint32_t;
+  return static_cast<mem_flags>(static_cast<bits>(a) | static_cast<bits>(b));
 }
 
 constexpr mem_flags operator&(mem_flags a, mem_flags b) {
-  return static_cast<mem_flags>(static_cast<msl_rt::uint32_t>(a) & static_cast<msl_rt::uint32_t>(b));
+  using bits = msl_rt::uint32_t;
+  return static_cast<mem_flags>(static_cast<bits>(a) & static_cast<bits>(b));
 }
 
 inline void threadgroup_barrier(mem_flags flags, msl_rt::Site site = msl_rt::Site::here()) {

@@ -123,14 +123,13 @@ extern "C" {
 // The box of the calling lane's simdgroup, and the lane's index.
 MSL_RT_EXPORT msl_rt::Mailbox* msl_rt_mailbox(msl_rt::uint32_t* lane);
 
-// Waits for the other lanes, which must have left their operands. True for exactly one lane, the
-// leader: it computes the results in the slots and calls msl_rt_release; the others return when that
-// is done.
+// Waits for the other lanes, once the operand is left. True for exactly one lane, the leader: it
+// computes the results in the slots and calls msl_rt_release; the others return when that is done.
 MSL_RT_EXPORT bool msl_rt_rendezvous(const char* file, msl_rt::int32_t line);
 MSL_RT_EXPORT void msl_rt_release();
 
-// target += a * b on 8x8 matrices of which the caller holds two elements each. The sum is due later:
-// `target` must not be used before msl_rt_settle was called with the ticket that this returns.
+// target += a * b on 8x8 matrices of which the caller holds two elements each. The sum is due
+// later: `target` must not be used before msl_rt_settle got the ticket that this returns.
 MSL_RT_EXPORT msl_rt::uint32_t msl_rt_multiply_accumulate(
     void* target, msl_rt::ElementType type, msl_rt::Pair a, msl_rt::Pair b, const char* file,
     msl_rt::int32_t line);

@@ -44,8 +44,8 @@ MSL_INLINE msl_rt::Pair to_pair(const vec<T, 2>& pair) {
 
 }  // namespace _impl
 
-// A matrix that a product was added to holds a ticket until somebody looks at its elements: the sums
-// of many products are computed together, when all lanes have left their parts.
+// A matrix that a product was added to holds a ticket until somebody looks at its elements: the
+// sums of many products are computed together, when all lanes have left their parts.
 template <typename T, int Cols, int Rows = Cols>
 struct simdgroup_matrix {
   static_assert(Cols == 8 && Rows == 8, "simdgroup_matrix is 8x8 only");
