@@ -62,13 +62,15 @@ def build_runtime(compiler: Compiler) -> Path:
     )
 
     def make(directory: Path) -> None:
-        sources = sorted(str(path) for path in RUNTIME.glob("*.cpp"))
+        # As one source, which takes half the time.
+        includes = (f'#include "{path}"\n' for path in sorted(RUNTIME.glob("*.cpp")))
+        (directory / "runtime.cpp").write_text("".join(includes), encoding="utf-8")
         arguments = [
             *compiler.flags(BuildMode.FAST),
             # The context switch returns to places that no call came from.
             "-fcf-protection=none" if _is_x86() else "-mbranch-protection=none",
             "-U_FORTIFY_SOURCE",
-            *sources,
+            "runtime.cpp",
             *_runtime_link_flags(compiler, key),
             "-o",
             _RUNTIME_NAME,
