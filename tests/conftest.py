@@ -16,8 +16,8 @@ _COMMON = {
     "deadline": None,  # the first example of a kernel compiles it
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
-# Nearly every example compiles a kernel of its own, so CI's 10 are what fits its time; "deep" is for
-# a machine with an hour.
+# Nearly every example compiles a kernel of its own, so CI's 10 are what fits its time; "deep" is
+# for a machine with an hour.
 settings.register_profile("deep", max_examples=200, **_COMMON)
 settings.register_profile("dev", max_examples=6, **_COMMON)
 settings.register_profile("ci", max_examples=10, derandomize=True, **_COMMON)
