@@ -247,7 +247,7 @@ class LoadedKernel:
         """Offset of a return address in the kernel's library, None if it lies elsewhere."""
         path = ctypes.create_string_buffer(4096)
         offset = int(self._runtime.msl_rt_locate(pc, path, len(path)))
-        if path.value.decode(errors="replace") != str(self.built.library):
+        if Path(path.value.decode(errors="replace")).resolve() != self.built.library.resolve():
             return None
         return offset - 1
 

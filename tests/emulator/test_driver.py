@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mlx_tilegemm.emulator import (
     ToolchainError,
     cache,
     run_text,
+    symbols,
     toolchain,
 )
 
@@ -350,6 +352,25 @@ def test_threads_that_launch_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_lines_from_every_symbolizer(tmp_path, monkeypatch):
+    printed = {
+        "llvm-symbolizer": "0x10\\n/h/vec.h:3\\n././kernel.metal:7 (d 2)\\n0x20\\n??:0\\n",
+        "addr2line": "0x0010\\n/h/vec.h:3\\n./kernel.metal:7\\n0x0020\\n??:?\\n",
+        "atos": "load (in kernel.so) (/h/vec.h:3)\\nf (in kernel.so) (./kernel.metal:7)\\n",
+    }
+    for tool, output in printed.items():
+        folder = tmp_path / tool
+        folder.mkdir()
+        (folder / tool).write_text(f"#!/bin/sh\nprintf '{output}'\n")
+        (folder / tool).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+        offsets = [0x10] if tool == "atos" else [0x10, 0x20]
+        found = symbols.source_lines(Path("kernel.so"), offsets, Path("/h"))
+        assert found == {0x10: ("kernel.metal", 7)}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert symbols.source_lines(Path("kernel.so"), [0x10], Path("/h")) == {}
 
 
 def test_settings_are_checked():
