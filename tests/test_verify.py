@@ -168,7 +168,6 @@ class TestCheck:
         finding = strict.Finding(file="x", line=3, column=1, rule="compile", message="no such word")
         report = strict.Report(name="x", checked=True, tool="clang", findings=(finding,))
         monkeypatch.setattr(static.strict, "check", lambda text, name: report)
-        monkeypatch.setattr(static, "_unknown_words", lambda text: ())
         outcome = self.check(EMULATOR, static=True)
         assert outcome.status is verify.Status.FAILED
         assert any("no such word" in failure for failure in outcome.failures)

@@ -74,18 +74,6 @@ def check_all(texts: Mapping[str, str], workers: int = 2) -> dict[str, Report]:
         return dict(zip(texts, reports, strict=True))
 
 
-def foreign_names(text: str) -> frozenset[str]:
-    """Return the words of a text that it uses and does not declare.
-
-    Raises:
-        ClangMissingError: There is no clang to tell declarations from uses.
-    """
-    done = _run(find_clang(), prepare(text))
-    nodes = read_tree(done.stdout, prepare(text))
-    declared = {node.name for node in nodes if node.place and node.kind.endswith("Decl")}
-    return frozenset(words(text) - declared)
-
-
 def _check(clang: Clang, name: str, text: str) -> Report:
     source = f'#line 1 "{name}"\n{prepare(text)}'
     try:
@@ -95,9 +83,16 @@ def _check(clang: Clang, name: str, text: str) -> Report:
     findings = [*_diagnostics(done.stderr)]
     if not findings and done.returncode:
         return _unfinished(clang, name, f"exit status {done.returncode}: {done.stderr[-500:]}")
-    findings += tree.findings(read_tree(done.stdout, source))
-    unique = tuple(sorted(dict.fromkeys(findings)))
-    return Report(name=name, checked=True, tool=clang.version, findings=unique)
+    nodes = read_tree(done.stdout, source)
+    findings += tree.findings(nodes)
+    declared = {node.name for node in nodes if node.place and node.kind.endswith("Decl")}
+    return Report(
+        name=name,
+        checked=True,
+        tool=clang.version,
+        findings=tuple(sorted(dict.fromkeys(findings))),
+        foreign=frozenset(words(text) - declared),
+    )
 
 
 def _run(clang: Clang, source: str) -> subprocess.CompletedProcess[str]:

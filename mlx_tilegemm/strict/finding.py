@@ -39,12 +39,14 @@ class Report:
         checked: Whether the check ran; without it the absence of findings says nothing.
         tool: What checked it, or why nothing did.
         findings: What was found, in order of the text.
+        foreign: Words that the text uses and does not declare.
     """
 
     name: str
     checked: bool
     tool: str
     findings: tuple[Finding, ...] = ()
+    foreign: frozenset[str] = frozenset()
 
     @property
     def passed(self) -> bool:

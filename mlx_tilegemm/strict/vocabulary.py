@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .compile import foreign_names
-from .finding import Finding
+from .finding import Finding, Report
 
 DATA = Path(__file__).parent / "vocabulary.tsv"
 OLDEST_METAL = (3, 1)
@@ -50,21 +49,17 @@ def vocabulary() -> dict[str, Origin]:
     }
 
 
-def unknown_words(text: str, name: str = "kernel.metal") -> tuple[Finding, ...]:
-    """Return a finding for each word of a text that is neither declared in it nor on the list.
-
-    Raises:
-        ClangMissingError: There is no clang to tell declarations from uses.
-    """
+def unknown_words(report: Report) -> tuple[Finding, ...]:
+    """Return a finding for each word of a checked text, not declared there, that is not listed."""
     known = vocabulary()
     return tuple(
         Finding(
-            file=name,
+            file=report.name,
             line=0,
             column=0,
             rule="vocabulary",
             message=f"{word} is neither declared nor on the list of Metal's words",
         )
-        for word in sorted(foreign_names(text))
+        for word in sorted(report.foreign)
         if word not in known or not known[word].known
     )

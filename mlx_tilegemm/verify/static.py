@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +12,7 @@ from .. import strict
 from ..backends import METAL
 from ..backends.launch import kernel_run
 from ..plan import Plan, Source
-from ..strict.lint import lint_source, lint_text, words
+from ..strict.lint import lint_source, lint_text
 from ..strict.signature import Traced, argument, compare, trace
 from ..strict.vocabulary import unknown_words
 from .cases import Number
@@ -82,28 +81,6 @@ def traced_stages(
     return tuple(recorder.stages)
 
 
-class _Words:
-    """A text that equals all others of the same words, its kernel's own name aside.
-
-    Which of them it declares is the same too, and looking that up takes a run of clang.
-    """
-
-    def __init__(self, *, text: str, own_name: str) -> None:
-        self.text = text
-        self._words = frozenset(words(text) - {own_name})
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Words) and self._words == other._words
-
-    def __hash__(self) -> int:
-        return hash(self._words)
-
-
-@lru_cache(maxsize=1024)
-def _unknown_words(text: _Words) -> tuple[strict.Finding, ...]:
-    return unknown_words(text.text)
-
-
 def check_static(
     plan: Plan, operands: Sequence[mx.array], factors: tuple[Number, ...]
 ) -> StaticOutcome:
@@ -119,7 +96,7 @@ def check_static(
         report = strict.check(text, name)
         found += report.findings
         if report.checked:
-            found += _unknown_words(_Words(text=text, own_name=stage.traced.name))
+            found += unknown_words(report)
         else:
             unchecked.append(f"strict compile and vocabulary: {report.tool}")
         findings += [str(one) for one in found]
