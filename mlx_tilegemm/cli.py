@@ -84,6 +84,11 @@ def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
     )
     add("--compiler", default="", help="the emulator's C++ compiler; default: the first found")
     add("--report", type=Path, default=Path("reports"), help="directory of the reports")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep the passes of the report that is there, if texts, machine and checks are alike",
+    )
 
 
 _OPTIONS = ("transpose_a", "transpose_b", "alpha", "beta", "scale", "softmax", "return_lse")
@@ -162,7 +167,8 @@ def _verify(options: argparse.Namespace) -> int:
         static=options.static,
         compiler=options.compiler,
     )
-    report = verify(request, jobs=options.jobs, progress=_show_progress)
+    earlier = options.report / "verify.json" if options.resume else None
+    report = verify(request, jobs=options.jobs, progress=_show_progress, earlier=earlier)
     data, text = write(report, options.report)
     passed = sum(one.status is Status.PASSED for one in report.outcomes)
     print(f"{passed} of {len(report.outcomes)} variants passed; see {text} and {data}")

@@ -197,6 +197,57 @@ def test_an_interrupt_leaves_what_was_found(monkeypatch):
     assert "the first 2 of 6 variants, then interrupted" in to_markdown(report)
 
 
+class TestResume:
+    def run(self, path, **changes):
+        checked = []
+        request = verify.Request(**{"backend": BACKEND.name, "sample": 3, "repeats": 1} | changes)
+        report = verify.verify(
+            request, jobs=1, progress=lambda *_: checked.append(_[2].variant), earlier=path
+        )
+        return report, checked
+
+    def written(self, report, directory, edit=lambda text: text):
+        path, _ = verify.write(report, directory)
+        path.write_text(edit(path.read_text()))
+        return path
+
+    def test_only_what_is_missing_is_checked(self, tmp_path):
+        first, _ = self.run(tmp_path / "none.json", sample=2, static=False)
+        path = self.written(first, tmp_path)
+        report, checked = self.run(path, static=False)
+        assert report.passed
+        assert checked == [report.outcomes[2].variant]
+        run = f"{first.environment.date} at {first.environment.commit}"
+        assert [one.found for one in report.outcomes] == [run, run, ""]
+        assert f"2 of them were checked on {run}" in to_markdown(report)
+        again, checked = self.run(self.written(report, tmp_path), static=False)
+        assert [one.found for one in again.outcomes[:2]] == [run, run]
+        assert checked == []
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda text: text.replace('"checks": "', '"checks": "0'),
+            lambda text: text.replace('"mlx": "', '"mlx": "9.'),
+            lambda text: text.replace('"repeats": 1', '"repeats": 2'),
+            lambda text: text.replace('"status":"passed"', '"status":"failed"'),
+            lambda text: text.replace('"name":"tilegemm', '"name":"other'),
+        ],
+    )
+    def test_what_was_checked_otherwise_is_checked_again(self, tmp_path, edit):
+        first, checked = self.run(tmp_path / "none.json", sample=1, static=False)
+        text = verify.to_json(first)
+        assert edit(text) != text
+        again = self.run(self.written(first, tmp_path, edit), sample=1, static=False)[1]
+        assert again == checked
+
+    def test_another_file_is_refused(self, tmp_path):
+        path = tmp_path / "verify.json"
+        path.write_text("[1, 2")
+        with pytest.raises(ProblemError, match=r"^\[verify\] Expected a report .*verify\.json"):
+            self.run(path)
+
+
 def test_tasks_survive_a_process_that_dies():
     done = {one.number: one for one in run_tasks(prepare, 7, range(6), jobs=2)}
     assert sorted(done) == [0, 1, 2, 3, 4, 5]

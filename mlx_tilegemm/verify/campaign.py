@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -18,7 +19,8 @@ from ..emulator import settings
 from ..errors import ProblemError
 from ..kernels import KERNELS
 from ..variants import Variant, variants
-from .check import Outcome, Status, check_variant
+from .check import Outcome, Status, check_variant, stage_names
+from .earlier import earlier_passes
 from .report import Report, environment
 from .workers import run_tasks
 
@@ -93,20 +95,33 @@ def _scrambled(variant: Variant) -> bytes:
     return hashlib.blake2s(str(variant).encode()).digest()
 
 
-def verify(request: Request, *, jobs: int = 0, progress: Progress | None = None) -> Report:
+def verify(
+    request: Request,
+    *,
+    jobs: int = 0,
+    progress: Progress | None = None,
+    earlier: Path | None = None,
+) -> Report:
     """Check the variants a request is about; an interrupt ends it with what was found until then.
 
     Args:
         request: What to check.
         jobs: Processes; 0 is one on Metal and one for each CPU on the emulator.
         progress: Called after each variant.
+        earlier: A ``verify.json`` whose passes are kept where texts, machine and checks are the
+            same.
+
+    Raises:
+        ProblemError: ``earlier`` is no report.
     """
     chosen = selected(request)
+    here = environment(request.backend, request.compiler)
     count = jobs or (1 if request.backend == "metal" else os.cpu_count() or 1)
-    outcomes: dict[int, Outcome] = {}
+    outcomes = _kept(chosen, earlier_passes(earlier, here, request) if earlier else {})
+    waiting = [number for number in range(len(chosen)) if number not in outcomes]
     start = time.perf_counter()
     try:
-        for done in run_tasks(_checker, request, range(len(chosen)), jobs=count):
+        for done in run_tasks(_checker, request, waiting, jobs=count):
             outcome = done.result or _lost(chosen[done.number], done.error)
             outcomes[done.number] = outcome
             if progress:
@@ -115,12 +130,22 @@ def verify(request: Request, *, jobs: int = 0, progress: Progress | None = None)
         if not outcomes:
             raise
     return Report(
-        environment=environment(request.backend, request.compiler),
+        environment=here,
         request=request,
         seconds=time.perf_counter() - start,
         total=len(chosen),
         outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
     )
+
+
+def _kept(chosen: list[Variant], passes: dict[str, Outcome]) -> dict[int, Outcome]:
+    """Return the passes of variants that still have the same texts, by number."""
+    return {
+        number: passes[str(variant)]
+        for number, variant in enumerate(chosen)
+        if str(variant) in passes
+        and stage_names(variant) == tuple(stage.name for stage in passes[str(variant)].stages)
+    }
 
 
 def _checker(request: Request) -> Callable[[int], Outcome]:

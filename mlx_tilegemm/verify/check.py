@@ -70,6 +70,7 @@ class Outcome:
         error_share: Largest error as a share of the bound that float32 accumulation allows.
         compile_seconds: First run less a later one: compiling and loading.
         run_seconds: Median of the later runs; what a launch costs here, not on a GPU.
+        found: Date and commit of the earlier run that found this out; empty for this one.
     """
 
     variant: str
@@ -84,6 +85,7 @@ class Outcome:
     error_share: float = 0.0
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
+    found: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +157,13 @@ def _checked(
         "compile_seconds": max(0.0, seconds[0] - later) if seconds else 0.0,
         "run_seconds": later,
     }
+
+
+def stage_names(variant: Variant) -> tuple[str, ...]:
+    """Return the names of a variant's kernels, each of which ends in a hash of the text."""
+    from ..render import render
+
+    return tuple(render(stage.spec).name for stage in variant.plan.stages)
 
 
 def _stage_record(stage: Stage, chip: Chip) -> StageRecord:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -41,6 +42,7 @@ class Environment:
         compiler: What compiled them.
         strict: What compiled them strictly, or why nothing did.
         chip: Whose candidates and occupancy were used, and why.
+        checks: Digest of the files that a verdict depends on, besides the kernels' texts.
     """
 
     machine: str
@@ -53,6 +55,7 @@ class Environment:
     compiler: str
     strict: str
     chip: str
+    checks: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,21 @@ def environment(backend: str, compiler: str) -> Environment:
         compiler="MLX's, at first use" if backend == "metal" else _compiler(compiler),
         strict=_strict(),
         chip=f"{chip.name} ({note})" if note else chip.name,
+        checks=_checks(),
     )
+
+
+_CHECKS = ("backends", "emulator", "strict", "verify")
+
+
+def _checks() -> str:
+    package = Path(__file__).parents[1]
+    digest = hashlib.blake2s(digest_size=8)
+    for path in sorted(path for name in _CHECKS for path in (package / name).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(package)} {path.stat().st_size} ".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _processor() -> str:
@@ -185,7 +202,15 @@ def _summary(report: Report) -> str:
 A variant passes if its kernels render and compile, if each of {asked.repeats} runs with new
 buffers breaks no rule and gives the same bits, if every element is within the error that float32
 accumulation allows (computed in float64), and if the static checks find nothing.
-"""
+{_earlier(report)}"""
+
+
+def _earlier(report: Report) -> str:
+    runs = Counter(one.found for one in report.outcomes if one.found)
+    return "".join(
+        f"\n{count} of them were checked on {run}, in the same way.\n"
+        for run, count in runs.items()
+    )
 
 
 def _machine(report: Report) -> str:
