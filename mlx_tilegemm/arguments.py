@@ -6,7 +6,7 @@ What a problem itself can check (shapes, dtypes that do not go together) is chec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 import mlx.core as mx
 
@@ -164,10 +164,14 @@ def attention_request(
     v: ArraySpec,
     softmax: bool = True,
     mask: ArraySpec | str | None = None,
+    window: object = None,
+    sinks: ArraySpec | None = None,
+    q_pe: ArraySpec | None = None,
+    k_pe: ArraySpec | None = None,
     return_lse: bool = False,
     out_dtype: object = None,
 ) -> AttentionProblem:
-    """State the attention that ``q``, ``k``, ``v`` and ``mask`` ask for.
+    """State the attention that its operands and options ask for.
 
     Raises:
         ProblemError: Shapes or options that do not fit together, or an unknown mask name.
@@ -188,7 +192,24 @@ def attention_request(
         mask=from_mlx(array_mask.dtype) if array_mask else None,
         return_lse=bool(return_lse),
         out=_out_row(op, out_dtype),
+        window=_whole_window(op, window),
+        sinks_shape=sinks.shape if sinks else None,
+        sinks=_float_row(op, "sinks", sinks.dtype) if sinks else None,
+        q_pe_shape=q_pe.shape if q_pe else None,
+        q_pe=_float_row(op, "q_pe", q_pe.dtype) if q_pe else None,
+        k_pe_shape=k_pe.shape if k_pe else None,
+        k_pe=_float_row(op, "k_pe", k_pe.dtype) if k_pe else None,
     )
+
+
+def _whole_window(op: str, window: object) -> int | None:
+    if window is None:
+        return None
+    if isinstance(window, bool) or not isinstance(window, Integral):
+        raise DTypeError(
+            f"[{op}] Expected window to be None or a whole number, got {_kind_name(window)}."
+        )
+    return int(window)
 
 
 def _float_row(op: str, name: str, dtype: mx.Dtype) -> DType:

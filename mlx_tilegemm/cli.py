@@ -71,6 +71,9 @@ def _add_call_arguments(command: argparse.ArgumentParser) -> None:
         add(flag, type=float)
     add("--out-dtype", metavar="dtype")
     add("--mask", help="causal, or shape:dtype of an array: 1x1x128x128:bool")
+    add("--window", type=int, help="keys that a row of a causal mask sees")
+    for flag in ("--sinks", "--q-pe", "--k-pe"):
+        add(flag, metavar="shape:dtype", help="of an array")
 
 
 def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
@@ -91,7 +94,16 @@ def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-_OPTIONS = ("transpose_a", "transpose_b", "alpha", "beta", "scale", "softmax", "return_lse")
+_OPTIONS = (
+    "transpose_a",
+    "transpose_b",
+    "alpha",
+    "beta",
+    "scale",
+    "softmax",
+    "window",
+    "return_lse",
+)
 
 
 def _explanation(options: argparse.Namespace) -> Explanation:
@@ -100,8 +112,9 @@ def _explanation(options: argparse.Namespace) -> Explanation:
     }
     if options.out_dtype:
         keywords["out_dtype"] = _dtype(options.out_dtype)
-    if options.mask:
-        keywords["mask"] = _mask(options.mask)
+    for name in ("mask", "sinks", "q_pe", "k_pe"):
+        if getattr(options, name):
+            keywords[name] = _array(getattr(options, name))
     shapes = [_shape(text) for text in options.shapes]
     dtypes = [_dtype(name) for name in options.dtypes.split(",")]
     if len(dtypes) == 1:
@@ -132,7 +145,7 @@ def _dtype(name: str) -> mx.Dtype:
     return dtype
 
 
-def _mask(text: str) -> ArraySpec | str:
+def _array(text: str) -> ArraySpec | str:
     shape, _, dtype = text.partition(":")
     return ArraySpec(shape=_shape(shape), dtype=_dtype(dtype)) if dtype else text
 

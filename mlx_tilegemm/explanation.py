@@ -115,8 +115,11 @@ class Explanation:
         """The complete Metal text of `plan` as MLX passes it on: header, signature and body."""
         if self.plan is None:
             return None
-        operands = [mx.zeros(spec.shape, dtype=spec.dtype) for spec in self.operands.values()]
-        run = kernel_run(self.plan, METAL, last_is_scalar=operands[-1].ndim == 0)
+        # An array without axes is passed on as one element.
+        operands = [
+            mx.zeros(spec.shape or (1,), dtype=spec.dtype) for spec in self.operands.values()
+        ]
+        run = kernel_run(self.plan, METAL, last_is_scalar=False)
         return generated_text(lambda arrays: run(arrays, (1, 1), None), operands)
 
     def __str__(self) -> str:
@@ -249,9 +252,10 @@ def _differentiable(decision: Decision, problem: AttentionProblem, chip: Chip) -
 
 def _operands(op: str, arguments: dict[str, Any]) -> dict[str, ArraySpec]:
     names: list[str] = [name for name in ("q", "k", "v", "a", "b", "c") if name in arguments]
-    mask = arguments.get("mask")
-    if mask is not None and not isinstance(mask, str):
-        names.append("mask")
+    extras = {name: arguments.get(name) for name in ("q_pe", "k_pe", "mask", "sinks")}
+    names += [
+        name for name, value in extras.items() if value is not None and not isinstance(value, str)
+    ]
     return {name: as_spec(op, name, arguments[name]) for name in names}
 
 
@@ -264,6 +268,10 @@ def _problem(op: str, arguments: dict[str, Any], operands: dict[str, ArraySpec])
             v=operands["v"],
             softmax=arguments["softmax"],
             mask=operands.get("mask", arguments["mask"]),
+            window=arguments["window"],
+            sinks=operands.get("sinks"),
+            q_pe=operands.get("q_pe"),
+            k_pe=operands.get("k_pe"),
             return_lse=arguments["return_lse"],
             out_dtype=arguments["out_dtype"],
         )

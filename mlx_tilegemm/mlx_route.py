@@ -148,19 +148,18 @@ def attention(
     factors: Sequence[Number],
     stream: StreamOrDevice,
 ) -> list[mx.array]:
-    """Return ``[out]`` or ``[out, lse]`` for operands ``(q, k, v)`` or ``(q, k, v, mask)``."""
+    """Return ``[out]`` or ``[out, lse]`` for the operands that the problem names, in its order."""
     if serves_attention(problem) and _on_metal(stream):
         return [_fused_attention(problem, operands, factors, stream)]
     with nullcontext() if stream is None else mx.stream(stream):
-        q, k, v = (x.astype(mx.float32) for x in operands[:3])
-        mask = operands[3] if len(operands) > 3 else None
-        if problem.mask_kind is MaskKind.CAUSAL:
-            mask = _causal_mask(problem)
-        scores = _scores(problem, q, k) * float(factors[0])
+        arrays = dict(zip(problem.operand_names, operands, strict=True))
         if not problem.kv_len:
-            return _nothing_to_attend_to(problem)
+            return _nothing_to_attend_to(problem, arrays.get("sinks"))
+        mask = _causal_mask(problem) if problem.mask_kind is MaskKind.CAUSAL else arrays.get("mask")
+        scores = _scores(problem, arrays) * float(factors[0])
+        v = arrays["v"].astype(mx.float32)
         if problem.softmax:
-            return _softmax_chain(problem, _masked(scores, mask, -mx.inf), v)
+            return _softmax_chain(problem, _masked(scores, mask, -mx.inf), v, arrays.get("sinks"))
         out = _values(problem, _masked(scores, mask, 0.0), v)
         return [out.astype(problem.out.mlx)]
 
@@ -177,21 +176,39 @@ def _fused_attention(
     stream: StreamOrDevice,
 ) -> mx.array:
     mask = "causal" if problem.mask_kind is MaskKind.CAUSAL else None
-    q, k, v = operands
+    q, k, v, *sinks = operands
     return mx.fast.scaled_dot_product_attention(
-        q, k, v, scale=float(factors[0]), mask=mask, stream=stream
+        q,
+        k,
+        v,
+        scale=float(factors[0]),
+        mask=mask,
+        sinks=sinks[0] if sinks else None,
+        stream=stream,
     )
 
 
-def _nothing_to_attend_to(problem: AttentionProblem) -> list[mx.array]:
+def _nothing_to_attend_to(problem: AttentionProblem, sinks: mx.array | None) -> list[mx.array]:
     out = mx.zeros(problem.out_shape, dtype=problem.out.mlx)
-    return [out, mx.full(problem.lse_shape, -mx.inf)] if problem.return_lse else [out]
+    if not problem.return_lse:
+        return [out]
+    lse = mx.array(-mx.inf) if sinks is None else _sink_scores(sinks)[..., 0]
+    return [out, mx.broadcast_to(lse, problem.lse_shape)]
+
+
+def _sink_scores(sinks: mx.array) -> mx.array:
+    """Return the sinks, ``[Hq]`` or one for each batch row, as a column of scores."""
+    rows = sinks if sinks.ndim > 1 else sinks[None]
+    return rows.astype(mx.float32)[..., None, None]
 
 
 def _causal_mask(problem: AttentionProblem) -> mx.array:
     offset = problem.kv_len - problem.q_len
-    rows = mx.arange(problem.q_len) + offset
-    return rows[:, None] >= mx.arange(problem.kv_len)[None]
+    rows = (mx.arange(problem.q_len) + offset)[:, None]
+    columns = mx.arange(problem.kv_len)[None]
+    if problem.window is None:
+        return rows >= columns
+    return mx.logical_and(rows >= columns, rows < columns + problem.window)
 
 
 def _masked(scores: mx.array, mask: mx.array | None, masked_value: float) -> mx.array:
@@ -202,11 +219,19 @@ def _masked(scores: mx.array, mask: mx.array | None, masked_value: float) -> mx.
     return scores + mask.astype(mx.float32)
 
 
-def _scores(problem: AttentionProblem, q: mx.array, k: mx.array) -> mx.array:
-    """Return ``q @ k.T`` as ``[B, Hq, Lq, Lk]``; q heads that share a k become rows of one GEMM."""
-    p = problem
-    rows = p.num_heads // p.num_kv_heads * p.q_len
-    grouped = q.reshape(p.batch, p.num_kv_heads, rows, p.head_dim)
+def _scores(problem: AttentionProblem, arrays: dict[str, mx.array]) -> mx.array:
+    """Return ``q @ k.T + q_pe @ k_pe.T`` as ``[B, Hq, Lq, Lk]``."""
+    scores = _keys_product(problem, arrays["q"], arrays["k"])
+    if not problem.pe_dim:
+        return scores
+    return scores + _keys_product(problem, arrays["q_pe"], arrays["k_pe"])
+
+
+def _keys_product(problem: AttentionProblem, q: mx.array, k: mx.array) -> mx.array:
+    """Return ``q @ k.T``; q heads that share a k become rows of one GEMM."""
+    p, heads = problem, k.shape[1]
+    q, k = q.astype(mx.float32), k.astype(mx.float32)
+    grouped = q.reshape(p.batch, heads, p.num_heads // heads * p.q_len, q.shape[3])
     return (grouped @ k.swapaxes(-1, -2)).reshape(p.batch, p.num_heads, p.q_len, p.kv_len)
 
 
@@ -218,12 +243,19 @@ def _values(problem: AttentionProblem, weights: mx.array, v: mx.array) -> mx.arr
     return (grouped @ v).reshape(p.out_shape)
 
 
-def _softmax_chain(problem: AttentionProblem, scores: mx.array, v: mx.array) -> list[mx.array]:
-    highest = mx.stop_gradient(mx.max(scores, axis=-1, keepdims=True))
+def _softmax_chain(
+    problem: AttentionProblem, scores: mx.array, v: mx.array, sinks: mx.array | None
+) -> list[mx.array]:
+    highest = mx.max(scores, axis=-1, keepdims=True)
+    if sinks is not None:
+        highest = mx.maximum(highest, _sink_scores(sinks))
+    highest = mx.stop_gradient(highest)
     # A row of -inf must not become exp(-inf + inf).
     shift = mx.where(highest == -mx.inf, 0.0, highest)
     weights = mx.exp(scores - shift)
     total = mx.sum(weights, axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + mx.exp(_sink_scores(sinks) - shift)
     # An unused 0 / 0 would still be a NaN in the gradients.
     nothing = total == 0.0
     divisor = mx.where(nothing, 1.0, total)

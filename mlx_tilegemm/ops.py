@@ -172,6 +172,10 @@ def attention_chain(
     scale: float | None = None,
     softmax: bool = True,
     mask: Literal["causal"] | mx.array | None = None,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+    q_pe: mx.array | None = None,
+    k_pe: mx.array | None = None,
     return_lse: Literal[False] = False,
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
@@ -188,6 +192,10 @@ def attention_chain(
     scale: float | None = None,
     softmax: bool = True,
     mask: Literal["causal"] | mx.array | None = None,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+    q_pe: mx.array | None = None,
+    k_pe: mx.array | None = None,
     return_lse: Literal[True],
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
@@ -203,6 +211,10 @@ def attention_chain(
     scale: float | None = None,
     softmax: bool = True,
     mask: str | mx.array | None = None,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+    q_pe: mx.array | None = None,
+    k_pe: mx.array | None = None,
     return_lse: bool = False,
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
@@ -216,15 +228,22 @@ def attention_chain(
         q: ``[B, Hq, Lq, D]`` of float32, float16 or bfloat16.
         k: ``[B, Hkv, Lk, D]``; Hq is a multiple of Hkv.
         v: ``[B, Hkv, Lk, Dv]``.
-        scale: Factor of the scores. None is ``D**-0.5`` with the softmax and 1 without.
+        scale: Factor of the scores. None is ``(D + Dp)**-0.5`` with the softmax and 1 without.
         softmax: False gives the literal chain ``(scale * q @ k.T) @ v``.
         mask: None; ``"causal"``, aligned to the last position of both sequences as in MLX; a bool
             array, True where a score counts; or a floating point array that is added to the
             scores. Arrays broadcast to ``[B, Hq, Lq, Lk]``. Without the softmax, scores that do
             not count are 0. With it, a row with nothing to attend to is 0 and its log-sum-exp
             -inf.
+        window: Keys that a row sees at most, the one at its own position and those before it;
+            only with ``mask="causal"``. None for all.
+        sinks: ``[Hq]``, floating point: one further score for every row of a head, not scaled,
+            that takes part in the softmax and the log-sum-exp and has no value.
+        q_pe: ``[B, Hq, Lq, Dp]``, the positional part of q where it is kept apart: the scores are
+            then ``scale * (q @ k.T + q_pe @ k_pe.T)``, and nothing is concatenated.
+        k_pe: ``[B, Hkv, Lk, Dp]``, or ``[B, 1, Lk, Dp]`` for all heads.
         return_lse: Also return the natural log-sum-exp of every row; needs the softmax.
-        out_dtype: Result dtype; None is MLX's promotion of q, k and v.
+        out_dtype: Result dtype; None is MLX's promotion of q, k, v, q_pe and k_pe.
         stream: Stream or device of the call; None is the default one.
 
     Returns:
@@ -248,13 +267,13 @@ def attention_chain(
     if type(v) is not mx.array:
         v = as_array("attention_chain", "v", v)
     operands: tuple[mx.array, ...] = (q, k, v)
-    mask_shape = mask_dtype = mask_name = None
+    extras: _Extras = ()
+    mask_name = None
     if mask is None or isinstance(mask, str):
-        mask_name = mask
-    else:
-        array_mask = as_array("attention_chain", "mask", mask)
-        operands = (q, k, v, array_mask)
-        mask_shape, mask_dtype = array_mask.shape, array_mask.dtype
+        mask, mask_name = None, mask
+    if mask is not None or sinks is not None or q_pe is not None or k_pe is not None:
+        given, extras = _extra_operands(stream, q_pe=q_pe, k_pe=k_pe, mask=mask, sinks=sinks)
+        operands += given
     if scale is not None and type(scale) is not float:
         scale = as_number("attention_chain", "scale", scale)
     call = _attention_call(
@@ -264,9 +283,9 @@ def attention_chain(
         k.dtype,
         v.shape,
         v.dtype,
+        extras,
         mask_name,
-        mask_shape,
-        mask_dtype,
+        window,
         softmax,
         return_lse,
         out_dtype,
@@ -275,9 +294,30 @@ def attention_chain(
         gradients_enabled(),
     )
     if scale is None:
-        scale = default_scale(q.shape[3], softmax)
+        positional = sum(shape[3] for name, shape, _ in extras if name == "q_pe")
+        scale = default_scale(q.shape[3] + positional, softmax)
     outputs = call(operands, (scale,), stream)
     return (outputs[0], outputs[1]) if return_lse else outputs[0]
+
+
+_Extras = tuple[tuple[str, tuple[int, ...], mx.Dtype], ...]
+
+
+def _extra_operands(
+    stream: StreamOrDevice, **values: object
+) -> tuple[tuple[mx.array, ...], _Extras]:
+    """Return the arrays among ``values``, and each one's name, shape and dtype."""
+    arrays, extras = [], []
+    for name, value in values.items():
+        if value is None:
+            continue
+        array = as_array("attention_chain", name, value)
+        if name == "mask" and array.ndim == 0:
+            # MLX binds an array without axes as a reference, which the kernels do not expect.
+            array = mx.reshape(array, (1,), stream=stream)
+        arrays.append(array)
+        extras.append((name, array.shape, array.dtype))
+    return tuple(arrays), tuple(extras)
 
 
 _INTEGERS = frozenset(dtype.mlx for dtype in INTEGERS)

@@ -67,9 +67,9 @@ def prepare_attention(
     k_dtype: mx.Dtype,
     v_shape: Shape,
     v_dtype: mx.Dtype,
+    extras: tuple[tuple[str, Shape, mx.Dtype], ...],
     mask_name: str | None,
-    mask_shape: Shape | None,
-    mask_dtype: mx.Dtype | None,
+    window: int | None,
     softmax: bool,
     return_lse: bool,
     out_dtype: mx.Dtype | None,
@@ -77,14 +77,22 @@ def prepare_attention(
     force: str | None,
     gradients: bool,
 ) -> Run:
-    """Return the call that serves an attention of these shapes, dtypes and options."""
+    """Return the call that serves an attention of these shapes, dtypes and options.
+
+    ``extras`` names q_pe, k_pe, an array mask and sinks, as far as they are given.
+    """
+    given = {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in extras}
     problem = attention_request(
         "attention_chain",
         q=ArraySpec(shape=q_shape, dtype=q_dtype),
         k=ArraySpec(shape=k_shape, dtype=k_dtype),
         v=ArraySpec(shape=v_shape, dtype=v_dtype),
         softmax=softmax,
-        mask=_optional_spec(mask_shape, mask_dtype) or mask_name,
+        mask=given.get("mask", mask_name),
+        window=window,
+        sinks=given.get("sinks"),
+        q_pe=given.get("q_pe"),
+        k_pe=given.get("k_pe"),
         return_lse=return_lse,
         out_dtype=out_dtype,
     )
@@ -92,11 +100,11 @@ def prepare_attention(
     if plan is None or backend is None:
         return partial(mlx_route.attention, problem)
     if not gradients:
-        return kernel_run(plan, backend, last_is_scalar=mask_shape == ())
+        return kernel_run(plan, backend, last_is_scalar=False)
     full = differentiable_plan(problem, plan, backend)
     if full is None:
         return partial(mlx_route.attention, problem)
-    return differentiable_attention(problem, full, backend, mask_is_scalar=mask_shape == ())
+    return differentiable_attention(problem, full, backend)
 
 
 def _optional_spec(shape: Shape | None, dtype: mx.Dtype | None) -> ArraySpec | None:

@@ -1,14 +1,16 @@
 """Derivatives and batching of chained attention.
 
 Gradients of q, k and v come from two kernels, which recompute the weights from q, k and the
-log-sum-exp that the forward kernel left: nothing of the size of the scores is ever in memory. What
-is rarely asked for goes through MLX's own ops and their derivatives: tangents, the gradient of an
-additive mask, and second derivatives.
+log-sum-exp that the forward kernel left: nothing of the size of the scores is ever in memory. That
+of the sinks follows from the log-sum-exp and the result. What is rarely asked for, or not taken by
+the kernels, goes through MLX's own ops and their derivatives: tangents, the gradient of an additive
+mask, and second derivatives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -52,9 +54,7 @@ def differentiable_plan(problem: AttentionProblem, plan: Plan, backend: Backend)
         return None
 
 
-def differentiable_attention(
-    problem: AttentionProblem, plan: Plan, backend: Backend, *, mask_is_scalar: bool
-) -> Run:
+def differentiable_attention(problem: AttentionProblem, plan: Plan, backend: Backend) -> Run:
     """Prepare an attention with its derivatives and its batching.
 
     With the softmax, the call returns the log-sum-exp whether it was asked for or not.
@@ -63,9 +63,8 @@ def differentiable_attention(
         problem: What is asked.
         plan: Its `differentiable_plan`.
         backend: Where it runs, and its gradients will.
-        mask_is_scalar: Whether the mask is an array without axes.
     """
-    run = kernel_run(plan, backend, last_is_scalar=mask_is_scalar)
+    run = kernel_run(plan, backend, last_is_scalar=False)
     return transformable(run, _ForwardRule(problem=problem, backend=backend))
 
 
@@ -75,32 +74,27 @@ def _forward_run(problem: AttentionProblem, backend: Backend) -> Run:
     plan = chosen_plan(full, backend)
     if plan is None:
         return partial(mlx_route.attention, full)
-    return differentiable_attention(problem, plan, backend, mask_is_scalar=False)
+    return differentiable_attention(problem, plan, backend)
 
 
 @lru_cache(maxsize=1024)
-def _backward_run(
-    problem: AttentionProblem, lse_gradient: bool, mask_is_scalar: bool, backend: Backend
-) -> Run:
-    """Prepare the gradients of q, k and v.
+def _backward_run(problem: AttentionProblem, lse_gradient: bool, backend: Backend) -> Run:
+    """Prepare the gradients of q, k, v, q_pe, k_pe and, for each batch row, of the sinks.
 
-    The call takes q, k, v, the mask if it is an array, the gradient of the result and, with the
-    softmax, that of the log-sum-exp if there is one, the result and the log-sum-exp.
+    The call takes the attention's operands, the gradient of the result and, with the softmax, that
+    of the log-sum-exp if there is one, the result and the log-sum-exp.
     """
     query = chosen_plan(QueryGradientProblem(attention=problem, lse_gradient=lse_gradient), backend)
     key_value = chosen_plan(KeyValueGradientProblem(attention=problem), backend)
     by_mlx = partial(_gradients_by_mlx, problem, lse_gradient)
     if query is None or key_value is None:
         return by_mlx
-    names = _backward_operands(problem, lse_gradient)
     fused = _FusedBackward(
-        names=names,
+        names=_backward_operands(problem, lse_gradient),
         query_names=operand_names(query),
         key_value_names=operand_names(key_value),
-        query=kernel_run(query, backend, last_is_scalar=mask_is_scalar and _ends_in_mask(query)),
-        key_value=kernel_run(
-            key_value, backend, last_is_scalar=mask_is_scalar and _ends_in_mask(key_value)
-        ),
+        query=kernel_run(query, backend, last_is_scalar=False),
+        key_value=kernel_run(key_value, backend, last_is_scalar=False),
     )
     rule = _BackwardRule(
         problem=problem, lse_gradient=lse_gradient, backend=backend, formula=by_mlx
@@ -108,20 +102,15 @@ def _backward_run(
     return transformable(fused, rule)
 
 
-def _ends_in_mask(plan: Plan) -> bool:
-    return operand_names(plan)[-1] == "mask"
-
-
 def _backward_operands(problem: AttentionProblem, lse_gradient: bool) -> tuple[str, ...]:
-    mask = ("mask",) if problem.mask else ()
     lse_grad = ("lse_grad",) if lse_gradient else ()
     rows = ("result", "lse") if problem.softmax else ()
-    return ("q", "k", "v", *mask, "grad", *lse_grad, *rows)
+    return (*problem.operand_names, "grad", *lse_grad, *rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FusedBackward:
-    """The two kernels, ready to run."""
+    """The two kernels, ready to run, and what follows from their results."""
 
     names: tuple[str, ...]
     query_names: tuple[str, ...]
@@ -136,7 +125,22 @@ class _FusedBackward:
         q_gradient, *delta = self.query([arrays[x] for x in self.query_names], factors, stream)
         arrays.update(zip(("delta",), delta, strict=False))
         gradients = self.key_value([arrays[x] for x in self.key_value_names], factors, stream)
+        if "sinks" in arrays:
+            gradients = [*gradients, _sink_gradient(arrays, stream)]
         return [q_gradient, *gradients]
+
+
+def _sink_gradient(arrays: dict[str, mx.array], stream: StreamOrDevice) -> mx.array:
+    """Return the gradient of the sinks for each batch row, ``[B, Hq]``, in float32.
+
+    A sink's share of a row has no value, so its slope is that of no other share: minus delta, in
+    which the gradient of the log-sum-exp is already.
+    """
+    with nullcontext() if stream is None else mx.stream(stream):
+        sinks, lse = arrays["sinks"].astype(mx.float32), arrays["lse"]
+        # A row whose log-sum-exp is -inf has a sink of -inf, and no share of it.
+        shares = mx.exp(sinks[:, None] - mx.where(lse == -mx.inf, 0.0, lse))
+        return -mx.sum(shares * arrays["delta"], axis=-1)
 
 
 def _forward_by_mlx(
@@ -155,15 +159,24 @@ def _gradients_by_mlx(
     stream: StreamOrDevice,
 ) -> list[mx.array]:
     arrays = dict(zip(_backward_operands(problem, lse_gradient), operands, strict=True))
-    mask = [arrays["mask"]] if problem.mask else []
     cotangents = [arrays["grad"].astype(mx.float32)]
     if problem.softmax:
         cotangents.append(arrays["lse_grad"] if lse_gradient else mx.zeros(problem.lse_shape))
+    names = problem.operand_names
+    moving = [name for name in names if name not in ("mask", "sinks")]
+    primals = [arrays[name] for name in moving]
+    if problem.sinks:
+        # A sink for every batch row has a gradient for every batch row.
+        moving.append("sinks")
+        shape = (problem.batch, problem.num_heads)
+        sinks = arrays["sinks"].astype(mx.float32, stream=stream)
+        primals.append(mx.broadcast_to(sinks, shape, stream=stream))
 
-    def forward(q: mx.array, k: mx.array, v: mx.array) -> list[mx.array]:
-        return _forward_by_mlx(problem, (q, k, v, *mask), factors, stream)
+    def forward(*values: mx.array) -> list[mx.array]:
+        given = {**arrays, **dict(zip(moving, values, strict=True))}
+        return _forward_by_mlx(problem, [given[name] for name in names], factors, stream)
 
-    return _vjp(forward, operands[:3], cotangents)
+    return _vjp(forward, primals, cotangents)
 
 
 def _vjp(
@@ -203,28 +216,35 @@ class _ForwardRule:
         cotangents: Arrays,
         outputs: Arrays,
     ) -> list[mx.array]:
-        mask_is_scalar = len(operands) > 3 and operands[3].ndim == 0
         lse_gradient = self.problem.return_lse
         given = cotangents if lse_gradient else cotangents[:1]
         rows = outputs if self.problem.softmax else ()
-        run = _backward_run(self.problem, lse_gradient, mask_is_scalar, self.backend)
+        run = _backward_run(self.problem, lse_gradient, self.backend)
         gradients = run((*operands, *given, *rows), factors, stream)
-        return [*gradients, *self._mask_gradients(operands, factors, stream, cotangents)]
+        names = self.problem.operand_names
+        found = dict(zip((name for name in names if name != "mask"), gradients, strict=True))
+        if "sinks" in found:
+            found["sinks"] = mx.sum(found["sinks"], axis=0, stream=stream)
+            found["sinks"] = found["sinks"].astype(operands[-1].dtype, stream=stream)
+        if "mask" in names:
+            found["mask"] = self._mask_gradient(operands, factors, stream, cotangents)
+        return [found[name] for name in names]
 
-    def _mask_gradients(
+    def _mask_gradient(
         self, operands: Arrays, factors: Factors, stream: StreamOrDevice, cotangents: Arrays
-    ) -> list[mx.array]:
-        """Return the gradient of an additive mask, which is lazy and costs nothing if unused."""
-        if len(operands) < 4:
-            return []
+    ) -> mx.array:
+        """Return the gradient of a mask, which is lazy and costs nothing if unused."""
+        at = self.problem.operand_names.index("mask")
         if self.problem.mask_kind is not MaskKind.ADDITIVE:
-            return [mx.zeros_like(operands[3])]
+            return mx.zeros_like(operands[at])
 
         def forward(mask: mx.array) -> list[mx.array]:
-            return _forward_by_mlx(self.problem, (*operands[:3], mask), factors, stream)
+            arrays = [*operands]
+            arrays[at] = mask
+            return _forward_by_mlx(self.problem, arrays, factors, stream)
 
         wide = [x.astype(mx.float32) for x in cotangents]
-        return _vjp(forward, operands[3:], wide)
+        return _vjp(forward, [operands[at]], wide)[0]
 
     def jvp(
         self,
@@ -233,11 +253,7 @@ class _ForwardRule:
         stream: StreamOrDevice,
         tangents: Sequence[mx.array | None],
     ) -> list[mx.array]:
-        def forward(*arrays: mx.array) -> list[mx.array]:
-            return _forward_by_mlx(self.problem, arrays, factors, stream)
-
-        out, *lse = _jvp(forward, operands, tangents)
-        return [out.astype(self.problem.out.mlx), *lse]
+        return _jvp(partial(self._by_mlx, factors, stream), operands, tangents)
 
     def vmap(
         self,
@@ -246,10 +262,18 @@ class _ForwardRule:
         stream: StreamOrDevice,
         axes: Sequence[int | None],
     ) -> list[mx.array]:
-        count = _mapped_size(operands, axes)
-        problem, folded = _folded(self.problem, operands, axes, count, mask_at=3)
+        names, count = self.problem.operand_names, _mapped_size(operands, axes)
+        if _maps_sinks(names, axes):
+            return _mapped_by_mlx(partial(self._by_mlx, factors, stream), operands, axes)
+        problem, folded = _folded(self.problem, names, operands, axes, count)
         outputs = _forward_run(problem, self.backend)(folded, factors, stream)
         return [_unfolded(x, count) for x in outputs]
+
+    def _by_mlx(
+        self, factors: Factors, stream: StreamOrDevice, *operands: mx.array
+    ) -> list[mx.array]:
+        out, *lse = _forward_by_mlx(self.problem, operands, factors, stream)
+        return [out.astype(self.problem.out.mlx, stream=stream), *lse]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,9 +326,15 @@ class _BackwardRule:
         axes: Sequence[int | None],
     ) -> list[mx.array]:
         count = _mapped_size(operands, axes)
-        mask_at = 3 if self.problem.mask else None
-        problem, folded = _folded(self.problem, operands, axes, count, mask_at=mask_at)
-        run = _backward_run(problem, self.lse_gradient, False, self.backend)
+        names = _backward_operands(self.problem, self.lse_gradient)
+        if _maps_sinks(names, axes):
+
+            def gradients(*arrays: mx.array) -> list[mx.array]:
+                return self.formula(arrays, factors, stream)
+
+            return _mapped_by_mlx(gradients, operands, axes)
+        problem, folded = _folded(self.problem, names, operands, axes, count)
+        run = _backward_run(problem, self.lse_gradient, self.backend)
         return [_unfolded(x, count) for x in run(folded, factors, stream)]
 
 
@@ -316,21 +346,33 @@ def _unfolded(value: mx.array, count: int) -> mx.array:
     return mx.reshape(value, (count, -1, *value.shape[1:]))
 
 
+def _maps_sinks(names: Sequence[str], axes: Sequence[int | None]) -> bool:
+    """Whether each step along the mapped axis has sinks of its own, which no batch axis holds."""
+    return "sinks" in names and axes[names.index("sinks")] is not None
+
+
+def _mapped_by_mlx(
+    function: Callable[..., list[mx.array]], operands: Arrays, axes: Sequence[int | None]
+) -> list[mx.array]:
+    return mx.vmap(function, in_axes=tuple(axes))(*operands)
+
+
 def _folded(
     problem: AttentionProblem,
+    names: Sequence[str],
     operands: Arrays,
     axes: Sequence[int | None],
     count: int,
-    *,
-    mask_at: int | None,
 ) -> tuple[AttentionProblem, list[mx.array]]:
     """Fold a mapped axis into the batch; return the larger problem and its operands."""
     mask_shape: Shape = problem.mask_shape
     folded: list[mx.array] = []
-    for i, (x, axis) in enumerate(zip(operands, axes, strict=True)):
-        if i == mask_at:
+    for name, x, axis in zip(names, operands, axes, strict=True):
+        if name == "mask":
             folded.append(_folded_mask(problem, x, axis, count))
             mask_shape = folded[-1].shape
+        elif name == "sinks":
+            folded.append(x)
         else:
             every = _mapped(x, axis, count)
             folded.append(mx.reshape(every, (count * every.shape[1], *every.shape[2:])))

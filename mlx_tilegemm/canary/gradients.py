@@ -44,7 +44,9 @@ def operands(
         return arrays
     mask = {name: arrays.pop(name) for name in ("mask",) if name in arrays}
     exact = replace(p, out=FLOAT32, return_lse=True)
-    attended = [arrays[name] for name in ("q", "k", "v")] + list(mask.values())
+    sinks = {name: arrays.pop(name) for name in ("sinks",) if name in arrays}
+    given = arrays | mask | sinks
+    attended = [given[name] for name in p.operand_names]
     result, lse = mlx_route.attention(exact, attended, (scale,), mx.cpu)
     arrays["result"] = result.astype(p.out.mlx)
     arrays["lse"] = lse
@@ -58,7 +60,7 @@ def operands(
 
 
 def _drawn(p: AttentionProblem, random: np.random.Generator) -> dict[str, mx.array]:
-    """Return q, k, v, the gradient that arrives and the mask."""
+    """Return q, k, v, the gradient that arrives, the mask and the sinks."""
     shapes: dict[str, tuple[Shape, DType]] = {
         "q": ((p.batch, p.num_heads, p.q_len, p.head_dim), p.q),
         "k": ((p.batch, p.num_kv_heads, p.kv_len, p.head_dim), p.k),
@@ -75,6 +77,8 @@ def _drawn(p: AttentionProblem, random: np.random.Generator) -> dict[str, mx.arr
         arrays["mask"] = mx.array(kept)
     elif p.mask is not None:
         arrays["mask"] = _array(random.standard_normal(p.mask_shape), p.mask)
+    if p.sinks is not None:
+        arrays["sinks"] = _array(random.standard_normal(p.num_heads), p.sinks)
     return arrays
 
 
@@ -133,8 +137,8 @@ def _visible(p: AttentionProblem, values: dict[str, Values]) -> Values:
     if p.mask_kind is MaskKind.BOOLEAN:
         return np.broadcast_to(values["mask"] != 0, scores)
     if p.mask_kind is MaskKind.CAUSAL:
-        rows = np.arange(p.q_len)[:, None] + p.kv_len - p.q_len
-        return np.broadcast_to(np.arange(p.kv_len) <= rows, scores)
+        before = np.arange(p.q_len)[:, None] + p.kv_len - p.q_len - np.arange(p.kv_len)
+        return np.broadcast_to((before >= 0) & (before < (p.window or p.kv_len)), scores)
     return np.ones(scores, dtype=bool)
 
 

@@ -25,6 +25,9 @@ LENGTHS = ((45, 37), (11, 75), (5, 300), (1, 300), (1, 37))
 HEADS = (4, 2)
 """Heads of q and of k."""
 
+WINDOW = 21
+"""Keys that a row sees where there is a window; blocks of keys before it are left out."""
+
 MAX_ELEMENTS = 1 << 26
 """Operand elements up to which a problem that nothing smaller stands for is tried itself."""
 
@@ -72,7 +75,8 @@ def _elements(problem: Problem) -> int:
         return problem.a_elements + problem.b_elements + problem.c_elements
     if not isinstance(problem, AttentionProblem):
         return _elements(problem.attention)
-    return problem.q_elements + problem.k_elements + problem.v_elements
+    positional = problem.q_pe_elements + problem.k_pe_elements
+    return problem.q_elements + problem.k_elements + problem.v_elements + positional
 
 
 def _smaller(problem: Problem) -> Iterator[Problem]:
@@ -124,4 +128,6 @@ def _smaller_attentions(problem: AttentionProblem) -> Iterator[AttentionProblem]
                 q_len=q_len,
                 kv_len=kv_len,
                 mask_shape=(batch, heads, rows, columns),
+                window=problem.window and min(problem.window, WINDOW),
+                num_pe_heads=min(problem.num_pe_heads, num_kv_heads),
             )

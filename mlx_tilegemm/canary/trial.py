@@ -243,21 +243,25 @@ def _float_reference(
 
 def _attention_operands(problem: AttentionProblem, random: np.random.Generator) -> list[mx.array]:
     p = problem
-    shapes = (
-        ((p.batch, p.num_heads, p.q_len, p.head_dim), p.q),
-        ((p.batch, p.num_kv_heads, p.kv_len, p.head_dim), p.k),
-        ((p.batch, p.num_kv_heads, p.kv_len, p.value_dim), p.v),
-    )
-    operands = [
-        _as_view(random.uniform(-1, 1, shape).astype("float32"), dtype) for shape, dtype in shapes
-    ]
-    if p.mask is None:
-        return operands
-    if p.mask is BOOL:
-        kept = random.uniform(0, 1, p.mask_shape) < 0.7
-        kept[..., :1, :] = False  # the first row has nothing to attend to
-        return [*operands, _as_view(kept, BOOL)]
-    return [*operands, _as_view(random.uniform(-1, 1, p.mask_shape).astype("float32"), p.mask)]
+    shapes: dict[str, tuple[Shape, DType | None]] = {
+        "q": ((p.batch, p.num_heads, p.q_len, p.head_dim), p.q),
+        "k": ((p.batch, p.num_kv_heads, p.kv_len, p.head_dim), p.k),
+        "v": ((p.batch, p.num_kv_heads, p.kv_len, p.value_dim), p.v),
+        "q_pe": ((p.batch, p.num_heads, p.q_len, p.pe_dim), p.q_pe),
+        "k_pe": ((p.batch, p.num_pe_heads, p.kv_len, p.pe_dim), p.k_pe),
+        "mask": (p.mask_shape, p.mask),
+        "sinks": ((p.num_heads,), p.sinks),
+    }
+    return [_attention_operand(*shapes[name], random) for name in p.operand_names]
+
+
+def _attention_operand(shape: Shape, dtype: DType | None, random: np.random.Generator) -> mx.array:
+    assert dtype is not None
+    if dtype is not BOOL:
+        return _as_view(random.uniform(-1, 1, shape).astype("float32"), dtype)
+    kept = random.uniform(0, 1, shape) < 0.7
+    kept[..., :1, :] = False  # the first row has nothing to attend to
+    return _as_view(kept, BOOL)
 
 
 def _compare_attention(
@@ -284,14 +288,15 @@ def _attention_bounds(
     Twice what float32 sums may lose, for both sides may lose it, and twice that for exponentials.
     """
     unit = 4 * FLOAT32.unit_roundoff
-    scores = (problem.head_dim + 8) * (float(factors[0]) * problem.head_dim + 1)
+    depth = problem.head_dim + problem.pe_dim
+    scores = (depth + 8) * (float(factors[0]) * depth + 1)
     if problem.softmax:
         share = unit * (2 * scores + problem.kv_len + 24)
         return share, unit * (scores + problem.kv_len + 24)
     sizes = [mx.abs(array) if array.dtype != mx.bool_ else array for array in operands]
     literal = replace(problem, out=FLOAT32)
     magnitude = _numpy(mlx_route.attention(literal, sizes, factors, mx.cpu)[0])
-    return unit * (problem.head_dim + problem.kv_len + 16) * magnitude, 0.0
+    return unit * (depth + problem.kv_len + 16) * magnitude, 0.0
 
 
 def _numpy(array: mx.array) -> np.ndarray[Any, Any]:

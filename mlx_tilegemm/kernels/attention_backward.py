@@ -175,6 +175,10 @@ def reject_backward(
         return "the result is empty"
     if problem.kv_len == 0:
         return "there are no keys"
+    if problem.window:
+        return "a window is not taken"
+    if problem.pe_dim:
+        return "q_pe and k_pe are not taken"
     if min(config.simdgroups, config.block) < 1 or config.block % FRAGMENT:
         return f"block {config.block} is not a multiple of {FRAGMENT}"
     smallest = min(staged_elements)

@@ -197,6 +197,11 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
         return "the result is empty"
     if problem.kv_len == 0:
         return "there are no keys"
+    for name, given in (("window", problem.window), ("sinks", problem.sinks)):
+        if given:
+            return f"{name} is not taken"
+    if problem.pe_dim:
+        return "q_pe and k_pe are not taken"
     for name, size in (("head_dim", problem.head_dim), ("value_dim", problem.value_dim)):
         if size > MAX_HEAD_DIM:
             return f"{name} {size} is above {MAX_HEAD_DIM}"

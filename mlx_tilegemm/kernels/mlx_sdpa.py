@@ -39,10 +39,15 @@ def serves_attention(problem: AttentionProblem) -> bool:
     """Whether `mx.fast.scaled_dot_product_attention` gives the result that is asked for.
 
     It has no log-sum-exp and no chain without softmax, rounds to the promotion of its operands, and
-    averages v over rows that have nothing to attend to, where here they are zero. Sizes without a
-    fused kernel do not count: it would round all scores to the operands' type.
+    averages v over rows that have nothing to attend to, where here they are zero. A window would be
+    an array mask, positional parts a copy of q and k, and sinks are rounded to the operands' type.
+    Sizes without a fused kernel do not count: it would round all scores to the operands' type.
     """
     if not problem.softmax or problem.return_lse or problem.out is not _compute(problem):
+        return False
+    if problem.window or problem.pe_dim:
+        return False
+    if problem.sinks and promote(problem.out, problem.sinks) is not problem.out:
         return False
     if not (_has_vector_kernel(problem) or _has_full_kernel(problem)):
         return False
@@ -67,15 +72,25 @@ def _compute(problem: AttentionProblem) -> DType:
     return promote(promote(problem.q, problem.k), problem.v)
 
 
+def _operands(problem: AttentionProblem) -> list[tuple[int, DType]]:
+    """Return elements and type of every operand that is multiplied."""
+    operands = [
+        (problem.q_elements, problem.q),
+        (problem.k_elements, problem.k),
+        (problem.v_elements, problem.v),
+        (problem.q_pe_elements, problem.q_pe),
+        (problem.k_pe_elements, problem.k_pe),
+    ]
+    return [(elements, dtype) for elements, dtype in operands if dtype is not None]
+
+
 def price_attention(problem: AttentionProblem, chip: Chip) -> Price:
     """Price the fused attention where it serves, else the chain of ops, and the casts before it."""
     if 0 in problem.out_shape or problem.kv_len == 0:
         return Price(path="fill", seconds=chip.launch_seconds)
     fused = serves_attention(problem)
     compute = _compute(problem) if fused else FLOAT32
-    sizes = (problem.q_elements, problem.k_elements, problem.v_elements)
-    dtypes = (problem.q, problem.k, problem.v)
-    casts = [(n, dtype, compute) for n, dtype in zip(sizes, dtypes, strict=True)]
+    casts = [(elements, dtype, compute) for elements, dtype in _operands(problem)]
     copying, copied = casts_seconds(casts, chip)
     same = replace(problem, q=compute, k=compute, v=compute)
     path, time = _fused_attention(same, chip) if fused else _chain(same, chip)
@@ -152,7 +167,19 @@ def _chain(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
     scores = problem.batch * problem.num_heads * problem.q_len * problem.kv_len
     # The two GEMMs account for one write and one read of the scores.
     elementwise = (CHAIN_PASSES - 2) * scores * problem.q.bytes
-    return "chain", first + second + 2 * chip.launch_seconds + streaming_seconds(elementwise, chip)
+    time = first + second + 2 * chip.launch_seconds + streaming_seconds(elementwise, chip)
+    return "chain", time + _positional_scores(problem, chip)
+
+
+def _positional_scores(problem: AttentionProblem, chip: Chip) -> float:
+    """Price the product of the positional parts, and adding it to the scores."""
+    if not problem.pe_dim:
+        return 0.0
+    heads = problem.batch * problem.num_pe_heads
+    rows = problem.batch * problem.num_heads * problem.q_len
+    gemm = _chain_gemm(problem, chip, rows, problem.kv_len, problem.pe_dim, heads)
+    added = 2 * rows * problem.kv_len * problem.q.bytes
+    return gemm + chip.launch_seconds + streaming_seconds(added, chip)
 
 
 def _chain_gemm(
@@ -169,7 +196,7 @@ def _chain_gemm(
         c=None,
         out=problem.q,
         transpose_a=False,
-        transpose_b=k == problem.head_dim,
+        transpose_b=k in (problem.head_dim, problem.pe_dim),
         c_rows=False,
         c_columns=False,
         scaled=False,

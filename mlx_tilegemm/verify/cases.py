@@ -72,7 +72,8 @@ def factors(problem: Problem) -> tuple[Number, ...]:
         alpha, beta = (3, -2) if problem.is_integer else (0.75, -1.5)
         return (alpha if problem.scaled else 1, beta)
     attention = problem if isinstance(problem, AttentionProblem) else problem.attention
-    return (attention.head_dim**-0.5 if attention.softmax else 0.5,)
+    depth = attention.head_dim + attention.pe_dim
+    return (depth**-0.5 if attention.softmax else 0.5,)
 
 
 def expected(problem: Problem, arrays: list[mx.array]) -> tuple[Expected, ...]:
@@ -139,8 +140,15 @@ def _attention_operands(
         _random(rng, (batch, kv_heads, kv_len, problem.head_dim), problem.k, 1.0),
         _random(rng, (batch, kv_heads, kv_len, problem.value_dim), problem.v, 1.0),
     ]
+    if problem.q_pe is not None and problem.k_pe is not None:
+        shape = (batch, problem.num_heads, problem.q_len, problem.pe_dim)
+        arrays.append(_random(rng, shape, problem.q_pe, data.amplitude))
+        shape = (batch, problem.num_pe_heads, kv_len, problem.pe_dim)
+        arrays.append(_random(rng, shape, problem.k_pe, 1.0))
     if problem.mask is not None:
         arrays.append(_mask(problem, rng, data.low))
+    if problem.sinks is not None:
+        arrays.append(_random(rng, (problem.num_heads,), problem.sinks, data.amplitude))
     return arrays
 
 
@@ -162,13 +170,8 @@ def _mask(problem: AttentionProblem, rng: np.random.Generator, low: float) -> mx
 
 
 def _attention_expected(problem: AttentionProblem, arrays: list[mx.array]) -> tuple[Expected, ...]:
-    mask = arrays[3] if problem.mask is not None else None
-    value, bound, lse = reference.attention(
-        *arrays[:3],
-        scale=float(factors(problem)[0]),
-        softmax=problem.softmax,
-        mask="causal" if problem.mask_kind is MaskKind.CAUSAL else mask,
-    )
+    named = dict(zip(problem.operand_names, arrays, strict=True))
+    value, bound, lse = gradients.forward(problem, named, float(factors(problem)[0]))
     bound = bound + reference.rounding(value, problem.out)
     outputs = (Expected(value=value, bound=bound),)
     if not problem.return_lse:
@@ -189,7 +192,7 @@ def _gradient_names(problem: Gradient) -> tuple[str, ...]:
 
 def _gradient_operands(problem: Gradient, rng: np.random.Generator, data: Data) -> list[mx.array]:
     forward = _attention_operands(problem.attention, rng, data)
-    arrays = dict(zip(("q", "k", "v", "mask"), forward, strict=False))
+    arrays = dict(zip(problem.attention.operand_names, forward, strict=True))
     scale = float(factors(problem)[0])
     full = gradients.complete(problem.attention, arrays, scale, rng)
     return [full[name] for name in _gradient_names(problem)]

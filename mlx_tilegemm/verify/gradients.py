@@ -36,15 +36,30 @@ def key_value_names(problem: KeyValueGradientProblem) -> tuple[str, ...]:
     return ("q", "k", "v", "grad", *rows, *(("mask",) if p.mask else ()))
 
 
+def forward(
+    p: AttentionProblem, arrays: Arrays, scale: float
+) -> tuple[Values, Values, Bounded | None]:
+    """Return what `reference.attention` makes of the problem's operands."""
+    extras = {name: arrays[name] for name in ("sinks", "q_pe", "k_pe") if name in arrays}
+    return reference.attention(
+        arrays["q"],
+        arrays["k"],
+        arrays["v"],
+        scale=scale,
+        softmax=p.softmax,
+        mask="causal" if p.mask_kind is MaskKind.CAUSAL else arrays.get("mask"),
+        window=p.window,
+        **extras,
+    )
+
+
 def complete(p: AttentionProblem, arrays: Arrays, scale: float, rng: np.random.Generator) -> Arrays:
     """Add to q, k, v and the mask what the forward kernel leaves and the gradients that arrive."""
     grad = rng.standard_normal(p.out_shape).astype(np.float32)
     full = {**arrays, "grad": mx.array(grad).astype(p.out.mlx)}
     if not p.softmax:
         return full
-    result, _, lse = reference.attention(
-        arrays["q"], arrays["k"], arrays["v"], scale=scale, mask=_mask(p, arrays)
-    )
+    result, _, lse = forward(p, arrays, scale)
     assert lse is not None
     rounded = mx.array(result.astype(np.float32)).astype(p.out.mlx)
     delta = (reference.to_numpy(full["grad"]) * reference.to_numpy(rounded)).sum(axis=-1)
@@ -55,10 +70,6 @@ def complete(p: AttentionProblem, arrays: Arrays, scale: float, rng: np.random.G
         "lse_grad": mx.array(rng.standard_normal(p.lse_shape).astype(np.float32)),
         "delta": mx.array(delta.astype(np.float32)),
     }
-
-
-def _mask(p: AttentionProblem, arrays: Arrays) -> mx.array | str | None:
-    return "causal" if p.mask_kind is MaskKind.CAUSAL else arrays.get("mask")
 
 
 def query_gradient(
@@ -122,8 +133,7 @@ def _shared(p: AttentionProblem, bounded: Bounded) -> Bounded:
 def _visible(p: AttentionProblem, arrays: Arrays) -> Values:
     shape = (p.batch, p.num_heads, p.q_len, p.kv_len)
     if p.mask_kind is MaskKind.CAUSAL:
-        below = np.arange(p.kv_len) <= np.arange(p.q_len)[:, None] + p.kv_len - p.q_len
-        return np.broadcast_to(below, shape)
+        return np.broadcast_to(reference.visible_keys(p.q_len, p.kv_len, p.window), shape)
     if p.mask_kind is MaskKind.BOOLEAN:
         return np.broadcast_to(np.array(arrays["mask"]), shape)
     return np.ones(shape, dtype=bool)

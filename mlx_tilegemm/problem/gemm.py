@@ -1,26 +1,14 @@
-"""What is asked of a kernel, as frozen values: sizes, dtypes, layouts, epilogue.
-
-A problem holds no array, device or tile size. It is built from shapes and dtypes by
-`gemm_problem` and `attention_problem`, which also make every check that needs no device, so a
-problem that exists is a valid one.
-"""
+"""Products as frozen values, and the checks that make them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
 from math import prod
 
-from .dtypes import DType, Kind, promote
-from .errors import DTypeError, ProblemError
-
-Shape = tuple[int, ...]
-
-
-def shape_text(shape: Shape) -> str:
-    """Print a shape as MLX's messages do: ``(2,3)``."""
-    return "(" + ",".join(str(size) for size in shape) + ")"
+from ..dtypes import DType, Kind, promote
+from ..errors import DTypeError, ProblemError
+from .shapes import Shape, pad, shape_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,149 +113,6 @@ class GemmProblem:
 
 def _matrices(batch: tuple[BatchAxis, ...], strides: Iterable[int]) -> int:
     return prod(axis.size for axis, stride in zip(batch, strides, strict=True) if stride)
-
-
-class MaskKind(Enum):
-    """Which scores an attention row may use."""
-
-    NONE = "none"
-    CAUSAL = "causal"
-    BOOLEAN = "boolean"
-    ADDITIVE = "additive"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionProblem:
-    """``softmax(scale * q @ k.T + mask) @ v``, or ``(scale * q @ k.T + mask) @ v``.
-
-    Attributes:
-        batch: B.
-        num_heads: Hq, heads of ``q``.
-        num_kv_heads: Hkv, heads of ``k`` and ``v``; divides ``num_heads``.
-        q_len: Lq.
-        kv_len: Lk.
-        head_dim: D, of ``q`` and ``k``.
-        value_dim: Dv, of ``v`` and the result.
-        q: Element type of ``q`` in memory. Likewise ``k``, ``v`` and ``out``.
-        k: See ``q``.
-        v: See ``q``.
-        out: See ``q``.
-        softmax: Whether rows are normalised by a softmax between the two products.
-        mask_kind: Which mask there is.
-        mask: Element type of an array mask, else None.
-        mask_shape: Shape of an array mask, each axis full or 1; four ones otherwise.
-        return_lse: Whether the log-sum-exp of every row is returned too.
-    """
-
-    batch: int
-    num_heads: int
-    num_kv_heads: int
-    q_len: int
-    kv_len: int
-    head_dim: int
-    value_dim: int
-    q: DType
-    k: DType
-    v: DType
-    out: DType
-    softmax: bool
-    mask_kind: MaskKind
-    mask: DType | None
-    mask_shape: tuple[int, int, int, int]
-    return_lse: bool
-
-    def __str__(self) -> str:
-        heads = f"{self.num_heads} heads on {self.num_kv_heads}"
-        return (
-            f"{self.q} x {self.k} x {self.v} -> {self.out}, batch {self.batch}, {heads}, "
-            f"q_len {self.q_len}, kv_len {self.kv_len}, head_dim {self.head_dim}, "
-            f"value_dim {self.value_dim}, mask {self.mask_kind.value}"
-        )
-
-    @property
-    def out_shape(self) -> Shape:
-        """``[B, Hq, Lq, Dv]``."""
-        return (self.batch, self.num_heads, self.q_len, self.value_dim)
-
-    @property
-    def lse_shape(self) -> Shape:
-        """``[B, Hq, Lq]``."""
-        return (self.batch, self.num_heads, self.q_len)
-
-    @property
-    def q_elements(self) -> int:
-        """Elements of ``q``."""
-        return self.batch * self.num_heads * self.q_len * self.head_dim
-
-    @property
-    def k_elements(self) -> int:
-        """Elements of ``k``."""
-        return self.batch * self.num_kv_heads * self.kv_len * self.head_dim
-
-    @property
-    def v_elements(self) -> int:
-        """Elements of ``v``."""
-        return self.batch * self.num_kv_heads * self.kv_len * self.value_dim
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryGradientProblem:
-    """The gradient of ``q`` in an attention, given that of its result.
-
-    Attributes:
-        attention: The attention.
-        lse_gradient: Whether a gradient of its log-sum-exp is given too.
-    """
-
-    attention: AttentionProblem
-    lse_gradient: bool = False
-
-    def __str__(self) -> str:
-        return f"gradient of q in {self.attention}"
-
-    @property
-    def out(self) -> DType:
-        """Element type of the gradient."""
-        return self.attention.q
-
-    @property
-    def out_shape(self) -> Shape:
-        """``[B, Hq, Lq, D]``."""
-        p = self.attention
-        return (p.batch, p.num_heads, p.q_len, p.head_dim)
-
-    @property
-    def takes_mask(self) -> bool:
-        """Whether the gradient depends on an array mask; what is added to a literal chain drops."""
-        return self.attention.softmax or self.attention.mask_kind is not MaskKind.ADDITIVE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyValueGradientProblem:
-    """The gradients of ``k`` and ``v`` in an attention, given that of its result.
-
-    Attributes:
-        attention: The attention.
-    """
-
-    attention: AttentionProblem
-
-    def __str__(self) -> str:
-        return f"gradients of k and v in {self.attention}"
-
-    @property
-    def out(self) -> DType:
-        """Element type of the gradient of ``k``."""
-        return self.attention.k
-
-    @property
-    def out_shape(self) -> Shape:
-        """``[B, Hkv, Lk, D]``."""
-        p = self.attention
-        return (p.batch, p.num_kv_heads, p.kv_len, p.head_dim)
-
-
-Problem = GemmProblem | AttentionProblem | QueryGradientProblem | KeyValueGradientProblem
 
 
 def gemm_problem(
@@ -388,7 +233,7 @@ def _inner_size_message(
 def _broadcast(op: str, a: Shape, b: Shape, a_shape: Shape, b_shape: Shape) -> Shape:
     rank = max(len(a), len(b))
     sizes = []
-    for x, y in zip(_pad(a, rank), _pad(b, rank), strict=True):
+    for x, y in zip(pad(a, rank), pad(b, rank), strict=True):
         if x != y and 1 not in (x, y):
             raise ProblemError(
                 f"[{op}] Expected batch axes that broadcast, got inputs with shapes "
@@ -398,17 +243,13 @@ def _broadcast(op: str, a: Shape, b: Shape, a_shape: Shape, b_shape: Shape) -> S
     return tuple(sizes)
 
 
-def _pad(shape: Shape, rank: int) -> Shape:
-    return (1,) * (rank - len(shape)) + shape
-
-
 def _addend_shape(
     op: str, c_shape: Shape | None, out_shape: Shape, has_rows: bool, has_columns: bool
 ) -> Shape:
     """Return the addend's shape with an axis for every batch axis, row and column."""
     if c_shape is None:
         return (1, 1)
-    padded = _pad(c_shape, len(out_shape))
+    padded = pad(c_shape, len(out_shape))
     fits = len(c_shape) <= len(out_shape) and all(
         x in (1, y) for x, y in zip(padded, out_shape, strict=True)
     )
@@ -444,7 +285,7 @@ def _result_dtype(op: str, a: DType, b: DType, c: DType | None, wanted: DType | 
 def _batch_axes(shape: Shape, a: Shape, b: Shape, c: Shape) -> tuple[BatchAxis, ...]:
     """Give each batch axis its steps and merge neighbours that step alike."""
     rank = len(shape)
-    steps = [_axis_steps(_pad(operand, rank)) for operand in (a, b, c)]
+    steps = [_axis_steps(pad(operand, rank)) for operand in (a, b, c)]
     merged: list[BatchAxis] = []
     for size, step_a, step_b, step_c in zip(shape, *steps, strict=True):
         if size == 1:
@@ -488,110 +329,3 @@ def _fold_batch(problem: GemmProblem) -> GemmProblem:
         batch=(),
         c_rows=problem.c_rows or axis.c == 1,
     )
-
-
-def attention_problem(
-    op: str,
-    *,
-    q_shape: Shape,
-    k_shape: Shape,
-    v_shape: Shape,
-    q: DType,
-    k: DType,
-    v: DType,
-    softmax: bool,
-    mask_kind: MaskKind,
-    mask_shape: Shape | None = None,
-    mask: DType | None = None,
-    return_lse: bool = False,
-    out: DType | None = None,
-) -> AttentionProblem:
-    """Check shapes and dtypes and state the attention they ask for.
-
-    Args:
-        op: Name to begin messages with.
-        q_shape: ``[B, Hq, Lq, D]``.
-        k_shape: ``[B, Hkv, Lk, D]``, Hq a multiple of Hkv.
-        v_shape: ``[B, Hkv, Lk, Dv]``.
-        q: Element type of ``q``. Likewise ``k`` and ``v``.
-        k: See ``q``.
-        v: See ``q``.
-        softmax: Whether a softmax stands between the two products.
-        mask_kind: Which mask there is.
-        mask_shape: Shape of an array mask, broadcastable to ``[B, Hq, Lq, Lk]``.
-        mask: Element type of an array mask.
-        return_lse: Whether the log-sum-exp is wanted; needs ``softmax``.
-        out: Element type wanted; None is the promotion of q, k and v.
-
-    Raises:
-        ProblemError: Shapes or options that do not fit together.
-        DTypeError: Dtypes that attention does not take.
-    """
-    for name, dtype in (("q", q), ("k", k), ("v", v)):
-        if dtype.kind is not Kind.FLOAT:
-            raise DTypeError(
-                f"[{op}] Expected {name} of float32, float16 or bfloat16, got {dtype}."
-            )
-    _check_attention_shapes(op, q_shape, k_shape, v_shape)
-    if return_lse and not softmax:
-        raise ProblemError(
-            f"[{op}] Expected softmax=True with return_lse=True, got softmax=False: the literal "
-            "chain has no log-sum-exp."
-        )
-    if out is not None and out.kind is not Kind.FLOAT:
-        raise DTypeError(f"[{op}] Expected out_dtype float32, float16 or bfloat16, got {out}.")
-    batch, num_heads, q_len, head_dim = q_shape
-    scores = (batch, num_heads, q_len, k_shape[2])
-    return AttentionProblem(
-        batch=batch,
-        num_heads=num_heads,
-        num_kv_heads=k_shape[1],
-        q_len=q_len,
-        kv_len=k_shape[2],
-        head_dim=head_dim,
-        value_dim=v_shape[3],
-        q=q,
-        k=k,
-        v=v,
-        out=out or promote(promote(q, k), v),
-        softmax=softmax,
-        mask_kind=mask_kind,
-        mask=mask,
-        mask_shape=_mask_shape(op, mask_shape, scores),
-        return_lse=return_lse,
-    )
-
-
-def _check_attention_shapes(op: str, q: Shape, k: Shape, v: Shape) -> None:
-    for name, shape in (("q", q), ("k", k), ("v", v)):
-        if len(shape) != 4:
-            raise ProblemError(
-                f"[{op}] Expected {name} of rank 4 [batch, heads, length, head_dim], got shape "
-                f"{shape_text(shape)}."
-            )
-    given = f"q {shape_text(q)}, k {shape_text(k)} and v {shape_text(v)}"
-    if not q[0] == k[0] == v[0]:
-        raise ProblemError(f"[{op}] Expected q, k and v of one batch size, got {given}.")
-    if q[3] != k[3]:
-        raise ProblemError(f"[{op}] Expected q and k of one head_dim, got {given}.")
-    if k[1] != v[1] or k[2] != v[2]:
-        raise ProblemError(f"[{op}] Expected k and v of as many heads and positions, got {given}.")
-    if k[1] == 0 or q[1] % k[1]:
-        raise ProblemError(
-            f"[{op}] Expected the number of q heads to be a multiple of the number of k and v "
-            f"heads, got {given}."
-        )
-    if q[3] == 0:
-        raise ProblemError(f"[{op}] Expected a head_dim of at least 1, got {given}.")
-
-
-def _mask_shape(op: str, shape: Shape | None, scores: Shape) -> tuple[int, int, int, int]:
-    if shape is None:
-        return (1, 1, 1, 1)
-    padded = _pad(shape, 4)
-    if len(shape) > 4 or any(x not in (1, y) for x, y in zip(padded, scores, strict=True)):
-        raise ProblemError(
-            f"[{op}] Expected a mask that broadcasts to the scores of shape {shape_text(scores)}, "
-            f"got {shape_text(shape)}."
-        )
-    return (padded[0], padded[1], padded[2], padded[3])
