@@ -39,6 +39,7 @@ LAYERS = [
     "integrations",
     "demo",
     "cli",
+    "__main__",
 ]
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
