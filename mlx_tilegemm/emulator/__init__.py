@@ -12,13 +12,18 @@ from ..errors import (
     KernelTimeoutError,
     ToolchainError,
 )
+from .accesses import AccessCount, Accesses, AccessSite, Space
 from .counters import Counters
+from .counting import count
 from .findings import Finding, FindingKind
 from .metal_kernel import EmulatedKernel, metal_kernel
 from .run import Launched, Output, run_text
 from .settings import Settings, current_settings, settings
 
 __all__ = [
+    "AccessCount",
+    "AccessSite",
+    "Accesses",
     "Counters",
     "EmulatedKernel",
     "EmulatorError",
@@ -31,7 +36,9 @@ __all__ = [
     "Launched",
     "Output",
     "Settings",
+    "Space",
     "ToolchainError",
+    "count",
     "current_settings",
     "metal_kernel",
     "run_text",

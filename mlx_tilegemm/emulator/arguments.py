@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -64,6 +65,16 @@ class Dispatch:
             )
 
     @property
+    def threadgroups(self) -> int:
+        """Threadgroups of the grid."""
+        if self.is_empty:
+            return 0
+        return math.prod(
+            -(-grid // min(grid, size))
+            for grid, size in zip(self.grid, self.threadgroup, strict=True)
+        )
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to run."""
         return 0 in self.grid or 0 in self.threadgroup
@@ -102,6 +113,7 @@ class Arguments:
         count = len(parameters)
         self.names: list[str] = []
         self.item_sizes: list[int] = []
+        self.constant: list[bool] = []
         self._records = (native.BufferArgument * max(count, 1))()
         self._parameters = (ctypes.c_uint32 * max(count, 1))()
         self._elements = (ctypes.c_uint32 * max(count, 1))()
@@ -120,6 +132,7 @@ class Arguments:
                 continue
             if parameter.source is Source.BUFFER:
                 self._parameters[i] = len(self.names)
+                self.constant.append(parameter.is_constant)
                 self._add(parameter.name, loaded, _buffer_of(kernel, buffers, parameter.index))
             elif parameter.source is Source.THREADGROUP:
                 if parameter.index not in dynamic:
@@ -145,7 +158,7 @@ class Arguments:
         self.item_sizes.append(loaded.size)
 
     def for_launch(
-        self, entry: ctypes.c_void_p, dispatch: Dispatch, settings: Settings, sample: int = 0
+        self, entry: ctypes.c_void_p, dispatch: Dispatch, settings: Settings
     ) -> native.LaunchArguments:
         """The structure that starts a launch.
 
@@ -153,7 +166,6 @@ class Arguments:
             entry: Address of the kernel.
             dispatch: The grid.
             settings: What to check, in which order to run.
-            sample: How many threadgroups to run; 0 for all.
         """
         return native.LaunchArguments(
             entry=entry,
@@ -171,7 +183,8 @@ class Arguments:
             order=_ORDERS[settings.order],
             workers=settings.worker_count,
             misalign=settings.misalign,
-            sample=sample,
+            sample=settings.sample,
+            accesses=settings.accesses and settings.strict,
             seed=settings.seed & (2**64 - 1),
         )
 

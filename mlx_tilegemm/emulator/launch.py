@@ -14,9 +14,11 @@ import numpy as np
 
 from ..errors import EmulatorError
 from . import native
+from .accesses import Accesses, read_accesses
 from .arguments import Arguments, Buffer, Dispatch, LoadedParameter
 from .build import BuiltKernel
 from .counters import Counters, read_counters
+from .counting import note_launch
 from .findings import Finding, raise_findings
 from .registers import Written, first_difference
 from .report import Subject, make_findings, unset_variable
@@ -102,7 +104,7 @@ class LoadedKernel:
         """
         arguments = self._arguments(buffers, dispatch)
         if dispatch.is_empty:
-            return read_counters(native.Counters(), arguments.names)
+            return self._counters(native.Counters(), arguments, dispatch)
         twin = self._twin_for(buffers, dispatch, settings)
         copies = self._writable(buffers) if twin is not None else {}
         with _launch_lock:
@@ -113,8 +115,32 @@ class LoadedKernel:
                 findings = self._compare(twin, buffers, copies, dispatch, settings)
                 if not findings:
                     self._compared.add(_shape(buffers, dispatch))
+            accesses = self._accesses(arguments, settings)
         raise_findings(self.entry.name, findings)
-        return read_counters(counters, arguments.names)
+        found = self._counters(counters, arguments, dispatch, accesses)
+        note_launch(found)
+        return found
+
+    def _counters(
+        self,
+        record: native.Counters,
+        arguments: Arguments,
+        dispatch: Dispatch,
+        accesses: Accesses | None = None,
+    ) -> Counters:
+        return read_counters(
+            record,
+            kernel=self.entry.name,
+            grid_threadgroups=dispatch.threadgroups,
+            names=arguments.names,
+            accesses=accesses,
+        )
+
+    def _accesses(self, arguments: Arguments, settings: Settings) -> Accesses | None:
+        if not (settings.accesses and settings.strict):
+            return None
+        subject = self._subject(arguments)
+        return read_accesses(self._runtime, subject, arguments.constant, self._offset)
 
     def _arguments(self, buffers: Mapping[int, Buffer], dispatch: Dispatch) -> Arguments:
         return Arguments(
@@ -126,9 +152,9 @@ class LoadedKernel:
         )
 
     def _run(
-        self, arguments: Arguments, dispatch: Dispatch, settings: Settings, sample: int = 0
+        self, arguments: Arguments, dispatch: Dispatch, settings: Settings
     ) -> tuple[native.Counters, list[native.Finding]]:
-        launch = arguments.for_launch(self._address, dispatch, settings, sample)
+        launch = arguments.for_launch(self._address, dispatch, settings)
         failure = self._runtime.msl_rt_begin(ctypes.byref(launch))
         if failure:
             raise EmulatorError(f"[emulator] {self.entry.name}: {_FAILURES[failure]}.")
@@ -160,6 +186,8 @@ class LoadedKernel:
         """The kernel to compare with, once for each shape of a launch."""
         if self._load_twin is None or not (settings.strict and settings.registers):
             return None
+        if settings.sample:
+            return None
         if _shape(buffers, dispatch) in self._compared:
             return None
         return self._load_twin()
@@ -189,7 +217,8 @@ class LoadedKernel:
         """Runs a sample of the threadgroups with zeroed variables and compares the results."""
         before = {i: np.copy(copy.data) if copy.initialized else None for i, copy in copies.items()}
         arguments = twin._arguments({**buffers, **copies}, dispatch)
-        _, records = twin._run(arguments, dispatch, replace(settings, checks="off"), _SAMPLE)
+        sampled = replace(settings, checks="off", sample=_SAMPLE)
+        _, records = twin._run(arguments, dispatch, sampled)
         if records:
             return ()
         findings = []

@@ -76,6 +76,7 @@ class LaunchArguments(Structure):
         ("workers", c_uint32),
         ("misalign", c_uint32),
         ("sample", c_uint32),
+        ("accesses", c_uint32),
         ("seed", c_uint64),
     ]
 
@@ -87,6 +88,8 @@ class Counters(Structure):
         ("threadgroup_loaded", c_uint64),
         ("threadgroup_stored", c_uint64),
         ("multiply_accumulates", c_uint64),
+        ("simdgroup_loads", c_uint64),
+        ("simdgroup_stores", c_uint64),
         ("threadgroup_barriers", c_uint64),
         ("simdgroup_barriers", c_uint64),
         ("simd_functions", c_uint64),
@@ -96,6 +99,26 @@ class Counters(Structure):
         ("buffer_loaded", c_uint64 * MAX_BUFFERS),
         ("buffer_stored", c_uint64 * MAX_BUFFERS),
     ]
+
+
+class AccessSite(Structure):
+    """Mirrors ``msl_rt::AccessSite``."""
+
+    _fields_ = [
+        ("pc", c_uint64),
+        ("space", c_uint32),
+        ("owner", c_uint32),
+        ("stores", c_uint32),
+        ("name", c_char_p),
+        ("accesses", c_uint64),
+        ("lanes", c_uint64),
+        ("bytes", c_uint64),
+        ("transactions", c_uint64),
+        ("fewest_transactions", c_uint64),
+    ]
+
+
+DEVICE_SPACE = 0
 
 
 class Finding(Structure):
@@ -142,6 +165,10 @@ def load_runtime(path: Path) -> ctypes.CDLL:
     library.msl_rt_cancel.restype = None
     library.msl_rt_end.argtypes = [POINTER(Counters), POINTER(Finding), c_uint32]
     library.msl_rt_end.restype = c_uint32
+    library.msl_rt_sites.argtypes = [POINTER(AccessSite), c_uint32]
+    library.msl_rt_sites.restype = c_uint32
+    library.msl_rt_lines.argtypes = [c_uint32, POINTER(c_uint64), POINTER(c_uint64)]
+    library.msl_rt_lines.restype = None
     library.msl_rt_last_store.argtypes = [c_uint32, c_uint64, POINTER(c_uint32)]
     library.msl_rt_last_store.restype = c_uint64
     library.msl_rt_locate.argtypes = [c_uint64, c_char_p, c_uint32]

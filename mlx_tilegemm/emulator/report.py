@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -96,9 +96,9 @@ def unset_variable(
     return Finding(
         kind=FindingKind.UNINITIALIZED,
         kernel=subject.kernel,
-        file=_shown(file),
+        file=shown_file(file),
         line=line,
-        source_line=_source_line(subject.text, (_shown(file), line)),
+        source_line=source_line(subject.text, (shown_file(file), line)),
         buffer=subject.buffers[buffer],
         index=element,
         thread=(thread, 0, 0),
@@ -115,6 +115,19 @@ def _places(
     records: Sequence[native.Finding], subject: Subject, locate: Callable[[int], int | None]
 ) -> dict[int, Place]:
     addresses = {pc for record in records for pc in (record.pc, record.other_pc) if pc}
+    return find_places(addresses, subject, locate)
+
+
+def find_places(
+    addresses: Iterable[int], subject: Subject, locate: Callable[[int], int | None]
+) -> dict[int, Place]:
+    """File and line of code addresses, as far as they can be found.
+
+    Args:
+        addresses: The addresses.
+        subject: The launch that they are of.
+        locate: Gives the offset of a code address in the kernel's library.
+    """
     offsets = {pc: locate(pc) for pc in addresses}
     inside = [offset for offset in offsets.values() if offset is not None]
     lines = source_lines(subject.library, inside, INCLUDE)
@@ -162,14 +175,14 @@ def _finding(record: native.Finding, place: Place, other: Place, subject: Subjec
         place, other = other, place
         thread, other_thread = other_thread, thread
         access, other_access = other_access, access
-    file, line = _shown(place[0]), place[1]
+    file, line = shown_file(place[0]), place[1]
     return Finding(
         kind=kind,
         kernel=subject.kernel,
         file=file,
         line=line,
-        source_line=_source_line(subject.text, (file, line)),
-        other_file=_shown(other[0]),
+        source_line=source_line(subject.text, (file, line)),
+        other_file=shown_file(other[0]),
         other_line=other[1],
         buffer=buffer,
         index=record.offset // item if buffer else None,
@@ -194,7 +207,8 @@ def _owner(record: native.Finding, subject: Subject) -> tuple[str, int]:
     return "", 1
 
 
-def _shown(file: str) -> str:
+def shown_file(file: str) -> str:
+    """What messages call a file."""
     return Path(file).name if Path(file).is_absolute() else file
 
 
@@ -208,7 +222,7 @@ def _race_message(
     item: int,
 ) -> str:
     group = "another" if record.in_other_threadgroup else "the same"
-    where = f"{_shown(other[0])}:{other[1]}" if other[1] else "an unknown line"
+    where = f"{shown_file(other[0])}:{other[1]}" if other[1] else "an unknown line"
     return (
         f"{_ACCESSES[access]} of element {record.offset // item} of '{buffer}' and "
         f"{_ACCESSES[other_access]} of it at {where} by thread {other_thread} of {group} "
@@ -250,5 +264,6 @@ def _lines_by_place(text: str) -> dict[Place, str]:
     return places
 
 
-def _source_line(text: str, place: Place) -> str:
+def source_line(text: str, place: Place) -> str:
+    """The line at a place of a text, empty when it is not of the text itself."""
     return _lines_by_place(text).get(place, "")

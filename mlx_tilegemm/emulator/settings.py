@@ -31,6 +31,10 @@ class Settings:
             it takes a second compilation and the time of up to 16 threadgroups.
         misalign: Whether buffers and threadgroup arrays start at addresses that are aligned to
             their element type and no better.
+        accesses: Whether to find out what each simdgroup accesses together, with the strict checks;
+            see :func:`count`.
+        sample: How many threadgroups to run, spread over the grid; 0 for all. What the others would
+            write stays unwritten and is not missed.
         time_limit: Seconds after which a launch is stopped.
         compiler: Command of the C++ compiler, ``"zig"`` for that of the ``ziglang`` package; by
             default the first one found.
@@ -42,6 +46,8 @@ class Settings:
     workers: int = 0
     registers: bool = True
     misalign: bool = False
+    accesses: bool = False
+    sample: int = 0
     time_limit: float = 300.0
     compiler: str = ""
 
@@ -56,6 +62,10 @@ class Settings:
             )
         if not 0 <= self.workers <= 64:
             raise ValueError(f"[settings] Expected 0 to 64 workers, got {self.workers}.")
+        if self.sample < 0 or self.sample == 1:
+            raise ValueError(
+                f"[settings] Expected a sample of at least two threadgroups, got {self.sample}."
+            )
         if self.time_limit <= 0:
             raise ValueError(f"[settings] Expected a positive time limit, got {self.time_limit}.")
 

@@ -55,6 +55,7 @@ class Parameter:
         index: Buffer or threadgroup index; -1 for thread attributes.
         attribute: The thread attribute, else empty.
         enabled_by: The function constant that the parameter depends on, else empty.
+        is_constant: Whether it points into the constant address space.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Parameter:
     index: int
     attribute: str = ""
     enabled_by: str = ""
+    is_constant: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,10 +297,17 @@ class _Finder:
         if not name:
             raise self._unknown(self.tokens[start], "this kernel parameter")
         enabled_by = attributes.get("function_constant", "")
+        is_constant = any(token.text == "constant" for token in plain)
         for source in (Source.BUFFER, Source.THREADGROUP):
             if source.value in attributes:
                 index = self._index(attributes[source.value], self.tokens[start])
-                return Parameter(name=name, source=source, index=index, enabled_by=enabled_by)
+                return Parameter(
+                    name=name,
+                    source=source,
+                    index=index,
+                    enabled_by=enabled_by,
+                    is_constant=is_constant,
+                )
         for attribute in attributes:
             if attribute in THREAD_ATTRIBUTES or attribute in CONSTANT_ATTRIBUTES:
                 return Parameter(name=name, source=Source.THREAD, index=-1, attribute=attribute)
@@ -307,7 +316,11 @@ class _Finder:
             raise self._unknown(self.tokens[start], f"the attribute [[{known}]] of '{name}'")
         if any(token.text in ("*", "&", "[") for token in plain):
             return Parameter(
-                name=name, source=Source.BUFFER, index=next_buffer, enabled_by=enabled_by
+                name=name,
+                source=Source.BUFFER,
+                index=next_buffer,
+                enabled_by=enabled_by,
+                is_constant=is_constant,
             )
         raise self._unknown(self.tokens[start], f"the parameter '{name}' without attribute")
 

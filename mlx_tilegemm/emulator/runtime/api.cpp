@@ -112,6 +112,15 @@ void add(Counters* total, const Counters& part) {
   total->threadgroup_bytes = most;
 }
 
+// Of a threadgroup array; a worker that ran no threadgroup does not know it.
+const char* storage_name(uint32_t declaration) {
+  for (uint32_t w = 0; w < Pool::instance().started(); ++w) {
+    const char* name = Pool::instance().worker(w)->storages[declaration].name;
+    if (name != nullptr) return name;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 extern "C" {
@@ -156,7 +165,8 @@ MSL_RT_EXPORT void msl_rt_cancel() {
 // number of findings.
 MSL_RT_EXPORT uint32_t msl_rt_end(Counters* counters, Finding* findings, uint32_t capacity) {
   Pool& pool = Pool::instance();
-  if (the_launch->strict && !the_launch->stop.load()) check_outputs(the_launch);
+  const bool complete = !the_launch->stop.load() && !the_launch->is_sample();
+  if (the_launch->strict && complete) check_outputs(the_launch);
   copy_back(*the_launch);
   AddressSpace::instance()->forget_strays();
   *counters = {};
@@ -171,6 +181,36 @@ MSL_RT_EXPORT uint32_t msl_rt_end(Counters* counters, Finding* findings, uint32_
   delete the_launch;
   the_launch = nullptr;
   return count;
+}
+
+// What the latest launch's lanes accessed together, by place in the code. Returns the number of
+// places, of which no more than `capacity` are copied.
+MSL_RT_EXPORT uint32_t msl_rt_sites(AccessSite* sites, uint32_t capacity) {
+  std::vector<AccessSite> found;
+  for (uint32_t w = 0; w < Pool::instance().started(); ++w) {
+    const Worker& worker = *Pool::instance().worker(w);
+    if (worker.accesses) worker.accesses->add_sites(&found);
+  }
+  for (AccessSite& site : found) {
+    const bool in_threadgroup = site.space == static_cast<uint32_t>(Space::threadgroup);
+    site.name = in_threadgroup ? storage_name(site.owner) : nullptr;
+  }
+  std::copy_n(found.begin(), std::min<size_t>(found.size(), capacity), sites);
+  return static_cast<uint32_t>(found.size());
+}
+
+// 128-byte lines of a buffer that the latest launch touched: those of each threadgroup, added up,
+// and those of all together.
+MSL_RT_EXPORT void msl_rt_lines(uint32_t buffer, uint64_t* by_threadgroup, uint64_t* distinct) {
+  std::vector<bool> touched;
+  *by_threadgroup = 0;
+  for (uint32_t w = 0; w < Pool::instance().started(); ++w) {
+    const Worker& worker = *Pool::instance().worker(w);
+    if (!worker.accesses) continue;
+    *by_threadgroup += worker.accesses->threadgroup_lines(buffer);
+    worker.accesses->mark_lines(buffer, &touched);
+  }
+  *distinct = static_cast<uint64_t>(std::count(touched.begin(), touched.end(), true));
 }
 
 // Code address and thread of the latest store to a tracked buffer. Zero when there is none.

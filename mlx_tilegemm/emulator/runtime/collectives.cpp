@@ -53,8 +53,12 @@ uint32_t msl_rt_lane() {
   return current_worker()->current->lane;
 }
 
-void msl_rt_uniform(uint64_t operands, const char* file, int32_t line) {
+void msl_rt_uniform(uint64_t operands, bool stores, const char* file, int32_t line) {
   Worker* worker = current_worker();
+  if (worker->current->lane == 0) {
+    msl_rt::Counters& counters = worker->counters;
+    ++(stores ? counters.simdgroup_stores : counters.simdgroup_loads);
+  }
   if (worker->strict) {
     worker->note_uniform(operands, Place{file, line, Collective::simdgroup_matrix});
   }

@@ -43,11 +43,14 @@ struct LaunchArguments {
   uint32_t workers;
   uint32_t misalign;
   uint32_t sample;  // how many threadgroups to run, spread over the grid; 0 for all
+  uint32_t accesses;  // whether to put the lanes' accesses together
   uint64_t seed;
 };
 
 struct Launch {
   LaunchArguments arguments = {};
+  bool is_sample() const { return threadgroup_count != grid_count; }
+
   Extent grid = {}, threadgroup = {}, threadgroups = {};
   uint64_t threadgroup_count = 0;  // to run
   uint64_t grid_count = 0;         // of the whole grid

@@ -57,6 +57,7 @@ static void collect_operands(Mailbox* box, uint32_t lanes) {
 
 void Worker::join(Simdgroup* group, uint32_t slots) {
   group->joined = slots;
+  if (accesses && slots == group->alive) accesses->settle(group->index);
   const Fiber* first = &group->fibers[__builtin_ctz(slots)];
   if (first->place.kind == Collective::simd_function) {
     collect_operands(&group->box, lanes_of(group, slots));
@@ -134,6 +135,7 @@ void Worker::finish_barrier(Place place) {
   if (strict && alive_ != threads_) {
     report_divergence(place, current, "other threads of the threadgroup have returned");
   }
+  if (accesses) accesses->settle_all();
   order_memory(barrier_flags_, nullptr);
   ++counters.threadgroup_barriers;
   for (uint32_t i = 0; i < simdgroups_; ++i) {

@@ -248,17 +248,21 @@ struct Shortcut {
   }
 };
 
-void count(Worker* worker, const Region* region, size_t bytes, Access access) {
-  Counters& counters = worker->counters;
-  const bool loads = access != Access::store && access != Access::atomic_store;
-  const bool stores = is_store(access);
-  if (region->space == Space::threadgroup) {
-    if (loads) counters.threadgroup_loaded += bytes;
-    if (stores) counters.threadgroup_stored += bytes;
+void count(const AccessOf& of) {
+  Counters& counters = of.worker->counters;
+  const bool loads = of.access != Access::store && of.access != Access::atomic_store;
+  const bool stores = is_store(of.access);
+  if (AccessLog* accesses = of.worker->accesses) {
+    const uint32_t thread = of.worker->current->thread;
+    accesses->note(thread, of.region, of.address, of.bytes, stores, of.pc);
+  }
+  if (of.region->space == Space::threadgroup) {
+    if (loads) counters.threadgroup_loaded += of.bytes;
+    if (stores) counters.threadgroup_stored += of.bytes;
     return;
   }
-  if (loads) counters.buffer_loaded[region->index] += bytes;
-  if (stores) counters.buffer_stored[region->index] += bytes;
+  if (loads) counters.buffer_loaded[of.region->index] += of.bytes;
+  if (stores) counters.buffer_stored[of.region->index] += of.bytes;
 }
 
 void check_threadgroup(Cell* cell, const Cell* end, const AccessOf& of) {
@@ -280,14 +284,14 @@ void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access
     report_access(worker, Kind::out_of_bounds, pc, region, address, bytes, access);
     return;
   }
-  count(worker, region, bytes, access);
+  const AccessOf of = {worker, region, address, bytes, access, pc};
+  count(of);
   if (region->flags & region_read_only) {
     if (is_store(access)) {
       report_access(worker, Kind::store_to_input, pc, region, address, bytes, access);
     }
     return;
   }
-  const AccessOf of = {worker, region, address, bytes, access, pc};
   Cell* first = region->cells + (offset >> region->granule_shift);
   const Cell* end = region->cells + ((offset + bytes - 1) >> region->granule_shift) + 1;
   if (region->space == Space::threadgroup) {

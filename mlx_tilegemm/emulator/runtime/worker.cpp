@@ -76,6 +76,8 @@ void Worker::begin(Launch* next) {
   counters = {};
   std::memset(storages, 0, sizeof(storages));
   shape_ = {};
+  accesses = next->arguments.accesses ? &access_log_ : nullptr;
+  if (accesses) accesses->begin();
   clock = next->start_clock;
   const LaunchArguments& arguments = next->arguments;
   AddressSpace* space = AddressSpace::instance();
@@ -117,10 +119,12 @@ void Worker::run_threadgroup(uint64_t linear) {
   ++counters.threadgroups;
   set_ids();
   prepare_storages();
+  if (accesses) accesses->start_threadgroup(threads_);
   start_fibers(linear);
   cursor_ = 0;
   current = &groups_[0].fibers[0];
   msl_rt_switch(&scheduler_, current->stack_pointer);
+  if (accesses) accesses->settle_all();
   if (strict) check_stacks();
 }
 

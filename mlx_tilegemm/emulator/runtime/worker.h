@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../include/msl/runtime.h"
+#include "accesses.h"
 #include "findings.h"
 #include "memory.h"
 
@@ -82,6 +83,7 @@ struct Simdgroup {
 struct Counters {
   uint64_t threadgroup_loaded, threadgroup_stored;
   uint64_t multiply_accumulates;
+  uint64_t simdgroup_loads, simdgroup_stores;
   uint64_t threadgroup_barriers, simdgroup_barriers;
   uint64_t simd_functions;
   uint64_t atomics;
@@ -149,6 +151,7 @@ class Worker {
 
   Counters counters = {};
   FindingLog findings;
+  AccessLog* accesses = nullptr;  // null: not asked for
   Storage storages[max_storages] = {};
   uint64_t last_pc = 0;          // of the latest checked access
   uint32_t spins = 0;            // atomic accesses that may be part of a waiting loop
@@ -190,6 +193,7 @@ class Worker {
   ThreadIds* ids_ = nullptr;
   char* stacks_ = nullptr;
   void** arguments_ = nullptr;
+  AccessLog access_log_;
   void* absent_ = nullptr;  // stands in for buffers that a function constant leaves out
   Extent position_ = {};
   Extent shape_ = {};  // of the running threadgroup

@@ -142,9 +142,9 @@ MSL_RT_EXPORT void msl_rt_threadgroup_barrier(
 
 MSL_RT_EXPORT msl_rt::uint32_t msl_rt_lane();
 
-// Notes the operands of a matrix operation, which all lanes of a simdgroup must give alike.
+// Notes the operands of a matrix load or store, which all lanes of a simdgroup must give alike.
 MSL_RT_EXPORT void msl_rt_uniform(
-    msl_rt::uint64_t operands, const char* file, msl_rt::int32_t line);
+    msl_rt::uint64_t operands, bool stores, const char* file, msl_rt::int32_t line);
 
 MSL_RT_EXPORT void* msl_rt_threadgroup_storage(
     msl_rt::uint32_t declaration, const msl_rt::StorageType* type, const char* name,

@@ -139,11 +139,12 @@ MSL_INLINE fragment_offsets locate_fragment(ulong stride, ulong2 origin, bool tr
 }
 
 MSL_INLINE void note_operands(
-    const volatile void* address, ulong stride, ulong2 origin, bool transpose, msl_rt::Site site) {
+    const volatile void* address, ulong stride, ulong2 origin, bool transpose, bool stores,
+    msl_rt::Site site) {
 #if defined(MSL_RT_CHECKED)
   const ulong hash = reinterpret_cast<ulong>(address) * 31 + stride * 1000003 + origin.x * 7919 +
                      origin.y * 104729 + (transpose ? 17 : 0);
-  msl_rt_uniform(hash + static_cast<ulong>(site.line), site.file, site.line);
+  msl_rt_uniform(hash + static_cast<ulong>(site.line), stores, site.file, site.line);
 #endif
 }
 
@@ -161,7 +162,7 @@ MSL_INLINE void simdgroup_load(
     simdgroup_matrix<T, Cols, Rows>& d, const U* source, ulong elements_per_row = Cols,
     ulong2 matrix_origin = 0, bool transpose_matrix = false,
     msl_rt::Site site = msl_rt::Site::here()) {
-  _impl::note_operands(source, elements_per_row, matrix_origin, transpose_matrix, site);
+  _impl::note_operands(source, elements_per_row, matrix_origin, transpose_matrix, false, site);
   const auto at = _impl::locate_fragment(elements_per_row, matrix_origin, transpose_matrix);
   d.thread_elements()[0] = static_cast<T>(source[at.first]);
   d.thread_elements()[1] = static_cast<T>(source[at.second]);
@@ -172,7 +173,7 @@ MSL_INLINE void simdgroup_store(
     simdgroup_matrix<T, Cols, Rows> a, U* target, ulong elements_per_row = Cols,
     ulong2 matrix_origin = 0, bool transpose_matrix = false,
     msl_rt::Site site = msl_rt::Site::here()) {
-  _impl::note_operands(target, elements_per_row, matrix_origin, transpose_matrix, site);
+  _impl::note_operands(target, elements_per_row, matrix_origin, transpose_matrix, true, site);
   _impl::check_set(a.thread_elements(), "stored matrix", site);
   const auto at = _impl::locate_fragment(elements_per_row, matrix_origin, transpose_matrix);
   target[at.first] = static_cast<U>(a.thread_elements()[0]);
