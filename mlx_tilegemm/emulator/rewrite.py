@@ -1,7 +1,7 @@
 """Turns Metal text into C++ that the include directory of the emulator can compile.
 
-Only what no header can express is touched: attributes, threadgroup variables, literal suffixes and
-function constants. Lines keep their numbers.
+Only what no header can express is touched: attributes, threadgroup variables, literal suffixes,
+function constants and subscripts that are to be checked. Lines keep their numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .signature import (
     is_attribute,
     unknown_construct,
 )
+from .subscripts import subscripted_member
 
 ConstantValue = bool | int | float
 
@@ -129,6 +130,8 @@ class _Editor:
                 index = self._attribute(index)
             elif token.kind is Kind.NUMBER:
                 self._number(token, 0)
+            elif token.text == "[":
+                self._subscript(index)
             elif token.text == "constant":
                 self._constant(index)
             elif token.text == "threadgroup":
@@ -214,6 +217,16 @@ class _Editor:
                     found.add(token.text)
                 at += step
         return found
+
+    def _subscript(self, index: int) -> None:
+        start = subscripted_member(self.tokens, index)
+        close = match_close(self.tokens, index)
+        if start is None or close == len(self.tokens):
+            return
+        first = self.tokens[start].start
+        self.edits.append((first, first, "msl_rt_element("))
+        for at, code in ((index, ", "), (close, ")")):
+            self.edits.append((self.tokens[at].start, self.tokens[at].end, code))
 
     def _constant_defined(self, index: int) -> int:
         close = match_close(self.tokens, index + 1)

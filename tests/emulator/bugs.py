@@ -22,6 +22,16 @@ SIGNATURE = """kernel void {name}(
 }}
 """
 
+HELPERS = """struct Grid {
+  float at[2][2];
+};
+
+METAL_FUNC float first_of(thread float& value) {
+  return value;
+}
+
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -232,6 +242,40 @@ if (i == 9) {
     "private_array_clean": """
 float parts[4] = {0.0f, 1.0f, 2.0f, 3.0f};
 y[i] = parts[i % 4];
+""",
+    "one_past_a_vector": """
+float2 pair = float2(x[i], 1.0f);
+for (int e = 0; e < (i == 9 ? 3 : 2); ++e) {
+  pair[e] += 1.0f;  // finds: out-of-bounds
+}
+y[i] = pair.x;
+""",
+    "one_past_a_packed_vector": """
+packed_float3 three = packed_float3(x[i], 1.0f, 2.0f);
+y[i] = three[i == 9 ? 3 : 2];  // finds: out-of-bounds
+""",
+    "one_before_a_vector": """
+const float4 four = float4(x[i]);
+y[i] = four[int(i) - 1 < 0 ? -1 : 3];  // finds: out-of-bounds
+""",
+    "one_past_an_array_member": """
+Grid grid = {{{1.0f, 2.0f}, {3.0f, 4.0f}}};
+y[i] = first_of(grid.at[1][i == 9 ? 2 : 1]);  // finds: out-of-bounds
+""",
+    "one_past_the_rows_of_an_array_member": """
+Grid grids[1] = {{{{1.0f, 2.0f}, {3.0f, 4.0f}}}};
+y[i] = first_of(grids[0].at[i == 9 ? 2 : 1][0]);  // finds: out-of-bounds
+""",
+    "one_past_a_metal_array": """
+array<float, 4> four = {{x[i], 1.0f, 2.0f, 3.0f}};
+y[i] = first_of(four[i == 9 ? 4 : 3]);  // finds: out-of-bounds
+""",
+    "array_members_clean": """
+Grid grid = {{{1.0f, 2.0f}, {3.0f, 4.0f}}};
+thread float* end = &grid.at[1][2];
+thread Grid* same = &grid;
+same->at[0][i % 2] = x[i];
+y[i] = grid.at[0][0]+grid.at[1][ushort(i) % 2] + float(end - &same->at[0][0]);
 """,
     # Uninitialised memory.
     "half_of_a_tile": """
@@ -474,7 +518,7 @@ def text_of(case: Case) -> str:
 
 def full_text() -> str:
     """One Metal text with the kernels of all cases."""
-    head = "#include <metal_stdlib>\nusing namespace metal;\n\n"
+    head = "#include <metal_stdlib>\nusing namespace metal;\n\n" + HELPERS
     return head + "\n".join(text_of(case) for case in CASES)
 
 

@@ -125,20 +125,26 @@ const SourceLocation& location_of(const void* data) {
   return *static_cast<const SourceLocation*>(data);
 }
 
-void report_undefined(const void* data, uint64_t pc, Kind kind, const char* what) {
+void report_undefined(const SourceLocation& location, uint64_t pc, Kind kind, const char* what) {
   Worker* worker = current_worker();
   if (worker == nullptr || !worker->on_fiber()) return;
-  const SourceLocation& location = location_of(data);
   const Place place = {location.file, static_cast<int32_t>(location.line)};
   Finding* finding = worker->report(kind, pc, place);
   if (finding != nullptr) std::snprintf(finding->text, sizeof(finding->text), "%s", what);
 }
 
 // For what the compiler continues with a trap or a wild access.
-void report_and_abandon(const void* data, uint64_t pc, Kind kind, const char* what) {
-  report_undefined(data, pc, kind, what);
+void report_and_abandon(
+    const SourceLocation& location, uint64_t pc, Kind kind, const char* what) {
+  report_undefined(location, pc, kind, what);
   Worker* worker = current_worker();
   if (worker != nullptr && worker->on_fiber()) worker->abandon();
+}
+
+void report_outside(const SourceLocation& location, uint64_t pc, long long index) {
+  char text[64];
+  std::snprintf(text, sizeof(text), "index %lld is outside the array", index);
+  report_and_abandon(location, pc, Kind::out_of_bounds, text);
 }
 
 }  // namespace
@@ -147,7 +153,7 @@ extern "C" {
 
 #define DEFINE_REPORT(name, arguments, what)                                \
   MSL_RT_EXPORT void __ubsan_handle_##name arguments {                      \
-    report_undefined(data, CALLER_PC, Kind::undefined_behavior, what);      \
+    report_undefined(location_of(data), CALLER_PC, Kind::undefined_behavior, what);      \
   }
 
 DEFINE_REPORT(add_overflow, (void* data, uintptr_t, uintptr_t), "signed integer overflow in +")
@@ -165,24 +171,28 @@ DEFINE_REPORT(pointer_overflow, (void* data, uintptr_t, uintptr_t), "pointer ari
 
 MSL_RT_EXPORT void __ubsan_handle_divrem_overflow(void* data, uintptr_t, uintptr_t) {
   report_and_abandon(
-      data, CALLER_PC, Kind::undefined_behavior, "integer division by zero or overflow in it");
+      location_of(data), CALLER_PC, Kind::undefined_behavior,
+      "integer division by zero or overflow in it");
 }
 
 MSL_RT_EXPORT void __ubsan_handle_out_of_bounds(void* data, uintptr_t index) {
-  char text[64];
-  std::snprintf(
-      text, sizeof(text), "index %lld is outside the array",
-      static_cast<long long>(static_cast<int32_t>(index)));
-  report_and_abandon(data, CALLER_PC, Kind::out_of_bounds, text);
+  report_outside(location_of(data), CALLER_PC, static_cast<int32_t>(index));
+}
+
+MSL_RT_EXPORT void msl_rt_outside(long long index) {
+  report_outside(SourceLocation(), CALLER_PC, index);
 }
 
 MSL_RT_EXPORT void __ubsan_handle_builtin_unreachable(void* data) {
-  report_and_abandon(data, CALLER_PC, Kind::undefined_behavior, "unreachable code was reached");
+  report_and_abandon(
+      location_of(data), CALLER_PC, Kind::undefined_behavior,
+      "unreachable code was reached");
 }
 
 MSL_RT_EXPORT void __ubsan_handle_missing_return(void* data) {
   report_and_abandon(
-      data, CALLER_PC, Kind::undefined_behavior, "a function ended without returning a value");
+      location_of(data), CALLER_PC, Kind::undefined_behavior,
+      "a function ended without returning a value");
 }
 
 // Only the check of alignments is on. It sees vectors whole that the optimiser splits afterwards.
@@ -192,7 +202,8 @@ MSL_RT_EXPORT void __ubsan_handle_type_mismatch_v1(void* data, uintptr_t pointer
     msl_rt::report_misaligned(current_worker(), pointer, alignment, CALLER_PC);
   } else {
     report_undefined(
-        data, CALLER_PC, Kind::misaligned, "the address is no multiple of the type's alignment");
+        location_of(data), CALLER_PC, Kind::misaligned,
+        "the address is no multiple of the type's alignment");
   }
 }
 

@@ -10,8 +10,8 @@ struct array {
   using value_type = T;
   T elements_[N];
 
-  constexpr T& operator[](size_t i) { return elements_[i]; }
-  constexpr const T& operator[](size_t i) const { return elements_[i]; }
+  constexpr T& operator[](size_t i) { return elements_[MSL_WITHIN(N, i)]; }
+  constexpr const T& operator[](size_t i) const { return elements_[MSL_WITHIN(N, i)]; }
   constexpr T* data() { return elements_; }
   constexpr const T* data() const { return elements_; }
   constexpr T* begin() { return elements_; }

@@ -157,6 +157,9 @@ MSL_RT_EXPORT void msl_rt_atomic(
 // Reports the use of a value that nothing was ever written to.
 MSL_RT_EXPORT void msl_rt_uninitialized(
     const char* what, const char* file, msl_rt::int32_t line);
+
+// Reports an index outside a vector or an array, and abandons the launch.
+MSL_RT_EXPORT __attribute__((cold)) void msl_rt_outside(long long index);
 }
 
 namespace msl_rt {
@@ -220,6 +223,28 @@ inline constexpr uint32_t element_size = sizeof(T);
 template <typename T, size_t N>
 inline constexpr uint32_t element_size<T[N]> = element_size<T>;
 
+#if defined(MSL_RT_CHECKED)
+// The index, once it is known to be one of `Count` elements; 0 is for what is no array.
+template <size_t Count, typename Index>
+__attribute__((always_inline)) inline constexpr Index within(Index index) {
+  if constexpr (Count != 0) {
+    if (__builtin_expect(static_cast<size_t>(index) >= Count, 0)) {
+      msl_rt_outside(static_cast<long long>(index));
+    }
+  }
+  return index;
+}
+
+template <typename T>
+struct array_extent {
+  static constexpr size_t value = 0;
+};
+template <typename T, size_t N>
+struct array_extent<T (&)[N]> {
+  static constexpr size_t value = N;
+};
+#endif
+
 template <typename T, size_t Alignment>
 T& threadgroup_storage(uint32_t declaration, const char* name, Site site) {
   constexpr size_t alignment = Alignment > alignof(T) ? Alignment : alignof(T);
@@ -230,3 +255,14 @@ T& threadgroup_storage(uint32_t declaration, const char* name, Site site) {
 }
 
 }  // namespace msl_rt
+
+// MSL_WITHIN checks an index, and msl_rt_element is what the rewriter makes of a member subscript:
+// an element passed on by reference may, for the compilers' own check, lie one past the end.
+#if defined(MSL_RT_CHECKED)
+#define MSL_WITHIN(count, index) msl_rt::within<count>(index)
+#define msl_rt_element(array, ...) \
+  ((array)[MSL_WITHIN(msl_rt::array_extent<decltype((array))>::value, (__VA_ARGS__))])
+#else
+#define MSL_WITHIN(count, index) index
+#define msl_rt_element(array, ...) ((array)[__VA_ARGS__])
+#endif

@@ -1,6 +1,7 @@
 // vec<T, N>, its swizzles, packed_vec<T, N> and their operators. Included by types.h.
 #pragma once
 
+#include "runtime.h"
 #include "swizzle_names.h"
 
 namespace metal {
@@ -29,7 +30,7 @@ class swizzle;
   MSL_INLINE constexpr operator V() const { return V(raw[I]...); }       \
   MSL_INLINE constexpr const T& operator[](int i) const {                \
     constexpr int index[] = {I...};                                      \
-    return raw[index[i]];                                                \
+    return raw[index[MSL_WITHIN(sizeof...(I), i)]];                      \
   }
 #define MSL_SWIZZLE_ASSIGN                                               \
   MSL_INLINE constexpr swizzle& operator=(const V& v) {                  \
@@ -258,8 +259,10 @@ inline constexpr bool twins =
   template <_impl::swizzle_kind K, class U, int M, int... I>                                  \
   MSL_INLINE constexpr explicit vec(const _impl::swizzle<K, U, vec<U, n>, M, I...>& v)           \
       : vec(static_cast<vec>(v.operator vec<U, n>())) {}                                      \
-  MSL_INLINE constexpr T& operator[](int i) { return elements_[i]; }                          \
-  MSL_INLINE constexpr const T& operator[](int i) const { return elements_[i]; }              \
+  MSL_INLINE constexpr T& operator[](int i) { return elements_[MSL_WITHIN(n, i)]; }           \
+  MSL_INLINE constexpr const T& operator[](int i) const {                                     \
+    return elements_[MSL_WITHIN(n, i)];                                                       \
+  }                                                                                           \
   MSL_VEC_BINARY(n, +)                                                                        \
   MSL_VEC_BINARY(n, -)                                                                        \
   MSL_VEC_BINARY(n, *)                                                                        \
@@ -344,8 +347,10 @@ class alignas(4 * sizeof(T)) vec<T, 4> {
     MSL_INLINE constexpr packed_vec(const A& a, const B& b, const C&... c)                  \
         : packed_vec(V(a, b, c...)) {}                                                      \
     MSL_INLINE constexpr operator V() const { return V(MSL_NAMES##n(x, y, z, w)); }         \
-    MSL_INLINE constexpr T& operator[](int i) { return elements_[i]; }                      \
-    MSL_INLINE constexpr const T& operator[](int i) const { return elements_[i]; }          \
+    MSL_INLINE constexpr T& operator[](int i) { return elements_[MSL_WITHIN(n, i)]; }       \
+    MSL_INLINE constexpr const T& operator[](int i) const {                                 \
+      return elements_[MSL_WITHIN(n, i)];                                                   \
+    }                                                                                       \
   };
 MSL_PACKED(2)
 MSL_PACKED(3)
