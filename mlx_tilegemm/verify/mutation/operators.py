@@ -273,8 +273,8 @@ def _drop_cast(text: str) -> Iterator[Edit]:
 def _swap_arguments(text: str) -> Iterator[Edit]:
     """Swap each two neighbours among the arguments of each call and of each template."""
     for found in re.finditer(r"\b(\w+)(?:<[^;(){}]*>)?(\()", text):
-        if found.group(1) in ("if", "for", "while", "return", "MLX_MTL_CONST"):
-            continue
+        if found.group(1) in ("if", "for", "while", "return", "MLX_MTL_CONST", "min", "max"):
+            continue  # no call, or one to which the order is nothing
         opening = found.start(2)
         closing = _closing(text, opening)
         if text[closing + 1 : closing + 3].strip().startswith("{"):

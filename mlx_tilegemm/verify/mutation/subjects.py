@@ -178,6 +178,14 @@ def _gemv() -> list[Subject]:
         ),
         _subject("gemv", "4x4-8", *_gemm(3, 2, 7, k=43, n=300)),
         _subject(
+            "gemv", "1x4-8", *_gemm(1, k=300, n=38, transpose_b=True, **batched, c_shape=(38,))
+        ),
+        _subject(
+            "gemv",
+            "1x4-8",
+            *_gemm(1, k=300, n=70, transpose_b=True, a_batch=(2, 3), b_batch=(3,)),
+        ),
+        _subject(
             "gemv",
             "4x4-8",
             *_gemm(
@@ -188,10 +196,13 @@ def _gemv() -> list[Subject]:
 
 
 def _chain(**options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
-    """Return an attention with several lengths; the last has scores that exp cannot take."""
+    """Return an attention with several lengths, one of them in whole blocks.
+
+    The last has scores that exp cannot take.
+    """
     trials: list[tuple[Problem, Data]] = []
     for seed, (q_len, kv_len, amplitude) in enumerate(
-        ((19, 37, 1.0), (40, 70, 1.0), (21, 9, 1.0), (19, 70, 40.0))
+        ((19, 37, 1.0), (40, 70, 1.0), (21, 9, 1.0), (32, 64, 1.0), (19, 70, 40.0))
     ):
         fields: dict[str, Any] = {
             "q": FLOAT16,
@@ -232,7 +243,7 @@ def _masked() -> list[Subject]:
 
 def _gradients(of: type[Any], **options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
     """Return the gradients of some attentions."""
-    trials = _chain(**options)[:3]
+    trials = _chain(**options)[:4]
     lse = options.get("softmax", True)
     return [
         (of(attention=replace(cast(AttentionProblem, problem), return_lse=lse)), data)
