@@ -13,6 +13,7 @@ from ..arguments import Number
 from ..backends import StreamOrDevice
 from ..backends.launch import Run
 from ..problem import Shape
+from .tracing import is_traced
 
 Factors = tuple[Number, ...]
 
@@ -50,7 +51,10 @@ class Rule(Protocol):
 
 
 def transformable(run: Run, rule: Rule) -> Run:
-    """Return the prepared call ``run``, transformed by MLX as ``rule`` says."""
+    """Return the prepared call ``run``, transformed by MLX as ``rule`` says.
+
+    Where nothing is being transformed it is ``run`` itself: the detour takes longer than the rest.
+    """
 
     @lru_cache(maxsize=64)
     def function(factors: Factors, stream: StreamOrDevice) -> Callable[..., list[mx.array]]:
@@ -59,7 +63,9 @@ def transformable(run: Run, rule: Rule) -> Run:
     def call(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        return function(factors, stream)(*operands)
+        if is_traced():
+            return function(factors, stream)(*operands)
+        return run(operands, factors, stream)
 
     return call
 

@@ -3,91 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import mlx.core as mx
 
 from ..arguments import Number
 from ..dtypes import INT32
-from ..plan import Extent, Plan, Stage
-from ..problem import Shape
-from .base import Backend, Executable, StreamOrDevice
+from ..plan import Plan, Stage
+from .base import Backend, StreamOrDevice
 
 Run = Callable[[Sequence[mx.array], tuple[Number, ...], StreamOrDevice], list[mx.array]]
 """A prepared call: operands, factors and stream in, outputs out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StageRun:
-    """A ready kernel and everything about its launch that one key of arguments fixes.
-
-    ``inputs`` says where each input comes from: an index into operands and earlier outputs.
-    """
-
-    kernel: Executable
-    output_shapes: list[Shape]
-    output_dtypes: list[mx.Dtype]
-    grid: Extent
-    threadgroup: Extent
-    inputs: tuple[int, ...]
-    takes_factors: bool
-    sizes: mx.array
-
-    def __call__(
-        self, arrays: Sequence[mx.array], factors: mx.array | None, stream: StreamOrDevice
-    ) -> list[mx.array]:
-        inputs = [arrays[index] for index in self.inputs]
-        if self.takes_factors:
-            assert factors is not None
-            inputs.append(factors)
-        inputs.append(self.sizes)
-        return self.kernel(
-            inputs=inputs,
-            output_shapes=self.output_shapes,
-            output_dtypes=self.output_dtypes,
-            grid=self.grid,
-            threadgroup=self.threadgroup,
-            stream=stream,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PlanRun:
-    """The ready stages of a plan."""
-
-    stages: tuple[_StageRun, ...]
-    factors: tuple[int, ...]
-    factor_dtype: mx.Dtype
-    last_is_scalar: bool
-
-    def __call__(
-        self,
-        operands: Sequence[mx.array],
-        factors: tuple[Number, ...],
-        stream: StreamOrDevice,
-    ) -> list[mx.array]:
-        arrays = [*operands]
-        if self.last_is_scalar:
-            # MLX binds an array without axes as a reference, which the kernels do not expect.
-            arrays[-1] = arrays[-1].reshape(1)
-        values = None
-        if self.factors:
-            values = _factor_array(tuple([factors[i] for i in self.factors]), self.factor_dtype)
-        outputs: list[mx.array] = []
-        for stage in self.stages:
-            outputs = stage(arrays, values, stream)
-            arrays += outputs
-        return outputs
+_Launch = Callable[[Sequence[mx.array], StreamOrDevice], list[mx.array]]
+"""A ready kernel and its launch: all inputs in, outputs out."""
 
 
 # Where each factor a kernel may want stands among those its op passes.
 _FACTOR_POSITIONS = {"alpha": 0, "beta": 1, "scale": 0}
-
-
-@lru_cache(maxsize=256)
-def _factor_array(values: tuple[Number, ...], dtype: mx.Dtype) -> mx.array:
-    return mx.array(values, dtype=dtype)
 
 
 def kernel_run(plan: Plan, backend: Backend, *, last_is_scalar: bool) -> Run:
@@ -98,18 +32,65 @@ def kernel_run(plan: Plan, backend: Backend, *, last_is_scalar: bool) -> Run:
         backend: Where its kernels are compiled.
         last_is_scalar: Whether the last operand is an array without axes.
     """
+    positions = tuple(_FACTOR_POSITIONS[name] for name in plan.factors)
+    is_integer = INT32 in plan.stages[-1].launch.output_dtypes
+    factor_array = _factor_arrays(positions, mx.int32 if is_integer else mx.float32)
+    run = (_single if len(plan.stages) == 1 else _sequence)(plan, backend, factor_array)
+    return _with_axis(run) if last_is_scalar else run
+
+
+def _factor_arrays(positions: tuple[int, ...], dtype: mx.Dtype) -> Callable[..., mx.array]:
+    """Return what makes the kernels' input ``factors`` of an op's, and remembers the last ones."""
+
+    @lru_cache(maxsize=64)
+    def factor_array(factors: tuple[Number, ...]) -> mx.array:
+        return mx.array([factors[i] for i in positions], dtype=dtype)
+
+    return factor_array
+
+
+def _single(plan: Plan, backend: Backend, factor_array: Callable[..., mx.array]) -> Run:
+    """Prepare a plan of one kernel, which takes the op's operands as they come."""
+    stage = plan.stages[0]
+    assert stage.spec.input_names[: len(operand_names(plan))] == operand_names(plan)
+    launch = _launch(stage, backend)
+    if "factors" not in stage.spec.input_names:
+        return lambda operands, factors, stream: launch(operands, stream)
+    return lambda operands, factors, stream: launch((*operands, factor_array(factors)), stream)
+
+
+def _sequence(plan: Plan, backend: Backend, factor_array: Callable[..., mx.array]) -> Run:
+    """Prepare a plan of several kernels, whose inputs are operands and earlier outputs."""
     names = operand_names(plan)
     stages = []
     for stage in plan.stages:
-        stages.append(_stage_run(stage, names, backend))
+        taken = [name for name in stage.spec.input_names if name not in ("factors", "sizes")]
+        inputs = tuple(names.index(name) for name in taken)
+        stages.append((_launch(stage, backend), inputs, "factors" in stage.spec.input_names))
         names += stage.spec.output_names
-    is_integer = INT32 in plan.stages[-1].launch.output_dtypes
-    return _PlanRun(
-        stages=tuple(stages),
-        factors=tuple(_FACTOR_POSITIONS[name] for name in plan.factors),
-        factor_dtype=mx.int32 if is_integer else mx.float32,
-        last_is_scalar=last_is_scalar,
-    )
+
+    def run(
+        operands: Sequence[mx.array], factors: tuple[Number, ...], stream: StreamOrDevice
+    ) -> list[mx.array]:
+        arrays, outputs = [*operands], []
+        for launch, inputs, takes_factors in stages:
+            values = [factor_array(factors)] if takes_factors else []
+            outputs = launch([*(arrays[i] for i in inputs), *values], stream)
+            arrays += outputs
+        return outputs
+
+    return run
+
+
+def _with_axis(run: Run) -> Run:
+    """Give the last operand an axis: MLX binds an array without as a reference."""
+
+    def with_axis(
+        operands: Sequence[mx.array], factors: tuple[Number, ...], stream: StreamOrDevice
+    ) -> list[mx.array]:
+        return run([*operands[:-1], operands[-1].reshape(1)], factors, stream)
+
+    return with_axis
 
 
 def operand_names(plan: Plan) -> tuple[str, ...]:
@@ -120,19 +101,25 @@ def operand_names(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name not in own))
 
 
-def _stage_run(stage: Stage, names: tuple[str, ...], backend: Backend) -> _StageRun:
+def _launch(stage: Stage, backend: Backend) -> _Launch:
     # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
     from ..render import render
 
-    arrays = [name for name in stage.spec.input_names if name not in ("factors", "sizes")]
+    kernel = backend.compile(render(stage.spec))
     launch = stage.launch
-    return _StageRun(
-        kernel=backend.compile(render(stage.spec)),
-        output_shapes=list(launch.output_shapes),
-        output_dtypes=[dtype.mlx for dtype in launch.output_dtypes],
-        grid=launch.grid,
-        threadgroup=launch.threadgroup,
-        inputs=tuple(names.index(name) for name in arrays),
-        takes_factors="factors" in stage.spec.input_names,
-        sizes=mx.array(launch.sizes, dtype=mx.int32),
-    )
+    sizes = mx.array(launch.sizes, dtype=mx.int32)
+    output_shapes = list(launch.output_shapes)
+    output_dtypes = [dtype.mlx for dtype in launch.output_dtypes]
+    grid, threadgroup = launch.grid, launch.threadgroup
+
+    def call(inputs: Sequence[mx.array], stream: StreamOrDevice) -> list[mx.array]:
+        return kernel(
+            inputs=[*inputs, sizes],
+            output_shapes=output_shapes,
+            output_dtypes=output_dtypes,
+            grid=grid,
+            threadgroup=threadgroup,
+            stream=stream,
+        )
+
+    return call
