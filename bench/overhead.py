@@ -1,12 +1,19 @@
-"""Python cost of a call, from its arguments to MLX's kernel call, against building it by hand.
+"""Python cost of a call of an op, from its arguments to MLX's kernel call.
 
-Prints, for each op, the median and the spread of both over interleaved rounds, and their ratio. By
-hand means: the same `mx.fast.metal_kernel` object, ready, called with inputs, shapes, dtypes, grid
-and threadgroup that are ready too. With Metal the calls go to MLX as they are; elsewhere they are
-made while MLX traces an export, where it builds the same graph node and runs nothing. Nothing is
-evaluated on either.
+    python bench/overhead.py            # prints
+    python bench/overhead.py --write    # also writes bench/results/overhead.md
 
-Run as ``python bench/overhead.py [--rounds N] [--calls N]``.
+Each op is compared, in interleaved rounds, with the bare call of the same ready kernel: inputs,
+shapes, dtypes, grid and threadgroup are ready too. The difference is what the op *adds*. Nothing is
+evaluated.
+
+* *eager* is a call outside of MLX's transforms. With Metal the kernel is `mx.fast.metal_kernel`'s;
+  elsewhere, where MLX refuses to make its graph node, a function with its signature stands in that
+  returns ready arrays: what is added does not depend on what the kernel call itself takes.
+* *traced* is a call while MLX follows a function, where calls carry their derivatives. It is made
+  in an export, in which the node can be made without Metal too.
+
+`mx.matmul` is MLX's own call on operands of one dtype, as a measure of the machine.
 """
 
 from __future__ import annotations
@@ -15,9 +22,11 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import mlx.core as mx
 
@@ -25,6 +34,10 @@ import mlx_tilegemm as tg
 from mlx_tilegemm import backends, ops
 from mlx_tilegemm.backends.base import Executable
 from mlx_tilegemm.plan import Source
+
+RESULT = Path(__file__).parent / "results" / "overhead.md"
+LIMIT = 5.0
+"""Microseconds that an eager call may add."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,22 +49,67 @@ class Case:
     operands: tuple[mx.array, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Microseconds a call, of each round."""
+
+    op: list[float]
+    bare: list[float]
+
+    @property
+    def added(self) -> list[float]:
+        """What the op adds, round by round."""
+        return [ours - bare for ours, bare in zip(self.op, self.bare, strict=True)]
+
+
 class Recorder:
-    """Stands in for a backend: compiles for Metal and keeps the launches it sees."""
+    """Stands in for a backend: its kernels record how they are called.
+
+    Args:
+        bare: Makes the kernel to call of the source.
+    """
 
     name = "metal"
 
-    def __init__(self) -> None:
+    def __init__(self, bare: Callable[[Source], Executable]) -> None:
+        self.bare = bare
         self.launches: list[tuple[Executable, dict[str, Any]]] = []
 
     def compile(self, source: Source) -> Executable:
-        kernel = backends.METAL.compile(source)
+        kernel = self.bare(source)
 
         def launch(**arguments: object) -> list[mx.array]:
             self.launches.append((kernel, arguments))
             return kernel(**cast(dict[str, Any], arguments))
 
         return launch
+
+
+class Ready:
+    """A backend whose kernels are called directly, without being recorded."""
+
+    name = "metal"
+
+    def __init__(self, bare: Callable[[Source], Executable]) -> None:
+        self.compile = bare
+
+
+def stand_in(source: Source) -> Executable:
+    """Return a kernel that computes nothing."""
+    outputs = [mx.zeros(1) for _ in source.output_names]
+
+    def kernel(
+        *,
+        inputs: Sequence[mx.array],
+        output_shapes: Sequence[Sequence[int]],
+        output_dtypes: Sequence[mx.Dtype],
+        grid: tuple[int, int, int],
+        threadgroup: tuple[int, int, int],
+        stream: backends.StreamOrDevice = None,
+    ) -> list[mx.array]:
+        return outputs
+
+    return kernel
 
 
 def cases() -> tuple[Case, ...]:
@@ -79,44 +137,59 @@ def cases() -> tuple[Case, ...]:
     )
 
 
-def measure(case: Case, rounds: int, calls: int) -> tuple[list[float], list[float]]:
-    """Return microseconds a call of each round, through the op and by hand."""
-    ours: list[float] = []
-    by_hand: list[float] = []
-
-    def traced(*operands: mx.array) -> mx.array:
-        result, kernel, arguments = _recorded(case, operands)
-        inputs = list(arguments.pop("inputs"))
-        for _ in range(rounds):
-            ours.append(_timed(lambda: case.call(*operands), calls))
-            by_hand.append(_timed(lambda: kernel(inputs=inputs, **arguments), calls))
-        return result
-
-    if mx.metal.is_available():
-        traced(*case.operands)
-    else:
-        mx.export_function(lambda _: None, traced, *case.operands)
-    return ours, by_hand
+def eager(case: Case, rounds: int, calls: int) -> Times:
+    """Measure outside of MLX's transforms."""
+    return _measured(case, case.operands, _bare(), rounds, calls)[0]
 
 
-def _recorded(
-    case: Case, operands: tuple[mx.array, ...]
-) -> tuple[mx.array, Executable, dict[str, Any]]:
-    """Make the call once through a recorder, then again so that its own path is warm."""
-    recorder = Recorder()
-    _route_to(recorder)
-    case.call(*operands)
+def traced(case: Case, rounds: int, calls: int) -> Times:
+    """Measure while MLX follows a function."""
+    found: list[Times] = []
+
+    def followed(*operands: mx.array) -> mx.array:
+        times, backend = _measured(case, operands, backends.METAL.compile, rounds, calls)
+        found.append(times)
+        with tg.use_gradients(False), _on(backend):  # as the result of an export has to be
+            return case.call(*operands)
+
+    mx.export_function(lambda _: None, followed, *case.operands)
+    return found[0]
+
+
+def _bare() -> Callable[[Source], Executable]:
+    return backends.METAL.compile if mx.metal.is_available() else stand_in
+
+
+def _measured(
+    case: Case,
+    operands: tuple[mx.array, ...],
+    bare: Callable[[Source], Executable],
+    rounds: int,
+    calls: int,
+) -> tuple[Times, backends.Backend]:
+    recorder = Recorder(bare)
+    with _on(recorder):
+        case.call(*operands)
     kernel, arguments = recorder.launches[0]
-    _route_to(backends.METAL)
-    case.call(*operands)
-    with tg.use_gradients(False):  # as the result of an export has to be
-        return case.call(*operands), kernel, dict(arguments)
+    inputs = list(arguments.pop("inputs"))
+    times, ready = Times(op=[], bare=[]), Ready(bare)
+    with _on(ready):
+        case.call(*operands)
+        for _ in range(rounds):
+            times.op.append(_timed(lambda: case.call(*operands), calls))
+            times.bare.append(_timed(lambda: kernel(inputs=inputs, **arguments), calls))
+    return times, ready
 
 
-def _route_to(backend: backends.Backend) -> None:
+def _on(backend: backends.Backend) -> Any:  # noqa: ANN401 - what `mock.patch` makes
     route = backends.Route(backend=backend, reason="measured")
-    # The route is still resolved on every call, as it is outside a measurement.
-    ops.resolve = lambda stream=None: (backends.resolve(stream), route)[1]
+
+    def resolve(stream: backends.StreamOrDevice = None) -> backends.Route:
+        # The route is still resolved on every call, as it is outside a measurement.
+        backends.resolve(stream)
+        return route
+
+    return mock.patch.object(ops, "resolve", resolve)
 
 
 def _timed(function: Callable[[], Any], calls: int) -> float:
@@ -126,26 +199,62 @@ def _timed(function: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls * 1e6
 
 
-def _summary(samples: list[float]) -> str:
-    return f"{statistics.median(samples):6.2f} us ({min(samples):.2f} to {max(samples):.2f})"
+def plain_matmul(rounds: int, calls: int) -> list[float]:
+    """Measure MLX's own call."""
+    a, b = mx.zeros((100, 300)), mx.zeros((300, 70))
+    return [_timed(lambda: mx.matmul(a, b), calls) for _ in range(rounds)]
+
+
+def _spread(samples: list[float]) -> str:
+    quarters = statistics.quantiles(samples, n=4)
+    return f"{statistics.median(samples):.2f} ({quarters[0]:.2f} to {quarters[2]:.2f})"
+
+
+def table(rounds: int, calls: int) -> list[str]:
+    """Measure everything; return the lines of a Markdown table."""
+    lines = [
+        "| call | mode | the op | the bare kernel call | added |",
+        "|---|---|---|---|---|",
+    ]
+    for case in cases():
+        for mode in (eager, traced):
+            times = mode(case, rounds, calls)
+            cells = (times.op, times.bare, times.added)
+            text = " | ".join(_spread(one) for one in cells)
+            lines.append(f"| `{case.title}` | {mode.__name__} | {text} |")
+    plain = _spread(plain_matmul(rounds, calls))
+    return [*lines, f"| `mx.matmul(a, b)` | eager | {plain} | | |"]
+
+
+def document(lines: list[str], options: argparse.Namespace) -> str:
+    """Return the page that is kept under bench/results."""
+    kernel = "`mx.fast.metal_kernel`'s" if mx.metal.is_available() else "a stand-in, without Metal"
+    return f"""# What a call of an op costs in Python
+
+Measured on {platform.system()} {platform.machine()}, Python {platform.python_version()}, mlx
+{mx.__version__}; the eager bare kernel is {kernel}. Written by
+
+    python bench/overhead.py --rounds {options.rounds} --calls {options.calls} --write
+
+Microseconds a call: median over rounds, and the quartiles. The op is to add at most {LIMIT:.0f} us
+to an eager call. What the modes are is said at the top of the script. These are times of a CPU;
+they say nothing about a GPU.
+
+{chr(10).join(lines)}
+"""
 
 
 def main() -> None:
     """Measure and print every case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--calls", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    how = "calls" if mx.metal.is_available() else "calls traced in an export, no Metal here"
-    print(f"{platform.system()} {platform.machine()}, mlx {mx.__version__}: {how}")
-    for case in cases():
-        ours, by_hand = measure(case, options.rounds, options.calls)
-        ratio = statistics.median(ours) / statistics.median(by_hand)
-        added = statistics.median(ours) - statistics.median(by_hand)
-        print(case.title)
-        print(f"  through the op  {_summary(ours)}")
-        print(f"  by hand         {_summary(by_hand)}")
-        print(f"  ratio {ratio:.2f}, bookkeeping {added:.2f} us a call")
+    lines = table(options.rounds, options.calls)
+    print("\n".join(lines))
+    if options.write:
+        RESULT.write_text(document(lines, options), encoding="utf-8")
 
 
 if __name__ == "__main__":

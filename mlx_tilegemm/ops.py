@@ -294,8 +294,7 @@ def attention_chain(
         gradients_enabled(),
     )
     if scale is None:
-        positional = sum(shape[3] for name, shape, _ in extras if name == "q_pe")
-        scale = default_scale(q.shape[3] + positional, softmax)
+        scale = default_scale(q.shape[3] + (0 if q_pe is None else q_pe.shape[3]), softmax)
     outputs = call(operands, (scale,), stream)
     return (outputs[0], outputs[1]) if return_lse else outputs[0]
 
