@@ -120,6 +120,18 @@ def _simdgroup() -> list[Subject]:
         _subject(kernel, f"{large}-staged-swizzle4", *_gemm(150, 9)),
         _subject(kernel, "32x64x16-1x2-staged", *_gemm(64, 128, n=128, k=48)),
         _subject(kernel, "64x32x32-2x2-staged", *_gemm(70, 9, n=40, k=75)),
+        _subject(kernel, "64x32x32-2x2-staged", *_gemm(70, n=75, k=75, **tt)),
+        *_half_guarded(small, {}),
+        *_half_guarded(small, tt),
+    ]
+
+
+def _half_guarded(tile: str, layout: dict[str, Any]) -> list[Subject]:
+    """Return products in which only the rows, or only the columns, are off the tiles."""
+    return [
+        _subject("gemm_simdgroup", f"{tile}-{route}", *_gemm(*rows, n=n, k=43, **layout))
+        for route in ("staged", "direct")
+        for rows, n in (((45, 9), 64), ((64, 32), 70))
     ]
 
 
@@ -154,6 +166,9 @@ def _scalar() -> list[Subject]:
         _subject(kernel, config, *_gemm(45, 9, **batched, c_shape=(3, 1, 70))),
         _subject(kernel, config, *_gemm(45, 9, **integers)),
         _subject(kernel, "8x32x32-2x2-thread", *_gemm(45, 9, b=BFLOAT16, out=FLOAT16)),
+        _subject(
+            kernel, "8x32x32-2x2-thread", *_gemm(45, 9, transpose_a=True, transpose_b=True, k=75)
+        ),
     ]
 
 
@@ -176,7 +191,10 @@ def _gemv() -> list[Subject]:
                 c_shape=(3, 1, 38),
             ),
         ),
+        _subject("gemv", "16x1-8", *_gemm(13, 7, k=300, n=37, transpose_b=True)),
+        _subject("gemv", "4x4-8", *_gemm(3, k=300, n=37, transpose_b=True)),
         _subject("gemv", "4x4-8", *_gemm(3, 2, 7, k=43, n=300)),
+        _subject("gemv", "4x4-8", *_gemm(3, k=256, n=300)),
         _subject(
             "gemv", "1x4-8", *_gemm(1, k=300, n=38, transpose_b=True, **batched, c_shape=(38,))
         ),
