@@ -1,0 +1,404 @@
+"""Count what the chosen kernels do, beside MLX's own, on the same problems, in the emulator.
+
+    python bench/counters.py                     # print the comparison
+    python bench/counters.py --only decode       # only rows whose names contain a word
+    python bench/counters.py --write             # write bench/results/counters.md and .json
+
+Counts, not times: nothing here ran on a GPU. The plan of each row is the one that dispatch chooses
+for the chip at that size; where all threadgroups do the same, only some of them run, and the counts
+are scaled to the grid. Every output is compared with float64 before it is counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import mlx.core as mx
+import mlx_kernels
+import numpy as np
+from counters_report import markdown
+
+from mlx_tilegemm import chips, emulator
+from mlx_tilegemm.backends import EmulatorBackend
+from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.chips.record import Chip
+from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
+from mlx_tilegemm.emulator import Counters, Space
+from mlx_tilegemm.kernels import mlx_ops
+from mlx_tilegemm.problem import (
+    AttentionProblem,
+    GemmProblem,
+    MaskKind,
+    attention_problem,
+    gemm_problem,
+)
+from mlx_tilegemm.verify import cases
+
+AnyProblem = TypeVar("AnyProblem", GemmProblem, AttentionProblem)
+
+HERE = Path(__file__).parent
+LINE = 128
+SAMPLE = 8
+CHECKED = 64
+"""Results of each output that are compared with float64."""
+
+TOLERANCE = 0.02
+"""Of the standard deviation of a result of random operands: several roundings to bfloat16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row.
+
+    Attributes:
+        name: What it is typical of.
+        problem: What is computed.
+        sample: Threadgroups that run of a launch; 0 for all.
+    """
+
+    name: str
+    problem: GemmProblem | AttentionProblem
+    sample: int = SAMPLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What one side does, scaled to the whole grid.
+
+    Attributes:
+        path: Its kernels.
+        seconds: Modelled time.
+        launches: Kernels launched.
+        device_bytes: Bytes that threads ask device memory for, loads and stores.
+        line_bytes: 128 bytes for each line that a threadgroup touches: what its core fetches if it
+            keeps what it has read.
+        threadgroup_bytes: Bytes that threads load from and store to threadgroup memory.
+        products: 8x8x8 matrix products.
+        useful: Share of their multiply-adds that the result needs; None without products.
+        threadgroup_barriers: Barriers of threadgroups.
+        simdgroup_barriers: Barriers of simdgroups.
+        device_accesses: Loads and stores of simdgroups.
+        lines: Lines that these touch.
+        fewest_lines: The fewest lines that as many words could lie in.
+        threadgroup_loads: Loads of simdgroups from threadgroup memory, `simdgroup_load` included.
+        threadgroup_stores: Likewise stores.
+        turns: Turns of the threadgroup memory's banks that these take.
+        fewest_turns: The same without conflicts.
+    """
+
+    path: str
+    seconds: float
+    launches: int
+    device_bytes: int
+    line_bytes: int
+    threadgroup_bytes: int
+    products: int
+    useful: float | None
+    threadgroup_barriers: int
+    simdgroup_barriers: int
+    device_accesses: int
+    lines: int
+    fewest_lines: int
+    threadgroup_loads: int
+    threadgroup_stores: int
+    turns: int
+    fewest_turns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row's counts."""
+
+    name: str
+    text: str
+    chip: str
+    sample: int
+    ours: Side
+    mlx: Side
+
+
+def gemm(m: int, n: int, k: int, a: DType, b: DType, *, transpose_b: bool = False) -> GemmProblem:
+    """Return a product of two matrices."""
+    return gemm_problem(
+        "counters",
+        a_shape=(m, k),
+        b_shape=(n, k) if transpose_b else (k, n),
+        a=a,
+        b=b,
+        transpose_a=False,
+        transpose_b=transpose_b,
+    )
+
+
+def attention(
+    heads: tuple[int, int],
+    rows: int,
+    keys: int,
+    depth: int,
+    dtypes: Sequence[DType] = (FLOAT16,) * 3,
+    *,
+    causal: bool = False,
+) -> AttentionProblem:
+    """Return an attention of one batch."""
+    return attention_problem(
+        "counters",
+        q_shape=(1, heads[0], rows, depth),
+        k_shape=(1, heads[1], keys, depth),
+        v_shape=(1, heads[1], keys, depth),
+        q=dtypes[0],
+        k=dtypes[1],
+        v=dtypes[2],
+        softmax=True,
+        mask_kind=MaskKind.CAUSAL if causal else MaskKind.NONE,
+    )
+
+
+def cases_to_count() -> list[Case]:
+    """Return the rows, sizes as in models and benchmarks where a sample does."""
+    f16, f32, bf16 = FLOAT16, FLOAT32, BFLOAT16
+    mixed = (f16, bf16, f32)
+    return [
+        Case(name="square f32", problem=gemm(2048, 2048, 2048, f32, f32)),
+        Case(name="square f16", problem=gemm(2048, 2048, 2048, f16, f16)),
+        Case(name="square mixed", problem=gemm(2048, 2048, 2048, f16, f32)),
+        Case(name="prefill nt f16", problem=gemm(512, 4096, 4096, f16, f16, transpose_b=True)),
+        Case(name="prefill nt bf16", problem=gemm(512, 4096, 4096, bf16, bf16, transpose_b=True)),
+        Case(name="prefill nt mixed", problem=gemm(512, 4096, 4096, f32, f16, transpose_b=True)),
+        Case(name="prefill wide nt", problem=gemm(128, 14336, 4096, f16, f16, transpose_b=True)),
+        Case(name="ragged", problem=gemm(333, 517, 259, f16, f16), sample=0),
+        Case(
+            name="ragged nt mixed",
+            problem=gemm(333, 517, 259, f16, f32, transpose_b=True),
+            sample=0,
+        ),
+        Case(name="deep", problem=gemm(64, 64, 16384, f16, f16), sample=0),
+        Case(name="decode 1 nt f16", problem=gemm(1, 4096, 4096, f16, f16, transpose_b=True)),
+        Case(name="decode 1 nn f16", problem=gemm(1, 4096, 4096, f16, f16)),
+        Case(name="decode 1 nt mixed", problem=gemm(1, 4096, 4096, f32, f16, transpose_b=True)),
+        Case(
+            name="decode 8 nt f16",
+            problem=gemm(8, 2048, 2048, f16, f16, transpose_b=True),
+            sample=0,
+        ),
+        Case(
+            name="decode 8 nt mixed",
+            problem=gemm(8, 2048, 2048, f32, bf16, transpose_b=True),
+            sample=0,
+        ),
+        Case(name="attention 64", problem=attention((16, 16), 1024, 1024, 64)),
+        Case(name="attention 80", problem=attention((16, 16), 1024, 1024, 80)),
+        Case(name="attention 128", problem=attention((16, 16), 1024, 1024, 128)),
+        Case(name="attention 128 f32", problem=attention((16, 16), 1024, 1024, 128, (f32,) * 3)),
+        Case(name="attention 64 mixed", problem=attention((16, 16), 1024, 1024, 64, mixed)),
+        Case(name="attention causal", problem=attention((16, 16), 1024, 1024, 128, causal=True)),
+        Case(
+            name="attention gqa causal ragged",
+            problem=attention((16, 4), 500, 773, 64, causal=True),
+            sample=0,
+        ),
+        Case(name="attention decode gqa", problem=attention((32, 8), 1, 4096, 128), sample=0),
+        Case(name="attention decode", problem=attention((16, 16), 1, 512, 128), sample=0),
+    ]
+
+
+def count_row(case: Case, chip: Chip) -> Row:
+    """Run both sides and return their counts."""
+    problem = case.problem
+    arrays = cases.operands(problem, cases.Data())
+    decision = choose(problem, chip)
+    plan = decision.plan
+    assert plan is not None
+    assert decision.mlx is not None
+    run = kernel_run(plan, EmulatorBackend(), last_is_scalar=False)
+    with emulator.count(sample=case.sample) as launches:
+        (out,) = run(arrays, cases.factors(problem), None)
+    check(problem, arrays, _floats(out))
+    seconds = next(one.seconds for one in decision.candidates if one.plan == plan)
+    assert seconds is not None
+    ours = side(str(plan), seconds, launches, problem)
+    with emulator.count(sample=case.sample) as launches:
+        out, path = run_mlx(problem, arrays, chip)
+    check(problem, arrays, out)
+    price = mlx_ops.price(problem, chip)
+    assert price is not None
+    theirs = side(path, price.seconds, launches, problem)
+    return Row(
+        name=case.name,
+        text=describe(problem),
+        chip=chip.name,
+        sample=case.sample,
+        ours=ours,
+        mlx=theirs,
+    )
+
+
+def _floats(array: mx.array) -> np.ndarray:
+    return np.array(array.astype(mx.float32))
+
+
+def run_mlx(
+    problem: GemmProblem | AttentionProblem, arrays: Sequence[mx.array], chip: Chip
+) -> tuple[np.ndarray, str]:
+    """Run MLX's casts and kernels; return the result and the path in words."""
+    price = mlx_ops.price(problem, chip)
+    assert price is not None
+    path = price.path.split(",")[0]
+    if isinstance(problem, GemmProblem):
+        dtypes = (problem.a, problem.b)
+    else:
+        dtypes = (problem.q, problem.k, problem.v)
+    compute = dtypes[0]
+    for dtype in dtypes[1:]:
+        compute = promote(compute, dtype)
+    inputs = []
+    for array, dtype in zip(arrays, dtypes, strict=True):
+        values = mlx_kernels.encode(_floats(array), dtype)
+        inputs.append(values if dtype is compute else mlx_kernels.cast(values, dtype, compute))
+    if isinstance(problem, GemmProblem):
+        out = mlx_kernels.run_gemm(_same(problem, compute), path, *inputs, chip)
+    else:
+        out = mlx_kernels.run_attention(_same(problem, compute), path, *inputs, chip)
+    copies = sum(dtype is not compute for dtype in dtypes)
+    text = f"{path}, {copies} cast{'s' if copies > 1 else ''}" if copies else path
+    return mlx_kernels.decode(out, compute).astype(np.float32), text
+
+
+def _same(problem: AnyProblem, compute: DType) -> AnyProblem:
+    names = ("a", "b", "out") if isinstance(problem, GemmProblem) else ("q", "k", "v", "out")
+    return replace(problem, **dict.fromkeys(names, compute))
+
+
+def side(
+    path: str, seconds: float, launches: Sequence[Counters], problem: GemmProblem | AttentionProblem
+) -> Side:
+    """Add up the launches of one side."""
+    parts = [_scaled(launch) for launch in launches]
+    total = {name: sum(part[name] for part in parts) for name in parts[0]}
+    products = total["products"]
+    return Side(
+        path=path,
+        seconds=seconds,
+        launches=len(launches),
+        useful=needed(problem) / (512 * products) if products else None,
+        **total,
+    )
+
+
+def _scaled(launch: Counters) -> dict[str, int]:
+    accesses = launch.accesses
+    assert accesses is not None
+    device, threadgroup = (accesses.total(space) for space in (Space.DEVICE, Space.THREADGROUP))
+    counted = {
+        "device_bytes": device.bytes,
+        "line_bytes": LINE * sum(accesses.threadgroup_lines.values()),
+        "threadgroup_bytes": threadgroup.bytes,
+        "products": launch.multiply_accumulates,
+        "threadgroup_barriers": launch.threadgroup_barriers,
+        "simdgroup_barriers": launch.simdgroup_barriers,
+        "device_accesses": device.accesses,
+        "lines": device.transactions,
+        "fewest_lines": device.fewest_transactions,
+        "threadgroup_loads": accesses.total(Space.THREADGROUP, stores=False).accesses,
+        "threadgroup_stores": accesses.total(Space.THREADGROUP, stores=True).accesses,
+        "turns": threadgroup.transactions,
+        "fewest_turns": threadgroup.fewest_transactions,
+    }
+    share = launch.grid_threadgroups / launch.threadgroups
+    return {name: round(count * share) for name, count in counted.items()}
+
+
+def needed(problem: GemmProblem | AttentionProblem) -> int:
+    """Return the multiply-adds that the result needs."""
+    if isinstance(problem, GemmProblem):
+        return problem.batch_size * problem.m * problem.n * problem.k
+    pairs = problem.q_len * problem.kv_len
+    if problem.mask_kind is MaskKind.CAUSAL:
+        pairs = sum(problem.kv_len - i for i in range(problem.q_len))
+    return problem.batch * problem.num_heads * pairs * (problem.head_dim + problem.value_dim)
+
+
+def check(
+    problem: GemmProblem | AttentionProblem, arrays: Sequence[mx.array], out: np.ndarray
+) -> None:
+    """Compare some of the results that were computed with float64.
+
+    A guard against running the wrong thing; exact bounds are the tests' business.
+    """
+    flat = out.reshape(-1)
+    written = np.flatnonzero(np.isfinite(flat))
+    assert len(written) >= min(CHECKED, flat.size // 600), "too few results"
+    rng = np.random.default_rng(0)
+    for index in rng.choice(written, min(CHECKED, len(written)), replace=False):
+        value, magnitude = one_result(problem, arrays, np.unravel_index(index, out.shape))
+        assert abs(flat[index] - value) <= TOLERANCE * magnitude, (index, value, flat[index])
+
+
+def one_result(
+    problem: GemmProblem | AttentionProblem,
+    arrays: Sequence[mx.array],
+    index: tuple[np.intp, ...],
+) -> tuple[float, float]:
+    """Return an element of the result in float64, and its standard deviation."""
+    if isinstance(problem, GemmProblem):
+        row, column = (int(i) for i in index[-2:])
+        left = _floats(arrays[0][row]).astype(np.float64)
+        matrix = arrays[1]
+        right = _floats(matrix[column] if problem.transpose_b else matrix[:, column])
+        return float(left @ right), float(problem.k**0.5)
+    head, row, column = (int(i) for i in index[1:])
+    shared = problem.num_heads // problem.num_kv_heads
+    q = _floats(arrays[0][0, head, row]).astype(np.float64)
+    k = _floats(arrays[1][0, head // shared]).astype(np.float64)
+    v = _floats(arrays[2][0, head // shared])[:, column].astype(np.float64)
+    scores = k @ q * problem.head_dim**-0.5
+    if problem.mask_kind is MaskKind.CAUSAL:
+        scores = scores[: problem.kv_len - problem.q_len + row + 1]
+    weights = np.exp(scores - scores.max())
+    weights /= weights.sum()
+    return float(weights @ v[: len(weights)]), float(np.linalg.norm(weights))
+
+
+def describe(problem: GemmProblem | AttentionProblem) -> str:
+    """Return a problem in a few words."""
+    short = {FLOAT16: "f16", FLOAT32: "f32", BFLOAT16: "bf16"}
+    if isinstance(problem, GemmProblem):
+        size = f"{problem.m}x{problem.n}x{problem.k} {problem.layout}"
+        dtypes = [problem.a, problem.b]
+    else:
+        heads = f"{problem.num_heads}/{problem.num_kv_heads}"
+        size = f"{heads} heads {problem.q_len}x{problem.kv_len} D={problem.head_dim}"
+        size += " causal" if problem.mask_kind is MaskKind.CAUSAL else ""
+        dtypes = [problem.q, problem.k, problem.v]
+    names = [short[dtype] for dtype in dtypes]
+    return f"{size} {'*'.join(dict.fromkeys(names))}"
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chip", default="m1-max", help="whose plans are counted")
+    parser.add_argument("--only", default="", help="only rows whose names contain this")
+    parser.add_argument("--write", action="store_true", help="write bench/results/counters.*")
+    options = parser.parse_args()
+    rows = []
+    for case in cases_to_count():
+        if options.only in case.name:
+            rows.append(count_row(case, chips.get(options.chip)))
+            print(f"# {case.name}", flush=True)
+    text = markdown(rows, version("mlx"))
+    if options.write:
+        (HERE / "results" / "counters.md").write_text(text)
+        counted = [asdict(row) for row in rows]
+        (HERE / "results" / "counters.json").write_text(json.dumps(counted, indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

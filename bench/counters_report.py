@@ -1,0 +1,153 @@
+"""The counts of bench/counters.py as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlx_tilegemm.dispatch import RESOLUTION
+
+if TYPE_CHECKING:
+    from counters import Row, Side
+
+HEADER = """# What our kernels and MLX's do, counted
+
+Counted in the emulator, not measured on a GPU. Both sides are Metal text that the emulator
+executes: ours as dispatch chooses it for {chip}, MLX's from its own headers (mlx {version}), with
+the kernel, tile and grid that MLX would take on that chip, and its casts where dtypes differ.
+Written by
+
+    python bench/counters.py --chip {chip} --write
+
+Every output was compared with float64 first. Where all threadgroups do the same, {sample} of them
+ran, spread over the grid, and the counts are scaled to the whole; *all* marks rows where every one
+ran. The sizes are real ones otherwise: counts grow with the grid, ratios do not.
+
+- **device MB**: bytes that threads ask device memory for, loads and stores, each for itself. What
+  two simdgroups ask for counts twice, though one of them may be served by a cache.
+- **lines MB**: 128 bytes for every line that a threadgroup touches, once a threadgroup: what its
+  core fetches if it keeps what it has read. Kernels that stage operands have both alike.
+- **threadgroup MB**: bytes loaded from and stored to threadgroup memory, by thread.
+- **modelled**: the cost model's time, which also decides what runs. `constant` buffers, all of them
+  a few bytes, are left out.
+
+"Ours / MLX" is below 1 where ours does less.
+"""
+
+WORK = """
+## Instructions
+
+- **MMAs**: 8x8x8 products of simdgroup matrices; **useful** is the share of their multiply-adds
+  that the result needs, the rest being edges and padding.
+- **barriers**: of threadgroups / of simdgroups.
+- **device**: loads and stores of simdgroups, each up to 16 bytes a lane, and 128-byte lines that
+  one touches in the mean / the fewest that as many words could lie in.
+- **threadgroup**: loads + stores of simdgroups, and turns that the 32 banks of 4 bytes take for one
+  in the mean / the fewest. MLX loads fragments by lane, as ours do: neither calls `simdgroup_load`.
+
+| row | side | MMAs | useful | barriers | device | lines each | threadgroup | turns each |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def markdown(rows: list[Row], version: str) -> str:
+    """Return the report."""
+    chip, sample = rows[0].chip, max(row.sample for row in rows)
+    lines = [HEADER.format(chip=chip, version=version, sample=sample), "## Bytes", ""]
+    lines += [
+        "| row | problem | side | kernels | device MB | lines MB | threadgroup MB | modelled |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        lines += _bytes(row)
+    lines += ["", "## Verdicts", "", *_verdicts(rows), WORK]
+    for row in rows:
+        lines += [_work(row.name, "ours", row.ours), _work("", "MLX", row.mlx)]
+    return "\n".join(lines) + "\n"
+
+
+def _bytes(row: Row) -> list[str]:
+    name = row.name if row.sample else f"{row.name} (all)"
+    first = f"| {name} | {row.text} | ours | {_sizes(row.ours)}"
+    second = f"| | | MLX | {_sizes(row.mlx)}"
+    ratios = [
+        _ratio(getattr(row.ours, field), getattr(row.mlx, field))
+        for field in ("device_bytes", "line_bytes", "threadgroup_bytes", "seconds")
+    ]
+    return [first, second, f"| | | ours / MLX | | {' | '.join(ratios)} |"]
+
+
+def _sizes(side: Side) -> str:
+    sizes = (side.device_bytes, side.line_bytes, side.threadgroup_bytes)
+    cells = " | ".join(f"{size / 1e6:.2f}" for size in sizes)
+    return f"{side.path} | {cells} | {side.seconds * 1e6:.0f} us |"
+
+
+def _ratio(ours: float, theirs: float) -> str:
+    if theirs == 0:
+        return "1.00" if ours == 0 else "more"
+    return f"{ours / theirs:.2f}"
+
+
+def _verdicts(rows: list[Row]) -> list[str]:
+    """Say of every row whether ours moves no more, and if not, what the model says."""
+    below = [row.name for row in rows if not _above(row)]
+    lines = [
+        f"At or below MLX on device and threadgroup bytes in {len(below)} of {len(rows)} rows: "
+        f"{', '.join(below)}.",
+        "",
+    ]
+    for row in rows:
+        if _above(row):
+            lines.append(f"- **{row.name}**: more {' and '.join(_above(row))}. {_reason(row)}")
+    return lines
+
+
+def _above(row: Row) -> list[str]:
+    """Return what ours moves more of, beyond the granularity of a line or a word."""
+    fields = {"device_bytes": "device bytes", "threadgroup_bytes": "threadgroup bytes"}
+    return [
+        text
+        for field, text in fields.items()
+        if getattr(row.ours, field) > 1.005 * getattr(row.mlx, field)
+    ]
+
+
+def _reason(row: Row) -> str:
+    """Say why that is better otherwise, or that it is not."""
+    ours, theirs = row.ours, row.mlx
+    ratio = ours.seconds / theirs.seconds
+    text = f"Modelled {ratio:.2f} of MLX's time"
+    if ratio > RESOLUTION:
+        text += ", so that on a GPU the call is left to MLX"
+    elif ratio > 1 / RESOLUTION:
+        text += ", which the model does not tell apart"
+    if not ours.threadgroup_bytes and theirs.threadgroup_bytes:
+        share = ours.line_bytes / theirs.line_bytes
+        text += (
+            ". It stages nothing: what its simdgroups ask for again is in the core's cache, and "
+            f"the lines that reach the core are {share:.2f} of MLX's"
+        )
+    elif ours.products and theirs.products and ours.path.split("/")[1] not in theirs.path:
+        text += f". Its blocks are smaller, {_text(ours)} of useful work against {_text(theirs)}"
+    return f"{text}."
+
+
+def _text(side: Side) -> str:
+    return f"{side.useful:.0%}"
+
+
+def _work(name: str, who: str, side: Side) -> str:
+    products = f"{side.products:,}" if side.products else "-"
+    useful = f"{side.useful:.0%}" if side.useful is not None else "-"
+    accesses = side.threadgroup_loads + side.threadgroup_stores
+    lines = _each(side.lines, side.fewest_lines, side.device_accesses)
+    return (
+        f"| {name} | {who} | {products} | {useful} "
+        f"| {side.threadgroup_barriers:,} / {side.simdgroup_barriers:,} "
+        f"| {side.device_accesses:,} | {lines} "
+        f"| {side.threadgroup_loads:,} + {side.threadgroup_stores:,} "
+        f"| {_each(side.turns, side.fewest_turns, accesses)} |"
+    )
+
+
+def _each(count: int, fewest: int, accesses: int) -> str:
+    return f"{count / accesses:.2f} / {fewest / accesses:.2f}" if accesses else "-"

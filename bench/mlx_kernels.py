@@ -1,0 +1,344 @@
+"""Runs MLX's own kernels in the emulator, with the geometry that MLX gives them.
+
+Which kernel MLX runs is what `explain` says of its path; tiles, splits and grids are MLX's (0.32).
+The kernels are compiled from the headers that MLX's wheels carry: those of the installed package,
+or of the `mlx-metal` wheel of the same version, which pip downloads.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import mlx
+import numpy as np
+import numpy.typing as npt
+
+from mlx_tilegemm import emulator
+from mlx_tilegemm.chips.record import Chip
+from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from mlx_tilegemm.kernels.mlx_gemm import GemmProblem
+from mlx_tilegemm.problem import AttentionProblem, MaskKind
+
+Array = npt.NDArray[np.generic]
+
+KERNELS = "mlx/backend/metal/kernels"
+NUMPY = {FLOAT16: np.float16, FLOAT32: np.float32, BFLOAT16: np.uint16}
+"""NumPy's types of buffers; bfloat16 as its bits."""
+
+
+@lru_cache(maxsize=1)
+def headers() -> Path:
+    """Return the folder that MLX's kernel headers are included from."""
+    installed = Path(next(iter(mlx.__path__))) / "include"
+    return installed if (installed / KERNELS / "steel").exists() else _downloaded()
+
+
+def _downloaded() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="mlx-headers-"))
+    wheel = f"mlx-metal=={version('mlx')}"
+    options = ["--no-deps", "--only-binary=:all:", "--platform=macosx_14_0_arm64", "-d", folder]
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", wheel, *options], check=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        archive.extractall(folder)
+    return folder / "mlx" / "include"
+
+
+def launch(
+    files: str,
+    kernel: str,
+    arguments: str,
+    buffers: dict[int, object],
+    threadgroups: tuple[int, int, int],
+    threadgroup: tuple[int, int, int],
+    constants: dict[str, object] | None = None,
+) -> dict[int, Array]:
+    """Run an instance of a kernel template on so many threadgroups; return its outputs."""
+    lines = [f'#include "{KERNELS}/{name}.h"' for name in ("utils", *files.split())]
+    lines.append(f'instantiate_kernel("{kernel}", {kernel}, {arguments})')
+    grid = tuple(count * size for count, size in zip(threadgroups, threadgroup, strict=True))
+    launched = emulator.run_text(
+        "\n".join(lines) + "\n",
+        kernel=kernel,
+        buffers=buffers,
+        grid=grid,
+        threadgroup=threadgroup,
+        function_constants=constants,
+        include_dirs=[headers()],
+    )
+    return dict(launched.outputs)
+
+
+def empty(dtype: DType, *shape: int) -> emulator.Output:
+    """Return a buffer for a kernel to fill."""
+    return emulator.Output(shape=shape, dtype=NUMPY[dtype])
+
+
+def cast(array: Array, old: DType, new: DType) -> Array:
+    """Run the copy that `astype` is, and return the array in its new type."""
+    per_thread = 8 // new.bytes
+    threads = -(-array.size // per_thread)
+    launch(
+        "copy",
+        "copy_v",
+        f"{old.metal}, {new.metal}",
+        {0: array.ravel(), 1: empty(new, array.size), 2: np.uint32(array.size)},
+        (-(-threads // 1024), 1, 1),
+        (1024, 1, 1),
+    )
+    return encode(decode(array, old), new)
+
+
+def decode(array: Array, dtype: DType) -> Array:
+    """Return the numbers of a buffer as float32, or as they are."""
+    if dtype is not BFLOAT16:
+        return array
+    return (array.astype(np.uint32) << 16).view(np.float32)
+
+
+def encode(array: Array, dtype: DType) -> Array:
+    """Return a buffer of numbers that the type holds exactly."""
+    if dtype is not BFLOAT16:
+        return array.astype(NUMPY[dtype])
+    return (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def run_gemm(problem: GemmProblem, path: str, a: Array, b: Array, chip: Chip) -> Array:
+    """Run the kernels of one of MLX's paths on operands of one type."""
+    if path == "gemv":
+        return _gemv(problem, a, b)
+    found = re.fullmatch(r"steel-(split-k-)?(\d+)x(\d+)x(\d+)-(\d+)x(\d+)(?:-split(\d+))?", path)
+    assert found is not None, path
+    tile = tuple(int(size) for size in found.groups()[1:6])
+    if found[1]:
+        return _split_k(problem, tile, int(found[7]), a, b)
+    return _steel(problem, tile, a, b)
+
+
+def _flags(problem: GemmProblem) -> str:
+    return f"{problem.transpose_a}, {problem.transpose_b}".lower()
+
+
+def _steel(problem: GemmProblem, tile: tuple[int, ...], a: Array, b: Array) -> Array:
+    m, n, k = problem.m, problem.n, problem.k
+    block_m, block_n, block_k, wm, wn = tile
+    tiles_n, tiles_m = -(-n // block_n), -(-m // block_m)
+    params = struct.pack(
+        "8i3q3i4x",
+        *(m, n, k, m if problem.transpose_a else k, k if problem.transpose_b else n, n),
+        *(tiles_n, tiles_m, m * k, n * k, m * n, 0, k // block_k, 0),
+    )
+    return launch(
+        "steel/gemm/gemm steel/gemm/kernels/steel_gemm_fused",
+        "gemm",
+        f"{problem.a.metal}, {block_m}, {block_n}, {block_k}, {wm}, {wn}, {_flags(problem)}",
+        {0: a, 1: b, 3: empty(problem.a, problem.batch_size * m, n), 4: params},
+        (tiles_n, tiles_m, problem.batch_size),
+        (32, wn, wm),
+        {
+            "has_batch": False,
+            "use_out_source": False,
+            "do_axpby": False,
+            "align_M": m % block_m == 0,
+            "align_N": n % block_n == 0,
+            "align_K": k % block_k == 0,
+        },
+    )[3]
+
+
+def _split_k(problem: GemmProblem, tile: tuple[int, ...], splits: int, a: Array, b: Array) -> Array:
+    m, n, k = problem.m, problem.n, problem.k
+    block_m, block_n, block_k, wm, wn = tile
+    tiles_n, tiles_m = -(-n // block_n), -(-m // block_m)
+    steps = k // block_k // splits
+    params = struct.pack(
+        "13i",
+        *(m, n, k, m if problem.transpose_a else k, k if problem.transpose_b else n, n),
+        *(tiles_n, tiles_m, splits, m * n, steps * block_k, 0, steps),
+    )
+    aligned = f"{m % block_m == 0 and n % block_n == 0}, {k % block_k == 0}".lower()
+    files = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_splitk"
+    shares = launch(
+        files,
+        "gemm_splitk",
+        f"{problem.a.metal}, float, {block_m}, {block_n}, {block_k}, {wm}, {wn}, "
+        f"{_flags(problem)}, {aligned}",
+        {0: a, 1: b, 2: empty(FLOAT32, splits, m, n), 3: params},
+        (tiles_n, tiles_m, splits),
+        (32, wn, wm),
+    )[2]
+    columns = min(n, 32)
+    rows = min(m, 1024 // columns)
+    return launch(
+        files,
+        "gemm_splitk_accum",
+        f"float, {problem.a.metal}",
+        {
+            0: shares,
+            1: empty(problem.a, m, n),
+            2: np.int32(splits),
+            3: np.int32(m * n),
+            4: np.int32(n),
+        },
+        (-(-n // columns), -(-m // rows), 1),
+        (columns, rows, 1),
+    )[1]
+
+
+def _gemv(problem: GemmProblem, a: Array, b: Array) -> Array:
+    """Run a product of one row with a matrix."""
+    assert problem.m == 1
+    assert problem.batch_size == 1
+    n, k = problem.n, problem.k
+    transposed = not problem.transpose_b
+    bm, bn, sm, sn, tm, tn = _gemv_sizes(n, k, transposed)
+    results = bn * sn * tn if transposed else bm * sm * tm
+    zero = np.zeros(1, np.int64)
+    return launch(
+        "gemv",
+        "gemv_t" if transposed else "gemv",
+        f"{problem.a.metal}, {bm}, {bn}, {sm}, {sn}, {tm}, {tn}, false, false",
+        {
+            0: b,
+            1: a.ravel(),
+            2: np.zeros(1, NUMPY[problem.a]),
+            3: empty(problem.a, n),
+            4: np.int32(k),
+            5: np.int32(n),
+            6: np.int32(n if transposed else k),
+            7: np.float32(1),
+            8: np.float32(0),
+            9: np.int32(1),
+            10: np.ones(1, np.int32),
+            11: zero,
+            12: zero,
+            13: zero,
+            14: np.int32(1),
+        },
+        (-(-n // results), 1, 1),
+        (32, bn, bm),
+    )[3].reshape(1, n)
+
+
+def _gemv_sizes(n: int, k: int, transposed: bool) -> tuple[int, int, int, int, int, int]:
+    if transposed:
+        sm, sn = (4, 8) if k >= 8192 and n >= 2048 else (8, 4)
+        return 1, 16 if n >= 2048 else 4 if n >= 512 else 2, sm, sn, 4, 4 if n >= 4 else 1
+    if k <= 64:
+        return 1, 1, 8, 4, 4 if n >= 4 else 1, 4
+    if k >= 16 * n:
+        return 1, 8, 1, 32, 4 if n >= 4 else 1, 4
+    return 8 if n >= 4096 else 4, 1, 1, 32, 4 if n >= 4 else 1, 4
+
+
+def run_attention(
+    problem: AttentionProblem, path: str, q: Array, k: Array, v: Array, chip: Chip
+) -> Array:
+    """Run the kernels of one of MLX's fused paths on operands of one type."""
+    if path == "sdpa-full":
+        return _full_attention(problem, q, k, v)
+    return _vector_attention(problem, q, k, v, two_passes=path == "sdpa-vector-2-pass", chip=chip)
+
+
+def _scale(problem: AttentionProblem) -> np.float32:
+    return np.float32(problem.head_dim**-0.5)
+
+
+def _strides(array: Array) -> list[int]:
+    return [stride // array.itemsize for stride in array.strides]
+
+
+def _full_attention(problem: AttentionProblem, q: Array, k: Array, v: Array) -> Array:
+    batch, heads, depth = problem.batch, problem.num_heads, problem.head_dim
+    rows, keys = problem.q_len, problem.kv_len
+    block_q, block_k, wm = 32, 32 if depth < 128 else 16, 4
+    blocks_q, blocks_k = -(-rows // block_q), -(-keys // block_k)
+    params = struct.pack(
+        "6if7i12q",
+        *(batch, heads, depth, rows, keys, heads // problem.num_kv_heads, _scale(problem)),
+        *(blocks_q, blocks_k, rows // block_q, keys // block_k),
+        *(rows % block_q, keys % block_k, keys - rows),
+        *(stride for array in (q, k, v, q) for stride in _strides(array)[:3]),
+    )
+    causal = problem.mask_kind is MaskKind.CAUSAL
+    return launch(
+        "steel/attn/kernels/steel_attention",
+        "attention",
+        f"{problem.q.metal}, {block_q}, {block_k}, {depth}, {depth}, {wm}, 1, bool, float",
+        {0: q, 1: k, 2: v, 3: empty(problem.q, *q.shape), 4: params},
+        (blocks_q, heads, batch),
+        (32, wm, 1),
+        {
+            "align_Q": rows % block_q == 0,
+            "align_K": keys % block_k == 0,
+            "has_mask": False,
+            "do_causal": causal,
+            "has_sinks": False,
+            "save_lse": False,
+        },
+    )[3]
+
+
+def _vector_attention(
+    problem: AttentionProblem, q: Array, k: Array, v: Array, *, two_passes: bool, chip: Chip
+) -> Array:
+    heads, rows, keys = problem.num_heads, problem.q_len, problem.kv_len
+    shared, depth = heads // problem.num_kv_heads, problem.head_dim
+    steps = [np.uint64(stride) for array in (k, v) for stride in _strides(array)[1:3]]
+    names = ("has_mask", "query_transposed", "bool_mask", "float_mask", "has_sinks")
+    constants: dict[str, object] = dict.fromkeys(names, False)
+    constants["do_causal"] = problem.mask_kind is MaskKind.CAUSAL and rows > 1
+    kind = f"{problem.q.metal}, {depth}"
+    out = empty(problem.q, *q.shape)
+    if not two_passes:
+        buffers = {0: q, 1: k, 2: v, 3: out, 4: np.int32(shared), 5: np.int32(keys)}
+        buffers |= dict(enumerate([*steps, _scale(problem)], start=6))
+        grid = (problem.batch * heads, rows, 1)
+        arguments = f"{kind}, {depth}"
+        return launch(
+            "sdpa_vector", "sdpa_vector", arguments, buffers, grid, (1024, 1, 1), constants
+        )[3]
+    blocks = _blocks(keys, shared * rows, chip)
+    constants["blocks"] = blocks
+    count = problem.batch * heads * rows
+    sums = [empty(FLOAT32, count, blocks) for _ in range(2)]
+    buffers = {0: q, 1: k, 2: v, 3: empty(problem.q, count, blocks, depth), 4: sums[0], 5: sums[1]}
+    buffers |= dict(enumerate([np.int32(keys), *steps, _scale(problem)], start=7))
+    first = launch(
+        "sdpa_vector",
+        "sdpa_vector_2pass_1",
+        f"{kind}, {depth}",
+        buffers,
+        (problem.num_kv_heads, problem.batch, blocks),
+        (32, shared, rows),
+        constants,
+    )
+    return launch(
+        "sdpa_vector",
+        "sdpa_vector_2pass_2",
+        kind,
+        {0: first[3], 1: first[4], 2: first[5], 3: out, 4: np.int32(blocks)},
+        (problem.batch * heads, rows, 1),
+        (1024, 1, 1),
+        constants,
+    )[3]
+
+
+def _blocks(keys: int, simdgroups: int, chip: Chip) -> int:
+    """Return into how many shares the keys are cut."""
+    if chip.size_class == "s":
+        longer = keys > 1024 and simdgroups > 4
+        limits = {8192: 128, 32768: 256, 65536: 512}
+        return next((n for limit, n in limits.items() if keys <= limit), 1024) if longer else 64
+    if chip.size_class == "d":
+        if simdgroups >= 6 and keys >= 16384:
+            return 512 if keys < 65536 else 1024
+        return 256 if simdgroups <= 2 and keys > 8192 else 128
+    return 64 if simdgroups >= 4 else 32
