@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import oracle
@@ -11,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import dtypes
+from mlx_tilegemm import backends, dtypes
 from mlx_tilegemm.arguments import ArraySpec
-from mlx_tilegemm.errors import DTypeError, ProblemError
+from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
+from mlx_tilegemm.kernels import attention_chain
 from mlx_tilegemm.kernels.mlx_sdpa import serves_attention
+from mlx_tilegemm.problem import MaskKind, attention_problem
 
 Q = mx.zeros((2, 4, 5, 8))
 K = mx.zeros((2, 2, 7, 8))
@@ -100,8 +106,12 @@ def operands(rng, *, lengths=(9, 21), sizes=(8, 5, 0), heads=(4, 2, 1), types=No
     return arrays[:3], extras | ({"sinks": arrays[5]} if sinks else {})
 
 
-def check(arrays, **options):
-    """Compare a call with float64."""
+def check(arrays, kernel=None, **options):
+    """Compare a call with float64, and its route with the kernel that is asked for."""
+    if kernel:
+        with tg.use_kernel(kernel):
+            assert tg.explain(tg.attention_chain, *arrays, **options).route == kernel.split("/")[0]
+            return check(arrays, **options)
     softmax = options.get("softmax", True)
     depth = arrays[0].shape[-1] + (options["q_pe"].shape[-1] if "q_pe" in options else 0)
     scale = depth**-0.5 if softmax else 1.0
@@ -176,3 +186,249 @@ class TestByMLX:
         out, lse = tg.attention_chain(q, k, v, return_lse=True, **options)
         assert np.all(np.array(out) == 0)
         assert mx.array_equal(lse, mx.broadcast_to(options["sinks"][None, :, None], (2, 4, 3)))
+
+
+KERNEL = "attention_chain"
+LENGTHS = ((1, 33), (9, 31), (17, 70), (33, 9))
+
+
+@pytest.mark.usefixtures("kernels")
+class TestByTheKernel:
+    @pytest.mark.parametrize(
+        ("config", "feature"),
+        [
+            ("8x32-direct", {"sinks": True}),
+            ("32x16-staged", {"pe": 3}),
+            ("16x32-direct", {"pe": 12, "window": 6, "sinks": True}),
+            ("32x32-staged", {"pe": 8, "window": 8, "types": mx.bfloat16}),
+            ("32x16-direct", {"pe": 9, "window": 6, "softmax": False}),
+            ("16x32-staged", {"pe": 16, "mask": mx.float16, "sinks": True, "types": mx.float16}),
+        ],
+        ids=str,
+    )
+    def test_features(self, config, feature):
+        rng = np.random.default_rng(7)
+        options = {"softmax": feature.get("softmax", True)}
+        if "window" in feature:
+            options |= {"mask": "causal", "window": feature["window"]}
+        types = (feature.get("types", mx.float32),) * 3 + (mx.float16, mx.bfloat16, mx.float32)
+        for lengths, hp in zip(LENGTHS, (1, 2, 1, 2), strict=True):
+            arrays, extras = operands(
+                rng,
+                lengths=lengths,
+                sizes=(24, 17, feature.get("pe", 0)),
+                heads=(4, 2, hp),
+                types=types,
+                sinks=feature.get("sinks", False),
+            )
+            if "mask" in feature:
+                extras["mask"] = strategies.random_array(rng, lengths, feature["mask"])
+            check(arrays, f"{KERNEL}/{config}", **options, **extras)
+
+    def test_keys_far_before_the_window_are_not_read(self):
+        arrays, _ = operands(np.random.default_rng(8), lengths=(9, 100), sizes=(8, 8, 0))
+        clean = check(arrays, f"{KERNEL}/8x32-direct", mask="causal", window=10)
+        for array in arrays[1:]:
+            array[:, :, :64] = mx.nan
+        with tg.use_kernel(f"{KERNEL}/8x32-direct"):
+            got = tg.attention_chain(*arrays, mask="causal", window=10)
+        assert mx.array_equal(got[:, :, -8:], clean[:, :, -8:])
+
+    def test_sinks_of_infinity_are_as_none(self):
+        arrays, _ = operands(np.random.default_rng(9), lengths=(9, 5))
+        none = mx.full((4,), -mx.inf)
+        with_sinks = check(arrays, KERNEL, mask="causal", sinks=none)
+        assert mx.array_equal(with_sinks, tg.attention_chain(*arrays, mask="causal"))
+
+
+LARGE = {
+    # D, Dv, Dp: the options, and how many of the configurations are legal.
+    (150, 190, 5): {"mask": "causal", "window": 20, "sinks": True},
+    (512, 512, 64): {},
+}
+
+
+def grouped_configs():
+    for sizes, options in LARGE.items():
+        problem = attention_problem(
+            "test",
+            q_shape=(2, 4, 9, sizes[0]),
+            k_shape=(2, 2, 70, sizes[0]),
+            v_shape=(2, 2, 70, sizes[1]),
+            q_pe_shape=(2, 4, 9, sizes[2]),
+            k_pe_shape=(2, 1, 70, sizes[2]),
+            **dict.fromkeys(("q", "k", "v", "q_pe", "k_pe"), dtypes.FLOAT16),
+            softmax=True,
+            mask_kind=MaskKind.NONE,
+        )
+        chip = tg.explain(tg.attention_chain, Q, K, K).chip
+        for config in attention_chain.candidates(problem, chip):
+            if attention_chain.reject(problem, config, chip) is None:
+                yield pytest.param(sizes, options, str(config), id=f"{sizes}-{config}")
+
+
+@pytest.mark.usefixtures("kernels")
+class TestLargeHeads:
+    @pytest.mark.parametrize(("sizes", "options", "config"), [*grouped_configs()])
+    def test_every_configuration(self, sizes, options, config):
+        rng = np.random.default_rng(10)
+        for lengths in ((19, 70), (33, 37)):
+            arrays, extras = operands(
+                rng,
+                lengths=lengths,
+                sizes=sizes,
+                types=(mx.float16,) * 5 + (mx.float32,),
+                sinks="sinks" in options,
+            )
+            check(arrays, f"{KERNEL}/{config}", **{**options, **extras})
+
+    @pytest.mark.parametrize(
+        ("sizes", "heads", "options"),
+        [
+            ((256, 256, 0), (4, 2, 1), {"mask": "causal"}),
+            ((192, 128, 0), (2, 2, 1), {"mask": "causal"}),
+            ((128, 128, 64), (2, 2, 1), {"mask": "causal"}),
+            ((130, 255, 0), (2, 1, 1), {"softmax": False}),
+            ((9, 250, 0), (2, 1, 1), {}),
+        ],
+        ids=str,
+    )
+    def test_the_dispatcher_serves_what_models_have(self, sizes, heads, options):
+        rng = np.random.default_rng(11)
+        for lengths in ((9, 17), (65, 33)):
+            types = (mx.bfloat16, mx.float16, mx.float16, *(mx.float16,) * 3)
+            arrays, extras = operands(rng, lengths=lengths, sizes=sizes, heads=heads, types=types)
+            check(arrays, KERNEL, **options, **extras)
+
+    def test_one_array_may_be_keys_and_values(self):
+        rng = np.random.default_rng(12)
+        (q, latent, _), extras = operands(rng, sizes=(512, 1, 64), heads=(4, 1, 1))
+        check((q, latent, latent), KERNEL, mask="causal", **extras)
+
+    def test_results_repeat_bit_for_bit(self):
+        arrays, _ = operands(np.random.default_rng(13), lengths=(19, 70), sizes=(256, 256, 0))
+        results = [tg.attention_chain(*arrays, mask="causal") for _ in range(8)]
+        assert all(mx.array_equal(results[0], one) for one in results[1:])
+
+
+class TestLongContexts:
+    """Kernels are told of more than 2^31 elements and given few; what they miss is reported."""
+
+    @staticmethod
+    def first_missed(config, problem, **launch):
+        """Return the first element that is missed of each operand and output."""
+        found = attention_chain.plan(problem, attention_chain.CONFIGS[config])
+        stage = found.stages[0]
+        stage = replace(stage, launch=replace(stage.launch, **launch))
+        with tg.use_backend("emulator"):
+            backend = backends.resolve().backend
+            run = kernel_run(replace(found, stages=(stage,)), backend, last_is_scalar=False)
+            few = [mx.zeros((5000,), dtype=mx.float16)] * len(problem.operand_names)
+            with pytest.raises(KernelCheckError) as caught:
+                run(few, (1.0,), None)
+        missed = re.findall(r"at element (-?\d+) of '(\w+)'", str(caught.value))
+        return {name: min(int(at) for at, of in missed if of == name) for _, name in missed}
+
+    @pytest.mark.parametrize("config", [0, 4], ids=["staged", "direct"])
+    def test_keys(self, config):
+        length = 2**26 + 7
+        shapes = {"q": (1, 1, 9, 64), "q_pe": (1, 1, 9, 40), "k_pe": (1, 1, length, 40)}
+        shapes |= {"k": (1, 1, length, 64), "v": (1, 1, length, 72)}
+        problem = attention_problem(
+            "test",
+            **{f"{name}_shape": shape for name, shape in shapes.items()},
+            **dict.fromkeys(shapes, dtypes.FLOAT16),
+            softmax=True,
+            mask_kind=MaskKind.CAUSAL,
+            window=20,
+        )
+        missed = self.first_missed(config, problem)
+        first = (length - 9 - 20 + 1) // 32 * 32
+        assert first * 40 > 2**31
+        assert missed["k"] == first * 64
+        assert missed["k_pe"] == first * 40
+        assert missed["v"] // 72 // 32 == first // 32
+
+    def test_rows(self):
+        heads, q_len, kv_len = 2**22, 9, 64
+        problem = attention_problem(
+            "test",
+            q_shape=(1, 1, q_len, 64),
+            k_shape=(1, 1, kv_len, 64),
+            v_shape=(1, 1, kv_len, 72),
+            **dict.fromkeys(("q", "k", "v"), dtypes.FLOAT16),
+            softmax=True,
+            mask_kind=MaskKind.ADDITIVE,
+            mask_shape=(1, 1, q_len, kv_len),
+            mask=dtypes.FLOAT16,
+            return_lse=True,
+        )
+        # The second batch row, where so many heads share one k and v.
+        sizes = (q_len, kv_len, heads, heads, heads, 1, q_len, kv_len)
+        missed = self.first_missed(4, problem, grid=(128, 1, 2), sizes=sizes)
+        assert heads * q_len * kv_len > 2**31
+        # The order of the lanes decides which element of a matrix is asked for first.
+        assert missed["q"] // (q_len * 64) == heads
+        assert missed["mask"] // (q_len * kv_len) == heads
+        assert missed["out"] // (q_len * 72) == heads
+
+
+GRADIENTS = {
+    "sinks": {"sinks": True},
+    "window and sinks": {"mask": "causal", "window": 5, "sinks": True},
+    "positional": {"pe": 3, "sinks": True},
+    "literal": {"pe": 3, "softmax": False, "mask": "causal", "window": 9},
+}
+
+
+class TestTransforms:
+    @staticmethod
+    def called(feature, lengths=(9, 21)):
+        """Return operands and a function of them that depends on everything a call returns."""
+        rng = np.random.default_rng(14)
+        sizes, sinks = (8, 5, feature.get("pe", 0)), feature.get("sinks", False)
+        arrays, extras = operands(rng, lengths=lengths, sizes=sizes, sinks=sinks)
+        options = {name: feature[name] for name in ("mask", "window") if name in feature}
+        softmax = feature.get("softmax", True)
+        names = list(extras)
+
+        def loss(q, k, v, *given):
+            keywords = dict(zip(names, given, strict=True)) | options
+            if not softmax:
+                return tg.attention_chain(q, k, v, softmax=False, **keywords).square().sum()
+            out, lse = tg.attention_chain(q, k, v, return_lse=True, **keywords)
+            return out.square().sum() + mx.where(mx.isfinite(lse), lse, 0.0).sin().sum()
+
+        return [*arrays, *extras.values()], loss
+
+    @pytest.mark.parametrize("name", GRADIENTS)
+    @pytest.mark.parametrize("lengths", [(9, 21), (9, 4)], ids=str)
+    def test_gradients_are_those_of_plain_ops(self, kernels, name, lengths):
+        arrays, loss = self.called(GRADIENTS[name], lengths)
+        gradient = mx.grad(loss, argnums=list(range(len(arrays))))
+        got = gradient(*arrays)
+        with tg.use_backend("mlx"):
+            expected = gradient(*arrays)
+        for one, other in zip(got, expected, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(np.array(one), np.array(other), rtol=2e-4, atol=2e-5)
+
+    @pytest.mark.parametrize("mapped", [(0, None, None, None), (0, 0, 0, 0)], ids=str)
+    def test_batching_with_sinks(self, lazy, mapped):
+        rng = np.random.default_rng(15)
+        arrays, extras = operands(rng, sinks=True)
+        one = [*arrays, extras["sinks"]]
+        many = [
+            mx.stack([x, x[::-1], 2 * x]) if axis == 0 else x
+            for x, axis in zip(one, mapped, strict=True)
+        ]
+
+        def loss(q, k, v, sinks):
+            return tg.attention_chain(q, k, v, sinks=sinks, mask="causal", window=5).square().sum()
+
+        gradient = mx.grad(loss, argnums=(0, 3))
+        got = mx.vmap(gradient, in_axes=mapped)(*many)
+        with tg.use_backend("mlx"):
+            expected = mx.vmap(gradient, in_axes=mapped)(*many)
+        for mine, other in zip(got, expected, strict=True):
+            np.testing.assert_allclose(np.array(mine), np.array(other), rtol=2e-4, atol=2e-5)

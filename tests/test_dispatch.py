@@ -114,7 +114,7 @@ def test_forcing_a_kernel_restricts_the_choice():
         (gemm(8, 8, 0), "gemm_scalar", "k is 0"),
         (gemm(8, 8, 8), "gemm_imaginary", "Expected a kernel among"),
         (gemm(8, 8, 8), "attention_chain", "Expected a kernel among"),
-        (attention(head_dim=129), "attention_chain", "head_dim 129 is above 128"),
+        (attention(head_dim=513), "attention_chain", "head_dim 513 is above 512"),
     ],
 )
 def test_forcing_an_illegal_kernel_raises_with_the_reason(problem, force, reason):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from ..chips.record import Chip
-from ..dtypes import BFLOAT16, DType
+from ..dtypes import BFLOAT16, FLOAT32, DType
 from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, resident_threadgroups, streamed_bytes
@@ -154,7 +154,7 @@ def widening_cycles(dtypes: tuple[DType, ...], chip: Chip) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTile:
-    """How an attention is cut up. Each simdgroup owns eight rows of q.
+    """How an attention is cut up. Each simdgroup owns eight rows of q, or shares them.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.
@@ -162,6 +162,8 @@ class AttentionTile:
         staged: k and v pass through threadgroup memory.
         registers: Live 32-bit registers of one thread.
         threadgroup_memory: Bytes of threadgroup memory of a threadgroup.
+        head_groups: Simdgroups that own eight rows of q together, each a part of their columns;
+            they exchange their parts of the scores through threadgroup memory.
     """
 
     simdgroups: int
@@ -169,32 +171,45 @@ class AttentionTile:
     staged: bool
     registers: int
     threadgroup_memory: int
+    head_groups: int = 1
+
+    @property
+    def block_q(self) -> int:
+        """Rows of q of a threadgroup."""
+        return self.simdgroups // self.head_groups * FRAGMENT
+
+    def fragments(self, columns: int) -> int:
+        """Return the fragments along some columns that one simdgroup has."""
+        return ceil(ceil(columns / FRAGMENT) / self.head_groups)
 
 
 def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -> TileWork:
     """Return the work of a fused attention that holds its rows of q and the result in registers."""
-    head, value = ceil(problem.head_dim / FRAGMENT), ceil(problem.value_dim / FRAGMENT)
+    head, value = tile.fragments(problem.head_dim), tile.fragments(problem.value_dim)
+    positional = tile.fragments(problem.pe_dim)
+    products = head + positional + value
     scores = ceil(tile.block_kv / FRAGMENT)
-    steps = mean_steps(problem, tile.simdgroups * FRAGMENT, tile.block_kv)
+    steps = mean_steps(problem, tile.block_q, tile.block_kv)
     row_steps = tile.simdgroups * steps
-    row_bytes = FRAGMENT * (head * problem.k.bytes + value * problem.v.bytes)
-    unique = steps * tile.block_kv * row_bytes
-    loaded = tile.simdgroups * unique
-    blocks = ceil(problem.q_len / (tile.simdgroups * FRAGMENT))
+    row_bytes = head * problem.k.bytes + value * problem.v.bytes
+    row_bytes += positional * problem.k_pe.bytes if problem.k_pe else 0
+    unique = steps * tile.block_kv * FRAGMENT * row_bytes * tile.head_groups
+    loaded = tile.simdgroups // tile.head_groups * unique
+    blocks = ceil(problem.q_len / tile.block_q)
     matrices = problem.batch * problem.num_kv_heads
-    kv_bytes = problem.k_elements * problem.k.bytes + problem.v_elements * problem.v.bytes
     softmax = 2 * scores * (chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles)
     rescale = (2 * value + ROW_INSTRUCTIONS) * chip.alu_cycles
-    widening = scores * (head + value) * widening_cycles((problem.k, problem.v), chip)
+    widening = scores * products * widening_cycles((problem.k, problem.v), chip)
     other = (softmax + rescale if problem.softmax else 2 * scores * chip.alu_cycles) + widening
     copying = steps * copying_cycles(tile.staged, unique / steps, tile.simdgroups, chip)
+    exchanged = exchanged_bytes(tile) * steps
     return TileWork(
         tiles=blocks * problem.num_heads * problem.batch,
         simdgroups=tile.simdgroups,
         chains=scores,
-        issue_cycles=row_steps * scores * (head + value) * chip.mma_cycles,
+        issue_cycles=row_steps * scores * products * chip.mma_cycles,
         alu_cycles=row_steps * other + copying,
-        threadgroup_bytes=loaded + unique if tile.staged else 0,
+        threadgroup_bytes=exchanged + (loaded + unique if tile.staged else 0),
         fragment_bytes=0 if tile.staged else loaded,
         cache_bytes=unique,
         repeated_bytes=0 if tile.staged else loaded - unique,
@@ -203,14 +218,22 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
         shared_bytes=bytes_in_flight(
-            kv_bytes / matrices,
+            key_value_bytes(problem) / matrices,
             matrices,
             blocks * (problem.num_heads // problem.num_kv_heads),
             tile.simdgroups,
             chip,
         ),
-        barriers=tile.staged,
+        barriers=tile.staged or tile.head_groups > 1,
     )
+
+
+def exchanged_bytes(tile: AttentionTile) -> int:
+    """Return the bytes of scores that head groups write and read in one step."""
+    if tile.head_groups == 1:
+        return 0
+    written = tile.simdgroups * FRAGMENT * tile.block_kv * FLOAT32.bytes
+    return written * (1 + tile.head_groups)
 
 
 def bytes_in_flight(
@@ -237,15 +260,32 @@ def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
     # The last row of a block decides; the last block sees all keys, the first the fewest.
     first = max(0, problem.kv_len - problem.q_len + min(block_q, problem.q_len))
     visible = (first + problem.kv_len) / 2
+    if problem.window is not None:
+        # A window begins anywhere in a block of keys.
+        seen = problem.window + min(block_q, problem.q_len) - 1
+        steps = min(steps, ceil(seen / block_kv) + 1)
+        visible = min(visible, seen + block_kv / 2)
     return max(1.0, min(steps, visible / block_kv + 0.5))
 
 
 def attention_bytes(problem: AttentionProblem) -> int:
     """Return the bytes an attention has to move at least."""
     out = problem.batch * problem.num_heads * problem.q_len * problem.value_dim
+    positional = problem.q_pe_elements * problem.q_pe.bytes if problem.q_pe else 0
     return (
         problem.q_elements * problem.q.bytes
-        + problem.k_elements * problem.k.bytes
-        + problem.v_elements * problem.v.bytes
+        + positional
+        + key_value_bytes(problem)
         + out * problem.out.bytes
     )
+
+
+def key_value_bytes(problem: AttentionProblem) -> int:
+    """Return the bytes of the keys and values that some row sees, each once."""
+    row = problem.head_dim * problem.k.bytes + problem.value_dim * problem.v.bytes
+    heads = problem.batch * problem.num_kv_heads
+    seen = problem.kv_len
+    if problem.window is not None:
+        seen = min(seen, problem.window + problem.q_len - 1)
+    positional = problem.pe_dim * problem.k_pe.bytes if problem.k_pe else 0
+    return seen * (heads * row + problem.batch * problem.num_pe_heads * positional)

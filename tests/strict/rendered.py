@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations
-from math import prod
 
 import mlx.core as mx
 
@@ -15,7 +14,7 @@ from mlx_tilegemm.backends.launch import kernel_run, operand_names
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.chips import CHIPS
 from mlx_tilegemm.plan import Plan, Source, Spec, Stage
-from mlx_tilegemm.problem import KeyValueGradientProblem, Problem, QueryGradientProblem
+from mlx_tilegemm.problem import GemmProblem, Problem
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
 from mlx_tilegemm.variants import variants
 from mlx_tilegemm.verify import cases
@@ -53,14 +52,12 @@ class Recorder:
 
 def operands(problem: Problem, plan: Plan) -> list[mx.array]:
     """Return arrays of the operands' sizes and dtypes."""
-    if isinstance(problem, QueryGradientProblem | KeyValueGradientProblem):
+    if not isinstance(problem, GemmProblem):
         return cases.operands(problem, cases.Data())
-    arrays = []
-    for name in operand_names(plan):
-        is_mask = name == "mask"
-        size = prod(problem.mask_shape) if is_mask else getattr(problem, f"{name}_elements")
-        arrays.append(mx.zeros((size,), dtype=getattr(problem, name).mlx))
-    return arrays
+    return [
+        mx.zeros((getattr(problem, f"{name}_elements"),), dtype=getattr(problem, name).mlx)
+        for name in operand_names(plan)
+    ]
 
 
 @lru_cache(maxsize=1)
