@@ -66,6 +66,7 @@ def subjects() -> tuple[Subject, ...]:
         *_attention(),
         *_swizzled(),
         *_masked(),
+        *_featured(),
         *_backward(),
         *_rounded(),
         *_ragged(),
@@ -232,7 +233,10 @@ def _chain(**options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
             "value_dim": 17,
         } | options
         head_dim, value_dim = fields.pop("head_dim"), fields.pop("value_dim")
-        low = fields.pop("low", 0.0)
+        low, pe_dim = fields.pop("low", 0.0), fields.pop("pe_dim", 0)
+        if pe_dim:
+            fields |= {"q_pe_shape": (2, 4, q_len, pe_dim), "q_pe": FLOAT32}
+            fields |= {"k_pe_shape": (2, 1 + seed % 2, kv_len, pe_dim), "k_pe": FLOAT16}
         if "mask" in fields:
             columns = 1 if fields.pop("one_column", False) else kv_len
             fields["mask_shape"] = ((2, 1, q_len, columns), (1, 4, 1, columns))[seed % 2]
@@ -245,6 +249,21 @@ def _chain(**options: Any) -> list[tuple[Problem, Data]]:  # noqa: ANN401
         )
         trials.append((problem, Data(seed=seed, amplitude=amplitude, low=low)))
     return trials
+
+
+def _featured() -> list[Subject]:
+    """Return windows, sinks and positional parts; rows that several simdgroups share."""
+    kernel = "attention_chain"
+    window = {"mask_kind": MaskKind.CAUSAL, "window": 7}
+    sinks = {"sinks": FLOAT16, "sinks_shape": (4,), "return_lse": True}
+    large = {"head_dim": 21, "value_dim": 281}
+    return [
+        _subject(kernel, "16x32-direct", *_chain(**window, **sinks)),
+        _subject(kernel, "16x32-staged", *_chain(**window, pe_dim=12)),
+        _subject(kernel, "16x32-direct", *_chain(pe_dim=12)),
+        _subject(kernel, "16x8-staged-heads2", *_chain(**large, **window, pe_dim=12)),
+        _subject(kernel, "16x16-direct-heads2", *_chain(**large, **sinks, pe_dim=12)),
+    ]
 
 
 def _masked() -> list[Subject]:
