@@ -1,4 +1,4 @@
-"""What the two kernels of attention's backward pass share: tiles, legality, work and launches."""
+"""What the two kernels of attention's backward pass share: tiles, legality and launches."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
 
-from ..chips.record import Chip
 from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH
 from ..problem import AttentionProblem, MaskKind, attention_problem
-from .cost import TileWork
-from .counts import bytes_in_flight, copying_cycles
 
 FRAGMENT = 8
 ADDRESSING_REGISTERS = 24
@@ -24,8 +21,14 @@ ROW_REGISTERS = 4
 STAGE_PADDING_BYTES = 16
 """Padding of a staged row: neighbouring rows then begin in different banks."""
 
-SCORE_INSTRUCTIONS = 8
-"""Instructions to scale, mask and weigh one score of a lane, its exp2 aside."""
+SHARING_REGISTERS = 4
+"""Further registers of a head group: lane, simdgroup and where its slices begin."""
+
+PAIR_BYTES = 8
+"""A lane's two elements of a fragment, in float32."""
+
+UNGROUPED_HEAD_DIM = 128
+"""Heads up to this size need no head groups: a simdgroup's rows fit its registers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,22 +36,27 @@ class Config:
     """A tile shape and how operands reach the fragments.
 
     Attributes:
-        simdgroups: Simdgroups of a threadgroup, each with eight rows of its own side.
+        simdgroups: Simdgroups of a threadgroup. Each has eight rows of its own side, or with
+            others of its head group a slice of eight rows.
         block: Rows of the other side that are streamed in one step.
         staged: Streamed rows pass through threadgroup memory; else fragments load from device
             memory.
         cached: A simdgroup's own rows stay in registers; else they load where they are used.
+        groups: Simdgroups of a head group: each holds such a share of every head.
     """
 
     simdgroups: int
     block: int
     staged: bool
     cached: bool
+    groups: int = 1
 
     def __str__(self) -> str:
         route = "staged" if self.staged else "direct"
         rows = "cached" if self.cached else "reloaded"
-        return f"{self.simdgroups * FRAGMENT}x{self.block}-{route}-{rows}"
+        shared = f"-groups{self.groups}" if self.groups > 1 else ""
+        own = self.simdgroups // self.groups * FRAGMENT
+        return f"{own}x{self.block}-{route}-{rows}{shared}"
 
 
 CONFIGS = tuple(
@@ -57,6 +65,14 @@ CONFIGS = tuple(
     for cached in (True, False)
     for simdgroups, block in ((4, 32), (2, 16))
 )
+
+GROUPED_CONFIGS = tuple(
+    Config(simdgroups=4, block=16, staged=staged, cached=cached, groups=groups)
+    for groups in (2, 4)
+    for staged in (True, False)
+    for cached in (True, False)
+)
+"""For heads of which a simdgroup's registers have no room for eight rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +93,8 @@ class BackwardSpec:
         block: Streamed rows of one step.
         staged: Streamed rows pass through threadgroup memory.
         cached: A simdgroup's own rows stay in registers.
+        groups: Simdgroups of a head group.
+        windowed: Whether a row of a causal mask sees a window of keys only.
     """
 
     q: DType
@@ -92,6 +110,13 @@ class BackwardSpec:
     block: int
     staged: bool
     cached: bool
+    groups: int
+    windowed: bool
+
+    @property
+    def grouped(self) -> bool:
+        """Whether simdgroups share rows."""
+        return self.groups > 1
 
     @property
     def causal(self) -> bool:
@@ -111,35 +136,45 @@ class BackwardSpec:
     @property
     def block_own(self) -> int:
         """Rows of its own side that a threadgroup has."""
-        return self.simdgroups * FRAGMENT
+        return self.simdgroups // self.groups * FRAGMENT
 
     @property
     def head_fragments(self) -> int:
-        """Fragments along D."""
-        return ceil(self.head_dim / FRAGMENT)
+        """Fragments along D, or along a slice of it."""
+        return ceil(self.head_dim / self.groups / FRAGMENT)
 
     @property
     def value_fragments(self) -> int:
-        """Fragments along Dv."""
-        return ceil(self.value_dim / FRAGMENT)
+        """Fragments along Dv, or along a slice of it."""
+        return ceil(self.value_dim / self.groups / FRAGMENT)
+
+    @property
+    def partial_pairs(self) -> int:
+        """Pairs of float32 through which the slices of a product are summed."""
+        return self.threads * self.block // FRAGMENT
 
     @property
     def step_registers(self) -> int:
         """Live registers of one thread beside its own rows and its sums."""
         tiles = 3 * self.block // FRAGMENT + 1
-        return 2 * tiles + ROW_REGISTERS + ADDRESSING_REGISTERS
+        shared = SHARING_REGISTERS if self.grouped else 0
+        return 2 * tiles + ROW_REGISTERS + ADDRESSING_REGISTERS + shared
 
     def label_of(self, kernel: str) -> str:
         """Return a readable name that is a legal part of a Metal name."""
         dtypes = "_".join(str(dtype) for dtype in (self.q, self.k, self.v, self.grad))
         softmax = "softmax" if self.softmax else "literal"
         sizes = f"d{self.head_dim}_dv{self.value_dim}"
-        return f"tilegemm_{kernel}_{softmax}_{self.mask_kind.value}_{dtypes}_{sizes}"
+        mask = f"{self.mask_kind.value}{'_window' if self.windowed else ''}"
+        return f"tilegemm_{kernel}_{softmax}_{mask}_{dtypes}_{sizes}"
 
+    def shared_bytes(self, products: int) -> int:
+        """Return the bytes through which the slices of so many products are summed."""
+        return products * self.partial_pairs * PAIR_BYTES if self.grouped else 0
 
-def tile_stride(fragments: int, dtype: DType) -> int:
-    """Return the elements between two staged rows."""
-    return fragments * FRAGMENT + STAGE_PADDING_BYTES // dtype.bytes
+    def tile_stride(self, fragments: int, dtype: DType) -> int:
+        """Return the elements between two staged rows."""
+        return self.groups * fragments * FRAGMENT + STAGE_PADDING_BYTES // dtype.bytes
 
 
 def backward_fields(problem: AttentionProblem, config: Config) -> dict[str, object]:
@@ -158,6 +193,8 @@ def backward_fields(problem: AttentionProblem, config: Config) -> dict[str, obje
         "block": config.block,
         "staged": config.staged,
         "cached": config.cached,
+        "groups": config.groups,
+        "windowed": problem.window is not None,
     }
 
 
@@ -175,12 +212,12 @@ def reject_backward(
         return "the result is empty"
     if problem.kv_len == 0:
         return "there are no keys"
-    if problem.window:
-        return "a window is not taken"
     if problem.pe_dim:
         return "q_pe and k_pe are not taken"
     if min(config.simdgroups, config.block) < 1 or config.block % FRAGMENT:
         return f"block {config.block} is not a multiple of {FRAGMENT}"
+    if config.groups > 1 and (reason := _reject_groups(problem, config)):
+        return reason
     smallest = min(staged_elements)
     if config.staged and smallest < CONSTANT_BINDING_LIMIT:
         return (
@@ -190,90 +227,25 @@ def reject_backward(
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """What a kernel does for each block of the rows that its simdgroups own.
-
-    Attributes:
-        blocks: Threadgroups for one head.
-        heads: Heads with such rows, over the whole batch.
-        streamed: Rows of the other side that a block meets, in the mean.
-        products: Multiply-accumulates of fragments for each fragment of scores.
-        own_bytes: Bytes of one row of its own side.
-        streamed_bytes: Bytes of one streamed row, as staged: once.
-        loaded_bytes: Bytes of one streamed row, as fragments: once for each product.
-        moved_bytes: Bytes the launch has to move at least.
-        registers: Live 32-bit registers of one thread.
-        threadgroup_memory: Bytes of threadgroup memory of a threadgroup.
-    """
-
-    blocks: int
-    heads: int
-    streamed: float
-    products: int
-    own_bytes: int
-    streamed_bytes: int
-    loaded_bytes: int
-    moved_bytes: int
-    registers: int
-    threadgroup_memory: int
-
-
-def backward_work(side: Side, config: Config, chip: Chip) -> TileWork:
-    """Return the work of one of the two kernels."""
-    steps = ceil(side.streamed / config.block)
-    fragments = config.simdgroups * steps * (config.block // FRAGMENT)
-    unique = steps * config.block * side.streamed_bytes
-    loaded = config.simdgroups * steps * config.block * side.loaded_bytes
-    own = config.simdgroups * FRAGMENT * side.own_bytes * (1 if config.cached else steps)
-    score_cycles = chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles
-    return TileWork(
-        tiles=side.blocks * side.heads,
-        simdgroups=config.simdgroups,
-        chains=config.block // FRAGMENT,
-        issue_cycles=fragments * side.products * chip.mma_cycles,
-        alu_cycles=2 * fragments * score_cycles
-        + steps
-        * copying_cycles(
-            config.staged, config.block * side.streamed_bytes, config.simdgroups, chip
-        ),
-        threadgroup_bytes=loaded + unique if config.staged else 0,
-        fragment_bytes=own if config.staged else own + loaded,
-        cache_bytes=unique,
-        repeated_bytes=0 if config.staged else loaded - unique,
-        dram_bytes=side.moved_bytes,
-        waits=steps if config.staged else 2 * steps,
-        registers=side.registers,
-        threadgroup_memory=side.threadgroup_memory,
-        shared_bytes=bytes_in_flight(
-            side.streamed * side.streamed_bytes, side.heads, side.blocks, config.simdgroups, chip
-        ),
-        barriers=config.staged,
-    )
-
-
-def visible_share(problem: AttentionProblem) -> float:
-    """Return the share of the scores that the kernels compute, in the mean."""
-    if problem.mask_kind is not MaskKind.CAUSAL:
-        return 1.0
-    return max(0.0, 1.0 - 0.5 * min(1.0, problem.q_len / problem.kv_len))
-
-
-def operand_bytes(problem: AttentionProblem) -> int:
-    """Return the bytes of q, k, v and the gradient that arrives."""
-    grad = problem.batch * problem.num_heads * problem.q_len * problem.value_dim
-    return (
-        problem.q_elements * problem.q.bytes
-        + problem.k_elements * problem.k.bytes
-        + problem.v_elements * problem.v.bytes
-        + grad * problem.out.bytes
-    )
+def _reject_groups(problem: AttentionProblem, config: Config) -> str | None:
+    """Return why no head group may serve the problem, or None."""
+    sizes = {"head_dim": problem.head_dim, "value_dim": problem.value_dim}
+    if max(sizes.values()) <= UNGROUPED_HEAD_DIM:
+        return f"heads of up to {UNGROUPED_HEAD_DIM} need no head groups"
+    # Staged slices begin at a fragment, so that what is read past one is zero, as it is stored.
+    unit = config.groups * (FRAGMENT if config.staged else 1)
+    for name, size in sizes.items():
+        if size % unit:
+            return f"{name} {size} is not a multiple of {unit}: no {config.groups} equal slices"
+    return None
 
 
 def backward_sizes(problem: AttentionProblem, *, with_mask: bool) -> tuple[int, ...]:
     """Return the run-time sizes of both kernels."""
     heads_per_kv_head = problem.num_heads // problem.num_kv_heads
     sizes = (problem.q_len, problem.kv_len, problem.num_heads, heads_per_kv_head)
+    if problem.window:
+        return (*sizes, problem.window)
     if not with_mask:
         return sizes
     batch, heads, rows, columns = problem.mask_shape
@@ -296,6 +268,10 @@ def variant_attentions() -> Iterator[AttentionProblem]:
     for mask_kind, mask in masks:
         for softmax in (True, False):
             yield _variant(mask_kind=mask_kind, mask=mask, softmax=softmax)
+    yield _variant(mask_kind=MaskKind.CAUSAL, window=11)
+    yield _variant(head_dim=160, value_dim=192, v=FLOAT16)
+    # Slices that end within a fragment.
+    yield _variant(head_dim=200, value_dim=148, mask_kind=MaskKind.CAUSAL, window=11, softmax=False)
 
 
 def _variant(
@@ -309,6 +285,7 @@ def _variant(
     mask_kind: MaskKind = MaskKind.NONE,
     mask: DType | None = None,
     softmax: bool = True,
+    window: int | None = None,
 ) -> AttentionProblem:
     forward = attention_problem(
         "variant",
@@ -324,7 +301,7 @@ def _variant(
         mask=mask,
         out=out,
     )
-    return replace(forward, return_lse=softmax)
+    return replace(forward, return_lse=softmax, window=window)
 
 
 LSE = FLOAT32

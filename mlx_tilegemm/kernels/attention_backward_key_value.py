@@ -11,18 +11,15 @@ from ..plan import Launch, Plan, Resources, Stage
 from ..problem import KeyValueGradientProblem, Problem
 from .attention_backward import (
     CONFIGS,
+    GROUPED_CONFIGS,
     BackwardSpec,
     Config,
-    Side,
     backward_fields,
     backward_sizes,
-    backward_work,
-    operand_bytes,
     reject_backward,
-    tile_stride,
     variant_attentions,
-    visible_share,
 )
+from .attention_backward_work import Side, backward_work, operand_bytes, visible_share
 from .cost import seconds
 from .limits import reject_plan
 
@@ -59,12 +56,12 @@ class Spec(BackwardSpec):
     @property
     def q_tile_stride(self) -> int:
         """Elements between two staged rows of ``q``."""
-        return tile_stride(self.head_fragments, self.q)
+        return self.tile_stride(self.head_fragments, self.q)
 
     @property
     def grad_tile_stride(self) -> int:
         """Elements between two staged rows of ``grad``."""
-        return tile_stride(self.value_fragments, self.grad)
+        return self.tile_stride(self.value_fragments, self.grad)
 
     @property
     def q_tile_elements(self) -> int:
@@ -80,18 +77,19 @@ class Spec(BackwardSpec):
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
         staged = self.q_tile_elements * self.q.bytes + self.grad_tile_elements * self.grad.bytes
+        shared = self.shared_bytes(2)
         own = self.head_fragments + self.value_fragments
         kept = 2 * own if self.cached else own
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=staged if self.staged else 0,
+            threadgroup_bytes=shared + (staged if self.staged else 0),
             registers=2 * kept + self.step_registers,
         )
 
 
 def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
-    yield from CONFIGS
+    yield from (*CONFIGS, *GROUPED_CONFIGS)
 
 
 def reject(problem: Problem, config: Config, chip: Chip) -> str | None:

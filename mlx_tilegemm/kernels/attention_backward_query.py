@@ -11,19 +11,16 @@ from ..plan import Launch, Plan, Resources, Stage
 from ..problem import MaskKind, Problem, QueryGradientProblem
 from .attention_backward import (
     CONFIGS,
+    GROUPED_CONFIGS,
     LSE,
     BackwardSpec,
     Config,
-    Side,
     backward_fields,
     backward_sizes,
-    backward_work,
-    operand_bytes,
     reject_backward,
-    tile_stride,
     variant_attentions,
-    visible_share,
 )
+from .attention_backward_work import Side, backward_work, operand_bytes, visible_share
 from .cost import seconds
 from .limits import reject_plan
 
@@ -68,12 +65,12 @@ class Spec(BackwardSpec):
     @property
     def k_tile_stride(self) -> int:
         """Elements between two staged rows of ``k``."""
-        return tile_stride(self.head_fragments, self.k)
+        return self.tile_stride(self.head_fragments, self.k)
 
     @property
     def v_tile_stride(self) -> int:
         """Elements between two staged rows of ``v``."""
-        return tile_stride(self.value_fragments, self.v)
+        return self.tile_stride(self.value_fragments, self.v)
 
     @property
     def k_tile_elements(self) -> int:
@@ -89,18 +86,20 @@ class Spec(BackwardSpec):
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
         staged = self.k_tile_elements * self.k.bytes + self.v_tile_elements * self.v.bytes
+        shared = self.shared_bytes(2 if self.softmax else 1)
+        shared += self.threads * LSE.bytes if self.softmax and self.grouped else 0
         own = (self.head_fragments if self.softmax else 0) + self.value_fragments
         kept = self.head_fragments + (own if self.cached else 0)
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=staged if self.staged else 0,
+            threadgroup_bytes=shared + (staged if self.staged else 0),
             registers=2 * kept + self.step_registers,
         )
 
 
 def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
-    yield from CONFIGS
+    yield from (*CONFIGS, *GROUPED_CONFIGS)
 
 
 def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
