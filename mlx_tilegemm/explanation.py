@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from .arguments import ArraySpec, as_number, as_spec, attention_request, gemm_request
-from .autodiff import with_log_sum_exp
+from .autodiff import joined_problem, with_log_sum_exp
 from .backends import METAL, Route, resolve
 from .backends.launch import kernel_run
 from .backends.metal import generated_text
@@ -338,12 +338,15 @@ def _attention_notes(problem: AttentionProblem, on_kernel: bool) -> list[str]:
 
 
 def _gradient_notes(problem: AttentionProblem, chip: Chip) -> list[str]:
-    query = choose(QueryGradientProblem(attention=problem), chip)
-    key_value = choose(KeyValueGradientProblem(attention=problem), chip)
+    joined = joined_problem(problem)
+    query = choose(QueryGradientProblem(attention=joined), chip)
+    key_value = choose(KeyValueGradientProblem(attention=joined), chip)
     if query.plan is None or key_value.plan is None:
         refused = query if query.plan is None else key_value
         return [f"gradients go to MLX's own ops: {refused.reason}"]
     notes = [f"gradients of q, k and v: {query.plan} and {key_value.plan}"]
+    if problem.pe_dim:
+        notes.append("for the gradients, q_pe and k_pe are copied next to q and k")
     if problem.softmax and not problem.return_lse:
         notes.append(
             "the log-sum-exp is written for the gradients; not inside `with use_gradients(False):`"

@@ -19,8 +19,13 @@ from mlx_tilegemm import backends, chips, dispatch, dtypes
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.canary import gradients
 from mlx_tilegemm.kernels import attention_backward_key_value, attention_backward_query
-from mlx_tilegemm.kernels.attention_backward import CONFIGS
-from mlx_tilegemm.problem import KeyValueGradientProblem, MaskKind, QueryGradientProblem
+from mlx_tilegemm.kernels.attention_backward import CONFIGS, GROUPED_CONFIGS
+from mlx_tilegemm.problem import (
+    KeyValueGradientProblem,
+    MaskKind,
+    QueryGradientProblem,
+    attention_problem,
+)
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -283,14 +288,108 @@ def test_every_configuration(kind, config, case):
     module, problem = KERNELS[kind][0], problem_of(case, kind)
     if module.reject(problem, config, chips.DEFAULT) is not None:
         config = CONFIGS[-1]
-    plan = module.plan(problem, config)
-    arrays = gradients.operands(problem, np.random.default_rng(case.seed), 0.3)
+    check_plan(module.plan(problem, config), problem, case.seed)
+
+
+def check_plan(plan, problem, seed=0, scale=0.3):
+    """Run one kernel of the backward pass and compare it with float64."""
+    arrays = gradients.operands(problem, np.random.default_rng(seed), scale)
     run = kernel_run(plan, backends.resolve().backend, last_is_scalar=False)
-    outputs = run(list(arrays.values()), (0.3,), None)
-    expected = gradients.expected(problem, arrays, 0.3)
+    outputs = run(list(arrays.values()), (scale,), None)
+    expected = gradients.expected(problem, arrays, scale)
     for output, (value, bound) in zip(outputs, expected, strict=True):
         rounding = oracle.rounding(value, dtypes.from_mlx(output.dtype))
-        oracle.assert_close(output, value, bound + rounding, f"{problem} {config}")
+        oracle.assert_close(output, value, bound + rounding, f"{problem} {plan}")
+
+
+def stated(lengths, head_dim, value_dim, **options):
+    """State an attention of four heads on two, of mixed types."""
+    q_len, kv_len = lengths
+    options = {"softmax": True, "mask_kind": MaskKind.NONE} | options
+    window = options.pop("window", None)
+    if options["mask_kind"] is MaskKind.BOOLEAN:
+        options |= {"mask": dtypes.BOOL, "mask_shape": (2, 1, q_len, kv_len)}
+    problem = attention_problem(
+        "test",
+        q_shape=(2, 4, q_len, head_dim),
+        k_shape=(2, 2, kv_len, head_dim),
+        v_shape=(2, 2, kv_len, value_dim),
+        q=dtypes.FLOAT16,
+        k=dtypes.BFLOAT16,
+        v=dtypes.FLOAT16,
+        **options,
+    )
+    return replace(problem, return_lse=problem.softmax, window=window)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", GROUPED_CONFIGS, ids=str)
+@pytest.mark.parametrize("kind", ["query", "key_value"])
+def test_head_groups(kind, config):
+    """Slices of whole fragments and others, masks and windows, the softmax and none."""
+    module, of = KERNELS[kind]
+    sizes = (160, 128) if config.staged else (184, 84)
+    options = {"softmax": config.staged or config.cached}
+    for lengths in ((1, 9), (17, 33), (33, 17)):
+        if config.cached:
+            options |= {"mask_kind": MaskKind.CAUSAL, "window": min(7, lengths[1] - 1)}
+        else:
+            options |= {"mask_kind": MaskKind.BOOLEAN}
+        problem = of(attention=stated(lengths, *sizes, **options))
+        assert module.reject(problem, config, chips.DEFAULT) is None
+        check_plan(module.plan(problem, config), problem)
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[-1]], ids=str)
+@pytest.mark.parametrize("kind", ["query", "key_value"])
+def test_windows(kind, config):
+    """Blocks outside the window are left out at both ends, whatever the lengths."""
+    module, of = KERNELS[kind]
+    causal = {"mask_kind": MaskKind.CAUSAL}
+    for lengths in ((1, 70), (65, 70), (70, 65), (40, 100)):
+        for window in (1, 8, 33):
+            problem = of(attention=stated(lengths, 16, 9, **causal, window=window))
+            check_plan(module.plan(problem, config), problem)
+
+
+def test_a_windowed_plan_costs_less_and_needs_no_new_text_for_another_width():
+    chip = chips.DEFAULT
+    for module, of in KERNELS.values():
+        wide, narrow, other = (
+            of(attention=stated((4096, 4096), 64, 64, mask_kind=MaskKind.CAUSAL, window=window))
+            for window in (None, 256, 300)
+        )
+        costs = [module.cost(problem, CONFIGS[0], chip) for problem in (wide, narrow)]
+        assert costs[1] < costs[0] / 2
+        specs = [module.plan(x, CONFIGS[0]).stages[0].spec for x in (wide, narrow, other)]
+        assert specs[1] == specs[2] != specs[0]
+
+
+@pytest.mark.parametrize("sizes", [(256, 256), (192, 128), (130, 132), (576, 512)], ids=str)
+def test_heads_above_128_have_kernels_for_their_gradients(sizes):
+    for module, of in KERNELS.values():
+        problem = of(attention=stated((64, 64), *sizes))
+        for chip in chips.CHIPS:
+            plan = dispatch.choose(problem, chip).plan
+            assert plan is not None
+            assert plan.kernel == module.NAME
+            resources = plan.stages[0].resources
+            assert resources.threadgroup_bytes <= 32768
+            assert resources.registers < 128
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"), [((171, 171), "no 2 equal slices"), ((1024, 1024), "registers")], ids=str
+)
+def test_heads_that_go_to_mlx_are_refused_with_a_reason(sizes, reason):
+    problem = KeyValueGradientProblem(attention=stated((64, 64), *sizes))
+    assert dispatch.choose(problem, chips.DEFAULT).plan is None
+    found = [
+        attention_backward_key_value.reject(problem, config, chips.DEFAULT)
+        for config in (*CONFIGS, *GROUPED_CONFIGS)
+    ]
+    assert None not in found
+    assert any(reason in one for one in found)
 
 
 @pytest.mark.parametrize("backend", ["kernels", "mlx"])

@@ -6,11 +6,13 @@ kernels too, in their operands' dtypes, and are differentiable in turn.
 """
 
 from .attention import differentiable_attention, differentiable_plan, with_log_sum_exp
+from .fused import joined_problem
 from .gemm import differentiable_gemm
 
 __all__ = [
     "differentiable_attention",
     "differentiable_gemm",
     "differentiable_plan",
+    "joined_problem",
     "with_log_sum_exp",
 ]

@@ -10,7 +10,6 @@ mask, and second derivatives.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -30,6 +29,7 @@ from ..problem import (
     QueryGradientProblem,
     Shape,
 )
+from .fused import FusedBackward, joined_problem
 from .transforms import Factors, transformable
 
 Arrays = Sequence[mx.array]
@@ -84,12 +84,14 @@ def _backward_run(problem: AttentionProblem, lse_gradient: bool, backend: Backen
     The call takes the attention's operands, the gradient of the result and, with the softmax, that
     of the log-sum-exp if there is one, the result and the log-sum-exp.
     """
-    query = chosen_plan(QueryGradientProblem(attention=problem, lse_gradient=lse_gradient), backend)
-    key_value = chosen_plan(KeyValueGradientProblem(attention=problem), backend)
+    joined = joined_problem(problem)
+    query = chosen_plan(QueryGradientProblem(attention=joined, lse_gradient=lse_gradient), backend)
+    key_value = chosen_plan(KeyValueGradientProblem(attention=joined), backend)
     by_mlx = partial(_gradients_by_mlx, problem, lse_gradient)
     if query is None or key_value is None:
         return by_mlx
-    fused = _FusedBackward(
+    fused = FusedBackward(
+        problem=problem,
         names=_backward_operands(problem, lse_gradient),
         query_names=operand_names(query),
         key_value_names=operand_names(key_value),
@@ -106,41 +108,6 @@ def _backward_operands(problem: AttentionProblem, lse_gradient: bool) -> tuple[s
     lse_grad = ("lse_grad",) if lse_gradient else ()
     rows = ("result", "lse") if problem.softmax else ()
     return (*problem.operand_names, "grad", *lse_grad, *rows)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FusedBackward:
-    """The two kernels, ready to run, and what follows from their results."""
-
-    names: tuple[str, ...]
-    query_names: tuple[str, ...]
-    key_value_names: tuple[str, ...]
-    query: Run
-    key_value: Run
-
-    def __call__(
-        self, operands: Arrays, factors: Factors, stream: StreamOrDevice
-    ) -> list[mx.array]:
-        arrays = dict(zip(self.names, operands, strict=True))
-        q_gradient, *delta = self.query([arrays[x] for x in self.query_names], factors, stream)
-        arrays.update(zip(("delta",), delta, strict=False))
-        gradients = self.key_value([arrays[x] for x in self.key_value_names], factors, stream)
-        if "sinks" in arrays:
-            gradients = [*gradients, _sink_gradient(arrays, stream)]
-        return [q_gradient, *gradients]
-
-
-def _sink_gradient(arrays: dict[str, mx.array], stream: StreamOrDevice) -> mx.array:
-    """Return the gradient of the sinks for each batch row, ``[B, Hq]``, in float32.
-
-    A sink's share of a row has no value, so its slope is that of no other share: minus delta, in
-    which the gradient of the log-sum-exp is already.
-    """
-    with nullcontext() if stream is None else mx.stream(stream):
-        sinks, lse = arrays["sinks"].astype(mx.float32), arrays["lse"]
-        # A row whose log-sum-exp is -inf has a sink of -inf, and no share of it.
-        shares = mx.exp(sinks[:, None] - mx.where(lse == -mx.inf, 0.0, lse))
-        return -mx.sum(shares * arrays["delta"], axis=-1)
 
 
 def _forward_by_mlx(
