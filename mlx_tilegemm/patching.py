@@ -139,11 +139,11 @@ def _attention(
     force_fused: bool = False,
     stream: Any = None,  # noqa: ANN401 - whatever names a stream
 ) -> Any:  # noqa: ANN401
-    floats = all(x.dtype in _FLOATS for x in (q, k, v))
-    if sinks is not None or force_fused or not floats:
+    floats = all(x.dtype in _FLOATS for x in (q, k, v, *(() if sinks is None else (sinks,))))
+    if force_fused or not floats:
         extra = {"sinks": sinks, "force_fused": force_fused, "stream": stream}
         return original(q, k, v, scale=scale, mask=mask, **extra)
-    return attention_chain(q, k, v, scale=scale, mask=mask, stream=stream)
+    return attention_chain(q, k, v, scale=scale, mask=mask, sinks=sinks, stream=stream)
 
 
 _FLOATS = frozenset(dtype.mlx for dtype in FLOATS)

@@ -404,14 +404,19 @@ class TestAttentionCalls:
         assert relative_error(got, expected) < 1e-5
         assert calls == ["attention_chain"]
 
-    def test_sinks_stay_with_mlx(self, calls):
+    def test_sinks_are_passed_on(self, kernels, calls):
         q, k, v = operands()
-        sinks = mx.array([0.5, -0.5])
-        options = {"scale": 0.3, "sinks": sinks}
+        options = {"scale": 0.3, "sinks": mx.array([0.5, -0.5])}
         expected = mx.fast.scaled_dot_product_attention(q, k, v, **options)
         with tg.patched():
             got = mx.fast.scaled_dot_product_attention(q, k, v, **options)
-        assert mx.array_equal(got, expected)
+        assert relative_error(got, expected) < 1e-5
+        assert calls == ["attention_chain"]
+
+    def test_what_is_no_float_stays_with_mlx(self, calls):
+        q, k, v = (x.astype(mx.complex64) for x in operands())
+        with tg.patched(), pytest.raises(ValueError, match="scaled_dot_product_attention"):
+            mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3)
         assert not calls
 
     def test_streams_are_passed_on(self, kernels, calls):
@@ -422,8 +427,10 @@ class TestAttentionCalls:
         assert calls == ["attention_chain"] * 2
 
     def test_an_op_that_uses_what_it_stands_in_for(self, monkeypatch):
-        def chain(q, k, v, *, scale, mask, stream):
-            return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        def chain(q, k, v, *, scale, mask, sinks, stream):
+            return mx.fast.scaled_dot_product_attention(
+                q, k, v, scale=scale, mask=mask, sinks=sinks
+            )
 
         monkeypatch.setattr(patching, "attention_chain", chain)
         q, k, v = operands()

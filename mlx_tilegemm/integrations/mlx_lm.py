@@ -30,7 +30,7 @@ def patch(model: nn.Module) -> PatchReport:
     """Route an mlx-lm model through this library, in place; `mlx_tilegemm.unpatch` undoes it.
 
     Does what `mlx_tilegemm.patch` does, and routes the per-head projections of latent attention.
-    Attention with a quantized cache or with sinks stays with MLX.
+    Attention with a quantized cache stays with MLX.
 
     Args:
         model: A model of mlx-lm, or a part of one.
@@ -105,10 +105,16 @@ def _attention(
     *,
     original: Function,
 ) -> Any:  # noqa: ANN401
-    if hasattr(cache, "bits") or sinks is not None:
+    if hasattr(cache, "bits"):
         return original(queries, keys, values, cache, scale, mask, sinks)
     return patching.fast_attention(
-        mx.fast.scaled_dot_product_attention, queries, keys, values, scale=scale, mask=mask
+        mx.fast.scaled_dot_product_attention,
+        queries,
+        keys,
+        values,
+        scale=scale,
+        mask=mask,
+        sinks=sinks,
     )
 
 
