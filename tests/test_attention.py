@@ -220,7 +220,7 @@ def test_tiny_operands(q, k, v):
 
 @pytest.mark.parametrize("head_dim", [513, 600])
 def test_larger_heads_go_to_mlx_and_explain_says_so(head_dim):
-    q, k, v = operands((1, 1, 9, head_dim), (1, 1, 9, head_dim), (1, 1, 9, 8))
+    q, k, v = operands((1, 1, 70, head_dim), (1, 1, 9, head_dim), (1, 1, 9, 8))
     explanation = tg.explain(tg.attention_chain, q, k, v)
     assert explanation.route == "mlx"
     assert f"head_dim {head_dim}" in str(explanation)

@@ -45,7 +45,7 @@ class TestRender:
         assert "[[kernel]]" in capsys.readouterr().out
 
     def test_says_when_no_kernel_serves(self, capsys):
-        assert main(["render", "attention_chain", *["1x1x16x600"] * 3]) == 1
+        assert main(["render", "attention_chain", *["1x1x70x600"] * 3]) == 1
         captured = capsys.readouterr()
         assert captured.out == ""
         assert "no kernel serves this" in captured.err

@@ -111,10 +111,10 @@ class TestRoutesToMlx:
         assert "complex64" in explanation.reason
 
     def test_by_size(self):
-        explanation = tg.explain(tg.attention_chain, *[spec(1, 1, 16, 600)] * 3)
+        explanation = tg.explain(tg.attention_chain, *[spec(1, 1, 70, 600)] * 3)
         assert explanation.route == "mlx"
         assert "above 512" in explanation.reason
-        assert any("1024 bytes" in note for note in explanation.notes)
+        assert any(f"{4 * 70 * 70} bytes" in note for note in explanation.notes)
 
     def test_by_backend(self):
         with tg.use_backend("mlx"):

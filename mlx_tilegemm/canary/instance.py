@@ -25,9 +25,6 @@ LENGTHS = ((45, 37), (11, 75), (5, 300), (1, 300), (1, 37))
 HEADS = (4, 2)
 """Heads of q and of k."""
 
-WINDOW = 21
-"""Keys that a row sees where there is a window; blocks of keys before it are left out."""
-
 MAX_ELEMENTS = 1 << 26
 """Operand elements up to which a problem that nothing smaller stands for is tried itself."""
 
@@ -128,6 +125,7 @@ def _smaller_attentions(problem: AttentionProblem) -> Iterator[AttentionProblem]
                 q_len=q_len,
                 kv_len=kv_len,
                 mask_shape=(batch, heads, rows, columns),
-                window=problem.window and min(problem.window, WINDOW),
+                # Some keys are hidden, and those left are still enough to share out.
+                window=problem.window and min(problem.window, 2 * kv_len // 3),
                 num_pe_heads=min(problem.num_pe_heads, num_kv_heads),
             )

@@ -7,6 +7,7 @@ from math import ceil
 
 from ..chips.record import Chip
 from ..dtypes import FLOAT32, DType, promote
+from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, seconds
 from .counts import FRAGMENT, AttentionTile, attention_bytes, attention_work, mean_steps
@@ -30,6 +31,10 @@ NEURAL_HEAD_DIMS = frozenset({64, 96, 128})
 NEURAL_ATTENTION_SHARE = 0.45
 """Share of the neural accelerators' rate that fused attention reaches: 24 to 31 of 66 TFLOPS were
 measured on an M5 Max. The softmax between the products runs on the shader cores."""
+
+VECTOR_KEY_INSTRUCTIONS = 24
+"""Instructions of the kernel for few rows for one key beside products and exponentials: addresses,
+loads, the sum over the lanes, the running maximum and sum. By reading its published text."""
 
 CHAIN_PASSES = 8
 """Times all scores are read or written by the ops of a chain that no fused kernel serves."""
@@ -111,9 +116,63 @@ def _vector_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float
     two_passes = (chip.size_class in ("d", "s") and problem.kv_len >= 1024) or (
         shared > 1 and problem.kv_len >= 4096
     )
-    launches = 2 if two_passes else 1
-    time = launches * chip.launch_seconds + streaming_seconds(attention_bytes(problem), chip)
-    return f"sdpa-vector-{launches}-pass", time
+    rows = problem.batch * problem.num_heads * problem.q_len
+    if not two_passes:
+        work = _vector_work(problem, chip, tiles=rows, simdgroups=32, rows=1, keys_apart=32)
+        return "sdpa-vector-1-pass", seconds(work, chip)
+    blocks = min(1024, max(32, problem.kv_len // 64))
+    simdgroups = shared * problem.q_len
+    work = _vector_work(
+        problem,
+        chip,
+        tiles=rows // simdgroups * blocks,
+        simdgroups=simdgroups,
+        rows=simdgroups,
+        keys_apart=blocks,
+    )
+    shares = 2 * rows * blocks * (problem.value_dim * problem.q.bytes + 8)
+    adding = chip.launch_seconds + streaming_seconds(shares, chip)
+    return "sdpa-vector-2-pass", seconds(work, chip) + adding
+
+
+def _vector_work(
+    problem: AttentionProblem,
+    chip: Chip,
+    *,
+    tiles: int,
+    simdgroups: int,
+    rows: int,
+    keys_apart: int,
+) -> TileWork:
+    """Count an attention whose simdgroups each meet one row of q with one key at a time.
+
+    Args:
+        problem: The attention.
+        chip: Where it runs.
+        tiles: Threadgroups.
+        simdgroups: Simdgroups of a threadgroup.
+        rows: Rows of q of a threadgroup; what is loaded for one is loaded again for the others.
+        keys_apart: Every how manyth key a simdgroup meets.
+    """
+    steps = ceil(problem.kv_len / keys_apart)
+    products = (problem.head_dim + 2 * problem.value_dim) / SIMD_WIDTH
+    instructions = products + VECTOR_KEY_INSTRUCTIONS + 2 * chip.exp2_cycles
+    row_bytes = problem.head_dim * problem.k.bytes + problem.value_dim * problem.v.bytes
+    loaded = simdgroups * steps * row_bytes
+    return TileWork(
+        tiles=tiles,
+        simdgroups=simdgroups,
+        chains=4,
+        issue_cycles=simdgroups * steps * instructions * chip.alu_cycles,
+        threadgroup_bytes=0,
+        fragment_bytes=loaded,
+        cache_bytes=loaded / rows,
+        repeated_bytes=loaded - loaded / rows,
+        dram_bytes=attention_bytes(problem),
+        waits=steps,
+        registers=ADDRESSING_REGISTERS + ceil((problem.head_dim + problem.value_dim) / 16),
+        barriers=False,
+    )
 
 
 def _full_attention_work(problem: AttentionProblem, chip: Chip) -> TileWork:

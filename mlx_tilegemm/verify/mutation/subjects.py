@@ -25,6 +25,7 @@ from ...problem import (
     attention_problem,
 )
 from ..cases import Data
+from .decoding import decoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ def subjects() -> tuple[Subject, ...]:
         *_backward(),
         *_rounded(),
         *_ragged(),
+        *(_subject("attention_decode", config, *trials) for config, trials in decoding()),
     )
 
 
