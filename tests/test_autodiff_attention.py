@@ -306,7 +306,6 @@ def stated(lengths, head_dim, value_dim, **options):
     """State an attention of four heads on two, of mixed types."""
     q_len, kv_len = lengths
     options = {"softmax": True, "mask_kind": MaskKind.NONE} | options
-    window = options.pop("window", None)
     if options["mask_kind"] is MaskKind.BOOLEAN:
         options |= {"mask": dtypes.BOOL, "mask_shape": (2, 1, q_len, kv_len)}
     problem = attention_problem(
@@ -319,7 +318,7 @@ def stated(lengths, head_dim, value_dim, **options):
         v=dtypes.FLOAT16,
         **options,
     )
-    return replace(problem, return_lse=problem.softmax, window=window)
+    return replace(problem, return_lse=problem.softmax)
 
 
 @pytest.mark.slow

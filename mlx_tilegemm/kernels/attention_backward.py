@@ -42,20 +42,20 @@ class Config:
         staged: Streamed rows pass through threadgroup memory; else fragments load from device
             memory.
         cached: A simdgroup's own rows stay in registers; else they load where they are used.
-        groups: Simdgroups of a head group: each holds such a share of every head.
+        head_groups: Simdgroups of a head group: each holds such a share of every head.
     """
 
     simdgroups: int
     block: int
     staged: bool
     cached: bool
-    groups: int = 1
+    head_groups: int = 1
 
     def __str__(self) -> str:
         route = "staged" if self.staged else "direct"
         rows = "cached" if self.cached else "reloaded"
-        shared = f"-groups{self.groups}" if self.groups > 1 else ""
-        own = self.simdgroups // self.groups * FRAGMENT
+        shared = f"-heads{self.head_groups}" if self.head_groups > 1 else ""
+        own = self.simdgroups // self.head_groups * FRAGMENT
         return f"{own}x{self.block}-{route}-{rows}{shared}"
 
 
@@ -67,7 +67,7 @@ CONFIGS = tuple(
 )
 
 GROUPED_CONFIGS = tuple(
-    Config(simdgroups=4, block=16, staged=staged, cached=cached, groups=groups)
+    Config(simdgroups=4, block=16, staged=staged, cached=cached, head_groups=groups)
     for groups in (2, 4)
     for staged in (True, False)
     for cached in (True, False)
@@ -93,7 +93,7 @@ class BackwardSpec:
         block: Streamed rows of one step.
         staged: Streamed rows pass through threadgroup memory.
         cached: A simdgroup's own rows stay in registers.
-        groups: Simdgroups of a head group.
+        head_groups: Simdgroups of a head group.
         windowed: Whether a row of a causal mask sees a window of keys only.
     """
 
@@ -110,13 +110,13 @@ class BackwardSpec:
     block: int
     staged: bool
     cached: bool
-    groups: int
+    head_groups: int
     windowed: bool
 
     @property
     def grouped(self) -> bool:
         """Whether simdgroups share rows."""
-        return self.groups > 1
+        return self.head_groups > 1
 
     @property
     def causal(self) -> bool:
@@ -136,17 +136,17 @@ class BackwardSpec:
     @property
     def block_own(self) -> int:
         """Rows of its own side that a threadgroup has."""
-        return self.simdgroups // self.groups * FRAGMENT
+        return self.simdgroups // self.head_groups * FRAGMENT
 
     @property
     def head_fragments(self) -> int:
         """Fragments along D, or along a slice of it."""
-        return ceil(self.head_dim / self.groups / FRAGMENT)
+        return ceil(self.head_dim / self.head_groups / FRAGMENT)
 
     @property
     def value_fragments(self) -> int:
         """Fragments along Dv, or along a slice of it."""
-        return ceil(self.value_dim / self.groups / FRAGMENT)
+        return ceil(self.value_dim / self.head_groups / FRAGMENT)
 
     @property
     def partial_pairs(self) -> int:
@@ -174,7 +174,7 @@ class BackwardSpec:
 
     def tile_stride(self, fragments: int, dtype: DType) -> int:
         """Return the elements between two staged rows."""
-        return self.groups * fragments * FRAGMENT + STAGE_PADDING_BYTES // dtype.bytes
+        return self.head_groups * fragments * FRAGMENT + STAGE_PADDING_BYTES // dtype.bytes
 
 
 def backward_fields(problem: AttentionProblem, config: Config) -> dict[str, object]:
@@ -193,7 +193,7 @@ def backward_fields(problem: AttentionProblem, config: Config) -> dict[str, obje
         "block": config.block,
         "staged": config.staged,
         "cached": config.cached,
-        "groups": config.groups,
+        "head_groups": config.head_groups,
         "windowed": problem.window is not None,
     }
 
@@ -216,7 +216,7 @@ def reject_backward(
         return "q_pe and k_pe are not taken"
     if min(config.simdgroups, config.block) < 1 or config.block % FRAGMENT:
         return f"block {config.block} is not a multiple of {FRAGMENT}"
-    if config.groups > 1 and (reason := _reject_groups(problem, config)):
+    if config.head_groups > 1 and (reason := _reject_groups(problem, config)):
         return reason
     smallest = min(staged_elements)
     if config.staged and smallest < CONSTANT_BINDING_LIMIT:
@@ -233,10 +233,12 @@ def _reject_groups(problem: AttentionProblem, config: Config) -> str | None:
     if max(sizes.values()) <= UNGROUPED_HEAD_DIM:
         return f"heads of up to {UNGROUPED_HEAD_DIM} need no head groups"
     # Staged slices begin at a fragment, so that what is read past one is zero, as it is stored.
-    unit = config.groups * (FRAGMENT if config.staged else 1)
+    unit = config.head_groups * (FRAGMENT if config.staged else 1)
     for name, size in sizes.items():
         if size % unit:
-            return f"{name} {size} is not a multiple of {unit}: no {config.groups} equal slices"
+            return (
+                f"{name} {size} is not a multiple of {unit}: no {config.head_groups} equal slices"
+            )
     return None
 
 
@@ -300,8 +302,9 @@ def _variant(
         mask_shape=(2, 1, 19, 37) if mask else None,
         mask=mask,
         out=out,
+        window=window,
     )
-    return replace(forward, return_lse=softmax, window=window)
+    return replace(forward, return_lse=softmax)
 
 
 LSE = FLOAT32

@@ -53,12 +53,12 @@ def backward_work(side: Side, config: Config, chip: Chip) -> TileWork:
     steps = ceil(side.streamed / config.block)
     fragments = config.simdgroups * steps * (config.block // FRAGMENT)
     unique = steps * config.block * side.streamed_bytes
-    teams = config.simdgroups // config.groups
+    teams = config.simdgroups // config.head_groups
     loaded = teams * steps * config.block * side.loaded_bytes
     own = teams * FRAGMENT * side.own_bytes * (1 if config.cached else steps)
     # Each simdgroup leaves its part of two products, and reads those of its group.
-    summed = 2 * fragments * (1 + config.groups) * SIMD_WIDTH * PAIR_BYTES
-    shared = summed if config.groups > 1 else 0
+    summed = 2 * fragments * (1 + config.head_groups) * SIMD_WIDTH * PAIR_BYTES
+    shared = summed if config.head_groups > 1 else 0
     score_cycles = chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles
     return TileWork(
         tiles=side.blocks * side.heads,
@@ -81,7 +81,7 @@ def backward_work(side: Side, config: Config, chip: Chip) -> TileWork:
         shared_bytes=bytes_in_flight(
             side.streamed * side.streamed_bytes, side.heads, side.blocks, config.simdgroups, chip
         ),
-        barriers=config.staged or config.groups > 1,
+        barriers=config.staged or config.head_groups > 1,
     )
 
 

@@ -307,12 +307,24 @@ def _backward() -> list[Subject]:
             _subject(kernel, "32x32-direct-reloaded", *_gradients(of, **boolean, **literal)),
             _subject(kernel, "32x16-staged-cached", *_gradients(of, **additive, softmax=False)),
             _subject(kernel, "16x32-staged-reloaded", *_gradients(of, **causal, softmax=False)),
+            *_grouped_gradients(kernel, of),
         ]
     with_lse = [
         (replace(cast(QueryGradientProblem, problem), lse_gradient=True), data)
         for problem, data in _gradients(QueryGradientProblem)
     ]
     return [*found, _subject("attention_backward_query", "32x32-direct-cached", *with_lse)]
+
+
+def _grouped_gradients(kernel: str, of: type[Any]) -> list[Subject]:
+    """Return gradients of rows that several simdgroups share, and under a window."""
+    window = {"mask_kind": MaskKind.CAUSAL, "window": 7}
+    staged = {"head_dim": 144, "value_dim": 16, "v": FLOAT16, "out": FLOAT16}
+    direct = {"head_dim": 132, "value_dim": 6, "softmax": False}
+    return [
+        _subject(kernel, "16x16-staged-cached-heads2", *_gradients(of, **window, **staged)),
+        _subject(kernel, "16x16-direct-reloaded-heads2", *_gradients(of, **direct)),
+    ]
 
 
 def _rounded() -> list[Subject]:
