@@ -333,7 +333,8 @@ def _attention_notes(problem: AttentionProblem, on_kernel: bool) -> list[str]:
         score_bytes = 4 * problem.batch * problem.num_heads * problem.q_len * problem.kv_len
         notes.append(f"MLX's ops hold all scores in memory: {score_bytes} bytes")
     if problem.softmax and _may_have_empty_rows(problem):
-        notes.append("rows with nothing to attend to are 0, their log-sum-exp -inf")
+        empty = "that of their sink" if problem.sinks else "-inf"
+        notes.append(f"rows with nothing to attend to are 0, their log-sum-exp {empty}")
     return notes
 
 

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, dtypes
+from mlx_tilegemm import backends, dtypes, emulator
 from mlx_tilegemm.arguments import ArraySpec
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
 from mlx_tilegemm.kernels import attention_chain
+from mlx_tilegemm.kernels.counts import AttentionTile, attention_work
 from mlx_tilegemm.kernels.mlx_sdpa import serves_attention
 from mlx_tilegemm.problem import MaskKind, attention_problem
 
@@ -432,3 +433,54 @@ class TestTransforms:
             expected = mx.vmap(gradient, in_axes=mapped)(*many)
         for mine, other in zip(got, expected, strict=True):
             np.testing.assert_allclose(np.array(mine), np.array(other), rtol=2e-4, atol=2e-5)
+
+
+class TestTheModel:
+    """What the model counts is what the emulator counts."""
+
+    @staticmethod
+    def counted(config, *, sizes, lengths, window=None):
+        """Return what a launch did, and what the model says a threadgroup of it does."""
+        rng = np.random.default_rng(16)
+        types = (mx.float16,) * 6
+        arrays, extras = operands(rng, sizes=sizes, lengths=lengths, types=types)
+        if window:
+            extras |= {"mask": "causal", "window": window}
+        with tg.use_backend("emulator"), tg.use_kernel(f"{KERNEL}/{config}"):
+            explanation = tg.explain(tg.attention_chain, *arrays, **extras)
+            with tg.use_gradients(False), emulator.count() as launches:
+                mx.eval(tg.attention_chain(*arrays, **extras))
+        found = next(
+            one
+            for one in attention_chain.candidates(explanation.problem, explanation.chip)
+            if str(one) == config
+        )
+        tile = AttentionTile(
+            simdgroups=found.simdgroups,
+            block_kv=found.block_kv,
+            staged=found.staged,
+            registers=0,
+            threadgroup_memory=0,
+            head_groups=found.head_groups,
+        )
+        work = attention_work(explanation.problem, tile, explanation.chip)
+        return launches[0], work, explanation.chip
+
+    @pytest.mark.parametrize("config", ["16x16-staged-heads2", "16x16-direct-heads2"])
+    def test_rows_that_simdgroups_share(self, config):
+        launched, work, chip = self.counted(config, sizes=(160, 128, 32), lengths=(32, 64))
+        products = work.tiles * work.issue_cycles / chip.mma_cycles
+        assert launched.multiply_accumulates == products
+        passed = launched.threadgroup_loaded + launched.threadgroup_stored
+        assert passed == work.tiles * work.threadgroup_bytes
+        streamed = sum(launched.loaded[name] for name in ("k", "v", "k_pe"))
+        per_tile = work.cache_bytes if "staged" in config else work.fragment_bytes
+        assert streamed == work.tiles * per_tile
+
+    def test_keys_that_a_window_leaves(self):
+        sizes, lengths = (24, 16, 0), (64, 320)
+        launched, work, chip = self.counted("16x32-direct", sizes=sizes, lengths=lengths, window=40)
+        everything, *_ = self.counted("16x32-direct", sizes=sizes, lengths=lengths, window=319)
+        products = work.tiles * work.issue_cycles / chip.mma_cycles
+        assert launched.multiply_accumulates == pytest.approx(products, rel=0.2)
+        assert launched.multiply_accumulates < everything.multiply_accumulates / 3
