@@ -14,7 +14,7 @@ import pytest
 from fake_metal import fake_metal, forget
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, canary, chips, ops, prepare
+from mlx_tilegemm import backends, canary, chips, ops, prepare, userfile
 from mlx_tilegemm.canary import record, trial
 from mlx_tilegemm.canary.instance import smallest_instance
 from mlx_tilegemm.dispatch import choose
@@ -96,7 +96,7 @@ class TestPass:
     def test_it_holds_for_one_machine(self, path, monkeypatch):
         with fake_metal(path):
             tg.matmul(A, B)
-        monkeypatch.setattr(canary, "_machine", lambda: "another")
+        monkeypatch.setattr(canary, "this_machine", lambda: "another")
         with fake_metal(path) as metal:
             tg.matmul(A, B)
             assert len(metal.launched) == 2
@@ -352,7 +352,7 @@ class TestRecord:
     )
     def test_damage_is_reported_once_and_mended(self, path, content):
         path.parent.mkdir()
-        path.write_bytes(content.replace(b"MACHINE", canary._machine().encode()))
+        path.write_bytes(content.replace(b"MACHINE", canary.this_machine().encode()))
         with fake_metal(path):
             with pytest.warns(RuntimeWarning, match="Could not read") as caught:
                 assert is_right(tg.matmul(A, B))
@@ -404,7 +404,7 @@ class TestRecord:
         import fcntl
 
         path.parent.mkdir()
-        monkeypatch.setattr(record, "LOCK_SECONDS", 0.05)
+        monkeypatch.setattr(userfile, "LOCK_SECONDS", 0.05)
         with path.with_name("canary.json.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             record.Record(path, "m").write("k", record.entry("passed", "k"))

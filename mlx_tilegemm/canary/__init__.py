@@ -28,6 +28,7 @@ from ..chips import Chip, detect
 from ..dispatch import Decision, choose, refuse
 from ..plan import Plan
 from ..problem import Problem
+from ..userfile import this_machine
 from .record import Entry, Record, default_path, entry, is_running
 
 __all__ = [
@@ -129,18 +130,7 @@ def _ledger() -> _Ledger:
 def _only_ledger() -> _Ledger:
     setting = canary_setting()
     path = default_path() if setting == "on" else Path(setting)
-    return _Ledger(Record(path, _machine()))
-
-
-def _machine() -> str:
-    """Return what a kernel is compiled and run by: chip, operating system and MLX."""
-    import platform
-
-    info = mx.device_info()
-    chip = f"{info.get('device_name', 'unknown')} ({info.get('architecture', 'unknown')})"
-    macos = platform.mac_ver()[0]
-    system = f"macOS {macos}" if macos else platform.system()
-    return f"{chip}, {system} ({platform.release()}), MLX {mx.__version__}"  # type: ignore[attr-defined]
+    return _Ledger(Record(path, this_machine()))
 
 
 def is_needed(backend: Backend | None) -> bool:
