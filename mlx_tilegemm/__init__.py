@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import emulator, integrations, nn
     from .explanation import explain
     from .patching import PatchReport, patch, patched, unpatch
+    from .tuning import record
 
 __all__ = [
     "ArraySpec",
@@ -27,6 +28,7 @@ __all__ = [
     "nn",
     "patch",
     "patched",
+    "record",
     "unpatch",
     "use_backend",
     "use_gradients",
@@ -37,6 +39,7 @@ __all__ = [
 _SUBPACKAGES = ("emulator", "integrations", "nn")
 _MODULES = {
     "explain": ".explanation",
+    "record": ".tuning",
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".patching"),
 }
 

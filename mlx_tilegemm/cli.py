@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from .arguments import ArraySpec
 from .chips import CHIPS
+from .cli_tune import add_commands
 from .context import use_kernel
 from .demo import demo
 from .errors import ProblemError, TileGemmError
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     checked = commands.add_parser("verify", help="run every kernel variant here and check it")
     checked.set_defaults(run=_verify)
     _add_verify_arguments(checked)
+    add_commands(commands)
     return parser
 
 

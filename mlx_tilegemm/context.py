@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
@@ -49,8 +49,8 @@ def use_gradients(enabled: bool) -> AbstractContextManager[None]:
 
     They do by default. Without, a call on a kernel can be neither differentiated nor passed
     through `mx.vmap`, but `mx.export_function` takes it, which MLX's own custom functions refuse,
-    and the call costs a few microseconds less. The choice belongs to the running thread or
-    asynchronous task; blocks nest, the innermost wins.
+    and a call that MLX follows costs a few microseconds less. The choice belongs to the running
+    thread or asynchronous task; blocks nest, the innermost wins.
 
     Args:
         enabled: Whether calls carry their derivatives.
@@ -74,3 +74,23 @@ def _enabling(enabled: bool) -> Iterator[None]:
 def gradients_enabled() -> bool:
     """Return whether calls made here and now carry their derivatives."""
     return _enabled.get()
+
+
+_note: ContextVar[Callable[[object], None] | None] = ContextVar("mlx_tilegemm_note", default=None)
+
+
+@contextmanager
+def noting_problems(note: Callable[[object], None]) -> Iterator[None]:
+    """Pass every problem that is prepared inside the ``with`` block to ``note``."""
+    token = _note.set(note)
+    try:
+        yield
+    finally:
+        _note.reset(token)
+
+
+def note_problem(problem: object) -> None:
+    """Say that a call is being prepared for this problem."""
+    note = _note.get()
+    if note is not None:
+        note(problem)

@@ -29,6 +29,44 @@ RESOLUTION = 1.1
 not more exact, and neighbouring problems then share kernels instead of each compiling its own."""
 
 
+MEASURED_RESOLUTION = 1.02
+"""Measured times closer than this are a tie."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What a candidate took for a problem, in seconds.
+
+    Attributes:
+        candidate: ``kernel/config``, or ``mlx``.
+        median: Median over rounds.
+        low: Lower quartile.
+        high: Upper quartile.
+    """
+
+    candidate: str
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    """What the candidates for one problem took on a machine.
+
+    Attributes:
+        where: Machine and date.
+        timings: What was measured; other candidates are left to the model.
+    """
+
+    where: str
+    timings: tuple[Timing, ...]
+
+    def of(self, candidate: str) -> Timing | None:
+        """Return what a candidate took, if that is known."""
+        return next((one for one in self.timings if one.candidate == candidate), None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One configuration and what became of it.
@@ -37,8 +75,9 @@ class Candidate:
         kernel: Name of the kernel.
         config: Its tile and staging choice.
         reason: Why it was refused; None if it is legal.
-        seconds: Modelled time of a legal one.
+        seconds: Modelled or measured time of a legal one.
         plan: Plan of a legal one; None for MLX's own ops.
+        spread: Quartiles of a measured time; None where it is modelled.
     """
 
     kernel: str
@@ -46,6 +85,12 @@ class Candidate:
     reason: str | None
     seconds: float | None
     plan: Plan | None
+    spread: tuple[float, float] | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether its time was measured."""
+        return self.spread is not None
 
     def __str__(self) -> str:
         return f"{self.kernel}/{self.config}"
@@ -61,6 +106,7 @@ class Decision:
         candidates: Every configuration that was considered, in order of declaration.
         mlx: What MLX's own ops would run; None where they cannot stand in.
         mlx_competes: Whether they could be chosen for being faster: only if they are as exact.
+        where: Machine and date of measured times; empty where all are modelled.
     """
 
     plan: Plan | None
@@ -68,6 +114,7 @@ class Decision:
     candidates: tuple[Candidate, ...]
     mlx: Candidate | None = None
     mlx_competes: bool = False
+    where: str = ""
 
     @property
     def route(self) -> str:
@@ -77,7 +124,12 @@ class Decision:
 
 @lru_cache(maxsize=4096)
 def choose(
-    problem: Problem, chip: Chip, force: str | None = None, *, mlx_competes: bool = False
+    problem: Problem,
+    chip: Chip,
+    force: str | None = None,
+    *,
+    mlx_competes: bool = False,
+    measurements: Measurements | None = None,
 ) -> Decision:
     """Return the cheapest legal plan for a problem on a chip.
 
@@ -88,6 +140,8 @@ def choose(
             ``mlx``, or ``any``: MLX's own ops only where no kernel may serve.
         mlx_competes: Choose MLX's own ops where they are modelled to be faster. Only where they
             would run on the same chip: on Metal.
+        measurements: What candidates for this very problem took there. One that was measured is
+            preferred to all that are only modelled.
 
     Raises:
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
@@ -101,11 +155,25 @@ def choose(
         mlx=_mlx(price) if price else None,
         mlx_competes=mlx_competes and price is not None and not price.reduced,
     )
-    return _best(priced, problem, force)
+    return _best(_with_times(priced, measurements), problem, force)
 
 
 def _mlx(price: mlx_ops.Price) -> Candidate:
     return Candidate(kernel=MLX, config=price.path, reason=None, seconds=price.seconds, plan=None)
+
+
+def _with_times(priced: Decision, measurements: Measurements | None) -> Decision:
+    if measurements is None:
+        return priced
+    found = tuple(_timed(one, measurements.of(str(one))) for one in priced.candidates)
+    mlx = priced.mlx and _timed(priced.mlx, measurements.of(MLX))
+    return replace(priced, candidates=found, mlx=mlx, where=measurements.where)
+
+
+def _timed(candidate: Candidate, timing: Timing | None) -> Candidate:
+    if timing is None or candidate.seconds is None:
+        return candidate
+    return replace(candidate, seconds=timing.median, spread=(timing.low, timing.high))
 
 
 def refuse(
@@ -144,6 +212,9 @@ def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
     if not legal:
         return replace(priced, plan=None, reason=_refusal(found))
     rival = priced.mlx if priced.mlx_competes and force is None else None
+    measured = [one for one in legal if one.measured]
+    if measured:
+        return _fastest(priced, measured, rival, asked_for=force not in (None, ANY))
     best = preferred(legal, rival)
     if force not in (None, ANY):
         return replace(priced, plan=best.plan, reason="asked for")
@@ -155,6 +226,22 @@ def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
         return replace(priced, plan=None, reason=reason)
     reason = f"lowest modelled time of {len(legal)} legal candidates, or a tie declared first"
     return replace(priced, plan=best.plan, reason=reason)
+
+
+def _fastest(
+    priced: Decision, measured: list[Candidate], rival: Candidate | None, *, asked_for: bool
+) -> Decision:
+    """Settle a decision by what was measured."""
+    limit = MEASURED_RESOLUTION * min(_seconds(one) for one in measured)
+    best = next(one for one in measured if _seconds(one) <= limit)
+    if rival and rival.measured and _seconds(rival) * MEASURED_RESOLUTION < _seconds(best):
+        reason = (
+            f"MLX's own ops were measured to be faster: {_microseconds(rival)} ({rival}) against "
+            f"{_microseconds(best)} ({best})"
+        )
+        return replace(priced, plan=None, reason=reason)
+    reason = f"lowest measured time of {len(measured)} candidates, or a tie declared first"
+    return replace(priced, plan=best.plan, reason="asked for" if asked_for else reason)
 
 
 def preferred(legal: list[Candidate], rival: Candidate | None = None) -> Candidate:

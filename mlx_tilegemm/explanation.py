@@ -26,6 +26,7 @@ from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
 from .errors import DTypeError, ProblemError
 from .kernels.limits import threads_per_core
+from .measurements import measured
 from .ops import addmm, attention_chain, matmul
 from .plan import Plan, Source
 from .problem import (
@@ -73,12 +74,12 @@ class Explanation:
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """Every kernel considered, with its modelled time or the reason it was refused."""
+        """Every kernel considered, with its time or the reason it was refused."""
         return self.decision.candidates if self.decision else ()
 
     @property
     def mlx(self) -> Candidate | None:
-        """What MLX's own ops would run on the chip, and its modelled time; None if they cannot."""
+        """What MLX's own ops would run on the chip, and its time; None if they cannot."""
         return self.decision.mlx if self.decision else None
 
     @property
@@ -136,7 +137,8 @@ class Explanation:
             lines += _plan_lines(self.plan, self.chip)
         lines += [f"  note     {note}" for note in self.notes]
         if self.candidates:
-            lines += ["", *_candidate_lines(self.candidates, self.plan, self.mlx)]
+            where = self.decision.where if self.decision else ""
+            lines += ["", *_candidate_lines(self.candidates, self.plan, self.mlx, where)]
         return "\n".join(lines)
 
 
@@ -164,22 +166,31 @@ def _plan_lines(plan: Plan, chip: Chip) -> list[str]:
 
 
 def _candidate_lines(
-    candidates: tuple[Candidate, ...], plan: Plan | None, mlx: Candidate | None
+    candidates: tuple[Candidate, ...], plan: Plan | None, mlx: Candidate | None, where: str
 ) -> list[str]:
-    rows = [("candidate", "modelled time, or why it was refused")]
+    times = f"time, measured on {where}, or modelled" if where else "modelled time"
+    rows = [("candidate", f"{times}, or why it was refused")]
     # Neighbours that are refused for one reason share a line.
     for (kernel, reason), group in groupby(candidates, key=lambda one: (one.kernel, one.reason)):
         members = list(group)
         if reason is None:
-            rows += [(str(one), f"{(one.seconds or 0.0) * 1e6:.2f} us") for one in members]
+            rows += [(str(one), _time_text(one, where)) for one in members]
         elif len(members) > 1:
             rows.append((f"{kernel} ({len(members)} configurations)", f"refused: {reason}"))
         else:
             rows.append((str(members[0]), f"refused: {reason}"))
     if mlx is not None and mlx.seconds is not None:
-        rows.append((str(mlx), f"{mlx.seconds * 1e6:.2f} us, by MLX's own ops"))
+        rows.append((str(mlx), f"{_time_text(mlx, where)}, by MLX's own ops"))
     width = max(len(name) for name, _ in rows)
     return [f"  {'*' if name == str(plan) else ' '} {name:{width}}  {text}" for name, text in rows]
+
+
+def _time_text(candidate: Candidate, where: str) -> str:
+    text = f"{(candidate.seconds or 0.0) * 1e6:.2f} us"
+    if candidate.spread is not None:
+        low, high = candidate.spread
+        return f"{text} measured ({low * 1e6:.2f} to {high * 1e6:.2f})"
+    return f"{text} modelled" if where else text
 
 
 def explain(
@@ -222,8 +233,14 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
     route = resolve(arguments["stream"])
     decision = None
     if problem:
-        mlx_competes = chip is None and competes_with_mlx(route.backend)
-        decision = choose(problem, planned_for, forced_kernel(), mlx_competes=mlx_competes)
+        here = chip is None and competes_with_mlx(route.backend)
+        decision = choose(
+            problem,
+            planned_for,
+            forced_kernel(),
+            mlx_competes=here,
+            measurements=measured(problem, planned_for) if here else None,
+        )
     if isinstance(problem, AttentionProblem) and decision and decision.plan:
         decision = _differentiable(decision, problem, planned_for)
     canary = ""

@@ -15,6 +15,7 @@ from .autodiff import differentiable_attention, differentiable_gemm, differentia
 from .backends import Backend
 from .backends.launch import Run, kernel_run
 from .canary import chosen_plan
+from .context import note_problem
 from .dispatch import ANY, MLX
 from .errors import BackendError, IllegalKernelError
 from .plan import Plan
@@ -120,6 +121,7 @@ def _check_not_forced(op: str, force: str | None) -> None:
 
 
 def _plan(op: str, problem: Problem, backend: Backend | None, force: str | None) -> Plan | None:
+    note_problem(problem)
     if backend is not None:
         return chosen_plan(problem, backend, force)
     if force not in (None, ANY, MLX):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jinja2
 
-from .plan import Source, Spec
+from .plan import Plan, Source, Spec
 
 TEMPLATES = Path(__file__).parent / "templates"
 PREFIX = "mlx_tilegemm/templates/"
@@ -96,3 +96,8 @@ def render(spec: Spec) -> Source:
         input_names=inputs,
         output_names=outputs,
     )
+
+
+def text_name(plan: Plan) -> str:
+    """Return the names of a plan's texts, each of which ends in a hash of its text."""
+    return "+".join(render(stage.spec).name for stage in plan.stages)

@@ -9,7 +9,7 @@ from unittest import mock
 
 import mlx.core as mx
 
-from mlx_tilegemm import autodiff, backends, canary, chips, dispatch, ops
+from mlx_tilegemm import autodiff, backends, canary, chips, dispatch, measurements, ops
 
 THREADS = (
     "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."
@@ -96,6 +96,7 @@ def forget():
     """Forget everything that a new process would not know."""
     caches = (
         canary._only_ledger,
+        measurements._known,
         backends.canary_setting,
         backends._route,
         dispatch.choose,

@@ -25,7 +25,9 @@ import mlx.core as mx
 
 from ..backends import CANARY_VARIABLE, Backend, canary_setting
 from ..chips import Chip, detect
+from ..context import note_problem
 from ..dispatch import Decision, choose, refuse
+from ..measurements import measured
 from ..plan import Plan
 from ..problem import Problem
 from ..userfile import this_machine
@@ -154,7 +156,10 @@ def chosen_plan(problem: Problem, backend: Backend, force: str | None = None) ->
         IllegalKernelError: As `choose`; also where every kernel that ``force`` allows is disabled.
     """
     chip = detect()[0]
-    decision = choose(problem, chip, force, mlx_competes=competes_with_mlx(backend))
+    note_problem(problem)
+    competes = competes_with_mlx(backend)
+    known = measured(problem, chip) if competes else None
+    decision = choose(problem, chip, force, mlx_competes=competes, measurements=known)
     if not is_needed(backend):
         return decision.plan
     return _settled(
@@ -244,9 +249,9 @@ def _proved(problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> Verdi
 
 def _name(plan: Plan) -> str:
     # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
-    from ..render import render
+    from ..render import text_name
 
-    return "+".join(render(stage.spec).name for stage in plan.stages)
+    return text_name(plan)
 
 
 def _try(ledger: _Ledger, problem: Problem, plan: Plan, chip: Chip, backend: Backend) -> Verdict:

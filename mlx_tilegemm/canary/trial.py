@@ -107,6 +107,25 @@ def _operands(problem: ForwardProblem) -> list[mx.array]:
     return operands if problem.c is None else [*operands, make("c", problem, random)]
 
 
+def stored_operands(problem: ForwardProblem) -> dict[str, tuple[Shape, DType]]:
+    """Return the shape and dtype of each operand as stored, by name, in the op's order."""
+    if isinstance(problem, GemmProblem):
+        names = ("a", "b") if problem.c is None else ("a", "b", "c")
+        return {name: _gemm_shape(name, problem) for name in names}
+    p = problem
+    stored: dict[str, tuple[Shape, DType | None]] = {
+        "q": ((p.batch, p.num_heads, p.q_len, p.head_dim), p.q),
+        "k": ((p.batch, p.num_kv_heads, p.kv_len, p.head_dim), p.k),
+        "v": ((p.batch, p.num_kv_heads, p.kv_len, p.value_dim), p.v),
+        "q_pe": ((p.batch, p.num_heads, p.q_len, p.pe_dim), p.q_pe),
+        "k_pe": ((p.batch, p.num_pe_heads, p.kv_len, p.pe_dim), p.k_pe),
+        "mask": (p.mask_shape, p.mask),
+        "sinks": ((p.num_heads,), p.sinks),
+    }
+    found = {name: stored[name] for name in p.operand_names}
+    return {name: (shape, dtype) for name, (shape, dtype) in found.items() if dtype}
+
+
 def _gemm_shape(name: str, problem: GemmProblem) -> tuple[Shape, DType]:
     """Return the shape of an operand as stored, every batch axis its own, and its dtype."""
     batch = tuple(axis.size if getattr(axis, name) else 1 for axis in problem.batch)
@@ -242,21 +261,10 @@ def _float_reference(
 
 
 def _attention_operands(problem: AttentionProblem, random: np.random.Generator) -> list[mx.array]:
-    p = problem
-    shapes: dict[str, tuple[Shape, DType | None]] = {
-        "q": ((p.batch, p.num_heads, p.q_len, p.head_dim), p.q),
-        "k": ((p.batch, p.num_kv_heads, p.kv_len, p.head_dim), p.k),
-        "v": ((p.batch, p.num_kv_heads, p.kv_len, p.value_dim), p.v),
-        "q_pe": ((p.batch, p.num_heads, p.q_len, p.pe_dim), p.q_pe),
-        "k_pe": ((p.batch, p.num_pe_heads, p.kv_len, p.pe_dim), p.k_pe),
-        "mask": (p.mask_shape, p.mask),
-        "sinks": ((p.num_heads,), p.sinks),
-    }
-    return [_attention_operand(*shapes[name], random) for name in p.operand_names]
+    return [_attention_operand(*stored, random) for stored in stored_operands(problem).values()]
 
 
-def _attention_operand(shape: Shape, dtype: DType | None, random: np.random.Generator) -> mx.array:
-    assert dtype is not None
+def _attention_operand(shape: Shape, dtype: DType, random: np.random.Generator) -> mx.array:
     if dtype is not BOOL:
         return _as_view(random.uniform(-1, 1, shape).astype("float32"), dtype)
     kept = random.uniform(0, 1, shape) < 0.7

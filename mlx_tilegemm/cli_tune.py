@@ -1,0 +1,120 @@
+"""The commands ``tune`` and ``roofline``: which problems, and what to do with them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import chips, measurements, tuning
+from .chips import CHIPS
+from .errors import ProblemError
+from .problem import AttentionProblem, GemmProblem, Problem
+from .tuning.measure import Effort
+
+STANDARD_MATMULS = (
+    "4096x4096x4096:f16:nt",
+    "4096x4096x4096:f16,f32:nt",
+    "512x4096x4096:f32,bf16:nt",
+    "8x4096x4096:f16:nt",
+    "1x4096x14336:f16:nt",
+)
+STANDARD_ATTENTIONS = ("1x32x8x2048x2048x128:f16:causal", "1x32x8x1x4096x128:f16")
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both commands to a parser's."""
+    text = "measure a model's problems on this Mac; dispatch then prefers what was measured"
+    tune = commands.add_parser(
+        "tune",
+        help=text,
+        description=f"{text}. Example: mlx-tilegemm tune --matmul 512x4096x4096:f16,bf16:nt. "
+        "Finished problems are kept: a run that is interrupted goes on where it stopped.",
+    )
+    tune.set_defaults(run=_tune)
+    _add_problems(tune)
+    tune.add_argument("--dry-run", action="store_true", help="list what would be measured")
+    tune.add_argument("--again", action="store_true", help="measure what is known, too")
+    tune.add_argument("--rounds", type=int, default=Effort().rounds, help="samples of each")
+    text = "draw a chip's roofline with problems on it, modelled or measured"
+    drawn = commands.add_parser("roofline", help=text, description=text)
+    drawn.set_defaults(run=_roofline)
+    _add_problems(drawn)
+    drawn.add_argument("--chip", choices=[chip.name for chip in CHIPS], help="default: this one")
+    drawn.add_argument("--out", type=Path, default=Path("roofline.svg"), help="an .svg or a .png")
+
+
+def _add_problems(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add(
+        "--matmul",
+        action="append",
+        default=[],
+        metavar="MxNxK:dtypes:layout",
+        help="512x4096x4096:f16,bf16:nt; dtypes of a and b or one for both, layout nn, nt, tn, tt",
+    )
+    add(
+        "--attention",
+        action="append",
+        default=[],
+        metavar="BxHqxHkvxLqxLkxD:dtypes:mask",
+        help="1x32x8x2048x2048x128:f16:causal; a seventh size is that of v, mask causal or none",
+    )
+    add("--shapes", action="append", default=[], type=Path, help="a file that tg.record() saved")
+
+
+def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
+    spelled = [tuning.matmul_spec(text) for text in options.matmul]
+    spelled += [tuning.attention_spec(text) for text in options.attention]
+    recorded = [one for path in options.shapes for one in tuning.load(path).problems]
+    return tuple(dict.fromkeys([*spelled, *recorded]))
+
+
+def _tune(options: argparse.Namespace) -> int:
+    problems = _problems(options)
+    if not problems:
+        raise ProblemError("[tune] Expected --matmul, --attention or --shapes, got none of them.")
+    if options.rounds < 1:
+        raise ProblemError(f"[tune] Expected at least one round, got {options.rounds}.")
+    if options.dry_run:
+        return _list(problems)
+    effort = Effort(rounds=options.rounds)
+    outcomes = tuning.tune(problems, again=options.again, effort=effort, progress=_show)
+    measured = sum(one.status is not tuning.Status.SKIPPED for one in outcomes)
+    print(f"{measured} of {len(outcomes)} problems are in {measurements.default_path()}")
+    return 0
+
+
+def _list(problems: tuple[Problem, ...]) -> int:
+    chip, note = chips.detect()
+    for problem in problems:
+        print(f"{problem}: {len(tuning.legal(problem, chip))} candidates and MLX's own path")
+    if note:
+        print(note)
+    return 0
+
+
+def _show(done: int, total: int, outcome: tuning.Outcome) -> None:
+    print(f"{done} of {total} {outcome}", file=sys.stderr, flush=True)
+    for candidate, reason in outcome.left_out.items():
+        print(f"  left out {candidate}: {reason}", file=sys.stderr, flush=True)
+
+
+def _roofline(options: argparse.Namespace) -> int:
+    from .roofline import draw
+
+    if options.out.suffix not in (".svg", ".png"):
+        raise ProblemError(f"[roofline] Expected an .svg or a .png, got {options.out}.")
+    if not (options.matmul or options.attention or options.shapes):
+        options.matmul, options.attention = list(STANDARD_MATMULS), list(STANDARD_ATTENTIONS)
+    problems = [x for x in _problems(options) if isinstance(x, GemmProblem | AttentionProblem)]
+    chip = chips.detect()[0] if options.chip is None else chips.get(options.chip)
+    here = {x: measurements.measured(x, chip) for x in problems} if options.chip is None else {}
+    known = {problem: found for problem, found in here.items() if found}
+    for point in draw(options.out, problems, chip, known):
+        how = "measured" if point.measured else "modelled"
+        print(
+            f"{point.number}  {point.series}: {point.rate / 1e9:.0f} GFLOPS {how}, {point.kernel}"
+        )
+    print(options.out)
+    return 0

@@ -1,0 +1,107 @@
+"""Time calls against each other, by a clock that is given.
+
+A GPU runs slowly until it has been busy for a while, and its speed drifts with heat and with what
+else it does. Calls are therefore warmed up together and then sampled in rounds: each round takes
+one sample of every call, in a rotating order, and rounds are compared within themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+Clock = Callable[[], float]
+"""Seconds from any beginning."""
+
+Launches = Callable[[int], None]
+"""Makes a call so many times and waits for the last of them."""
+
+MAX_LAUNCHES = 1024
+"""Calls of one sample at most."""
+
+FIRST_ROUNDS = 3
+"""Rounds after which what is much slower than the fastest is not sampled again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much time is spent on measuring.
+
+    Attributes:
+        rounds: Rounds of samples.
+        warm_seconds: Time that all calls are made for beforehand.
+        sample_seconds: Shortest sample; a call is repeated until it is as long.
+        keep: Calls slower than the fastest by more than this are sampled `FIRST_ROUNDS` times only.
+    """
+
+    rounds: int = 15
+    warm_seconds: float = 0.5
+    sample_seconds: float = 0.005
+    keep: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """What samples say.
+
+    Attributes:
+        median: Their median.
+        low: Their lower quartile.
+        high: Their upper quartile.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(samples: list[float]) -> Spread:
+    """Return median and quartiles of at least one sample."""
+    if len(samples) == 1:
+        return Spread(median=samples[0], low=samples[0], high=samples[0])
+    low, middle, high = quantiles(samples, n=4, method="inclusive")
+    return Spread(median=middle, low=low, high=high)
+
+
+def measure(calls: dict[str, Launches], clock: Clock, effort: Effort) -> dict[str, list[float]]:
+    """Return the seconds of one call, by name: a sample for every round it took part in."""
+    _warm_up(calls, clock, effort)
+    counts = {name: _launches(call, clock, effort) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    running = list(calls)
+    for number in range(effort.rounds):
+        if number == FIRST_ROUNDS:
+            running = _fast_ones(running, samples, effort)
+        turn = number % len(running)
+        for name in (*running[turn:], *running[:turn]):
+            samples[name].append(_timed(calls[name], counts[name], clock) / counts[name])
+    return samples
+
+
+def _warm_up(calls: dict[str, Launches], clock: Clock, effort: Effort) -> None:
+    start = clock()
+    for _ in range(MAX_LAUNCHES):
+        for call in calls.values():
+            call(1)
+        if clock() - start >= effort.warm_seconds:
+            return
+
+
+def _launches(call: Launches, clock: Clock, effort: Effort) -> int:
+    """Return how many launches make a sample long enough."""
+    count = 1
+    while count < MAX_LAUNCHES and _timed(call, count, clock) < effort.sample_seconds:
+        count *= 2
+    return count
+
+
+def _timed(call: Launches, count: int, clock: Clock) -> float:
+    start = clock()
+    call(count)
+    return clock() - start
+
+
+def _fast_ones(names: list[str], samples: dict[str, list[float]], effort: Effort) -> list[str]:
+    fastest = min(median(samples[name]) for name in names)
+    return [name for name in names if median(samples[name]) <= effort.keep * fastest]
