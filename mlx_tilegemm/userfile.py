@@ -134,7 +134,7 @@ class UserFile(Generic[Entry]):
     def _load(self) -> dict[str, object]:
         try:
             text = self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         content = json.loads(text)
         if not isinstance(content, dict) or not isinstance(content.get("version"), int):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
@@ -58,7 +58,10 @@ class Workload:
 
 
 def workload(problem: ForwardProblem, seed: int = 7) -> Workload:
-    """Return a problem with random operands."""
+    """Return a problem with random operands; axes that were folded into rows stay so."""
+    if isinstance(problem, GemmProblem):
+        sizes = tuple(axis.size for axis in problem.batch)
+        problem = replace(problem, out_shape=(*sizes, problem.m, problem.n))
     keys = mx.random.split(mx.random.key(seed), 8)
     stored = stored_operands(problem)
     operands = {

@@ -1,0 +1,481 @@
+"""Tuning: what is measured, what is kept, and what dispatch makes of it. No clock runs here."""
+
+import json
+from contextlib import contextmanager
+from unittest import mock
+
+import mlx.core as mx
+import pytest
+from fake_metal import FakeMetal, fake_metal
+
+import mlx_tilegemm as tg
+from mlx_tilegemm import canary, chips, dispatch, measurements, mlx_route, tuning
+from mlx_tilegemm.cli import main
+from mlx_tilegemm.dispatch import Measurements, Timing, choose
+from mlx_tilegemm.dtypes import FLOAT16, FLOAT32
+from mlx_tilegemm.errors import BackendError, ProblemError
+from mlx_tilegemm.kernels import KERNELS
+from mlx_tilegemm.problem import MaskKind
+from mlx_tilegemm.problem.plain import from_plain, to_plain
+from mlx_tilegemm.render import text_name
+from mlx_tilegemm.tuning import Status
+from mlx_tilegemm.tuning.calls import flops, least_bytes, mistake, workload
+from mlx_tilegemm.tuning.measure import Effort, measure, spread
+
+A = mx.random.normal((50, 40), key=mx.random.key(1))
+B = mx.random.normal((40, 24), key=mx.random.key(2))
+PROBLEM = tg.explain("matmul", A, B).problem
+QUICK = Effort(rounds=4, warm_seconds=0.0, sample_seconds=0.0)
+_mlx = dispatch._mlx
+
+
+def candidates(problem=PROBLEM):
+    return {str(one): one.plan for one in tuning.legal(problem, chips.detect()[0])}
+
+
+class ClockedMetal(FakeMetal):
+    """A fake GPU whose kernels take the seconds that they are given."""
+
+    def __init__(self, seconds, fault=lambda name: None):
+        super().__init__(fault)
+        self.seconds = seconds
+        self.now = 0.0
+
+    def clock(self):
+        return self.now
+
+    def compile(self, source):
+        execute = super().compile(source)
+
+        def timed(**arguments):
+            self.now += self.seconds.get(source.name, 2e-3)
+            return execute(**arguments)
+
+        return timed
+
+
+@contextmanager
+def mac(tmp_path, *, fast=None, mlx_seconds=3e-3, fault=lambda name: None):
+    """Pretend to be on a Mac where the candidate ``fast`` is the fastest."""
+    plans = candidates()
+    seconds = {text_name(plans[fast]): 1e-3} if fast else {}
+    metal = ClockedMetal(seconds, fault)
+    by_mlx = mlx_route.gemm
+
+    def timed(*arguments):
+        metal.now += mlx_seconds
+        return by_mlx(*arguments)
+
+    with (
+        fake_metal(tmp_path / "canary.json", backend=metal),
+        mock.patch.object(mlx_route, "gemm", timed),
+    ):
+        yield metal
+
+
+def tuned(metal, problems=(PROBLEM,), **options):
+    return tuning.tune(problems, effort=QUICK, clock=metal.clock, **options)
+
+
+@pytest.fixture
+def other():
+    """A legal candidate that the model does not choose."""
+    chosen = str(choose(PROBLEM, chips.detect()[0]).plan)
+    return next(name for name in candidates() if name != chosen and "simdgroup" in name)
+
+
+class TestTune:
+    def test_times_every_legal_candidate_and_mlx(self, tmp_path, other):
+        with mac(tmp_path, fast=other) as metal:
+            (outcome,) = tuned(metal)
+        assert outcome.status is Status.MEASURED
+        assert {one.candidate for one in outcome.timings} == {*candidates(), "mlx"}
+        assert outcome.timings[0].candidate == other
+        assert outcome.timings[0].median == pytest.approx(1e-3)
+        assert outcome.timings[-1].median == pytest.approx(3e-3)
+        assert f"{other} 1000.0 us, MLX 3000.0 us" in str(outcome)
+
+    def test_what_is_kept_is_for_people_to_read(self, tmp_path, other):
+        with mac(tmp_path, fast=other) as metal:
+            tuned(metal)
+            machine = measurements.open_file().machine
+        content = json.loads((tmp_path / "tuning.json").read_text())
+        assert "Deleting this file is safe" in content["about"]
+        ((name, entry),) = content["machines"][machine].items()
+        assert name.startswith(str(PROBLEM))
+        assert entry["times"][0]["candidate"] == other
+        assert entry["times"][0]["text"] == text_name(candidates()[other])
+
+    def test_dispatch_prefers_it(self, tmp_path, other):
+        with mac(tmp_path, fast=other) as metal:
+            before = tg.explain("matmul", A, B)
+            assert str(before.plan) != other
+            assert "measured" not in str(before)
+            tuned(metal)
+            explanation = tg.explain("matmul", A, B)
+            assert str(explanation.plan) == other
+            assert "lowest measured time" in explanation.reason
+            assert f"measured on {measurements.open_file().machine}, 2" in str(explanation)
+            assert "1000.00 us measured (1000.00 to 1000.00)" in str(explanation)
+            metal.launched.clear()
+            assert mx.allclose(tg.matmul(A, B), A @ B, rtol=1e-5, atol=1e-5)
+            assert metal.launched == [text_name(candidates()[other])]
+
+    def test_another_process_knows(self, tmp_path, other):
+        with mac(tmp_path, fast=other) as metal:
+            tuned(metal)
+        with mac(tmp_path):
+            assert str(tg.explain("matmul", A, B).plan) == other
+            # Another chip's plan is modelled, and so is a problem that was not measured.
+            assert "measured" not in str(tg.explain("matmul", A, B, chip="m1"))
+            assert "measured" not in str(tg.explain("matmul", A[:49], B))
+
+    def test_how_axes_were_folded_does_not_matter(self, tmp_path, other):
+        with mac(tmp_path, fast=other) as metal:
+            tuned(metal)
+            assert str(tg.explain("matmul", A.reshape(5, 10, 40), B).plan) == other
+
+    def test_a_kernel_that_changed_counts_as_not_measured(self, tmp_path, other):
+        with mac(tmp_path, fast=other) as metal:
+            tuned(metal)
+        path = tmp_path / "tuning.json"
+        path.write_text(path.read_text().replace(text_name(candidates()[other]), "older_text"))
+        with mac(tmp_path) as metal:
+            explanation = tg.explain("matmul", A, B)
+            assert str(explanation.plan) != other
+            (row,) = [line for line in str(explanation).splitlines() if f" {other} " in line]
+            assert row.endswith("modelled")
+            (outcome,) = tuned(metal)
+            assert outcome.status is Status.MEASURED
+
+    @pytest.mark.parametrize(("seconds", "route"), [(0.9e-3, "mlx"), (0.99e-3, "gemm_simdgroup")])
+    def test_mlx_serves_where_it_was_faster_than_a_tie(self, tmp_path, other, seconds, route):
+        with (
+            mac(tmp_path, fast=other, mlx_seconds=seconds) as metal,
+            mock.patch.object(dispatch, "_mlx", _mlx),
+        ):
+            tuned(metal)
+            explanation = tg.explain("matmul", A, B)
+            assert explanation.route == route
+            assert ("MLX's own ops were measured" in explanation.reason) is (route == "mlx")
+            with tg.use_kernel("any"):
+                assert str(tg.explain("matmul", A, B).plan) == other
+
+    def test_wrong_kernels_are_disabled_not_timed(self, tmp_path, other):
+        name = text_name(candidates()[other])
+        # Right in the canary's trial, wrong on the problem itself.
+        launched = []
+
+        def fault(kernel):
+            launched.append(kernel)
+            return "wrong" if kernel == name and launched.count(name) > 1 else None
+
+        with mac(tmp_path, fast=other, fault=fault) as metal:
+            (outcome,) = tuned(metal)
+            assert "out of bounds" in outcome.left_out[other]
+            assert other not in {one.candidate for one in outcome.timings}
+            assert canary.look_up(candidates()[other]).state is canary.State.DISABLED
+            assert str(tg.explain("matmul", A, B).plan) != other
+
+    def test_kernels_that_raise_are_left_out(self, tmp_path, other):
+        name = text_name(candidates()[other])
+        fault = lambda kernel: "memory" if kernel == name else None  # noqa: E731
+        with mac(tmp_path, fault=fault) as metal:
+            (outcome,) = tuned(metal)
+        assert list(outcome.left_out) == [other]
+
+    def test_an_interrupted_run_goes_on_where_it_stopped(self, tmp_path):
+        more = tg.explain("matmul", A[:49], B).problem
+        with mac(tmp_path) as metal:
+
+            def stop(done, total, outcome):
+                raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                tuned(metal, (PROBLEM, more), progress=stop)
+        with mac(tmp_path) as metal:
+            statuses = [one.status for one in tuned(metal, (PROBLEM, more))]
+            assert statuses == [Status.KNOWN, Status.MEASURED]
+            assert [one.status for one in tuned(metal, again=True)] == [Status.MEASURED]
+
+    @pytest.mark.parametrize(
+        "damage", ["{", "[]", '{"version": 1, "machines": {"MACHINE": {"x": {}}}}']
+    )
+    def test_a_damaged_file_is_told_of_once_and_replaced(self, tmp_path, damage):
+        path = tmp_path / "tuning.json"
+        with mac(tmp_path) as metal:
+            path.write_text(damage.replace("MACHINE", measurements.open_file().machine))
+            with pytest.warns(RuntimeWarning, match=r"\[tune\] Could not read"):
+                result = tg.matmul(A, B)
+            assert mx.allclose(result, A @ B, rtol=1e-5, atol=1e-5)
+            tg.matmul(A[:49], B)  # warnings are errors
+            with pytest.warns(RuntimeWarning, match=r"\[tune\] Could not read"):
+                tuned(metal)
+            assert measurements.measured(PROBLEM, chips.detect()[0]) is not None
+
+    def test_gradients_of_attention_are_passed_over(self, tmp_path):
+        problem = next(x for k in KERNELS if "query" in k.NAME for x in k.variant_problems())
+        with mac(tmp_path) as metal:
+            (outcome,) = tuned(metal, (problem,))
+        assert outcome.status is Status.SKIPPED
+        assert "not tuned" in str(outcome)
+
+    def test_nothing_but_metal_is_measured(self):
+        with pytest.raises(BackendError, match="say nothing about a GPU"):
+            tuning.tune((PROBLEM,))
+
+
+class TestMeasure:
+    """Calls that take given seconds on a clock that only they move."""
+
+    @staticmethod
+    def calls(seconds, log=None):
+        state = {"now": 0.0}
+
+        def call(name):
+            def make(count):
+                for _ in range(count):
+                    state["now"] += seconds[name](state["now"])
+                if log is not None:
+                    log.append((name, count))
+
+            return make
+
+        return {name: call(name) for name in seconds}, lambda: state["now"]
+
+    def test_rounds_rotate_and_slow_calls_leave(self):
+        log = []
+        calls, clock = self.calls({"a": lambda _: 1.0, "b": lambda _: 1.9, "c": lambda _: 2.1}, log)
+        samples = measure(calls, clock, Effort(rounds=5, warm_seconds=0, sample_seconds=0))
+        assert samples == {
+            "a": [1.0] * 5,
+            "b": [pytest.approx(1.9)] * 5,
+            "c": [pytest.approx(2.1)] * 3,
+        }
+        rounds = [name for name, _ in log][-13:]
+        assert "".join(rounds) == "abcbcacab" + "ba" + "ab"
+
+    def test_warm_up_and_samples_are_long_enough(self):
+        log = []
+        calls, clock = self.calls({"a": lambda _: 0.25}, log)
+        measure(calls, clock, Effort(rounds=1, warm_seconds=2.0, sample_seconds=0.9))
+        assert [count for _, count in log] == [1] * 8 + [1, 2, 4] + [4]
+
+    def test_drift_does_not_favour_anybody(self):
+        slowing = lambda now: 1e-3 * (1 + now)  # noqa: E731
+        calls, clock = self.calls({"a": slowing, "b": lambda now: 1.1 * slowing(now)})
+        samples = measure(calls, clock, Effort(rounds=16, warm_seconds=0, sample_seconds=0))
+        ratio = spread(samples["b"]).median / spread(samples["a"]).median
+        assert ratio == pytest.approx(1.1, rel=0.01)
+
+    def test_a_clock_that_stands_still_ends(self):
+        calls, _ = self.calls({"a": lambda _: 1.0})
+        assert measure(calls, lambda: 0.0, Effort(rounds=1)) == {"a": [0.0]}
+
+    def test_spread(self):
+        assert spread([3.0]).low == 3.0
+        found = spread([1.0, 2.0, 3.0, 4.0, 100.0])
+        assert (found.low, found.median, found.high) == (2.0, 3.0, 4.0)
+
+
+class TestChoice:
+    """Choice is pure: measured times come in as a value."""
+
+    CHIP = chips.get("m4")
+
+    def choice(self, times, force=None, **options):
+        timings = tuple(Timing(candidate=n, median=s, low=s, high=s) for n, s in times.items())
+        known = Measurements(where="a Mac", timings=timings)
+        return choose(PROBLEM, self.CHIP, force, measurements=known, **options)
+
+    def test_measured_goes_before_modelled(self):
+        last = list(candidates())[-1]
+        assert str(self.choice({last: 1.0}).plan) == last
+
+    def test_ties_go_to_what_is_declared_first(self):
+        first, second = list(candidates())[:2]
+        assert str(self.choice({first: 1.01, second: 1.0}).plan) == first
+        assert str(self.choice({first: 1.03, second: 1.0}).plan) == second
+
+    def test_mlx_competes_only_where_it_may(self):
+        first = next(iter(candidates()))
+        times = {first: 1.0, "mlx": 0.5}
+        assert self.choice(times, mlx_competes=True).plan is None
+        assert str(self.choice(times).plan) == first
+        assert str(self.choice(times, "any", mlx_competes=True).plan) == first
+
+    def test_what_is_forced_is_chosen_among_what_is_allowed(self):
+        first, *_, last = candidates()
+        assert str(self.choice({last: 1.0}, first).plan) == first
+        assert self.choice({last: 1.0}, "gemm_scalar").plan.kernel == "gemm_scalar"
+
+    def test_times_of_what_is_not_legal_do_not_count(self):
+        free = choose(PROBLEM, self.CHIP)
+        assert self.choice({"gemm_nothing/0": 1e-9}).plan == free.plan
+        refused = dispatch.refuse(
+            self.choice({str(free.plan): 1e-9}), PROBLEM, None, refused=str(free.plan), reason="no"
+        )
+        assert refused.plan != free.plan
+
+
+class TestShapes:
+    def test_every_kind_of_problem_survives_json(self):
+        for kernel in KERNELS:
+            for problem in kernel.variant_problems():
+                assert from_plain(json.loads(json.dumps(to_plain(problem)))) == problem
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"kind": "sum"},
+            {"m": "8"},
+            {"m": True},
+            {"a": "float8"},
+            {"batch": 3},
+            {"batch": [3]},
+            {"more": 1},
+        ],
+    )
+    def test_what_is_no_problem_is_refused(self, change):
+        with pytest.raises(ValueError, match=r"\w"):
+            from_plain(to_plain(PROBLEM) | change)
+        with pytest.raises(ValueError, match=r"\w"):
+            from_plain({"kind": "gemm"})
+
+    def test_keys_tell_problems_apart(self):
+        problems = {x for kernel in KERNELS for x in kernel.variant_problems()}
+        assert len({measurements.key(x) for x in problems}) >= 0.99 * len(problems)
+
+    def test_recording_a_model(self, tmp_path):
+        x, w = mx.ones((6, 20)), mx.ones((9, 20), dtype=mx.float16)
+        q = mx.ones((1, 2, 5, 16))
+
+        def model(x):
+            y = tg.matmul(x, w, transpose_b=True)
+            return mx.sum(y) + mx.sum(tg.attention_chain(q, q, q, mask="causal"))
+
+        with tg.use_backend("mlx"):
+            model(x)  # what was prepared before is recorded too
+            with tg.record() as shapes:
+                model(x)
+                model(x)
+            model(mx.ones((7, 20)))
+        product, attention = shapes.problems
+        assert (product.m, product.n, product.k, product.b) == (6, 9, 20, FLOAT16)
+        assert attention.mask_kind is MaskKind.CAUSAL
+        shapes.save(tmp_path / "shapes.json")
+        assert tuning.load(tmp_path / "shapes.json").problems == shapes.problems
+
+    def test_recording_gradients(self, lazy):
+        x, w = mx.ones((6, 20)), mx.ones((20, 9))
+        mx.grad(lambda x: mx.sum(tg.matmul(x, w)))(x)
+        with tg.record() as shapes:
+            mx.grad(lambda x: mx.sum(tg.matmul(x, w)))(x)
+        assert [(p.m, p.n, p.k) for p in shapes.problems][:2] == [(6, 9, 20), (6, 20, 9)]
+
+    @pytest.mark.parametrize("text", [None, "{", "[]", '{"version": 2}', '{"version": 1}'])
+    def test_other_files_are_refused(self, tmp_path, text):
+        path = tmp_path / "shapes.json"
+        if text:
+            path.write_text(text)
+        with pytest.raises(ProblemError, match="file of recorded shapes"):
+            tuning.load(path)
+
+    def test_specs(self):
+        product = tuning.matmul_spec("5x7x9:f16,bf16:tn")
+        assert (product.m, product.n, product.k, product.layout) == (5, 7, 9, "tn")
+        assert str(product.out) == "float32"
+        assert tuning.matmul_spec("5x7x9").a is FLOAT32
+        attention = tuning.attention_spec("1x4x2x5x9x16x8:f16:causal")
+        assert (attention.kv_len, attention.head_dim, attention.value_dim) == (9, 16, 8)
+
+    @pytest.mark.parametrize(
+        "text", ["5x7", "5x7xk", "0x7x9", "5x7x9:f17", "5x7x9:f16,f16,f16", "5x7x9::nx", "1x1x1:::"]
+    )
+    def test_wrong_specs(self, text):
+        with pytest.raises(ProblemError, match=r"\[tune\] Expected --matmul"):
+            tuning.matmul_spec(text)
+
+    @pytest.mark.parametrize("text", ["1x2x3", "1x4x2x5x9x16:f16:full", "1x4x2x5x9x16:f16,f16"])
+    def test_wrong_attention_specs(self, text):
+        with pytest.raises(ProblemError, match=r"\[tune\] Expected --attention"):
+            tuning.attention_spec(text)
+
+
+def _forward_problems():
+    f16, q = mx.float16, tg.ArraySpec(shape=(2, 4, 21, 16), dtype=mx.float32)
+    k = tg.ArraySpec(shape=(2, 2, 33, 16), dtype=f16)
+    spec = lambda *shape, dtype=f16: tg.ArraySpec(shape=shape, dtype=dtype)  # noqa: E731
+    mask = spec(1, 1, 21, 33, dtype=mx.bool_)
+    return {
+        "product": tg.explain("matmul", spec(33, 20), spec(20, 9)),
+        "transposed": tg.explain(
+            "addmm",
+            spec(9),
+            spec(20, 33),
+            spec(9, 20),
+            transpose_a=True,
+            transpose_b=True,
+            alpha=2.0,
+        ),
+        "batched": tg.explain("addmm", spec(3, 33, 9), spec(3, 33, 20), spec(1, 20, 9)),
+        "integers": tg.explain("matmul", spec(17, 5, dtype=mx.int8), spec(5, 9, dtype=mx.uint8)),
+        "causal": tg.explain("attention_chain", q, k, k, mask="causal"),
+        "window": tg.explain("attention_chain", q, k, k, mask="causal", window=7),
+        "mask": tg.explain("attention_chain", q, k, k, mask=mask, sinks=spec(4)),
+        "literal": tg.explain("attention_chain", q, k, k, softmax=False),
+    }
+
+
+@pytest.mark.parametrize("name", list(_forward_problems()))
+class TestWorkloads:
+    def test_right_results_pass_and_wrong_ones_do_not(self, name):
+        problem = _forward_problems()[name].problem
+        work = workload(problem)
+        outputs = work.on_mlx()()
+        assert mistake(work, outputs) is None
+        spoiled = outputs[0].reshape(-1)
+        at = spoiled.size - 1
+        spoiled = mx.where(mx.arange(spoiled.size) == at, spoiled + 1, spoiled)
+        assert "out of bounds" in mistake(work, [spoiled.reshape(outputs[0].shape)])
+
+    def test_work_is_counted(self, name):
+        problem = _forward_problems()[name].problem
+        assert flops(problem) > 0
+        stored = workload(problem).operands.values()
+        result = problem.out.bytes * mx.zeros(problem.out_shape).size
+        assert least_bytes(problem) == sum(one.nbytes for one in stored) + result
+
+
+class TestCommands:
+    def test_tune(self, tmp_path, capsys, other):
+        with mac(tmp_path, fast=other) as metal:
+            shapes = tuning.Shapes((PROBLEM,))
+            shapes.save(tmp_path / "shapes.json")
+            arguments = ["tune", "--shapes", str(tmp_path / "shapes.json"), "--rounds", "3"]
+            defaults = tuning.tune.__kwdefaults__ | {"clock": metal.clock}
+            with mock.patch.object(tuning.tune, "__kwdefaults__", defaults):
+                assert main(arguments) == 0
+        captured = capsys.readouterr()
+        assert f"1 of 1 measured: {PROBLEM}: {other}" in captured.err
+        assert f"1 of 1 problems are in {tmp_path / 'tuning.json'}" in captured.out
+
+    def test_dry_run(self, capsys):
+        arguments = ["--matmul", "50x24x40", "--attention", "1x4x2x5x9x16:f16"]
+        assert main(["tune", *arguments, "--dry-run"]) == 0
+        first, second, *_ = capsys.readouterr().out.splitlines()
+        assert first == f"{PROBLEM}: {len(candidates())} candidates and MLX's own path"
+        assert "kv_len 9" in second
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "--matmul, --attention or --shapes"),
+            (["--matmul", "5x6"], "MxNxK"),
+            (["--matmul", "5x6x7", "--rounds", "0"], "at least one round"),
+            (["--matmul", "5x6x7"], "Expected Metal"),
+        ],
+    )
+    def test_wrong_calls(self, capsys, arguments, message):
+        assert main(["tune", *arguments]) == 2
+        assert message in capsys.readouterr().err
