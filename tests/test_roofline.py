@@ -1,0 +1,88 @@
+"""Rooflines: the points, their labels and the files."""
+
+import sys
+
+import pytest
+
+from mlx_tilegemm import chips, roofline, tuning
+from mlx_tilegemm.cli import main
+from mlx_tilegemm.dispatch import ANY, Measurements, Timing, choose
+
+M4 = chips.get("m4")
+PRODUCT = tuning.matmul_spec("512x4096x4096:f16,f32:nt")
+DECODE = tuning.matmul_spec("1x4096x4096:f16:nt")
+DRAWN = ["roofline", "--chip", "m1", "--matmul", "1x4096x4096:f16:nt", "--out"]
+
+
+def known(problem):
+    best = str(choose(problem, M4, ANY).plan)
+    timing = Timing(candidate=best, median=2.0, low=1.0, high=3.0)
+    return {problem: Measurements(where="a Mac, 2026-01-01", timings=(timing,))}
+
+
+def test_points_stand_where_the_counts_put_them():
+    ours, mlx = roofline.points([PRODUCT], M4, {})
+    decision = choose(PRODUCT, M4, ANY)
+    (seconds,) = [x.seconds for x in decision.candidates if str(x) == str(decision.plan)]
+    flops = 2 * 512 * 4096 * 4096
+    moved = 2 * 512 * 4096 + 4 * 4096 * 4096 + 4 * 512 * 4096
+    assert ours.intensity == mlx.intensity == flops / moved
+    assert ours.rate == pytest.approx(flops / seconds)
+    assert mlx.rate == pytest.approx(flops / decision.mlx.seconds)
+    assert (ours.series, mlx.series) == (roofline.OURS, roofline.MLX)
+
+
+@pytest.mark.parametrize("chip", chips.CHIPS, ids=lambda chip: chip.name)
+def test_modelled_points_are_under_the_roof(chip):
+    for point in roofline.points([PRODUCT, DECODE], chip, {}):
+        if point.series == roofline.OURS:
+            assert point.rate <= roofline.roof(chip, point.intensity)
+
+
+def test_the_roof_is_the_lower_of_two():
+    ridge = M4.peak_flops / M4.dram_bytes_per_second
+    assert roofline.roof(M4, ridge / 2) == pytest.approx(M4.peak_flops / 2)
+    assert roofline.roof(M4, ridge * 2) == M4.peak_flops
+
+
+def test_what_is_modelled_is_never_called_measured():
+    modelled = roofline.points([PRODUCT], M4, {})
+    assert roofline.title(M4, modelled, "") == "m4: modelled, not measured"
+    mixed = roofline.points([PRODUCT], M4, known(PRODUCT))
+    assert [point.measured for point in mixed] == [True, False]
+    assert mixed[0].rate == 2 * 512 * 4096 * 4096 / 2.0
+    title = roofline.title(M4, mixed, "a Mac, 2026-01-01")
+    assert title == "m4: filled marks measured on a Mac, 2026-01-01, open ones modelled"
+    assert roofline.title(M4, mixed[:1], "a Mac") == "m4: measured on a Mac"
+
+
+def test_without_matplotlib_it_says_what_to_install(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main([*DRAWN, str(tmp_path / "x.svg")]) == 2
+    assert "pip install 'mlx-tilegemm[plots]'" in capsys.readouterr().err
+
+
+class TestFiles:
+    @pytest.fixture(autouse=True)
+    def matplotlib(self):
+        pytest.importorskip("matplotlib")
+
+    def test_an_svg_says_what_it_shows(self, tmp_path):
+        path = tmp_path / "x.svg"
+        roofline.draw(path, [PRODUCT, DECODE], M4, known(PRODUCT))
+        text = path.read_text()
+        assert f">1  {PRODUCT}<" in text.replace("&gt;", ">")
+        assert "filled marks measured on a Mac" in text
+        assert "this library, measured" in text
+        assert "MLX, modelled" in text
+        roofline.draw(tmp_path / "y.svg", [PRODUCT, DECODE], M4, known(PRODUCT))
+        assert (tmp_path / "y.svg").read_text() == text
+
+    def test_the_command(self, capsys, tmp_path):
+        path = tmp_path / "x.png"
+        assert main([*DRAWN, str(path)]) == 0
+        assert path.read_bytes().startswith(b"\x89PNG")
+        printed = capsys.readouterr().out
+        assert "1  this library: " in printed
+        assert "modelled" in printed
+        assert main([*DRAWN, "x.pdf"]) == 2
