@@ -76,6 +76,7 @@ class TileWork:
         alu_cycles: Likewise of all its other arithmetic, part of which the chip runs beside them.
         threadgroup_bytes: Threadgroup memory a threadgroup reads and writes.
         fragment_bytes: Bytes it loads straight from device memory into fragments, through L1.
+        vector_bytes: Bytes that its simdgroups load again from L1 a line or more at a time.
         cache_bytes: Bytes it reads from the shared cache, each once.
         repeated_bytes: Bytes that a second simdgroup and others load again, with no barrier to keep
             them together: part of these comes from the shared cache too.
@@ -99,6 +100,7 @@ class TileWork:
     dram_bytes: float
     alu_cycles: float = 0.0
     fragment_bytes: float = 0.0
+    vector_bytes: float = 0.0
     repeated_bytes: float = 0.0
     waits: float = 1.0
     registers: int = 0
@@ -211,10 +213,11 @@ def _tile_cycles(
     utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
     schedulers = min(chip.schedulers * utilisation, simdgroups)
     cache_bytes = work.cache_bytes + constants.drift_share * work.repeated_bytes
+    l1_bytes = work.fragment_bytes * constants.scattered_read_factor + work.vector_bytes
     return (
         issued / schedulers,
         work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
-        work.fragment_bytes * constants.scattered_read_factor / chip.l1_bytes_per_cycle,
+        l1_bytes / chip.l1_bytes_per_cycle,
         cache_bytes / shared_bytes_per_cycle(work.shared_bytes, chip),
     )
 

@@ -254,18 +254,16 @@ def bytes_in_flight(
 
 def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
     """Return the steps over the keys that a block of rows makes, in the mean."""
-    steps = ceil(problem.kv_len / block_kv)
     if problem.mask_kind is not MaskKind.CAUSAL:
-        return steps
-    # The last row of a block decides; the last block sees all keys, the first the fewest.
-    first = max(0, problem.kv_len - problem.q_len + min(block_q, problem.q_len))
-    visible = (first + problem.kv_len) / 2
-    if problem.window is not None:
-        # A window begins anywhere in a block of keys.
-        seen = problem.window + min(block_q, problem.q_len) - 1
-        steps = min(steps, ceil(seen / block_kv) + 1)
-        visible = min(visible, seen + block_kv / 2)
-    return max(1.0, min(steps, visible / block_kv + 0.5))
+        return ceil(problem.kv_len / block_kv)
+    # Row i sees the keys up to i + offset, and of these as many as the window has.
+    offset = problem.kv_len - problem.q_len
+    steps = 0
+    for first in range(0, problem.q_len, block_q):
+        end = min(first + block_q, problem.q_len) + offset
+        begin = first + offset + 1 - problem.window if problem.window is not None else 0
+        steps += max(0, ceil(end / block_kv)) - max(0, begin) // block_kv
+    return max(1.0, steps / ceil(problem.q_len / block_q))
 
 
 def attention_bytes(problem: AttentionProblem) -> int:

@@ -10,7 +10,7 @@ from ..chips.record import Chip
 from ..dtypes import FLOATS
 from ..plan import SIMD_WIDTH, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
-from .cost import seconds
+from .cost import TileWork, seconds
 from .counts import GemmTile, gemm_work
 from .gemm import (
     GemmSpec,
@@ -238,6 +238,11 @@ def _reject_tile(config: Config) -> str | None:
 def cost(problem: Problem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     assert isinstance(problem, GemmProblem)
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration, as the model counts it."""
     resources = plan(problem, config).stages[0].resources
     tile = GemmTile(
         block_m=config.block_m,
@@ -251,7 +256,7 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
         threadgroup_memory=resources.threadgroup_bytes,
         prefetched=config.double_buffered,
     )
-    return seconds(gemm_work(problem, tile, chip), chip)
+    return gemm_work(problem, tile, chip)
 
 
 def plan(problem: Problem, config: Config) -> Plan:

@@ -120,6 +120,7 @@ def _gemv_work(problem: GemmProblem, chip: Chip) -> TileWork:
         chains=4,
         issue_cycles=few * results * problem.k / SIMD_WIDTH * chip.alu_cycles,
         threadgroup_bytes=0,
+        vector_bytes=(simdgroups - 1) * few * problem.k * problem.a.bytes,
         cache_bytes=per_tile,
         dram_bytes=problem.a_elements * problem.a.bytes
         + problem.b_elements * problem.b.bytes
