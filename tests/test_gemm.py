@@ -96,7 +96,7 @@ def test_every_gemv_configuration(config, layout):
 
 
 @pytest.mark.parametrize("splits", gemm_split_k.SPLITS)
-@pytest.mark.parametrize("k", [2048, 4051])
+@pytest.mark.parametrize("k", [4096, 4051])
 def test_split_k_adds_shares_up(splits, k):
     a, b = arrays((9, k), (37, k), mx.float16, mx.bfloat16)
     kernel = f"gemm_split_k/{gemm_split_k.SHARE}-split{splits}"

@@ -31,7 +31,7 @@ NAME = "gemm_split_k"
 PROBLEM = GemmProblem
 REDUCE_THREADS = 256
 REDUCE_REGISTERS = 24
-MIN_STEPS = 8
+MIN_STEPS = 4
 """Steps of block_k that a share has at least; shorter ones cost more to add up than they save."""
 
 
@@ -41,7 +41,7 @@ class Config:
 
     Attributes:
         share: Configuration of the simdgroup GEMM.
-        splits: Shares of k.
+        splits: Shares of k, fewer where whole steps leave fewer.
     """
 
     share: gemm_simdgroup.Config
@@ -56,7 +56,7 @@ SHARE = gemm_simdgroup.Config(
 )
 """The smallest block: a result too small to fill the GPU lacks blocks."""
 
-SPLITS = (4, 16)
+SPLITS = (4, 16, 32, 64)
 """Few, so that prompts of varying length need few kernels."""
 
 
@@ -108,7 +108,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     if reason:
         return reason
     depth = split_depth(problem.k, config)
-    if depth < MIN_STEPS * config.share.block_k or ceil(problem.k / depth) != config.splits:
+    if depth < MIN_STEPS * config.share.block_k or split_count(problem.k, config) < 2:
         return f"k {problem.k} is too short for {config.splits} shares"
     return reject_plan(plan(problem, config))
 
@@ -118,6 +118,11 @@ def split_depth(k: int, config: Config) -> int:
     return ceil(ceil(k / config.splits) / config.share.block_k) * config.share.block_k
 
 
+def split_count(k: int, config: Config) -> int:
+    """Return how many shares there are."""
+    return ceil(k / split_depth(k, config))
+
+
 def _share_problem(problem: GemmProblem) -> GemmProblem:
     return replace(problem, c=None, c_rows=False, c_columns=False, scaled=False, out=FLOAT32)
 
@@ -125,14 +130,15 @@ def _share_problem(problem: GemmProblem) -> GemmProblem:
 def cost(problem: Problem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     assert isinstance(problem, GemmProblem)
+    splits = split_count(problem.k, config)
     # A share is a product of its depth in a batch of as many as there are shares.
     shares = replace(
         _share_problem(problem),
         k=split_depth(problem.k, config),
         m=problem.m,
-        n=problem.n * config.splits,
+        n=problem.n * splits,
     )
-    written = 4 * problem.m * problem.n * config.splits
+    written = 4 * problem.m * problem.n * splits
     adding = chip.launch_seconds + (written + problem.m * problem.n * problem.out.bytes) / (
         chip.dram_bytes_per_second
     )
@@ -154,21 +160,23 @@ def _share_stage(problem: GemmProblem, config: Config) -> Stage:
     (whole,) = gemm_simdgroup.plan(_share_problem(problem), config.share).stages
     assert isinstance(whole.spec, gemm_simdgroup.Spec)
     spec = replace(whole.spec, split_k=split_depth(problem.k, config))
+    splits = split_count(problem.k, config)
     launch = replace(
         whole.launch,
-        grid=(*whole.launch.grid[:2], config.splits),
-        output_shapes=((config.splits, problem.m, problem.n),),
+        grid=(*whole.launch.grid[:2], splits),
+        output_shapes=((splits, problem.m, problem.n),),
     )
     return Stage(spec=spec, launch=launch, resources=spec.resources)
 
 
 def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
+    splits = split_count(problem.k, config)
     spec = ReduceSpec(
         **gemm_fields(problem),  # type: ignore[arg-type]
         block_m=1,
         block_n=REDUCE_THREADS,
-        block_k=config.splits,
-        splits=config.splits,
+        block_k=splits,
+        splits=splits,
     )
     launch = Launch(
         grid=(ceil(problem.m * problem.n / REDUCE_THREADS) * REDUCE_THREADS, 1, 1),
@@ -183,13 +191,14 @@ def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
 def variant_problems() -> Iterator[Problem]:
     """Yield small problems that together reach every flag of the text."""
     for a, b in ((x, y) for x in FLOATS for y in FLOATS):
-        yield gemm_variant(a, b, 33, 37, 2100)
+        yield gemm_variant(a, b, 33, 37, 555)
     for transpose_a in (False, True):
         for transpose_b in (False, True):
-            for k in (512, 2100):
+            for k in (512, 555):
                 yield gemm_variant(
                     FLOAT16, FLOAT32, 33, 64, k, transpose_a=transpose_a, transpose_b=transpose_b
                 )
+    yield gemm_variant(FLOAT16, FLOAT32, 33, 37, 2100)
     yield gemm_variant(FLOAT16, FLOAT32, 33, 37, 512, scaled=True)
     for c in FLOATS:
         yield gemm_variant(BFLOAT16, FLOAT16, 33, 37, 512, c=c, c_shape=(37,))
