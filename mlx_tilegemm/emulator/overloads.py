@@ -20,6 +20,7 @@ _CLASS_WORDS = frozenset(("struct", "class", "union"))
 _NO_FUNCTION = frozenset(
     ("decltype", "alignas", "__attribute__", "noexcept", "explicit", "operator", "asm", "sizeof")
 )
+_SPECIFIERS = frozenset(("inline", "constexpr", "explicit", "METAL_FUNC"))
 _LABELS = frozenset(("public", "private", "protected"))
 
 _Key = tuple[str, ...]
@@ -59,6 +60,8 @@ class _Walker:
         while index < last:
             text = self.tokens[index].text
             if text == ";":
+                if in_class:
+                    self._declaration(start, index, path)
                 start = index + 1
             elif text in ("(", "["):
                 index = match_close(self.tokens, index)
@@ -72,6 +75,23 @@ class _Walker:
                 if index == close:
                     start = self._next_start(start, close)
             index += 1
+
+    def _declaration(self, start: int, end: int, path: str) -> None:
+        """Constructors that are defaulted or deleted once for each address space."""
+        head = self.tokens[start:end]
+        words = [token.text for token in head]
+        plain = "=" in words and words[-1] in ("default", "delete") and "operator" not in words
+        if plain and not self._is_repeated(start, end, end, path):
+            self._erase_object_space(start, end)
+
+    def _erase_object_space(self, start: int, end: int) -> None:
+        """Blanks the ``constant`` behind the parameters of a constructor, which C++ refuses."""
+        opening = _parameter_list(self.tokens[start:end])
+        if opening < 0 or not _is_constructor(self.tokens[start : start + opening]):
+            return
+        behind = start + match_close(self.tokens[start:end], opening) + 1
+        if behind < end and self.tokens[behind].text in ("constant", "const"):
+            self.unwanted.append((self.tokens[behind].start, self.tokens[behind].end))
 
     def _next_start(self, start: int, close: int) -> int:
         following = self.tokens[close + 1].text if close + 1 < len(self.tokens) else ""
@@ -88,6 +108,8 @@ class _Walker:
                 self.scope(opening + 1, close, f"{path}::{''.join(words)}", in_class=True)
         elif "enum" not in words and "(" in words:
             repeated = self._is_repeated(start, opening, close, path)
+            if in_class and not repeated:
+                self._erase_object_space(start, opening)
             if in_class and not repeated and words[:3] == ["template", "<", ">"]:
                 self.unwanted.append((head[0].start, head[2].end))
         return close
@@ -113,6 +135,14 @@ def _is_class(head: list[Token]) -> bool:
         index = match_angle(head, 1) + 1
     rest = [token.text for token in head[index:]]
     return bool(rest) and rest[0] in _CLASS_WORDS and "(" not in rest
+
+
+def _is_constructor(before: list[Token]) -> bool:
+    """Whether nothing but specifiers stands before the name that its parameters follow."""
+    words = [token.text for token in before]
+    if words[:1] == ["template"]:
+        words = words[match_angle(before, 1) + 1 :]
+    return len([word for word in words if word not in _SPECIFIERS]) == 1
 
 
 def _initializes_member(head: list[Token]) -> bool:
@@ -141,6 +171,8 @@ def _key(head: list[Token]) -> _Key:
     close = match_close(plain, opening)
     before = [token.text for token in plain[: opening + 1]]
     after = [token.text for token in plain[close:]]
+    if _is_constructor(plain[:opening]):
+        after = [text for text in after if text != "const"]
     if ":" in after:
         after = after[: after.index(":")]
     return (*before, *_parameter_types(plain[opening + 1 : close]), *after)

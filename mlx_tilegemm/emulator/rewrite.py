@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .dialect import respell
 from .lexer import Kind, Token, match_angle, match_close, tokenize
 from .overloads import drop_repeated_definitions
 from .signature import (
@@ -30,9 +31,11 @@ ConstantValue = bool | int | float
 _METAL_INCLUDE = re.compile(r"\s*#\s*include\s*<(metal_\w+|metal_stdlib|simd/simd\.h)>")
 _INCLUDE = re.compile(r"\s*#\s*include\b")
 _HIDING_MACRO = re.compile(
-    r"\s*#\s*define\b.*(\bkernel\b|\bthreadgroup\b|\bconstant\b|\[\[|##|\binstantiate_)",
+    r"\s*#\s*define\b.*(\bkernel\b|\bthreadgroup\b|\bconstant\b|\[\[|##|\binstantiate_|\?)",
     re.DOTALL,
 )
+# What they leave out may be a parameter or a whole kernel.
+_CONDITION = re.compile(r"\s*#\s*if")
 _DEFINE = re.compile(r"\s*#\s*define\s+\w+")
 _SUFFIXED = re.compile(
     r"^(?P<digits>[0-9.][0-9.eE+']*(?:(?<=[eE])-[0-9]+)?)(?P<suffix>[hH]|bf|BF)$"
@@ -74,7 +77,7 @@ def needs_expansion(text: str) -> bool:
             continue
         if _INCLUDE.match(token.text) and not _METAL_INCLUDE.match(token.text):
             return True
-        if _HIDING_MACRO.match(token.text):
+        if _HIDING_MACRO.match(token.text) or _CONDITION.match(token.text):
             return True
     return "instantiate_kernel" in text
 
@@ -92,7 +95,7 @@ def rewrite(text: str, function_constants: Mapping[int | str, ConstantValue]) ->
     Raises:
         KernelCompileError: The text holds a construct that the emulator does not know.
     """
-    text = drop_repeated_definitions(text)
+    text = respell(drop_repeated_definitions(text))
     every = tokenize(text)
     tokens = [token for token in every if token.kind is not Kind.DIRECTIVE]
     functions, entries = find_kernels(text, tokens)
@@ -294,7 +297,7 @@ class _Editor:
             )
         declarators = self._declarators(type_end, end)
         start = self._statement_start(index)
-        alignment = self._alignment(start, type_start)
+        alignment = self._alignment(start, end)
         kind = self.text[self.tokens[type_start].start : self.tokens[type_end - 1].end]
         code = " ".join(self._storage(kind, alignment, name, dims) for name, dims in declarators)
         self._drop_edits_from(self.tokens[start].start)
@@ -329,7 +332,7 @@ class _Editor:
 
     def _alignment(self, start: int, stop: int) -> str:
         for index in range(start, stop):
-            if self.tokens[index].text == "alignas":
+            if self.tokens[index].text in ("alignas", "aligned", "__aligned__"):
                 close = match_close(self.tokens, index + 1)
                 return self.text[self.tokens[index + 1].start : self.tokens[close].end]
         return ""
@@ -371,12 +374,19 @@ class _Editor:
                 index = match_close(self.tokens, index) + 1
             dims = self.text[self.tokens[first].start : self.tokens[index - 1].end]
             found.append((name.text, dims if index > first else ""))
+            index = self._behind_attribute(index)
             if name.kind is not Kind.WORD or self.tokens[index].text not in (",", ";"):
                 raise unknown_construct(
                     self.text, name, f"this declaration of the threadgroup variable '{name.text}'"
                 )
             index += 1
         return found
+
+    def _behind_attribute(self, index: int) -> int:
+        """Passes the ``__attribute__((aligned(16)))`` of a declarator."""
+        if self.tokens[index].text != "__attribute__":
+            return index
+        return match_close(self.tokens, index + 1) + 1
 
     def _storage(self, kind: str, alignment: str, name: str, dims: str) -> str:
         number = self.declarations

@@ -125,7 +125,7 @@ def _cast_findings(node: Node) -> Iterator[Finding]:
     if _is_bfloat(source) and _SPACES.sub("", node.type) != "float":
         yield _finding(node, "bfloat", f"bfloat becomes {node.type} without a cast")
     parent = node.parent
-    if parent and parent.kind == "ConditionalOperator":
+    if parent and parent.kind == "ConditionalOperator" and node.raw["castKind"] == "FloatingCast":
         yield _finding(
             node,
             "mixed-conditional",

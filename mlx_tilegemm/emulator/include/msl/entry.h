@@ -1,6 +1,7 @@
 // Calls a kernel with the arguments of one thread. The driver appends such a call to each text.
 #pragma once
 
+#include "dialect.h"
 #include "runtime.h"
 #include "types.h"
 

@@ -63,6 +63,7 @@ MSL_INLINE constexpr bool any(bool4 v) { return v.x || v.y || v.z || v.w; }
 MSL_EACH_INT(MSL_SELECT)
 MSL_SELECT(bool)
 MSL_SELECT(half)
+MSL_SELECT(bfloat)
 MSL_SELECT(float)
 #undef MSL_SELECT
 

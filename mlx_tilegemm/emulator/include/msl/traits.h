@@ -136,6 +136,12 @@ inline constexpr bool vector_type = false;
 template <class T, int N>
 inline constexpr bool vector_type<vec<T, N>> = true;
 
+// What simd_sum and its kin take.
+template <class T>
+inline constexpr bool simdgroup_type = kind<T> > 1 && kind<T> != 6 && sizeof(T) <= 4;
+template <class T, int N>
+inline constexpr bool simdgroup_type<vec<T, N>> = simdgroup_type<T>;
+
 template <class To>
 void accept(To);
 template <class From, class To, class = void>
@@ -186,9 +192,15 @@ MSL_TRAIT(is_enum, __is_enum(T))
 MSL_TRAIT(is_union, __is_union(T))
 MSL_TRAIT(is_class, __is_class(T) && _impl::kind<T> == 0 && !_impl::vector_type<remove_cv_t<T>>)
 MSL_TRAIT(is_vector, _impl::vector_type<remove_cv_t<T>>)
+MSL_TRAIT(__is_valid_simdgroup_type, _impl::simdgroup_type<T>)
 MSL_TRAIT(is_trivially_copyable, __is_trivially_copyable(T))
 #undef MSL_TRAIT
 #undef MSL_TRAIT2
+
+template <class T>
+struct vec_elements : integral_constant<uint, 1> {};
+template <class T, int N>
+struct vec_elements<vec<T, N>> : integral_constant<uint, N> {};
 
 namespace _impl {
 
@@ -237,10 +249,13 @@ struct _disjunction : bool_constant<(bool(B::value) || ...)> {};
 template <class B>
 struct _negation : bool_constant<!bool(B::value)> {};
 
+// Apple's own name for what stands behind numeric_limits; some kernels specialise it.
 template <class T>
-struct numeric_limits {
+struct _numeric_limits_impl {
   static constexpr bool is_specialized = false;
 };
+template <class T>
+struct numeric_limits : _numeric_limits_impl<T> {};
 template <class T>
 struct numeric_limits<const T> : numeric_limits<T> {};
 
