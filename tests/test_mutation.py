@@ -154,6 +154,19 @@ def test_known_mistakes_are_noticed_as_what_they_are(operator, original, caught_
     assert caught_by in judge(ways_of(operator, original)).caught_by
 
 
+def test_a_verdict_goes_by_the_first_variation_whichever_notices(monkeypatch):
+    ways = next(
+        ways
+        for ways in mutation.unique_mutants()
+        if len({way.mutant for way in ways}) > 1 and ways[1].mutant != ways[0].mutant
+    )
+    monkeypatch.setattr(
+        campaign_module, "_caught_by", lambda way, subject: "race" if way is ways[1] else ""
+    )
+    verdict = judge(ways)
+    assert (verdict.mutant, verdict.tried) == (ways[0].mutant, 2)
+
+
 def test_a_component_past_the_end_of_a_vector_is_noticed():
     assert judge(ways_of("comparison", "for (int e = 0; e < 2; ++e) {", "attention_chain")).caught
 

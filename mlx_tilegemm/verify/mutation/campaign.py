@@ -149,14 +149,14 @@ class _Mutated:
 
 def judge(ways: Sequence[Variation]) -> Verdict:
     """Try one mutant in its subjects, until one notices."""
+    first = ways[0]
     for tried, way in enumerate(ways, start=1):
         subject = subjects()[way.subject]
         caught_by = _caught_by(way, subject)
         if caught_by:
             return Verdict(
-                mutant=way.mutant, caught_by=caught_by, subject=subject.name, tried=tried
+                mutant=first.mutant, caught_by=caught_by, subject=subject.name, tried=tried
             )
-    first = ways[0]
     return Verdict(
         mutant=first.mutant,
         subject=subjects()[first.subject].name,
