@@ -9,7 +9,16 @@ from unittest import mock
 
 import mlx.core as mx
 
-from mlx_tilegemm import autodiff, backends, canary, chips, dispatch, measurements, ops
+from mlx_tilegemm import (
+    autodiff,
+    backends,
+    canary,
+    chips,
+    dispatch,
+    measurements,
+    mlx_route,
+    ops,
+)
 
 THREADS = (
     "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."
@@ -133,3 +142,38 @@ def fake_metal(setting, fault=lambda name: None, backend=None):
     ):
         yield backend
     forget()
+
+
+class ClockedMetal(FakeMetal):
+    """A fake GPU whose kernels take given seconds, 2 ms if none are given, on its own clock."""
+
+    def __init__(self, seconds, fault=lambda name: None):
+        super().__init__(fault)
+        self.seconds = seconds
+        self.now = 0.0
+
+    def clock(self):
+        return self.now
+
+    def compile(self, source):
+        execute = super().compile(source)
+
+        def timed(**arguments):
+            self.now += self.seconds.get(source.name, 2e-3)
+            return execute(**arguments)
+
+        return timed
+
+
+@contextmanager
+def clocked_metal(setting, seconds, *, mlx_seconds=3e-3, fault=lambda name: None):
+    """Pretend as `fake_metal` does, with a `ClockedMetal`; MLX's products take time on it too."""
+    metal = ClockedMetal(seconds, fault)
+    by_mlx = mlx_route.gemm
+
+    def timed(*arguments):
+        metal.now += mlx_seconds
+        return by_mlx(*arguments)
+
+    with fake_metal(setting, backend=metal), mock.patch.object(mlx_route, "gemm", timed):
+        yield metal

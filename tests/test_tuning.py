@@ -1,15 +1,14 @@
 """Tuning: what is measured, what is kept, and what dispatch makes of it. No clock runs here."""
 
 import json
-from contextlib import contextmanager
 from unittest import mock
 
 import mlx.core as mx
 import pytest
-from fake_metal import FakeMetal, fake_metal
+from fake_metal import clocked_metal
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import canary, chips, dispatch, measurements, mlx_route, tuning
+from mlx_tilegemm import canary, chips, dispatch, measurements, tuning
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.dispatch import Measurements, Timing, choose
 from mlx_tilegemm.dtypes import FLOAT16, FLOAT32
@@ -33,44 +32,10 @@ def candidates(problem=PROBLEM):
     return {str(one): one.plan for one in tuning.legal(problem, chips.detect()[0])}
 
 
-class ClockedMetal(FakeMetal):
-    """A fake GPU whose kernels take the seconds that they are given."""
-
-    def __init__(self, seconds, fault=lambda name: None):
-        super().__init__(fault)
-        self.seconds = seconds
-        self.now = 0.0
-
-    def clock(self):
-        return self.now
-
-    def compile(self, source):
-        execute = super().compile(source)
-
-        def timed(**arguments):
-            self.now += self.seconds.get(source.name, 2e-3)
-            return execute(**arguments)
-
-        return timed
-
-
-@contextmanager
-def mac(tmp_path, *, fast=None, mlx_seconds=3e-3, fault=lambda name: None):
+def mac(tmp_path, *, fast=None, **options):
     """Pretend to be on a Mac where the candidate ``fast`` is the fastest."""
-    plans = candidates()
-    seconds = {text_name(plans[fast]): 1e-3} if fast else {}
-    metal = ClockedMetal(seconds, fault)
-    by_mlx = mlx_route.gemm
-
-    def timed(*arguments):
-        metal.now += mlx_seconds
-        return by_mlx(*arguments)
-
-    with (
-        fake_metal(tmp_path / "canary.json", backend=metal),
-        mock.patch.object(mlx_route, "gemm", timed),
-    ):
-        yield metal
+    seconds = {text_name(candidates()[fast]): 1e-3} if fast else {}
+    return clocked_metal(tmp_path / "canary.json", seconds, **options)
 
 
 def tuned(metal, problems=(PROBLEM,), **options):

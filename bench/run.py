@@ -1,0 +1,199 @@
+"""An op of ours against MLX's own, on the backend at hand; correctness first.
+
+    python bench/run.py matmul 512x4096x4096:f16,f32:nt 1x4096x4096:f16:nt
+    python bench/run.py attention 1x32x8x2048x2048x128:f16:causal --json result.json
+    python bench/run.py matmul 64x96x80:f16,f32 --backend emulator
+
+A problem is spelled as in `mlx-tilegemm tune`: m, n, k, dtypes of a and b, layout; or B, Hq, Hkv,
+Lq, Lk, D, dtypes, mask. Both sides' results are first held against float64; what is wrong is not
+timed. On Metal the two are then timed against each other in interleaved rounds: medians, quartiles,
+and MLX's time over ours, round by round. Elsewhere there is no speed: the emulator's launch is
+checked and counted, and what the model of a chip says stands beside it, labelled so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx_tilegemm as tg
+from mlx_tilegemm import backends, canary, chips, emulator, tuning
+from mlx_tilegemm.backends import Backend
+from mlx_tilegemm.chips import Chip
+from mlx_tilegemm.dispatch import ANY, Decision, choose
+from mlx_tilegemm.errors import TileGemmError
+from mlx_tilegemm.plan import Plan
+from mlx_tilegemm.problem import AttentionProblem, GemmProblem
+from mlx_tilegemm.tuning.calls import Workload, flops, launches, least_bytes, mistake, workload
+from mlx_tilegemm.tuning.measure import Clock, Effort, measure, spread
+from mlx_tilegemm.userfile import now, this_machine
+
+SPECS = {"matmul": tuning.matmul_spec, "attention": tuning.attention_spec}
+EMULATED_FLOPS = 1 << 31
+"""Larger problems are not emulated: that would take minutes."""
+
+COUNTED = ("device_loaded", "device_stored", "threadgroup_loaded", "threadgroup_stored")
+NO_SPEED = {
+    "emulator": "no speed: the emulator ran the kernel on a CPU",
+    "mlx": "no speed: on this machine MLX's own ops serve both sides",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is asked beside the problems.
+
+    Attributes:
+        kernel: A kernel or ``kernel/config`` to force; ``any`` for the best of them.
+        chip: Whose modelled times stand beside.
+        effort: How much time measuring takes.
+        clock: What is measured by.
+    """
+
+    kernel: str
+    chip: Chip
+    effort: Effort
+    clock: Clock = time.perf_counter
+
+
+def compare(problem: GemmProblem | AttentionProblem, options: Options) -> dict[str, Any]:
+    """Return everything that can be said of a problem on the current backend."""
+    route = backends.resolve()
+    found: dict[str, Any] = {
+        "problem": str(problem),
+        "backend": route.name,
+        "flops": flops(problem),
+        "least_bytes": least_bytes(problem),
+        "modelled": _modelled(choose(problem, options.chip, options.kernel), options.chip),
+    }
+    if route.backend is backends.EMULATOR and flops(problem) > EMULATED_FLOPS:
+        return found | {"kernel": None, "right": None, "check": "not run: too large to emulate"}
+    work = workload(problem)
+    if route.backend is None:
+        return found | _by_mlx(work)
+    plan = canary.chosen_plan(problem, route.backend, options.kernel)
+    if plan is None:
+        return found | {"kernel": None, "right": None, "check": "no kernel may serve it"}
+    found["kernel"] = str(plan)
+    if canary.competes_with_mlx(route.backend):
+        return found | _timed(work, plan, route.backend, options)
+    return found | _counted(work, plan, route.backend)
+
+
+def _modelled(decision: Decision, chip: Chip) -> dict[str, Any]:
+    ours = next((x for x in decision.candidates if str(x) == str(decision.plan)), None)
+    return {
+        "chip": chip.name,
+        "ours": str(ours) if ours else None,
+        "ours_us": _microseconds(ours.seconds) if ours else None,
+        "mlx": decision.mlx.config if decision.mlx else None,
+        "mlx_us": _microseconds(decision.mlx.seconds) if decision.mlx else None,
+    }
+
+
+def _microseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e6, 3)
+
+
+def _by_mlx(work: Workload) -> dict[str, Any]:
+    reason = mistake(work, work.on_mlx()())
+    return {"kernel": None, **_checked(reason), "speed": None, "label": NO_SPEED["mlx"]}
+
+
+def _checked(reason: str | None) -> dict[str, Any]:
+    return {"right": reason is None, "check": reason or "right"}
+
+
+def _counted(work: Workload, plan: Plan, backend: Backend) -> dict[str, Any]:
+    with emulator.count() as counters:
+        outputs = work.on_kernel(plan, backend)()
+    counted = {name: sum(getattr(one, name) for one in counters) for name in COUNTED}
+    checked = _checked(mistake(work, outputs))
+    return {**checked, "counted": counted, "speed": None, "label": NO_SPEED["emulator"]}
+
+
+def _timed(work: Workload, plan: Plan, backend: Backend, options: Options) -> dict[str, Any]:
+    calls = {"ours": work.on_kernel(plan, backend), "mlx": work.on_mlx()}
+    reasons = {name: mistake(work, call()) for name, call in calls.items()}
+    wrong = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+    if wrong:
+        return {**_checked("; ".join(wrong)), "speed": None, "label": "no speed: a wrong result"}
+    ready = {name: launches(call) for name, call in calls.items()}
+    effort = options.effort
+    samples = measure(ready, options.clock, effort)
+    ratios = [mlx / ours for ours, mlx in zip(samples["ours"], samples["mlx"], strict=True)]
+    speed: dict[str, Any] = {
+        f"{name}_us": _figures([x * 1e6 for x in one]) for name, one in samples.items()
+    }
+    speed["mlx_over_ours"] = _figures(ratios)
+    return {**_checked(None), "speed": speed, "label": f"measured on {this_machine()}"}
+
+
+def _figures(samples: list[float]) -> dict[str, float]:
+    found = spread(samples)
+    return {name: round(getattr(found, name), 4) for name in ("median", "low", "high")}
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return a result in a few lines."""
+    lines = [result["problem"], f"  {result['backend']}, {result['kernel']}: {result['check']}"]
+    speed = result.get("speed")
+    if speed:
+        for name, unit in (("ours_us", " us"), ("mlx_us", " us"), ("mlx_over_ours", "")):
+            one = speed[name]
+            spread_text = f"({one['low']:.2f} to {one['high']:.2f})"
+            lines.append(f"  {name.removesuffix('_us'):14} {one['median']:.2f}{unit} {spread_text}")
+    if "label" in result:
+        lines.append(f"  {result['label']}")
+    if "counted" in result:
+        counted = ", ".join(f"{name} {value}" for name, value in result["counted"].items())
+        lines.append(f"  counted bytes: {counted}")
+    modelled = result["modelled"]
+    lines.append(
+        f"  modelled on {modelled['chip']}: ours {modelled['ours_us']} us ({modelled['ours']}), "
+        f"MLX {modelled['mlx_us']} us ({modelled['mlx']})"
+    )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare what is asked for, print it and perhaps write it; 1 if a result is wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("op", choices=list(SPECS))
+    parser.add_argument("specs", nargs="+", metavar="problem")
+    parser.add_argument("--backend", choices=backends.MODES, default="auto")
+    parser.add_argument("--kernel", default=ANY, help="a kernel, or kernel/config")
+    parser.add_argument("--chip", choices=[chip.name for chip in chips.CHIPS])
+    parser.add_argument("--rounds", type=int, default=Effort().rounds)
+    parser.add_argument("--json", type=Path, help="write the results there")
+    options = parser.parse_args(arguments)
+    asked = Options(
+        kernel=options.kernel,
+        chip=chips.get(options.chip) if options.chip else chips.detect()[0],
+        # Neither side leaves for being slow: each round has to have both.
+        effort=Effort(rounds=options.rounds, keep=float("inf")),
+    )
+    results = []
+    try:
+        for spec in options.specs:
+            with tg.use_backend(options.backend):
+                results.append(compare(SPECS[options.op](spec), asked))
+            print(text(results[-1]), flush=True)
+    except TileGemmError as error:
+        parser.error(str(error))
+    if options.json:
+        content = {"when": now(), "system": platform.platform(), "results": results}
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(one["right"] is False for one in results) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

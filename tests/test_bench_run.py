@@ -1,0 +1,91 @@
+"""The comparison with MLX: what is gated, timed and labelled. No clock runs here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_metal import clocked_metal
+
+from mlx_tilegemm import backends, chips, tuning
+from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.render import text_name
+from mlx_tilegemm.tuning.measure import Effort
+
+SPEC = "50x24x40:f32"
+PROBLEM = tuning.matmul_spec(SPEC)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    import run
+
+    return run
+
+
+@pytest.fixture
+def options(run):
+    effort = Effort(rounds=5, warm_seconds=0, sample_seconds=0, keep=float("inf"))
+    return run.Options(kernel="any", chip=chips.get("m4"), effort=effort)
+
+
+def test_metal_is_timed_against_mlx(run, options, tmp_path):
+    plan = choose(PROBLEM, chips.detect()[0], "any").plan
+    seconds = {text_name(plan): 2e-3}
+    with clocked_metal(tmp_path / "canary.json", seconds, mlx_seconds=8e-3) as metal:
+        result = run.compare(PROBLEM, replace(options, clock=metal.clock))
+    assert result["kernel"] == str(plan)
+    assert result["right"] is True
+    assert result["speed"]["ours_us"]["median"] == pytest.approx(2000)
+    assert result["speed"]["mlx_us"]["median"] == pytest.approx(8000)
+    ratio = {"median": 4.0, "low": 4.0, "high": 4.0}
+    assert result["speed"]["mlx_over_ours"] == pytest.approx(ratio)
+    assert result["label"].startswith("measured on ")
+    printed = run.text(result)
+    assert "mlx_over_ours  4.00 (4.00 to 4.00)" in printed
+    assert "modelled on m4: " in printed
+
+
+def test_wrong_results_are_not_timed(run, options, tmp_path):
+    with clocked_metal("off", {}, fault=lambda name: "wrong") as metal:
+        result = run.compare(PROBLEM, replace(options, clock=metal.clock))
+    assert result["right"] is False
+    assert "ours: 1 of 384 elements are out of bounds" in result["check"]
+    assert result["speed"] is None
+
+
+def test_the_emulator_counts_and_has_no_speed(run, capsys, tmp_path):
+    path = tmp_path / "x.json"
+    arguments = ["matmul", SPEC, "4096x4096x4096", "--backend", "emulator", "--chip", "m1"]
+    assert run.main([*arguments, "--json", str(path)]) == 0
+    first, second = json.loads(path.read_text())["results"]
+    assert first["right"] is True
+    assert first["speed"] is None
+    assert first["label"].startswith("no speed: the emulator")
+    assert first["counted"]["device_stored"] == 4 * 50 * 24
+    assert first["modelled"]["chip"] == "m1"
+    assert second["check"] == "not run: too large to emulate"
+    assert "no speed" in capsys.readouterr().out
+
+
+def test_mlx_s_own_ops_have_no_speed_of_ours(run, capsys):
+    assert run.main(["attention", "1x2x1x5x9x8:f16:causal", "--backend", "mlx"]) == 0
+    assert "no speed: on this machine MLX's own ops serve both sides" in capsys.readouterr().out
+
+
+def test_a_wrong_result_fails_the_command(run, monkeypatch, capsys):
+    monkeypatch.setattr(run, "mistake", lambda work, outputs: "1 is wrong")
+    assert run.main(["matmul", SPEC, "--backend", "mlx"]) == 1
+    assert "1 is wrong" in capsys.readouterr().out
+
+
+def test_wrong_calls_end_in_usage(run, capsys):
+    for arguments in (["matmul", "5x6"], ["matmul", SPEC, "--kernel", "attention_chain"]):
+        with pytest.raises(SystemExit) as end:
+            run.main([*arguments, "--backend", "emulator"])
+        assert end.value.code == 2
+    assert "Expected" in capsys.readouterr().err
+    assert backends.resolve().name in ("emulator", "metal", "mlx")
