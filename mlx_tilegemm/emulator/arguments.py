@@ -56,6 +56,10 @@ class Dispatch:
         for name, sizes in (("grid", self.grid), ("threadgroup", self.threadgroup)):
             if len(sizes) != 3 or min(sizes) < 0:
                 raise ProblemError(f"[emulator] Expected three sizes in {name}, got {sizes}.")
+        if 0 in self.threadgroup and 0 not in self.grid:
+            raise ProblemError(
+                f"[emulator] Expected threads in the threadgroup, got {self.threadgroup}."
+            )
         threads = self.threadgroup[0] * self.threadgroup[1] * self.threadgroup[2]
         if threads > _MAX_THREADS:
             # In MLX's words.

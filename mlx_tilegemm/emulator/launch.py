@@ -19,7 +19,7 @@ from .arguments import Arguments, Buffer, Dispatch, LoadedParameter
 from .build import BuiltKernel
 from .counters import Counters, read_counters
 from .counting import note_launch
-from .findings import Finding, raise_findings
+from .findings import Finding, FindingKind, raise_findings
 from .registers import Written, first_difference
 from .report import Subject, make_findings, unset_variable
 from .settings import Settings
@@ -72,6 +72,27 @@ class LoadedKernel:
         self._address = ctypes.cast(function, ctypes.c_void_p)
         self.parameters = self._describe(position)
 
+    def _never_written(self, buffers: Mapping[int, Buffer]) -> list[Finding]:
+        """What an empty grid leaves unwritten."""
+        names = {p.index: p.name for p in self.entry.function.parameters}
+        return [
+            Finding(
+                kind=FindingKind.UNWRITTEN_OUTPUT,
+                kernel=self.entry.name,
+                file="",
+                line=0,
+                source_line="",
+                buffer=names[index],
+                index=0,
+                thread=(0, 0, 0),
+                threadgroup=(0, 0, 0),
+                count=1,
+                message=f"{buffer.data.size} elements of '{names[index]}': the grid is empty",
+            )
+            for index, buffer in buffers.items()
+            if not buffer.initialized and buffer.data.size
+        ]
+
     def _describe(self, position: int) -> tuple[LoadedParameter, ...]:
         describe = getattr(self._library, f"msl_describe_{position}")
         count = len(self.entry.function.parameters)
@@ -104,6 +125,8 @@ class LoadedKernel:
         """
         arguments = self._arguments(buffers, dispatch)
         if dispatch.is_empty:
+            if settings.strict:
+                raise_findings(self.entry.name, self._never_written(buffers))
             return self._counters(native.Counters(), arguments, dispatch)
         twin = self._twin_for(buffers, dispatch, settings)
         copies = self._writable(buffers) if twin is not None else {}

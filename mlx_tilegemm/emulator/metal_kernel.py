@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import EmulatorError
 from .arguments import Buffer, Dispatch
 from .counters import Counters
 from .launch import LoadedKernel
@@ -102,12 +103,19 @@ class EmulatedKernel:
             "verbose": verbose,
             "stream": stream,
         }
+        arrays = [value for value in inputs if isinstance(value, mx.array)]
+        _evaluate(arrays)
+        return _without_derivatives(lambda: self._outputs(call), arrays)
+
+    def _outputs(self, call: dict[str, Any]) -> list[mx.array]:
+        """Runs what MLX makes of a call."""
         traced = self._trace(call)
+        inputs, output_dtypes = call["inputs"], call["output_dtypes"]
         settings = self._settings()
         loaded = load_text(traced.text, prelude=_PRELUDE, settings=build_settings(settings))
         outputs = [
-            _output_buffer(tuple(shape), dtype, init_value)
-            for shape, dtype in zip(output_shapes, output_dtypes, strict=True)
+            _output_buffer(tuple(shape), dtype, call["init_value"])
+            for shape, dtype in zip(call["output_shapes"], output_dtypes, strict=True)
         ]
         self._launch(loaded, traced, inputs, outputs, settings)
         return [
@@ -120,8 +128,12 @@ class EmulatedKernel:
         return settings if self._checks is None else replace(settings, checks=self._checks)
 
     def _trace(self, call: dict[str, Any]) -> TracedCall:
-        key = _call_key(call)
-        traced = self._traces.get(key)
+        try:
+            key = _call_key(call)
+            traced = self._traces.get(key)
+        except (TypeError, ValueError):
+            # Arguments of the wrong form: MLX has the words for it.
+            return trace_call(self._kernel, call)
         if traced is None or call["verbose"]:
             traced = trace_call(self._kernel, call)
             self._traces[key] = traced
@@ -199,6 +211,39 @@ def metal_kernel(
     return EmulatedKernel(kernel, checks)
 
 
+def _evaluate(arrays: Sequence[mx.array]) -> None:
+    try:
+        mx.eval(arrays)
+    except ValueError as error:
+        if "transformations" not in str(error):
+            raise
+        raise EmulatorError(
+            "[emulator] Expected arrays with values, got those of mx.compile or mx.vmap: "
+            "the emulator runs a kernel when it is called."
+        ) from error
+
+
+def _without_derivatives(
+    run: Callable[[], list[mx.array]], arrays: Sequence[mx.array]
+) -> list[mx.array]:
+    """Runs, and lets derivatives of the outputs fail as those of MLX's custom kernels do."""
+
+    def refused(what: str) -> Callable[..., Any]:
+        def refuse(*_: object) -> None:
+            raise ValueError(f"[Primitive::{what}] Not implemented for CustomKernel.")
+
+        return refuse
+
+    if not arrays:
+        return run()
+    function = mx.custom_function(lambda *_: run())
+    function.vjp(refused("vjp"))
+    function.jvp(refused("jvp"))
+    outputs = cast(list[mx.array], function(*arrays))
+    mx.eval(outputs)
+    return outputs
+
+
 def _call_key(call: dict[str, Any]) -> tuple[object, ...]:
     """What the generated text, the geometry and MLX's own checks depend on."""
     inputs = tuple(
@@ -274,7 +319,7 @@ def _strided_buffer(view: Array) -> Buffer:
 def _output_buffer(shape: tuple[int, ...], dtype: mx.Dtype, init_value: float | None) -> Buffer:
     if init_value is None:
         return Buffer(data=np.empty(shape, _NUMPY_TYPES[dtype]), initialized=False)
-    filled = _to_numpy(mx.full(shape, init_value, dtype))
+    filled = _to_numpy(mx.full(shape, mx.array(init_value, dtype)))
     return Buffer(data=np.array(filled))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_tilegemm import emulator
 from mlx_tilegemm.emulator import KernelCheckError, KernelCompileError, metal_kernel
+from mlx_tilegemm.errors import EmulatorError
 
 DTYPES = (
     mx.bool_,
@@ -307,3 +308,41 @@ def test_misaligned_buffers():
     assert mx.array_equal(out, x.reshape(8, 4).sum(axis=1))
     with emulator.settings(misalign=True), pytest.raises(KernelCheckError, match="misaligned"):
         run(kernel, [x], (8,), mx.float32, threads=8)
+
+
+def plain_copy():
+    source = "uint i = thread_position_in_grid.x; y[i] = x[i];"
+    return metal_kernel("copy", ["x"], ["y"], source)
+
+
+def test_threadgroups_without_threads():
+    with pytest.raises(ValueError, match=r"threads in the threadgroup, got \(0, 1, 1\)"):
+        run(plain_copy(), [mx.zeros((9,))], (9,), mx.float32, threads=9, group=0)
+
+
+def test_an_empty_grid_writes_no_outputs():
+    with pytest.raises(KernelCheckError, match="9 elements of 'y': the grid is empty"):
+        run(plain_copy(), [mx.zeros((9,))], (9,), mx.float32, threads=0)
+
+
+def test_derivatives_are_not_silently_zero():
+    def loss(x):
+        return run(plain_copy(), [x], (9,), mx.float32, threads=9).sum()
+
+    with pytest.raises(ValueError, match="Not implemented for CustomKernel"):
+        mx.grad(loss)(mx.zeros((9,)))
+    for transform in (mx.compile, mx.vmap):
+        with pytest.raises(EmulatorError, match=r"mx.compile or mx.vmap"):
+            transform(loss)(mx.zeros((2, 9)))
+
+
+def test_template_must_be_a_list_of_pairs(copier):
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        copier(
+            inputs=[mx.zeros((9,))],
+            template={"T": mx.float32},
+            output_shapes=[(9,)],
+            output_dtypes=[mx.float32],
+            grid=(9, 1, 1),
+            threadgroup=(9, 1, 1),
+        )
