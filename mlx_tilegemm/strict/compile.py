@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from . import tree
 from .finding import Finding, Report
+from .instantiate import instantiate
 from .lint import words
 from .syntax import read_tree
 from .toolchain import FLAGS, INCLUDE, Clang, ClangMissingError, find_clang, precompiled_prelude
@@ -39,7 +40,7 @@ def prepare(text: str) -> str:
 
     Attributes only bind parameters, which `signature` checks; a bfloat literal becomes a cast.
     """
-    text = _ATTRIBUTE.sub(_plain_attribute, text)
+    text = _ATTRIBUTE.sub(_plain_attribute, instantiate(text))
     return _BFLOAT_LITERAL.sub(r"bfloat(\1f)", text)
 
 
