@@ -16,7 +16,7 @@ from .chips.record import Chip
 from .errors import IllegalKernelError
 from .kernels import KERNELS, Kernel, mlx_ops
 from .plan import Plan
-from .problem import Problem
+from .problem import AttentionProblem, Problem
 
 MLX = "mlx"
 """What `choose` is forced to, and what a route is called, where MLX's own ops serve the call."""
@@ -67,6 +67,26 @@ class Measurements:
         return next((one for one in self.timings if one.candidate == candidate), None)
 
 
+FEW_QUERIES = 8
+FEW_KEYS = 64
+"""Up to so many queries, and from so many keys on, problems of about as many keys are alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a plan is made from, for most candidates' plans are never asked for.
+
+    Attributes:
+        kernel: The kernel's module.
+        problem: The problem.
+        config: The kernel's own configuration.
+    """
+
+    kernel: Kernel
+    problem: Problem
+    config: object
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One configuration and what became of it.
@@ -76,7 +96,7 @@ class Candidate:
         config: Its tile and staging choice.
         reason: Why it was refused; None if it is legal.
         seconds: Modelled or measured time of a legal one.
-        plan: Plan of a legal one; None for MLX's own ops.
+        recipe: What the plan of a legal one is made from; None for MLX's own ops.
         spread: Quartiles of a measured time; None where it is modelled.
     """
 
@@ -84,13 +104,20 @@ class Candidate:
     config: str
     reason: str | None
     seconds: float | None
-    plan: Plan | None
+    recipe: Recipe | None
     spread: tuple[float, float] | None = None
 
     @property
     def measured(self) -> bool:
         """Whether its time was measured."""
         return self.spread is not None
+
+    @property
+    def plan(self) -> Plan | None:
+        """Plan of a legal one; None for MLX's own ops."""
+        if self.recipe is None:
+            return None
+        return self.recipe.kernel.plan(self.recipe.problem, self.recipe.config)
 
     def __str__(self) -> str:
         return f"{self.kernel}/{self.config}"
@@ -133,6 +160,9 @@ def choose(
 ) -> Decision:
     """Return the cheapest legal plan for a problem on a chip.
 
+    While a sequence is decoded its keys become one more with every token. Few queries of about as
+    many keys therefore share one choice, and times modelled for up to a sixteenth more keys.
+
     Args:
         problem: What is asked.
         chip: Where it would run.
@@ -147,6 +177,59 @@ def choose(
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
             the message holds the reason of every refusal.
     """
+    alike = _alike(problem)
+    if alike != problem and measurements is None:
+        shared = _shared_choice(problem, alike, chip, force, mlx_competes=mlx_competes)
+        if shared is not None:
+            return shared
+    return _own_choice(problem, chip, force, measurements, mlx_competes=mlx_competes)
+
+
+def _alike(problem: Problem) -> Problem:
+    """Return the problem that stands for those of about as many keys: the one with the most."""
+    if not isinstance(problem, AttentionProblem):
+        return problem
+    keys = problem.kv_len
+    if problem.q_len > FEW_QUERIES or keys < FEW_KEYS:
+        return problem
+    step = max(16, 1 << (keys.bit_length() - 5))
+    most = -(-keys // step) * step
+    batch, heads, rows, columns = problem.mask_shape
+    mask_shape = (batch, heads, rows, most if columns > 1 else 1)
+    return replace(problem, kv_len=most, mask_shape=mask_shape)
+
+
+def _shared_choice(
+    problem: Problem, alike: Problem, chip: Chip, force: str | None, *, mlx_competes: bool
+) -> Decision | None:
+    """Return the choice for a problem that is alike, bound to this one; None if that is refused."""
+    try:
+        decision = _own_choice(alike, chip, force, None, mlx_competes=mlx_competes)
+    except IllegalKernelError:
+        return None
+    candidates = tuple(
+        one if one.recipe is None else replace(one, recipe=replace(one.recipe, problem=problem))
+        for one in decision.candidates
+    )
+    if decision.plan is None:
+        return replace(decision, candidates=candidates)
+    chosen = str(decision.plan)
+    best = next(one for one in candidates if str(one) == chosen)
+    assert best.recipe is not None
+    if best.recipe.kernel.reject(problem, best.recipe.config, chip) is not None:
+        return None
+    return replace(decision, candidates=candidates, plan=best.plan)
+
+
+@lru_cache(maxsize=1024)
+def _own_choice(
+    problem: Problem,
+    chip: Chip,
+    force: str | None,
+    measurements: Measurements | None,
+    *,
+    mlx_competes: bool,
+) -> Decision:
     price = mlx_ops.price(problem, chip)
     priced = Decision(
         plan=None,
@@ -159,7 +242,7 @@ def choose(
 
 
 def _mlx(price: mlx_ops.Price) -> Candidate:
-    return Candidate(kernel=MLX, config=price.path, reason=None, seconds=price.seconds, plan=None)
+    return Candidate(kernel=MLX, config=price.path, reason=None, seconds=price.seconds, recipe=None)
 
 
 def _with_times(priced: Decision, measurements: Measurements | None) -> Decision:
@@ -192,7 +275,7 @@ def refuse(
         IllegalKernelError: ``force`` allows nothing that is left.
     """
     found = tuple(
-        replace(one, reason=reason, seconds=None, plan=None)
+        replace(one, reason=reason, seconds=None, recipe=None)
         if one.seconds is not None and refused in (one.kernel, str(one))
         else one
         for one in decision.candidates
@@ -279,7 +362,7 @@ def _candidate(kernel: Kernel, config: object, problem: Problem, chip: Chip) -> 
         config=str(config),
         reason=reason,
         seconds=kernel.cost(problem, config, chip) if legal else None,
-        plan=kernel.plan(problem, config) if legal else None,
+        recipe=Recipe(kernel=kernel, problem=problem, config=config) if legal else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import chips, dtypes
+from mlx_tilegemm import chips, dispatch, dtypes
 from mlx_tilegemm.canary.instance import smallest_instance
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from mlx_tilegemm.errors import IllegalKernelError
 from mlx_tilegemm.kernels import attention_decode
 from mlx_tilegemm.problem import AttentionProblem, MaskKind, attention_problem
 
@@ -290,6 +292,37 @@ class TestChoice:
             plan = choose(problem(kv_len=kv_len), chip).plan
             texts |= {stage.spec for stage in plan.stages}
         assert len(texts) <= 4
+
+    @pytest.mark.parametrize("window", [None, 100])
+    def test_lengths_that_share_a_choice_get_plans_of_their_own(self, window):
+        mask = MaskKind.CAUSAL if window else MaskKind.NONE
+        for kv_len in [*range(101, 300), *range(2000, 2100, 7)]:
+            asked = problem(kv_len=kv_len, mask_kind=mask, window=window)
+            decision = choose(asked, chips.DEFAULT)
+            assert decision.plan.stages[0].launch.sizes[2] == kv_len
+            assert decision.plan in [one.plan for one in decision.candidates]
+            for one in decision.candidates:
+                if one.recipe is None:
+                    continue
+                refused = one.recipe.kernel.reject(asked, one.recipe.config, chips.DEFAULT)
+                assert refused is None
+
+    def test_a_token_more_is_not_priced_anew(self, monkeypatch):
+        priced = []
+
+        def counted(*args):
+            priced.append(args)
+            return attention_decode.cost(*args)
+
+        kernel = SimpleNamespace(**{**vars(attention_decode), "cost": counted})
+        monkeypatch.setattr(dispatch, "KERNELS", (kernel,))
+        for kv_len in range(33001, 33201):
+            choose(problem((2, 2), kv_len), chips.DEFAULT)
+        assert 0 < len(priced) < 20
+
+    def test_refusals_name_the_problem_that_was_asked_for(self):
+        with pytest.raises(IllegalKernelError, match="kv_len 1001"):
+            choose(problem((1, 1), 1001, dims=(600, 600)), chips.DEFAULT, "attention_chain")
 
     def test_every_legal_plan_covers_each_key_once(self):
         for kv_len in (1, 129, 1000, 8191):
