@@ -79,7 +79,11 @@ def _tune(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _list(problems)
     effort = Effort(rounds=options.rounds)
-    outcomes = tuning.tune(problems, again=options.again, effort=effort, progress=_show)
+    try:
+        outcomes = tuning.tune(problems, again=options.again, effort=effort, progress=_show)
+    except KeyboardInterrupt:
+        print("interrupted; problems that were finished are kept", file=sys.stderr)
+        return 130
     measured = sum(one.status is not tuning.Status.SKIPPED for one in outcomes)
     print(f"{measured} of {len(outcomes)} problems are in {measurements.default_path()}")
     return 0
@@ -88,7 +92,9 @@ def _tune(options: argparse.Namespace) -> int:
 def _list(problems: tuple[Problem, ...]) -> int:
     chip, note = chips.detect()
     for problem in problems:
-        print(f"{problem}: {len(tuning.legal(problem, chip))} candidates and MLX's own path")
+        forward = isinstance(problem, GemmProblem | AttentionProblem)
+        count = f"{len(tuning.legal(problem, chip))} candidates and MLX's own path"
+        print(f"{problem}: {count if forward else 'not tuned'}")
     if note:
         print(note)
     return 0

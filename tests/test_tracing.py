@@ -69,6 +69,14 @@ def test_yes_where_arrays_have_lost_their_mark():
     assert found == [True]
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_first_question_may_come_inside(name):
+    tracing._probe.cache_clear()
+    assert all(answers(TRANSFORMS[name]))
+    is_traced()
+    assert not is_traced()
+
+
 def test_no_after_a_function_that_raises():
     def raising(x):
         raise KeyError

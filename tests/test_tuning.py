@@ -49,6 +49,11 @@ def other():
     return next(name for name in candidates() if name != chosen and "simdgroup" in name)
 
 
+@pytest.fixture
+def off_metal(monkeypatch):
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+
+
 class TestTune:
     def test_times_every_legal_candidate_and_mlx(self, tmp_path, other):
         with mac(tmp_path, fast=other) as metal:
@@ -185,7 +190,15 @@ class TestTune:
         assert outcome.status is Status.SKIPPED
         assert "not tuned" in str(outcome)
 
-    def test_nothing_but_metal_is_measured(self):
+    def test_what_does_not_fit_does_not_end_the_run(self, tmp_path):
+        with mac(tmp_path) as metal, mock.patch.object(tuning.run, "workload") as made:
+            made.side_effect = [RuntimeError("[malloc] Unable to allocate"), workload(PROBLEM)]
+            first, second = tuned(metal, (tg.explain("matmul", A[:49], B).problem, PROBLEM))
+        assert first.status is Status.SKIPPED
+        assert "Unable to allocate" in str(first)
+        assert second.status is Status.MEASURED
+
+    def test_nothing_but_metal_is_measured(self, off_metal):
         with pytest.raises(BackendError, match="say nothing about a GPU"):
             tuning.tune((PROBLEM,))
 
@@ -425,6 +438,11 @@ class TestCommands:
         assert f"1 of 1 measured: {PROBLEM}: {other}" in captured.err
         assert f"1 of 1 problems are in {tmp_path / 'tuning.json'}" in captured.out
 
+    def test_interrupted(self, tmp_path, capsys):
+        with mac(tmp_path), mock.patch.object(tuning, "tune", side_effect=KeyboardInterrupt):
+            assert main(["tune", "--matmul", "5x6x7"]) == 130
+        assert "finished are kept" in capsys.readouterr().err
+
     def test_dry_run(self, capsys):
         arguments = ["--matmul", "50x24x40", "--attention", "1x4x2x5x9x16:f16"]
         assert main(["tune", *arguments, "--dry-run"]) == 0
@@ -441,6 +459,6 @@ class TestCommands:
             (["--matmul", "5x6x7"], "Expected Metal"),
         ],
     )
-    def test_wrong_calls(self, capsys, arguments, message):
+    def test_wrong_calls(self, capsys, off_metal, arguments, message):
         assert main(["tune", *arguments]) == 2
         assert message in capsys.readouterr().err

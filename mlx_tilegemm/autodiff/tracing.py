@@ -32,8 +32,18 @@ def is_traced() -> bool:
 
 @lru_cache(maxsize=1)
 def _probe() -> Callable[[], bool]:
-    probe = _make_probe()
-    return probe if _works(probe) else lambda: True
+    found: list[Callable[[], bool]] = []
+
+    def try_it() -> None:
+        probe = _make_probe()
+        if _works(probe):
+            found.append(probe)
+
+    # The first question may come while something is being followed; in another thread nothing is.
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    thread.join()
+    return found[0] if found else lambda: True
 
 
 def _make_probe() -> Callable[[], bool]:

@@ -90,16 +90,18 @@ def tune(
         )
     file = measurements.open_file()
     outcomes: list[Outcome] = []
-    for problem in problems:
-        outcome = _known(problem, file) if not again else None
-        if outcome is None:
-            outcome = _measured(problem, effort or Effort(), clock)
-            if outcome.status is Status.MEASURED:
-                file.write(measurements.key(problem), _entry(outcome))
-        outcomes.append(outcome)
-        progress(len(outcomes), len(problems), outcome)
-    measurements.forget()
-    forget_calls()
+    try:
+        for problem in problems:
+            outcome = _known(problem, file) if not again else None
+            if outcome is None:
+                outcome = _tried(problem, effort or Effort(), clock)
+                if outcome.status is Status.MEASURED:
+                    file.write(measurements.key(problem), _entry(outcome))
+            outcomes.append(outcome)
+            progress(len(outcomes), len(problems), outcome)
+    finally:
+        measurements.forget()
+        forget_calls()
     return outcomes
 
 
@@ -117,6 +119,15 @@ def _known(problem: Problem, file: UserFile[Tuned]) -> Outcome | None:
     if len(timings) < len(found.times):
         return None
     return Outcome(problem=problem, status=Status.KNOWN, timings=timings)
+
+
+def _tried(problem: Problem, effort: Effort, clock: Clock) -> Outcome:
+    """Measure a problem; one that does not fit into memory does not end the run."""
+    try:
+        return _measured(problem, effort, clock)
+    except Exception as error:  # whatever a driver or MLX may raise
+        reason = str(error) or type(error).__name__
+        return Outcome(problem=problem, status=Status.SKIPPED, reason=reason)
 
 
 def _measured(problem: Problem, effort: Effort, clock: Clock) -> Outcome:
