@@ -319,11 +319,12 @@ def _backward() -> list[Subject]:
 def _grouped_gradients(kernel: str, of: type[Any]) -> list[Subject]:
     """Return gradients of rows that several simdgroups share, and under a window."""
     window = {"mask_kind": MaskKind.CAUSAL, "window": 7}
-    staged = {"head_dim": 144, "value_dim": 16, "v": FLOAT16, "out": FLOAT16}
-    direct = {"head_dim": 132, "value_dim": 6, "softmax": False}
+    boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
+    staged = {"head_dim": 144, "value_dim": 48, "v": FLOAT16, "out": FLOAT16}
+    direct = {"head_dim": 130, "value_dim": 34}
     return [
-        _subject(kernel, "16x16-staged-cached-heads2", *_gradients(of, **window, **staged)),
-        _subject(kernel, "16x16-direct-reloaded-heads2", *_gradients(of, **direct)),
+        _subject(kernel, "16x16-staged-reloaded-heads2", *_gradients(of, **window, **staged)),
+        _subject(kernel, "16x16-direct-cached-heads2", *_gradients(of, **boolean, **direct)),
     ]
 
 
