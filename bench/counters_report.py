@@ -126,7 +126,7 @@ def _reason(row: Row) -> str:
             ". It stages nothing: what its simdgroups ask for again is in the core's cache, and "
             f"the lines that reach the core are {share:.2f} of MLX's"
         )
-    elif ours.products and theirs.products and ours.path.split("/")[1] not in theirs.path:
+    elif ours.useful and theirs.useful and ours.useful > theirs.useful:
         text += f". Its blocks are smaller, {_text(ours)} of useful work against {_text(theirs)}"
     return f"{text}."
 
