@@ -1,0 +1,71 @@
+"""The comparison of counts with MLX's kernels runs, and its report is of its own numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import mlx
+import pytest
+
+from mlx_tilegemm import chips
+from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32
+
+BENCH = Path(__file__).parent.parent / "bench"
+STEEL = Path(next(iter(mlx.__path__))) / "include/mlx/backend/metal/kernels/steel"
+needs_headers = pytest.mark.skipif(not STEEL.exists(), reason="this MLX ships no kernel headers")
+
+
+@pytest.fixture
+def counters(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import counters
+
+    return counters
+
+
+@pytest.fixture
+def rows(counters):
+    kept = json.loads((BENCH / "results" / "counters.json").read_text())
+    sides = ({name: counters.Side(**row.pop(name)) for name in ("ours", "mlx")} for row in kept)
+    return [counters.Row(**row, **both) for row, both in zip(kept, sides, strict=True)]
+
+
+def test_the_written_report_is_of_the_kept_counts(counters, rows):
+    text = (BENCH / "results" / "counters.md").read_text()
+    version = re.search(r"\(mlx ([0-9.]+)\)", text)[1]
+    assert text == counters.markdown(rows, version)
+    assert len(rows) >= 12
+
+
+def test_ours_moves_no_more_or_is_modelled_no_slower(rows):
+    for row in rows:
+        below = row.ours.device_bytes <= 1.005 * row.mlx.device_bytes
+        below = below and row.ours.threadgroup_bytes <= 1.005 * row.mlx.threadgroup_bytes
+        assert below or row.ours.seconds <= 1.1 * row.mlx.seconds, row.name
+
+
+@needs_headers
+def test_a_mixed_product_is_counted_with_mlx_s_cast(counters):
+    problem = counters.gemm(64, 128, 48, FLOAT16, FLOAT32, transpose_b=True)
+    case = counters.Case(name="small", problem=problem, sample=0)
+    row = counters.count_row(case, chips.get("m1-max"))
+    assert row.mlx.path == "steel-64x64x16-2x2, 1 cast"
+    assert row.mlx.launches == 2
+    assert row.mlx.useful == 1
+    copied = 64 * 48 * (2 + 4)
+    loaded = (64 + 64) * 48 * 4 * 2
+    stored = 64 * 128 * 4
+    assert row.mlx.device_bytes == copied + loaded + stored
+
+
+@needs_headers
+def test_decode_is_counted_with_mlx_s_gemv(counters):
+    problem = counters.gemm(1, 256, 512, BFLOAT16, BFLOAT16, transpose_b=True)
+    case = counters.Case(name="small", problem=problem, sample=0)
+    row = counters.count_row(case, chips.get("m1-max"))
+    assert row.mlx.path == "gemv"
+    assert row.mlx.useful is None
+    # The matrix and the result once; each simdgroup reads the vector for its four results.
+    assert row.mlx.device_bytes == 2 * (256 * 512 + 256 // 4 * 512 + 256)
