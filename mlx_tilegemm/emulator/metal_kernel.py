@@ -101,7 +101,7 @@ class EmulatedKernel:
             "template": template,
             "init_value": init_value,
             "verbose": verbose,
-            "stream": stream,
+            "stream": None if _is_default(stream) else stream,
         }
         arrays = [value for value in inputs if isinstance(value, mx.array)]
         _evaluate(arrays)
@@ -211,6 +211,11 @@ def metal_kernel(
     return EmulatedKernel(kernel, checks)
 
 
+def _is_default(stream: Any) -> bool:  # noqa: ANN401 (as in MLX)
+    """Whether a stream is the default one, which is of the GPU wherever MLX has one."""
+    return isinstance(stream, mx.Stream) and stream == mx.default_stream(mx.default_device())
+
+
 def _evaluate(arrays: Sequence[mx.array]) -> None:
     try:
         mx.eval(arrays)
@@ -219,7 +224,7 @@ def _evaluate(arrays: Sequence[mx.array]) -> None:
             raise
         raise EmulatorError(
             "[emulator] Expected arrays with values, got those of mx.compile or mx.vmap: "
-            "the emulator runs a kernel when it is called."
+            "the emulator runs a kernel when it is called. mx.disable_compile() lets it."
         ) from error
 
 

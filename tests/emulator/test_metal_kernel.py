@@ -336,6 +336,14 @@ def test_derivatives_are_not_silently_zero():
             transform(loss)(mx.zeros((2, 9)))
 
 
+def test_the_default_stream_will_do():
+    x = mx.arange(9, dtype=mx.float32)
+    stream = mx.default_stream(mx.default_device())
+    assert run(plain_copy(), [x], (9,), mx.float32, threads=9, stream=stream).tolist() == x.tolist()
+    with pytest.raises(ValueError, match="Only supports the GPU"):
+        run(plain_copy(), [x], (9,), mx.float32, threads=9, stream=mx.cpu)
+
+
 def test_template_must_be_a_list_of_pairs(copier):
     with pytest.raises(TypeError, match="incompatible function arguments"):
         copier(
