@@ -16,11 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, canary, chips, emulator, tuning
@@ -190,7 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TileGemmError as error:
         parser.error(str(error))
     if options.json:
-        content = {"when": now(), "system": platform.platform(), "results": results}
+        system = f"{platform.system()} {platform.machine()}, MLX {mx.__version__}"
+        command = " ".join(["python", "bench/run.py", *(arguments or sys.argv[1:])])
+        content = {"when": now(), "command": command, "system": system, "results": results}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 1 if any(one["right"] is False for one in results) else 0
 

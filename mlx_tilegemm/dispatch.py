@@ -161,7 +161,7 @@ def choose(
     """Return the cheapest legal plan for a problem on a chip.
 
     While a sequence is decoded its keys become one more with every token. Few queries of about as
-    many keys therefore share one choice, and times modelled for up to a sixteenth more keys.
+    many keys therefore share one choice, and times for up to a sixteenth more keys.
 
     Args:
         problem: What is asked.
@@ -170,22 +170,22 @@ def choose(
             ``mlx``, or ``any``: MLX's own ops only where no kernel may serve.
         mlx_competes: Choose MLX's own ops where they are modelled to be faster. Only where they
             would run on the same chip: on Metal.
-        measurements: What candidates for this very problem took there. One that was measured is
-            preferred to all that are only modelled.
+        measurements: What candidates for this problem, or the one it shares with, took there. One
+            that was measured is preferred to all that are only modelled.
 
     Raises:
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
             the message holds the reason of every refusal.
     """
-    alike = _alike(problem)
-    if alike != problem and measurements is None:
-        shared = _shared_choice(problem, alike, chip, force, mlx_competes=mlx_competes)
+    like = alike(problem)
+    if like != problem:
+        shared = _shared_choice(problem, like, chip, force, measurements, mlx_competes=mlx_competes)
         if shared is not None:
             return shared
     return _own_choice(problem, chip, force, measurements, mlx_competes=mlx_competes)
 
 
-def _alike(problem: Problem) -> Problem:
+def alike(problem: Problem) -> Problem:
     """Return the problem that stands for those of about as many keys: the one with the most."""
     if not isinstance(problem, AttentionProblem):
         return problem
@@ -200,11 +200,17 @@ def _alike(problem: Problem) -> Problem:
 
 
 def _shared_choice(
-    problem: Problem, alike: Problem, chip: Chip, force: str | None, *, mlx_competes: bool
+    problem: Problem,
+    like: Problem,
+    chip: Chip,
+    force: str | None,
+    measurements: Measurements | None,
+    *,
+    mlx_competes: bool,
 ) -> Decision | None:
     """Return the choice for a problem that is alike, bound to this one; None if that is refused."""
     try:
-        decision = _own_choice(alike, chip, force, None, mlx_competes=mlx_competes)
+        decision = _own_choice(like, chip, force, measurements, mlx_competes=mlx_competes)
     except IllegalKernelError:
         return None
     candidates = tuple(

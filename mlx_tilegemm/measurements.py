@@ -1,8 +1,8 @@
 """What candidates took on this machine: the per-user file, and what of it holds for a problem.
 
-Times hold for the very problem they were measured for, sizes included, on one chip, operating
-system and version of MLX, and for the very texts: a kernel whose text has changed since counts as
-not measured. Dispatch gets them as a value.
+Times hold for the very problem they were measured for, sizes included, and for those that share its
+choice (see `dispatch.alike`); on one chip, operating system and version of MLX; and for the very
+texts: a kernel whose text has changed since counts as not measured. Dispatch gets them as a value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from .backends import canary_setting
 from .chips import Chip
-from .dispatch import MLX, Candidate, Measurements, Timing, choose
+from .dispatch import MLX, Candidate, Measurements, Timing, alike, choose
 from .problem import GemmProblem, Problem
 from .problem.plain import to_plain
 from .userfile import UserFile, now, this_machine, user_path
@@ -133,6 +133,7 @@ def _known() -> tuple[str, dict[str, Tuned]]:
 def forget() -> None:
     """Read the file anew when it is next asked."""
     _known.cache_clear()
+    _measured.cache_clear()
 
 
 def measured(problem: Problem, chip: Chip) -> Measurements | None:
@@ -142,8 +143,13 @@ def measured(problem: Problem, chip: Chip) -> Measurements | None:
         problem: The problem.
         chip: This machine's chip.
     """
+    return _measured(alike(problem), chip) if _known()[1] else None
+
+
+@lru_cache(maxsize=1024)
+def _measured(problem: Problem, chip: Chip) -> Measurements | None:
     machine, entries = _known()
-    found = entries.get(key(problem)) if entries else None
+    found = entries.get(key(problem))
     if found is None:
         return None
     timings = current(found, choose(problem, chip).candidates)

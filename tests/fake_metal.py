@@ -106,6 +106,7 @@ def forget():
     caches = (
         canary._only_ledger,
         measurements._known,
+        measurements._measured,
         backends.canary_setting,
         backends._route,
         dispatch.choose,

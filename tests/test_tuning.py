@@ -1,6 +1,7 @@
 """Tuning: what is measured, what is kept, and what dispatch makes of it. No clock runs here."""
 
 import json
+from functools import partial
 from unittest import mock
 
 import mlx.core as mx
@@ -8,7 +9,7 @@ import pytest
 from fake_metal import clocked_metal
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import canary, chips, dispatch, measurements, tuning
+from mlx_tilegemm import canary, chips, dispatch, measurements, mlx_route, tuning
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.dispatch import Measurements, Timing, choose
 from mlx_tilegemm.dtypes import FLOAT16, FLOAT32
@@ -201,6 +202,41 @@ class TestTune:
     def test_nothing_but_metal_is_measured(self, off_metal):
         with pytest.raises(BackendError, match="say nothing about a GPU"):
             tuning.tune((PROBLEM,))
+
+
+class TestDecoding:
+    def test_a_growing_sequence_shares_what_was_measured(self, tmp_path):
+        decode = tuning.attention_spec("1x4x2x1x1000x64:f16")
+        later = tuning.attention_spec("1x4x2x1x1003x64:f16")
+        much_later = tuning.attention_spec("1x4x2x1x2000x64:f16")
+        chip = chips.detect()[0]
+        last = list(candidates(decode))[-1]
+        by_mlx = partial(mlx_route.attention, dispatch.alike(decode))
+        with mac(tmp_path) as metal:
+            # Attention is right on this fake only by MLX's ops.
+            def on_kernel(work, plan, backend):
+                def call():
+                    metal.now += 1e-3 if str(plan) == last else 2e-3
+                    return by_mlx(tuple(work.operands.values()), work.factors, None)
+
+                return call
+
+            def on_mlx(work):
+                return on_kernel(work, None, None)
+
+            proven = canary.Verdict(state=canary.State.PROVEN)
+            with (
+                mock.patch.object(tuning.calls.Workload, "on_mlx", on_mlx),
+                mock.patch.object(tuning.calls.Workload, "on_kernel", on_kernel),
+                mock.patch.object(canary, "look_up", return_value=proven),
+            ):
+                (outcome,) = tuned(metal, (decode, later))
+            assert outcome.problem == dispatch.alike(decode)
+            assert outcome.status is Status.MEASURED
+            for problem in (decode, later):
+                known = measurements.measured(problem, chip)
+                assert str(choose(problem, chip, measurements=known).plan) == last
+            assert measurements.measured(much_later, chip) is None
 
 
 class TestMeasure:

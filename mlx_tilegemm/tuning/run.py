@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from .. import backends, canary, measurements
 from ..chips import Chip, detect
-from ..dispatch import MLX, Candidate, Timing, choose
+from ..dispatch import MLX, Candidate, Timing, alike, choose
 from ..errors import BackendError
 from ..measurements import TextTiming, Tuned
 from ..plan import Plan
@@ -74,7 +74,7 @@ def tune(
     """Measure problems on this machine's GPU and keep the times.
 
     Args:
-        problems: What to measure.
+        problems: What to measure; those that share a choice are measured once.
         again: Measure also what is known.
         effort: How much time to spend.
         clock: What to measure by.
@@ -88,6 +88,7 @@ def tune(
             "[tune] Expected Metal, got an MLX without it; times of the emulator or of a CPU say "
             "nothing about a GPU. A dry run lists what would be measured."
         )
+    problems = tuple(dict.fromkeys(alike(problem) for problem in problems))
     file = measurements.open_file()
     outcomes: list[Outcome] = []
     try:
