@@ -83,7 +83,8 @@ def passed(lazy):
 
 
 def gradients(arrays, options):
-    return mx.grad(lambda x: loss(attend(x, **options), mx))(arrays)
+    with tg.use_kernel("attention_chain"):
+        return mx.grad(lambda x: loss(attend(x, **options), mx))(arrays)
 
 
 CASES = {
