@@ -250,10 +250,8 @@ def run_mlx(
     price = mlx_ops.price(problem, chip)
     assert price is not None
     path = price.path.split(",")[0]
-    if isinstance(problem, GemmProblem):
-        dtypes = (problem.a, problem.b)
-    else:
-        dtypes = (problem.q, problem.k, problem.v)
+    is_gemm = isinstance(problem, GemmProblem)
+    dtypes = (problem.a, problem.b) if is_gemm else (problem.q, problem.k, problem.v)
     compute = dtypes[0]
     for dtype in dtypes[1:]:
         compute = promote(compute, dtype)
@@ -261,10 +259,8 @@ def run_mlx(
     for array, dtype in zip(arrays, dtypes, strict=True):
         values = mlx_kernels.encode(_floats(array), dtype)
         inputs.append(values if dtype is compute else mlx_kernels.cast(values, dtype, compute))
-    if isinstance(problem, GemmProblem):
-        out = mlx_kernels.run_gemm(_same(problem, compute), path, *inputs, chip)
-    else:
-        out = mlx_kernels.run_attention(_same(problem, compute), path, *inputs, chip)
+    run = mlx_kernels.run_gemm if is_gemm else mlx_kernels.run_attention
+    out = run(_same(problem, compute), path, *inputs, chip)
     copies = sum(dtype is not compute for dtype in dtypes)
     text = f"{path}, {copies} cast{'s' if copies > 1 else ''}" if copies else path
     return mlx_kernels.decode(out, compute).astype(np.float32), text

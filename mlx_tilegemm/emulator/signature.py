@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from ..errors import KernelCompileError
 from .lexer import Kind, Token, locate, match_angle, match_close
@@ -298,16 +299,11 @@ class _Finder:
             raise self._unknown(self.tokens[start], "this kernel parameter")
         enabled_by = attributes.get("function_constant", "")
         is_constant = any(token.text == "constant" for token in plain)
+        described = partial(Parameter, name=name, enabled_by=enabled_by, is_constant=is_constant)
         for source in (Source.BUFFER, Source.THREADGROUP):
             if source.value in attributes:
                 index = self._index(attributes[source.value], self.tokens[start])
-                return Parameter(
-                    name=name,
-                    source=source,
-                    index=index,
-                    enabled_by=enabled_by,
-                    is_constant=is_constant,
-                )
+                return described(source=source, index=index)
         for attribute in attributes:
             if attribute in THREAD_ATTRIBUTES or attribute in CONSTANT_ATTRIBUTES:
                 return Parameter(name=name, source=Source.THREAD, index=-1, attribute=attribute)
@@ -315,13 +311,7 @@ class _Finder:
             known = ", ".join(sorted(attributes))
             raise self._unknown(self.tokens[start], f"the attribute [[{known}]] of '{name}'")
         if any(token.text in ("*", "&", "[") for token in plain):
-            return Parameter(
-                name=name,
-                source=Source.BUFFER,
-                index=next_buffer,
-                enabled_by=enabled_by,
-                is_constant=is_constant,
-            )
+            return described(source=Source.BUFFER, index=next_buffer)
         raise self._unknown(self.tokens[start], f"the parameter '{name}' without attribute")
 
     def _index(self, argument: str, token: Token) -> int:
