@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NoReturn, cast
 
 import mlx.core as mx
 
@@ -45,17 +44,14 @@ def _kernel(source: Source) -> Executable:
         threadgroup: Extent,
         stream: StreamOrDevice = None,
     ) -> list[mx.array]:
-        def launch(*arrays: mx.array) -> list[mx.array]:
-            return kernel(
-                inputs=list(arrays),
-                output_shapes=output_shapes,
-                output_dtypes=output_dtypes,
-                grid=grid,
-                threadgroup=threadgroup,
-            )
-
         _evaluate(inputs)
-        return _opaque(launch, inputs)
+        return kernel(
+            inputs=list(inputs),
+            output_shapes=output_shapes,
+            output_dtypes=output_dtypes,
+            grid=grid,
+            threadgroup=threadgroup,
+        )
 
     return execute
 
@@ -72,18 +68,3 @@ def _evaluate(inputs: Sequence[mx.array]) -> None:
             "an export: the emulator evaluates at once. Call the op outside the traced function, "
             'or inside `with use_backend("mlx"):`.'
         ) from error
-
-
-def _opaque(launch: Callable[..., list[mx.array]], inputs: Sequence[mx.array]) -> list[mx.array]:
-    """Call ``launch`` so that differentiating it raises, instead of giving zero gradients."""
-    function = mx.custom_function(launch)
-    function.vjp(_not_differentiable)
-    function.jvp(_not_differentiable)
-    return cast(list[mx.array], function(*inputs))
-
-
-def _not_differentiable(*_: object) -> NoReturn:
-    raise BackendError(
-        "[emulator] Expected a call that is not differentiated, got one made without its "
-        "derivatives; differentiate outside of `with use_gradients(False):`."
-    )
