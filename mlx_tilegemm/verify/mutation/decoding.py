@@ -21,15 +21,17 @@ def decoding() -> list[tuple[str, Trials]]:
     """Return configurations, each with its problems."""
     causal, boolean = {"mask_kind": MaskKind.CAUSAL}, {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
     additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT32}
+    sizes = {"head_dim": 188, "value_dim": 192}
+    rounded = {"head_dim": 64, "value_dim": 40, "v": BFLOAT16}
     sunk = {"return_lse": True, "sinks": FLOAT16}
     return [
         ("32-1x4x1-split2", _trials(FEW, **boolean, **sunk)),
         ("32-1x4x1-split1", _trials(FEW, **causal, **sunk, window=131, pe_dim=9)),
-        ("32-4x1x1-split1", _trials(MORE, **additive, head_dim=64, value_dim=40, v=FLOAT16)),
+        ("32-4x1x1-split1", _trials(MORE, **additive, **rounded, return_lse=True)),
         ("32-4x1x1-split1", _trials(MORE, **causal, softmax=False, out=BFLOAT16)),
         ("32-2x2x1-split2", _trials(MORE[:2], **additive, softmax=False)),
         ("32-1x2x2-split2", _trials(FEW, **causal, head_dim=192, value_dim=188, pe_dim=16)),
-        ("32-2x1x2-split1", _trials(MORE, **boolean, head_dim=188, value_dim=192)),
+        ("32-2x1x2-split1", _trials(MORE, **boolean, **sizes, return_lse=True)),
     ]
 
 
@@ -48,7 +50,7 @@ def _problem(q_len: int, kv_len: int, seed: int, options: dict[str, Any]) -> Pro
         "softmax": True,
         "mask_kind": MaskKind.NONE,
         "head_dim": 24,
-        "value_dim": 17,
+        "value_dim": 33,
         "pe_dim": 0,
     } | options
     head_dim, value_dim = fields.pop("head_dim"), fields.pop("value_dim")
@@ -57,7 +59,8 @@ def _problem(q_len: int, kv_len: int, seed: int, options: dict[str, Any]) -> Pro
         fields["q_pe_shape"], fields["q_pe"] = (2, 4, q_len, pe_dim), BFLOAT16
         fields["k_pe_shape"], fields["k_pe"] = (2, 1 + seed % 2, kv_len, pe_dim), FLOAT16
     if "mask" in fields:
-        fields["mask_shape"] = ((2, 1, q_len, kv_len), (1, 4, 1, kv_len))[seed % 2]
+        shapes = ((2, 1, q_len, kv_len), (1, 4, 1, kv_len), (2, 1, q_len, 1))
+        fields["mask_shape"] = shapes[seed % 3]
     if "sinks" in fields:
         fields["sinks_shape"] = (4,)
     return attention_problem(
