@@ -21,6 +21,7 @@ def decoding() -> list[tuple[str, Trials]]:
     """Return configurations, each with its problems."""
     causal, boolean = {"mask_kind": MaskKind.CAUSAL}, {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
     additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT32}
+    grouped = {"head_dim": 192, "value_dim": 188}
     sizes = {"head_dim": 188, "value_dim": 192}
     rounded = {"head_dim": 64, "value_dim": 40, "v": BFLOAT16}
     sunk = {"return_lse": True, "sinks": FLOAT16}
@@ -30,14 +31,15 @@ def decoding() -> list[tuple[str, Trials]]:
         ("32-4x1x1-split1", _trials(MORE, **additive, **rounded, return_lse=True)),
         ("32-4x1x1-split1", _trials(MORE, **causal, softmax=False, out=BFLOAT16)),
         ("32-2x2x1-split2", _trials(MORE[:2], **additive, softmax=False)),
-        ("32-1x2x2-split2", _trials(FEW, **causal, head_dim=192, value_dim=188, pe_dim=16)),
+        ("32-1x2x2-split2", _trials(FEW, **additive, **grouped, pe_dim=16, low=-300.0)),
         ("32-2x1x2-split1", _trials(MORE, **boolean, **sizes, return_lse=True)),
     ]
 
 
 def _trials(lengths: tuple[tuple[int, int, float], ...], **options: Any) -> Trials:  # noqa: ANN401
+    low = options.pop("low", 0.0)
     return [
-        (_problem(q_len, kv_len, seed, options), Data(seed=seed, amplitude=amplitude))
+        (_problem(q_len, kv_len, seed, options), Data(seed=seed, amplitude=amplitude, low=low))
         for seed, (q_len, kv_len, amplitude) in enumerate(lengths)
     ]
 
