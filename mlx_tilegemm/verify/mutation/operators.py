@@ -201,7 +201,7 @@ def _shift_declaration(text: str) -> Iterator[Edit]:
 
 def _shift_index(text: str) -> Iterator[Edit]:
     declared = re.compile(
-        r"\b(?:threadgroup|thread|float|accumulator_type|T|fragment|\w+_type|"
+        r"\b(?:threadgroup|thread|float|float2|accumulator_type|T|fragment|\w+_type|"
         r"\w+<[^;]*>|matrix8x8)\s+\w+(?:\[[^;{}=]*\])+\s*;"
     )
     skipped = [found.span() for found in declared.finditer(text)]
