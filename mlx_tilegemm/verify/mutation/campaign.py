@@ -231,6 +231,8 @@ def chosen(sample: int, generic: int | None) -> list[int]:
     everything = [ways[0].mutant for ways in unique_mutants()]
     scrambled = sorted(range(len(everything)), key=lambda number: _hash(str(everything[number])))
     named = [number for number in scrambled if everything[number].operator not in GENERIC]
+    # Those with a reason last: they are tried in every subject, which takes longest.
+    named.sort(key=lambda number: bool(explanation(everything[number])))
     others = [number for number in scrambled if everything[number].operator in GENERIC]
     return scrambled[:sample] if sample else named + others[:generic]
 
