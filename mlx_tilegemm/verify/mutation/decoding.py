@@ -33,6 +33,12 @@ def decoding() -> list[tuple[str, Trials]]:
         ("32-2x2x1-split2", _trials(MORE[:2], **additive, softmax=False)),
         ("32-1x2x2-split2", _trials(FEW, **additive, **grouped, pe_dim=16, low=-300.0)),
         ("32-2x1x2-split1", _trials(MORE, **boolean, **sizes, return_lse=True)),
+        # What is left unset of float16 reads as NaN.
+        (
+            "32-1x2x2-split2",
+            _trials(FEW, **boolean, **grouped, v=FLOAT16, out=BFLOAT16, return_lse=True),
+        ),
+        ("32-1x4x1-split2", _trials(FEW, **causal)),
     ]
 
 
