@@ -10,22 +10,10 @@ from math import ceil
 from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH
 from ..problem import AttentionProblem, MaskKind, attention_problem
-
-FRAGMENT = 8
-ADDRESSING_REGISTERS = 24
-"""Registers for pointers, counters and bounds, by reading comparable compiled kernels."""
-
-ROW_REGISTERS = 4
-"""Log-sum-exp, delta, scale and reference of the lane's row."""
-
-STAGE_PADDING_BYTES = 16
-"""Padding of a staged row: neighbouring rows then begin in different banks."""
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS, STAGE_PADDING_BYTES
 
 SHARING_REGISTERS = 4
 """Further registers of a head group: lane, simdgroup and where its slices begin."""
-
-PAIR_BYTES = 8
-"""A lane's two elements of a fragment, in float32."""
 
 UNGROUPED_HEAD_DIM = 128
 """Heads up to this size need no head groups: a simdgroup's rows fit its registers."""

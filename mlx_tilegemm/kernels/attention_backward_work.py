@@ -8,9 +8,10 @@ from math import ceil
 from ..chips.record import Chip
 from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, MaskKind
-from .attention_backward import FRAGMENT, PAIR_BYTES, Config
+from .attention_backward import Config
 from .cost import TileWork
 from .counts import bytes_in_flight, copying_cycles
+from .fragment import FRAGMENT, PAIR_BYTES
 
 SCORE_INSTRUCTIONS = 8
 """Instructions to scale, mask and weigh one score of a lane, its exp2 aside."""

@@ -12,9 +12,10 @@ from ..chips.record import Chip
 from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, Launch, Plan, Stage
 from ..problem import AttentionProblem, MaskKind, Problem, attention_problem
-from .attention_spec import FRAGMENT, NAME, Spec, part_fragments
+from .attention_spec import NAME, Spec, part_fragments
 from .cost import seconds
 from .counts import AttentionTile, attention_work
+from .fragment import FRAGMENT
 from .limits import reject_plan, threads_per_core
 
 PROBLEM = AttentionProblem

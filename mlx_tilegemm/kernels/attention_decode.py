@@ -26,7 +26,8 @@ from ..problem import AttentionProblem, MaskKind, Problem, Shape, attention_prob
 from .combine_splits import combine_stage
 from .cost import seconds
 from .decode_counts import DecodeTile, combining_seconds, decode_work
-from .decode_spec import FRAGMENT, Spec, registers
+from .decode_spec import Spec, registers
+from .fragment import FRAGMENT
 from .limits import reject_grid, reject_resources
 
 NAME = "attention_decode"

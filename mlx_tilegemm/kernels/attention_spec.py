@@ -8,26 +8,14 @@ from math import ceil
 from ..dtypes import DType
 from ..plan import SIMD_WIDTH, Resources
 from ..problem import MaskKind
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS, STAGE_PADDING_BYTES
 
 NAME = "attention_chain"
-FRAGMENT = 8
-PAIR_BYTES = 8
-"""What a lane holds of a fragment: two float32."""
-
 BASE_SIZES = 4
 """Run-time sizes that every text has: lengths, heads and heads that share keys."""
 
 MASK_SIZES = 4
 """Further run-time sizes with an array mask."""
-
-ADDRESSING_REGISTERS = 24
-"""Registers for pointers, counters and bounds, by reading comparable compiled kernels."""
-
-ROW_REGISTERS = 4
-"""Running maximum and sum, decay and reference of the lane's row."""
-
-STAGE_PADDING_BYTES = 16
-"""Padding of a staged row: neighbouring rows then begin in different banks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

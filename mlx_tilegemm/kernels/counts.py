@@ -14,8 +14,8 @@ from ..dtypes import BFLOAT16, FLOAT32, DType
 from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, resident_threadgroups, streamed_bytes
+from .fragment import FRAGMENT
 
-FRAGMENT = 8
 FRAGMENT_ELEMENTS = FRAGMENT * FRAGMENT
 
 SCORE_INSTRUCTIONS = 6

@@ -8,7 +8,8 @@ from math import ceil
 from ..chips.record import Chip
 from ..problem import AttentionProblem
 from .cost import DRAM_SHARE, TileWork
-from .counts import FRAGMENT, ROW_INSTRUCTIONS, SCORE_INSTRUCTIONS, widening_cycles
+from .counts import ROW_INSTRUCTIONS, SCORE_INSTRUCTIONS, widening_cycles
+from .fragment import FRAGMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,10 @@ from math import ceil
 from ..dtypes import DType
 from ..plan import SIMD_WIDTH, Resources
 from ..problem import MaskKind
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT, ROW_REGISTERS
 
-FRAGMENT = 8
 RUN_BYTES = 16
 """What a lane loads at once of a row."""
-
-ADDRESSING_REGISTERS = 24
-"""Registers for pointers, counters and bounds, by reading comparable compiled kernels."""
-
-ROW_REGISTERS = 4
-"""Running maximum and sum, decay and reference of the lane's row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from ..dtypes import FLOATS, INTEGERS
 from ..plan import SIMD_WIDTH, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
 from .cost import TileWork, seconds
+from .fragment import ADDRESSING_REGISTERS
 from .gemm import (
     GemmSpec,
     dram_bytes,
@@ -33,8 +34,6 @@ from .limits import reject_plan
 NAME = "gemm_scalar"
 PROBLEM = GemmProblem
 ACCUMULATOR_BYTES = 4
-ADDRESSING_REGISTERS = 24
-"""Registers for pointers, counters and bounds, by reading comparable compiled kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from ..plan import SIMD_WIDTH, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
 from .cost import TileWork, seconds
 from .counts import GemmTile, gemm_work
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT, STAGE_PADDING_BYTES
 from .gemm import (
     GemmSpec,
     gemm_factors,
@@ -28,13 +29,6 @@ from .limits import reject_plan
 
 NAME = "gemm_simdgroup"
 PROBLEM = GemmProblem
-FRAGMENT = 8
-ADDRESSING_REGISTERS = 24
-"""Registers for pointers, counters and bounds, by reading comparable compiled kernels."""
-
-STAGE_PADDING_BYTES = 16
-"""Padding of a staged row: neighbouring rows then begin in different banks."""
-
 ALIGNED_ROWS = 64
 """Blocks of fewer rows guard them always: m is run-time, and a text without guards for every block
 height would cost prompts of varying length a kernel each."""

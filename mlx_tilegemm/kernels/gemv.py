@@ -16,6 +16,7 @@ from ..dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
 from .cost import TileWork, seconds
+from .fragment import ADDRESSING_REGISTERS
 from .gemm import (
     GemmSpec,
     dram_bytes,
@@ -37,8 +38,6 @@ MAX_ROWS = 16
 """Beyond it the rows no longer fit a thread's registers beside the columns they meet."""
 
 VECTOR_BYTES = 16
-ADDRESSING_REGISTERS = 24
-"""Registers for pointers, counters and bounds, by reading comparable compiled kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

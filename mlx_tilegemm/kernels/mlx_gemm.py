@@ -11,12 +11,12 @@ from ..plan import SIMD_WIDTH
 from ..problem import GemmProblem
 from .cost import DRAM_SHARE, TileWork, seconds
 from .counts import (
-    FRAGMENT,
     GemmTile,
     gemm_work,
     with_dram_bytes,
     written_bytes,
 )
+from .fragment import FRAGMENT
 
 ADDRESSING_REGISTERS = 24
 PADDING_BYTES = 16

@@ -10,7 +10,8 @@ from ..dtypes import FLOAT32, DType, promote
 from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, seconds
-from .counts import FRAGMENT, AttentionTile, attention_bytes, attention_work, mean_steps
+from .counts import AttentionTile, attention_bytes, attention_work, mean_steps
+from .fragment import FRAGMENT
 from .mlx_gemm import (
     ADDRESSING_REGISTERS,
     PADDING_BYTES,

@@ -32,7 +32,7 @@ def _summary(campaign: Campaign, commit: str, compiler: str) -> str:
     return f"""# Mutation report
 
 {done} mutants ({scope}) of the kernels' templates at commit {commit}, run by the strict
-emulator with {compiler}. **{campaign.caught} were noticed, {len(campaign.unexplained)} were not,
+emulator with {compiler}. **{campaign.caught} noticed, {len(campaign.unexplained)} missed,
 {len(campaign.equivalent)} change nothing that a result depends on.** Of those that are not
 equivalent, **{campaign.rate:.2%}** were noticed.
 
