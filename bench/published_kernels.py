@@ -257,9 +257,10 @@ def asynchronous_share(chip: Chip, constants: BenchConstants) -> float:
 
 
 def gemm_kernel_work(
-    name: str, dtype: DType, size: int, chip: Chip, constants: BenchConstants
+    name: str, problem: GemmProblem, chip: Chip, constants: BenchConstants
 ) -> TileWork:
-    """Count a published GEMM of square operands."""
+    """Count a published GEMM of operands of one type."""
+    dtype = problem.a
     block_m, block_n, block_k, simdgroups_m, simdgroups_n, staged = GEMM_TILES[name]
     rows, columns = block_m // (8 * simdgroups_m), block_n // (8 * simdgroups_n)
     half_sums = "48x48x32" in name
@@ -277,16 +278,18 @@ def gemm_kernel_work(
         prefetched="double" in name,
     )
     mma = chip.mma_half_cycles if dtype is FLOAT16 else chip.mma_cycles
-    work = gemm_work(square(dtype, size), tile, chip, mma_cycles=mma)
+    work = gemm_work(problem, tile, chip, mma_cycles=mma)
     if "async" not in name:
         return work
     # The copies take no instructions.
-    steps = tile.simdgroups * work.waits * STEP_INSTRUCTIONS
-    exposed = asynchronous_share(chip, constants)
-    return replace(work, alu_cycles=steps, exposed_share=exposed)
+    return replace(
+        work,
+        alu_cycles=tile.simdgroups * work.waits * STEP_INSTRUCTIONS,
+        exposed_share=asynchronous_share(chip, constants),
+    )
 
 
-def square(dtype: DType, size: int) -> GemmProblem:
+def square(dtype: DType, size: int, layout: str = "nn") -> GemmProblem:
     """Return the product of two square matrices of one type."""
     return gemm_problem(
         "model",
@@ -294,8 +297,8 @@ def square(dtype: DType, size: int) -> GemmProblem:
         b_shape=(size, size),
         a=dtype,
         b=dtype,
-        transpose_a=False,
-        transpose_b=False,
+        transpose_a=layout[0] == "t",
+        transpose_b=layout[1] == "t",
     )
 
 

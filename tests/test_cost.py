@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -15,12 +16,13 @@ from mlx_tilegemm.kernels.cost import (
     DRAM_SHARE,
     TileWork,
     estimate,
+    kept_share,
     resident_threadgroups,
     seconds,
-    shared_bytes_per_cycle,
     streamed_bytes,
 )
 from mlx_tilegemm.kernels.counts import AttentionTile, GemmTile, attention_work, gemm_work
+from mlx_tilegemm.kernels.lines import LINE_BYTES, lines_touched, step_bytes_in_flight
 from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
 
 M1, M1_MAX, M2_ULTRA = (chips.get(name) for name in ("m1", "m1-max", "m2-ultra"))
@@ -67,6 +69,7 @@ work_strategy = st.builds(
     fragment_bytes=st.floats(0, 1e7),
     repeated_bytes=st.floats(0, 1e7),
     cache_bytes=st.floats(0, 1e7),
+    line_bytes=st.floats(0, 1e8),
     dram_bytes=st.floats(0, 1e9),
     waits=st.integers(0, 1000),
     registers=st.integers(10, 127),
@@ -90,6 +93,7 @@ class TestMonotonicity:
                 "fragment_bytes",
                 "repeated_bytes",
                 "cache_bytes",
+                "line_bytes",
                 "dram_bytes",
                 "waits",
                 "registers",
@@ -200,11 +204,44 @@ class TestLimits:
         many = estimate(gemm_work(gemm(4096, 4096, 8192), TILE, M1_MAX), M1_MAX)
         assert (few.bound, many.bound) == ("waiting", "arithmetic")
 
-    def test_caches_end(self):
-        assert shared_bytes_per_cycle(0, M4) == M4.l2_bytes_per_cycle
-        assert shared_bytes_per_cycle(M4.l2_bytes, M4) == M4.l2_bytes_per_cycle
-        endless = shared_bytes_per_cycle(1e15, M4)
-        assert endless == pytest.approx(M4.slc_bytes_per_cycle)
+    def test_a_cache_keeps_all_up_to_its_size_and_nothing_of_an_endless_sweep(self):
+        assert kept_share(0.0) == kept_share(1.0) == 1.0
+        assert kept_share(1.0 + 1e-9) == pytest.approx(1.0, abs=1e-6)
+        assert kept_share(1e9) == 0.0
+
+    @pytest.mark.parametrize("sweep", [1.1, 1.5, 2.0, 4.0])
+    def test_a_cache_that_replaces_at_random_keeps_what_the_formula_says(self, sweep):
+        rng, size = Random(0), 2000
+        lines = [-1] * size
+        place: dict[int, int] = {}
+        hits = 0
+        for turn in range(20):
+            for line in range(int(sweep * size)):
+                if line in place:
+                    hits += turn >= 10
+                    continue
+                slot = rng.randrange(size)
+                place.pop(lines[slot], None)
+                lines[slot], place[line] = line, slot
+        assert hits / (10 * int(sweep * size)) == pytest.approx(kept_share(sweep), abs=0.02)
+
+    def test_what_the_shared_cache_loses_is_read_from_the_next_in_whole_lines(self):
+        work = TileWork(
+            tiles=32,
+            simdgroups=4,
+            chains=4,
+            issue_cycles=1,
+            threadgroup_bytes=0,
+            cache_bytes=1e6,
+            dram_bytes=0,
+            line_bytes=2e6,
+        )
+        kept, lost = (
+            estimate(replace(work, shared_bytes=size), M1_MAX).l2 * M1_MAX.clock_hz
+            for size in (M1_MAX.l2_bytes, 1e15)
+        )
+        assert kept == pytest.approx(1e6 / M1_MAX.l2_bytes_per_cycle)
+        assert lost == pytest.approx(2e6 / M1_MAX.slc_bytes_per_cycle)
 
     def test_what_the_last_cache_keeps_is_read_once(self):
         shape = {"tiles_m": 64, "tiles_n": 64, "wave": 64, "chip": M4}
@@ -234,6 +271,29 @@ class TestWhatIsCounted:
     def test_edges_cost_whole_blocks(self):
         work = gemm_work(gemm(65, 64, 64), TILE, M1)
         assert work.tiles == gemm_work(gemm(128, 64, 64), TILE, M1).tiles == 2
+
+    @pytest.mark.parametrize("row_bytes", [16, 24, 32, 48, 64, 96, 128, 160, 192, 256])
+    def test_rows_touch_as_many_lines_as_counted_one_by_one(self, row_bytes):
+        starts = range(0, 3 * LINE_BYTES * row_bytes, row_bytes)
+        touched = [
+            (start + row_bytes - 1) // LINE_BYTES - start // LINE_BYTES + 1 for start in starts
+        ]
+        assert lines_touched(row_bytes) == pytest.approx(sum(touched) / len(touched))
+
+    def test_threadgroups_that_run_together_share_the_lines_of_their_rows_and_columns(self):
+        # A wave of 16 in a row of 16 blocks, in panels of four, and of a batch of small matrices.
+        assert step_bytes_in_flight(1.0, 100.0, (1, 16, 16), 16, 1) == 1 + 16 * 100
+        assert step_bytes_in_flight(1.0, 100.0, (1, 16, 16), 16, 4) == 4 + 4 * 100
+        assert step_bytes_in_flight(1.0, 100.0, (8, 2, 2), 16, 1) == 4 * (2 + 2 * 100)
+        assert step_bytes_in_flight(1.0, 100.0, (1, 2, 2), 16, 4) == 2 + 2 * 100
+
+    def test_short_rows_cost_once_a_step_is_more_than_the_shared_cache_holds(self):
+        wide, narrow = gemm(128, 14336, 4096), gemm(128, 14336, 4096, transpose_b=False)
+        assert estimate(gemm_work(wide, TILE, M1_MAX), M1_MAX).bound == "l2"
+        assert estimate(gemm_work(narrow, TILE, M1_MAX), M1_MAX).bound == "arithmetic"
+        panels = gemm_work(wide, replace(TILE, panel=4), M1_MAX)
+        assert seconds(panels, M1_MAX) < 0.9 * seconds(gemm_work(wide, TILE, M1_MAX), M1_MAX)
+        assert estimate(gemm_work(wide, TILE, M4_MAX), M4_MAX).bound == "arithmetic"
 
     def test_the_literal_chain_has_no_softmax_to_pay(self):
         tile = AttentionTile(

@@ -40,6 +40,14 @@ def test_the_half_that_was_not_fitted_is_modelled_well(model, points):
     assert model.rank_correlation(modelled, [point.gflops for point in held_out]) >= 0.9
 
 
+@pytest.mark.parametrize("chip", ["m1-max", "m4"])
+def test_the_kernels_of_one_chip_are_ranked(model, points, chip):
+    held_out = [point for point in points[1::2] if point.chip == chip]
+    assert len(held_out) >= 20
+    modelled = [model.modelled_gflops(point, model.BenchConstants()) for point in held_out]
+    assert model.rank_correlation(modelled, [point.gflops for point in held_out]) >= 0.9
+
+
 def test_ranks(model):
     assert model.rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
     assert model.rank_correlation([1, 2, 3, 4], [40, 30, 20, 10]) == pytest.approx(-1)

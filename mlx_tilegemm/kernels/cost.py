@@ -13,7 +13,7 @@ below the limit, and the milliseconds a cold GPU takes to reach its clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, exp
 
 from ..chips.record import Chip
 
@@ -78,6 +78,8 @@ class TileWork:
         fragment_bytes: Bytes it loads straight from device memory into fragments, through L1.
         vector_bytes: Bytes that its simdgroups load again from L1 a line or more at a time.
         cache_bytes: Bytes it reads from the shared cache, each once.
+        line_bytes: Bytes of the lines that hold these, each once a step: what the cache behind the
+            shared one gives of them. 0 where all of a line is read before it is lost.
         repeated_bytes: Bytes that a second simdgroup and others load again, with no barrier to keep
             them together: part of these comes from the shared cache too.
         dram_bytes: Bytes the whole launch has to move to and from memory.
@@ -85,8 +87,9 @@ class TileWork:
         registers: Live 32-bit registers of one thread.
         threadgroup_memory: Bytes of threadgroup memory a threadgroup holds.
         prefetched: The next step's data is asked for before the current step's arithmetic.
-        shared_bytes: Size of what the threadgroups read again and again from the shared cache; 0
-            where those that run together read the same part of it, as the blocks of a GEMM do.
+        shared_bytes: Size of what the threadgroups running together read of the shared cache before
+            one of them reads any of it again: keys and values that all walk through, or the lines
+            of one step of a GEMM. 0 where that is little.
         barriers: The simdgroups of a threadgroup wait for each other at every step.
         exposed_share: Overrides the model's constant, for kernels that this library does not build.
     """
@@ -101,6 +104,7 @@ class TileWork:
     alu_cycles: float = 0.0
     fragment_bytes: float = 0.0
     vector_bytes: float = 0.0
+    line_bytes: float = 0.0
     repeated_bytes: float = 0.0
     waits: float = 1.0
     registers: int = 0
@@ -218,14 +222,33 @@ def _tile_cycles(
         issued / schedulers,
         work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
         l1_bytes / chip.l1_bytes_per_cycle,
-        cache_bytes / shared_bytes_per_cycle(work.shared_bytes, chip),
+        _shared_cache_cycles(work, cache_bytes, chip),
     )
 
 
-def shared_bytes_per_cycle(size: float, chip: Chip) -> float:
-    """Return what a core reads a cycle from caches that so many bytes pass through in turn."""
-    kept = min(1.0, chip.l2_bytes / size) if size else 1.0
-    return 1.0 / (kept / chip.l2_bytes_per_cycle + (1.0 - kept) / chip.slc_bytes_per_cycle)
+def _shared_cache_cycles(work: TileWork, read_bytes: float, chip: Chip) -> float:
+    """Return the cycles of reading so many bytes, some of which the shared cache has lost."""
+    kept = kept_share(work.shared_bytes / chip.l2_bytes)
+    lost_bytes = max(read_bytes, work.line_bytes) * (1.0 - kept)
+    return read_bytes * kept / chip.l2_bytes_per_cycle + lost_bytes / chip.slc_bytes_per_cycle
+
+
+def kept_share(sweep: float) -> float:
+    """Return the share of its reads that a cache serves itself when swept again and again.
+
+    Of a cache that replaces lines at random, a line survives a sweep of ``sweep`` times its size
+    with probability exp(-misses / size), and the misses of a sweep are what has not survived: the
+    share h solves h = exp(-(1 - h) sweep). Up to its size a cache keeps all.
+    """
+    if sweep <= 1.0:
+        return 1.0
+    share, step = 0.0, 1.0
+    while step > 1e-9:
+        survive = exp(-(1.0 - share) * sweep)
+        # Newton's method from below, where the difference is convex and falls to its root.
+        step = (survive - share) / (1.0 - sweep * survive)
+        share += step
+    return share
 
 
 def seconds(work: TileWork, chip: Chip) -> float:

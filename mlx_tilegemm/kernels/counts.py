@@ -15,6 +15,7 @@ from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, resident_threadgroups, streamed_bytes
 from .fragment import FRAGMENT
+from .lines import step_bytes_in_flight, tile_line_bytes
 
 FRAGMENT_ELEMENTS = FRAGMENT * FRAGMENT
 
@@ -112,7 +113,23 @@ def gemm_work(
         prefetched=tile.prefetched,
         barriers=tile.staged,
     )
-    return with_dram_bytes(work, problem, (tiles_m, tiles_n), tile.panel, chip)
+    work = with_dram_bytes(work, problem, (tiles_m, tiles_n), tile.panel, chip)
+    resident = min(resident_threadgroups(work, chip), ceil(work.tiles / chip.cores))
+    wave = chip.cores * resident
+    lines = step_lines(problem, tile)
+    launched = (problem.batch_size, tiles_m, tiles_n)
+    shared = step_bytes_in_flight(*lines, launched, wave, tile.panel)
+    return replace(work, shared_bytes=shared, line_bytes=steps * sum(lines))
+
+
+def step_lines(problem: GemmProblem, tile: GemmTile) -> tuple[float, float]:
+    """Return the bytes of the lines of ``a`` and of ``b`` that a threadgroup touches in a step."""
+    a, b = (tile.block_m, tile.block_k), (tile.block_k, tile.block_n)
+    a = a[::-1] if problem.transpose_a else a
+    b = b[::-1] if problem.transpose_b else b
+    return tile_line_bytes(a[0], a[1] * problem.a.bytes), tile_line_bytes(
+        b[0], b[1] * problem.b.bytes
+    )
 
 
 def with_dram_bytes(
