@@ -295,6 +295,11 @@ class TestWhatIsCounted:
         assert seconds(panels, M1_MAX) < 0.9 * seconds(gemm_work(wide, TILE, M1_MAX), M1_MAX)
         assert estimate(gemm_work(wide, TILE, M4_MAX), M4_MAX).bound == "arithmetic"
 
+    @pytest.mark.parametrize("chip", [M1, M1_MAX, M4], ids=lambda chip: chip.name)
+    def test_a_wide_product_keeps_its_tile_and_walks_in_panels(self, chip):
+        plan = dispatch.choose(gemm(128, 14336, 4096, transpose_b=chip is M1_MAX), chip).plan
+        assert plan.config == "64x64x16-2x2-staged-swizzle4"
+
     def test_the_literal_chain_has_no_softmax_to_pay(self):
         tile = AttentionTile(
             simdgroups=4, block_kv=32, staged=True, registers=80, threadgroup_memory=9000

@@ -173,11 +173,13 @@ class Spec(GemmSpec):
 
 def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
-    for staged in (True, False):
-        for tile in TILES:
-            yield _config(tile, staged=staged)
-    yield _config(TILES[0], staged=True, double_buffered=True)
+    yield _config(TILES[0], staged=True)
     yield _config(TILES[0], staged=True, swizzle_log=SWIZZLE_LOG)
+    for tile in TILES[1:]:
+        yield _config(tile, staged=True)
+    for tile in TILES:
+        yield _config(tile, staged=False)
+    yield _config(TILES[0], staged=True, double_buffered=True)
 
 
 def _config(
