@@ -119,7 +119,7 @@ def _reason(row: Row) -> str:
     if ratio > RESOLUTION:
         text += ", so that on a GPU the call is left to MLX"
     elif ratio > 1 / RESOLUTION:
-        text += ", which the model does not tell apart"
+        text += ", which the model does not tell apart: ties go to this library"
     if not ours.threadgroup_bytes and theirs.threadgroup_bytes:
         share = ours.line_bytes / theirs.line_bytes
         text += (
@@ -128,6 +128,9 @@ def _reason(row: Row) -> str:
         )
     elif ours.useful and theirs.useful and ours.useful > theirs.useful:
         text += f". Its blocks are smaller, {_text(ours)} of useful work against {_text(theirs)}"
+    elif ours.device_bytes < theirs.device_bytes:
+        share = ours.device_bytes / theirs.device_bytes
+        text += f". It asks device memory for {share:.2f} of MLX's bytes"
     return f"{text}."
 
 
