@@ -52,12 +52,12 @@ def match(info: dict[str, Any], cores: int | None = None) -> tuple[Chip, str | N
             example ``Apple M4 Max``.
         cores: GPU cores, which MLX does not tell; None where they are not known.
     """
-    device = str(info.get("device_name", ""))
+    device = str(info.get("device_name") or "")
     name = "-".join(device.lower().removeprefix("apple").split())
     named = [chip for chip in CHIPS if re.fullmatch(re.escape(name) + r"(-\d+)?", chip.name)]
     if name and named:
         return _with_cores(named, cores)
-    nearest = _nearest(str(info.get("architecture", "")))
+    nearest = _nearest(str(info.get("architecture") or ""), name, cores)
     return nearest, f"{device or 'this GPU'} has no record; planned for {nearest.name}"
 
 
@@ -73,16 +73,29 @@ def _with_cores(variants: list[Chip], cores: int | None) -> tuple[Chip, str | No
     return nearest, f"no record has {cores} GPU cores; planned for {nearest.cores}"
 
 
-def _nearest(architecture: str) -> Chip:
-    """Return the chip of the nearest generation, of the same size class if there is one."""
+def _nearest(architecture: str, name: str, cores: int | None) -> Chip:
+    """Return the chip nearest in generation, then in size class, cores and name (``-max``)."""
     found = re.fullmatch(r"applegpu_g(\d+)([a-z])", architecture)
     if found is None:
         return DEFAULT
     generation, size_class = int(found.group(1)), found.group(2)
+    suffix = name.rpartition("-")[2]
     return min(
         CHIPS,
-        key=lambda chip: (abs(chip.generation - generation), chip.size_class != size_class),
+        key=lambda chip: (
+            abs(chip.generation - generation),
+            abs(_size(chip.size_class) - _size(size_class)),
+            abs(chip.cores - cores) if cores else 0,
+            suffix not in chip.name.split("-"),
+            # An Ultra is nearest to the largest of a generation that has none.
+            -chip.cores if size_class == "d" else 0,
+        ),
     )
+
+
+def _size(size_class: str) -> int:
+    """Return the rank of a size class; what is neither Pro nor larger is as small as a base."""
+    return {"s": 1, "d": 2}.get(size_class, 0)
 
 
 def gpu_cores(registry: str) -> int | None:
