@@ -15,6 +15,7 @@ from .chips import CHIPS
 from .cli_tune import add_commands
 from .context import use_kernel
 from .demo import demo
+from .dispatch import ANY
 from .errors import ProblemError, TileGemmError
 from .explanation import OPS, Explanation, explain
 from .problem import Shape
@@ -164,6 +165,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
+    options.kernel = options.kernel or ANY  # the text is wanted, however fast MLX's own ops are
     explanation = _explanation(options)
     text = explanation.text
     if text is None:

@@ -201,7 +201,8 @@ def explain(
     Args:
         op: `matmul`, `addmm` or `attention_chain`, or its name.
         *args: Its positional arguments: arrays, or `ArraySpec` where there is no data.
-        chip: Plan for this chip, for example ``"m1"``; None is this machine's.
+        chip: Plan as a Mac with this chip would, for example ``"m1"``, by modelled times; None is
+            this machine.
         **kwargs: Its keyword arguments.
 
     Raises:
@@ -233,13 +234,13 @@ def _explain(op: str, arguments: dict[str, Any], chip: Chip | str | None) -> Exp
     route = resolve(arguments["stream"])
     decision = None
     if problem:
-        here = chip is None and competes_with_mlx(route.backend)
+        on_metal = competes_with_mlx(route.backend)
         decision = choose(
             problem,
             planned_for,
             forced_kernel(),
-            mlx_competes=here,
-            measurements=measured(problem, planned_for) if here else None,
+            mlx_competes=on_metal or chip is not None,
+            measurements=measured(problem, planned_for) if on_metal and chip is None else None,
         )
     if isinstance(problem, AttentionProblem) and decision and decision.plan:
         decision = _differentiable(decision, problem, planned_for)

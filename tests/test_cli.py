@@ -40,6 +40,13 @@ class TestRender:
         assert printed == explanation.text + "\n"
         assert f"void custom_kernel_{explanation.source.name}_bfloat16_t_bfloat16_t" in printed
 
+    def test_prints_a_text_even_where_mlx_is_faster(self, capsys):
+        product = ["matmul", "2048x2048", "2048x2048", "--dtypes", "float16", "--chip", "m5-max"]
+        assert main(["explain", *product]) == 0
+        assert "route    mlx" in capsys.readouterr().out
+        assert main(["render", *product]) == 0
+        assert "[[kernel]]" in capsys.readouterr().out
+
     def test_large_problems_need_no_memory(self, capsys):
         assert main(["render", "matmul", "1000000x8192", "8192x1000000"]) == 0
         assert "[[kernel]]" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 import mlx_tilegemm as tg
 from mlx_tilegemm import ArraySpec
 from mlx_tilegemm.chips import CHIPS, get
-from mlx_tilegemm.dispatch import preferred
+from mlx_tilegemm.dispatch import RESOLUTION, preferred
 from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
 from mlx_tilegemm.problem import AttentionProblem, GemmProblem
 
@@ -68,11 +68,29 @@ class TestFacts:
             explanation = tg.explain(tg.matmul, X, W, transpose_b=True, chip=chip)
             legal = [one for one in explanation.candidates if one.reason is None]
             assert all((one.seconds is None) == (one.reason is not None) for one in legal)
-            assert explanation.plan == preferred(legal).plan
+            assert explanation.plan == preferred(legal, explanation.mlx).plan
             assert explanation.mlx.seconds > 0
             assert f"{explanation.mlx} " in str(explanation)
             kernels = {one.kernel for one in explanation.candidates}
             assert {"gemm_simdgroup", "gemm_scalar"} <= kernels
+
+    @pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)
+    def test_no_chip_is_planned_for_with_what_is_slower_there_than_mlx(self, chip):
+        half, single = mx.float16, mx.float32
+        left = []
+        for m, n, k, a, b in itertools.product(
+            (1, 33), (64, 1000), (512, 14336), (half, single), (half, single)
+        ):
+            one = tg.explain("matmul", spec(m, k, dtype=a), spec(k, n, dtype=b), chip=chip.name)
+            left.append(one.plan is None)
+            if one.plan is None:
+                assert one.route == "mlx"
+                assert "MLX's own ops are modelled to be faster" in one.reason
+            elif one.decision.mlx_competes:
+                (ours,) = [x for x in one.candidates if str(x) == str(one.plan)]
+                assert ours.seconds <= RESOLUTION * one.mlx.seconds
+        assert any(left)
+        assert not all(left)
 
     @pytest.mark.parametrize(("a", "b"), list(itertools.product((1, 9, 200), repeat=2)))
     def test_the_op_launches_the_kernel_that_was_named(self, monkeypatch, a, b):
