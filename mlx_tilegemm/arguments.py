@@ -23,6 +23,9 @@ from .problem import (
 
 Number = int | float
 
+MAX_SIZE = 2**31 - 1
+"""Of an axis; MLX holds sizes as int32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
@@ -31,10 +34,18 @@ class ArraySpec:
     Attributes:
         shape: Size of every axis.
         dtype: The MLX dtype of the elements.
+
+    Raises:
+        ProblemError: No array has such a shape.
     """
 
     shape: Shape
     dtype: mx.Dtype
+
+    def __post_init__(self) -> None:
+        if not all(type(size) is int and 0 <= size <= MAX_SIZE for size in self.shape):
+            shape = ",".join(str(size) for size in self.shape)
+            raise ProblemError(f"[shape] Expected sizes from 0 to {MAX_SIZE}, got ({shape}).")
 
 
 def as_array(op: str, name: str, value: object) -> mx.array:

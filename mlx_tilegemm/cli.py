@@ -115,7 +115,9 @@ def _explanation(options: argparse.Namespace) -> Explanation:
     }
     if options.out_dtype:
         keywords["out_dtype"] = _dtype(options.out_dtype)
-    for name in ("mask", "sinks", "q_pe", "k_pe"):
+    if options.mask:
+        keywords["mask"] = _array(options.mask) if ":" in options.mask else options.mask
+    for name in ("sinks", "q_pe", "k_pe"):
         if getattr(options, name):
             keywords[name] = _array(getattr(options, name))
     shapes = [_shape(text) for text in options.shapes]
@@ -148,9 +150,9 @@ def _dtype(name: str) -> mx.Dtype:
     return dtype
 
 
-def _array(text: str) -> ArraySpec | str:
+def _array(text: str) -> ArraySpec:
     shape, _, dtype = text.partition(":")
-    return ArraySpec(shape=_shape(shape), dtype=_dtype(dtype)) if dtype else text
+    return ArraySpec(shape=_shape(shape), dtype=_dtype(dtype))
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -272,7 +272,9 @@ def _operands(op: str, arguments: dict[str, Any]) -> dict[str, ArraySpec]:
     names: list[str] = [name for name in ("q", "k", "v", "a", "b", "c") if name in arguments]
     extras = {name: arguments.get(name) for name in ("q_pe", "k_pe", "mask", "sinks")}
     names += [
-        name for name, value in extras.items() if value is not None and not isinstance(value, str)
+        name
+        for name, value in extras.items()
+        if value is not None and not (name == "mask" and isinstance(value, str))
     ]
     return {name: as_spec(op, name, arguments[name]) for name in names}
 
@@ -309,7 +311,7 @@ def _problem(op: str, arguments: dict[str, Any], operands: dict[str, ArraySpec])
 def _chip(chip: Chip | str | None) -> tuple[Chip, str | None]:
     if chip is None:
         return detect()
-    return (get(chip) if isinstance(chip, str) else chip), None
+    return (chip if isinstance(chip, Chip) else get(chip)), None
 
 
 def _notes(

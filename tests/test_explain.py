@@ -224,9 +224,18 @@ class TestRefusals:
         with pytest.raises(DTypeError, match=r"\[matmul\] missing a required argument: 'b'"):
             tg.explain(tg.matmul, X)
 
-    def test_unknown_chips(self):
+        with pytest.raises(DTypeError, match=r"Expected sinks to be an mlx\.core\.array, got str"):
+            tg.explain(tg.attention_chain, Q, K, K, sinks="none")
+
+    @pytest.mark.parametrize("shape", [(-1, 300), (2**31, 300), (2.0, 300), ("2", 300)])
+    def test_shapes_that_no_array_has(self, shape):
+        with pytest.raises(ProblemError, match=r"\[shape\] Expected sizes from 0 to 2147483647"):
+            spec(*shape)
+
+    @pytest.mark.parametrize("chip", ["m0", "", 4])
+    def test_unknown_chips(self, chip):
         with pytest.raises(ProblemError, match="m4"):
-            tg.explain(tg.matmul, X, W, transpose_b=True, chip="m0")
+            tg.explain(tg.matmul, X, W, transpose_b=True, chip=chip)
 
     def test_forced_kernels(self):
         with tg.use_kernel("gemm_scalar"):
