@@ -376,18 +376,23 @@ def describe(problem: GemmProblem | AttentionProblem) -> str:
     return f"{size} {'*'.join(dict.fromkeys(names))}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run as a command."""
+    names = [chip.name for chip in chips.CHIPS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chip", default="m1-max", help="whose plans are counted")
+    parser.add_argument("--chip", default="m1-max", choices=names, help="whose plans are counted")
     parser.add_argument("--only", default="", help="only rows whose names contain this")
     parser.add_argument("--write", action="store_true", help="write bench/results/counters.*")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    cases = [case for case in cases_to_count() if options.only in case.name]
+    if not cases:
+        parser.error(f"Expected --only to be a part of a row's name, got {options.only!r}.")
+    if options.write and options.only:
+        parser.error("Expected --write without --only: what is written has every row.")
     rows = []
-    for case in cases_to_count():
-        if options.only in case.name:
-            rows.append(count_row(case, chips.get(options.chip)))
-            print(f"# {case.name}", flush=True)
+    for case in cases:
+        rows.append(count_row(case, chips.get(options.chip)))
+        print(f"# {case.name}", flush=True)
     text = markdown(rows, version("mlx"))
     if options.write:
         (HERE / "results" / "counters.md").write_text(text)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm import backends, ops
 from mlx_tilegemm.backends.base import Executable
 from mlx_tilegemm.plan import Source
+from mlx_tilegemm.tuning.measure import spread
 
 RESULT = Path(__file__).parent / "results" / "overhead.md"
 LIMIT = 5.0
@@ -206,8 +206,8 @@ def plain_matmul(rounds: int, calls: int) -> list[float]:
 
 
 def _spread(samples: list[float]) -> str:
-    quarters = statistics.quantiles(samples, n=4)
-    return f"{statistics.median(samples):.2f} ({quarters[0]:.2f} to {quarters[2]:.2f})"
+    found = spread(samples)
+    return f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def table(rounds: int, calls: int) -> list[str]:
@@ -244,13 +244,15 @@ they say nothing about a GPU.
 """
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print every case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if min(options.rounds, options.calls) < 1:
+        parser.error("Expected at least one round of at least one call.")
     lines = table(options.rounds, options.calls)
     print("\n".join(lines))
     if options.write:

@@ -29,7 +29,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm import backends, canary, chips, emulator, tuning
 from mlx_tilegemm.backends import Backend
 from mlx_tilegemm.chips import Chip
-from mlx_tilegemm.dispatch import ANY, Decision, choose
+from mlx_tilegemm.dispatch import ANY, MLX, Decision, choose
 from mlx_tilegemm.errors import TileGemmError
 from mlx_tilegemm.plan import Plan
 from mlx_tilegemm.problem import AttentionProblem, GemmProblem
@@ -165,6 +165,17 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _wrong(options: argparse.Namespace) -> str | None:
+    """Return what is wrong with the options, before any time is spent."""
+    if options.rounds < 1:
+        return f"[run] Expected at least one round, got {options.rounds}."
+    if options.kernel == MLX:
+        return "[run] Expected a kernel to compare with MLX's own ops, got mlx."
+    if options.json is None or (options.json.parent.is_dir() and not options.json.is_dir()):
+        return None
+    return f"[run] Expected --json to be a file in a directory that exists, got {options.json}."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare what is asked for, print it and perhaps write it; 1 if a result is wrong."""
     parser = argparse.ArgumentParser(
@@ -178,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=Effort().rounds)
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args(arguments)
+    if wrong := _wrong(options):
+        parser.error(wrong)
     asked = Options(
         kernel=options.kernel,
         chip=chips.get(options.chip) if options.chip else chips.detect()[0],

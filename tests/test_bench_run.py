@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -82,10 +83,47 @@ def test_a_wrong_result_fails_the_command(run, monkeypatch, capsys):
     assert "1 is wrong" in capsys.readouterr().out
 
 
-def test_wrong_calls_end_in_usage(run, capsys):
-    for arguments in (["matmul", "5x6"], ["matmul", SPEC, "--kernel", "attention_chain"]):
-        with pytest.raises(SystemExit) as end:
-            run.main([*arguments, "--backend", "emulator"])
-        assert end.value.code == 2
-    assert "Expected" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["5x6"],
+        [SPEC, "--kernel", "attention_chain"],
+        [SPEC, "--kernel", "mlx"],
+        [SPEC, "--rounds", "0"],
+        [SPEC, "--json", "/nowhere/x.json"],
+        [SPEC, "--json", "/"],
+    ],
+)
+def test_wrong_calls_end_in_usage(run, capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        run.main(["matmul", *arguments, "--backend", "emulator"])
+    assert end.value.code == 2
+    captured = capsys.readouterr()
+    assert "Expected" in captured.err
+    assert captured.out == ""
     assert backends.resolve().name in ("emulator", "metal", "mlx")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("overhead", ["--rounds", "0"]),
+        ("overhead", ["--calls", "0"]),
+        ("counters", ["--chip", "m6"]),
+        ("counters", ["--only", "no such row"]),
+        ("counters", ["--only", "square", "--write"]),
+    ],
+)
+def test_wrong_calls_of_other_commands_do_too(monkeypatch, capsys, command, arguments):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(command).main(arguments)
+    assert end.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_overhead_of_one_round_has_a_spread(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    overhead = importlib.import_module("overhead")
+    assert overhead._spread([2.0]) == "2.00 (2.00 to 2.00)"
+    assert overhead._spread([1.0, 3.0]) == "2.00 (1.50 to 2.50)"
