@@ -111,6 +111,8 @@ def _roofline(options: argparse.Namespace) -> int:
 
     if options.out.suffix not in (".svg", ".png"):
         raise ProblemError(f"[roofline] Expected an .svg or a .png, got {options.out}.")
+    if not options.out.parent.is_dir():
+        raise ProblemError(f"[roofline] Expected a directory that exists, got {options.out}.")
     if not (options.matmul or options.attention or options.shapes):
         options.matmul, options.attention = list(STANDARD_MATMULS), list(STANDARD_ATTENTIONS)
     problems = [x for x in _problems(options) if isinstance(x, GemmProblem | AttentionProblem)]

@@ -109,7 +109,7 @@ def draw(
         known: What was measured on it.
 
     Raises:
-        BackendError: matplotlib is not installed.
+        BackendError: matplotlib is not installed, or the file cannot be written.
     """
     figure_type, settings = _matplotlib()
     found = points(problems, chip, known)
@@ -123,7 +123,10 @@ def draw(
         axes.set_title(title(chip, found, where))
         _draw_key(figure, problems)
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, metadata=metadata, dpi=150)
+        try:
+            figure.savefig(path, metadata=metadata, dpi=150)
+        except OSError as error:
+            raise BackendError(f"[roofline] Expected to write {path}, got {error}.") from None
     return found
 
 

@@ -85,4 +85,7 @@ class TestFiles:
         printed = capsys.readouterr().out
         assert "1  this library: " in printed
         assert "modelled" in printed
-        assert main([*DRAWN, "x.pdf"]) == 2
+        for wrong in ("x.pdf", str(tmp_path / "nowhere" / "x.svg"), str(tmp_path / "d.svg")):
+            (tmp_path / "d.svg").mkdir(exist_ok=True)
+            assert main([*DRAWN, wrong]) == 2
+            assert capsys.readouterr().err.startswith("mlx-tilegemm: [roofline] Expected")

@@ -403,6 +403,10 @@ class TestShapes:
         attention = tuning.attention_spec("1x4x2x5x9x16x8:f16:causal")
         assert (attention.kv_len, attention.head_dim, attention.value_dim) == (9, 16, 8)
 
+    def test_no_mask_may_be_spelled(self):
+        text = "1x4x2x5x9x16:f16"
+        assert tuning.attention_spec(f"{text}:none") == tuning.attention_spec(text)
+
     @pytest.mark.parametrize(
         "text", ["5x7", "5x7xk", "0x7x9", "5x7x9:f17", "5x7x9:f16,f16,f16", "5x7x9::nx", "1x1x1:::"]
     )

@@ -118,14 +118,14 @@ def matmul_spec(text: str) -> Problem:
 
 
 def attention_spec(text: str) -> AttentionProblem:
-    """Return the attention that ``BxHqxHkvxLqxLkxD[xDv][:dtypes[:causal]]`` spells.
+    """Return the attention that ``BxHqxHkvxLqxLkxD[xDv][:dtypes[:mask]]`` spells.
 
     Raises:
         ProblemError: It spells none.
     """
     form = "BxHqxHkvxLqxLkxD:f16:causal"
     sizes, dtypes, mask = _fields(text, 3, "--attention", form)
-    if len(sizes) not in (6, 7) or mask not in ("", "causal"):
+    if len(sizes) not in (6, 7) or mask not in ("", "none", "causal"):
         raise _wrong("--attention", form, text)
     batch, heads, kv_heads, q_len, kv_len, dim = sizes[:6]
     q, k, v = _dtypes(dtypes, 3, "--attention")
@@ -134,7 +134,7 @@ def attention_spec(text: str) -> AttentionProblem:
         q=ArraySpec(shape=(batch, heads, q_len, dim), dtype=q),
         k=ArraySpec(shape=(batch, kv_heads, kv_len, dim), dtype=k),
         v=ArraySpec(shape=(batch, kv_heads, kv_len, sizes[-1]), dtype=v),
-        mask=mask or None,
+        mask="causal" if mask == "causal" else None,
     )
 
 
