@@ -43,9 +43,11 @@ class ArraySpec:
     dtype: mx.Dtype
 
     def __post_init__(self) -> None:
-        if not all(type(size) is int and 0 <= size <= MAX_SIZE for size in self.shape):
+        if not all(isinstance(size, Integral) and 0 <= size <= MAX_SIZE for size in self.shape):
             shape = ",".join(str(size) for size in self.shape)
             raise ProblemError(f"[shape] Expected sizes from 0 to {MAX_SIZE}, got ({shape}).")
+        # Of NumPy's integers, which lack methods of Python's.
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
 
 
 def as_array(op: str, name: str, value: object) -> mx.array:

@@ -3,6 +3,7 @@
 import itertools
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import mlx_tilegemm as tg
@@ -231,6 +232,14 @@ class TestRefusals:
     def test_shapes_that_no_array_has(self, shape):
         with pytest.raises(ProblemError, match=r"\[shape\] Expected sizes from 0 to 2147483647"):
             spec(*shape)
+
+    def test_sizes_may_be_numpys(self):
+        sizes = np.array([5, 300, 70])
+        one, same = (
+            tg.explain("matmul", spec(m, k), spec(k, n)).problem
+            for m, k, n in (sizes, sizes.tolist())
+        )
+        assert one == same
 
     @pytest.mark.parametrize("chip", ["m0", "", 4])
     def test_unknown_chips(self, chip):
