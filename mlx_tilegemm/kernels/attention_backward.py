@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil
 
 from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH
 from ..problem import AttentionProblem, MaskKind, attention_problem
-from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS, STAGE_PADDING_BYTES
+from .attention import AttentionSpec, attention_fields
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
 
 SHARING_REGISTERS = 4
 """Further registers of a head group: lane, simdgroup and where its slices begin."""
@@ -64,57 +64,28 @@ GROUPED_CONFIGS = tuple(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackwardSpec:
-    """What the text of a kernel of the backward pass depends on; lengths and heads are run-time.
+class BackwardSpec(AttentionSpec):
+    """What the text of a kernel of the backward pass depends on.
 
     Attributes:
-        q: Element type of ``q``. Likewise ``k``, ``v``, ``grad`` and ``mask`` (None without one).
-        k: See ``q``.
-        v: See ``q``.
-        grad: See ``q``; the gradient that arrives, of the result's type.
-        mask: See ``q``.
-        mask_kind: Which mask there is.
-        head_dim: D, of ``q`` and ``k``.
-        value_dim: Dv, of ``v`` and ``grad``.
-        softmax: Whether rows are normalised between the two products.
+        grad: Element type of ``grad``, the gradient that arrives: the result's.
         simdgroups: Simdgroups of a threadgroup.
         block: Streamed rows of one step.
         staged: Streamed rows pass through threadgroup memory.
         cached: A simdgroup's own rows stay in registers.
-        head_groups: Simdgroups of a head group.
-        windowed: Whether a row of a causal mask sees a window of keys only.
     """
 
-    q: DType
-    k: DType
-    v: DType
     grad: DType
-    mask: DType | None
-    mask_kind: MaskKind
-    head_dim: int
-    value_dim: int
-    softmax: bool
     simdgroups: int
     block: int
     staged: bool
     cached: bool
-    head_groups: int
-    windowed: bool
 
     @property
-    def grouped(self) -> bool:
-        """Whether simdgroups share rows."""
-        return self.head_groups > 1
-
-    @property
-    def causal(self) -> bool:
-        """Whether the mask is causal."""
-        return self.mask_kind is MaskKind.CAUSAL
-
-    @property
-    def mask_is_boolean(self) -> bool:
-        """Whether an array mask selects rather than adds."""
-        return self.mask_kind is MaskKind.BOOLEAN
+    def label(self) -> str:
+        """Readable part of the kernel's name."""
+        mask = self.mask_kind.value + "_window" * self.windowed
+        return self.label_of(self.grad, mask, f"d{self.head_dim}_dv{self.value_dim}")
 
     @property
     def threads(self) -> int:
@@ -125,16 +96,6 @@ class BackwardSpec:
     def block_own(self) -> int:
         """Rows of its own side that a threadgroup has."""
         return self.simdgroups // self.head_groups * FRAGMENT
-
-    @property
-    def head_fragments(self) -> int:
-        """Fragments along D, or along a slice of it."""
-        return ceil(self.head_dim / self.head_groups / FRAGMENT)
-
-    @property
-    def value_fragments(self) -> int:
-        """Fragments along Dv, or along a slice of it."""
-        return ceil(self.value_dim / self.head_groups / FRAGMENT)
 
     @property
     def partial_pairs(self) -> int:
@@ -148,41 +109,20 @@ class BackwardSpec:
         shared = SHARING_REGISTERS if self.grouped else 0
         return 2 * tiles + ROW_REGISTERS + ADDRESSING_REGISTERS + shared
 
-    def label_of(self, kernel: str) -> str:
-        """Return a readable name that is a legal part of a Metal name."""
-        dtypes = "_".join(str(dtype) for dtype in (self.q, self.k, self.v, self.grad))
-        softmax = "softmax" if self.softmax else "literal"
-        sizes = f"d{self.head_dim}_dv{self.value_dim}"
-        mask = f"{self.mask_kind.value}{'_window' if self.windowed else ''}"
-        return f"tilegemm_{kernel}_{softmax}_{mask}_{dtypes}_{sizes}"
-
     def shared_bytes(self, products: int) -> int:
         """Return the bytes through which the slices of so many products are summed."""
         return products * self.partial_pairs * PAIR_BYTES if self.grouped else 0
 
-    def tile_stride(self, fragments: int, dtype: DType) -> int:
-        """Return the elements between two staged rows."""
-        return self.head_groups * fragments * FRAGMENT + STAGE_PADDING_BYTES // dtype.bytes
-
 
 def backward_fields(problem: AttentionProblem, config: Config) -> dict[str, object]:
     """Return the fields of a `BackwardSpec` of a forward problem."""
-    return {
-        "q": problem.q,
-        "k": problem.k,
-        "v": problem.v,
+    return attention_fields(problem) | {
         "grad": problem.out,
-        "mask": problem.mask,
-        "mask_kind": problem.mask_kind,
-        "head_dim": problem.head_dim,
-        "value_dim": problem.value_dim,
-        "softmax": problem.softmax,
         "simdgroups": config.simdgroups,
         "block": config.block,
         "staged": config.staged,
         "cached": config.cached,
         "head_groups": config.head_groups,
-        "windowed": problem.window is not None,
     }
 
 

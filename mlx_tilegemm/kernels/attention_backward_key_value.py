@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import ClassVar
 
 from ..chips.record import Chip
 from ..plan import Launch, Plan, Resources, Stage
@@ -31,15 +32,7 @@ PROBLEM = KeyValueGradientProblem
 class Spec(BackwardSpec):
     """What the text of one kernel depends on."""
 
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"{NAME}.metal.j2"
-
-    @property
-    def label(self) -> str:
-        """Readable part of the kernel's name."""
-        return self.label_of(NAME)
+    KERNEL: ClassVar[str] = NAME
 
     @property
     def input_names(self) -> tuple[str, ...]:

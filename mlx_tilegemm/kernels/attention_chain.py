@@ -12,10 +12,11 @@ from ..chips.record import Chip
 from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ..plan import CONSTANT_BINDING_LIMIT, Launch, Plan, Stage
 from ..problem import AttentionProblem, MaskKind, Problem, attention_problem
-from .attention_spec import NAME, Spec, part_fragments
+from .attention import forward_fields
+from .chain_spec import NAME, Spec
 from .cost import seconds
 from .counts import AttentionTile, attention_work
-from .fragment import FRAGMENT
+from .fragment import FRAGMENT, fragments
 from .limits import reject_plan, threads_per_core
 
 PROBLEM = AttentionProblem
@@ -73,7 +74,7 @@ def head_groups(problem: AttentionProblem) -> int:
     """Return how many simdgroups have room for eight rows of q and of the result."""
     columns = (problem.head_dim, problem.pe_dim, problem.value_dim)
     for groups in (1, 2, 4):
-        if sum(part_fragments(size, groups) for size in columns) <= OWN_FRAGMENTS:
+        if sum(fragments(size, groups) for size in columns) <= OWN_FRAGMENTS:
             return groups
     return 8
 
@@ -151,25 +152,11 @@ def plan(problem: Problem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     assert isinstance(problem, AttentionProblem)
     spec = Spec(
-        q=problem.q,
-        k=problem.k,
-        v=problem.v,
-        out=problem.out,
-        mask=problem.mask,
-        mask_kind=problem.mask_kind,
-        head_dim=problem.head_dim,
-        value_dim=problem.value_dim,
-        softmax=problem.softmax,
-        return_lse=problem.return_lse,
+        **forward_fields(problem),  # type: ignore[arg-type]
         simdgroups=config.simdgroups,
         block_kv=config.block_kv,
         staged=config.staged,
         head_groups=config.head_groups,
-        windowed=problem.window is not None,
-        sinks=problem.sinks,
-        pe_dim=problem.pe_dim,
-        q_pe=problem.q_pe,
-        k_pe=problem.k_pe,
     )
     return Plan(
         kernel=NAME,

@@ -23,14 +23,14 @@ from ..plan import (
     Stage,
 )
 from ..problem import AttentionProblem, MaskKind, Problem, Shape, attention_problem
+from .attention import forward_fields
 from .combine_splits import combine_stage
 from .cost import seconds
 from .decode_counts import DecodeTile, combining_seconds, decode_work
-from .decode_spec import Spec, registers
+from .decode_spec import NAME, Spec, registers
 from .fragment import FRAGMENT
 from .limits import reject_grid, reject_resources
 
-NAME = "attention_decode"
 PROBLEM = AttentionProblem
 SIMDGROUPS = 4
 """Simdgroups of a threadgroup, where head groups do not make them more. They wait for each other
@@ -212,23 +212,12 @@ def plan(problem: Problem, config: Config) -> Plan:
 
 def _spec(problem: AttentionProblem, config: Config) -> Spec:
     split = config.splits > 1
-    return Spec(
-        q=problem.q,
-        k=problem.k,
-        v=problem.v,
-        q_pe=problem.q_pe,
-        k_pe=problem.k_pe,
+    fields = forward_fields(problem)
+    if split:
         # Splits are joined in float32, whatever becomes of the result.
-        out=FLOAT32 if split else problem.out,
-        mask=problem.mask,
-        sinks=None if split else problem.sinks,
-        mask_kind=problem.mask_kind,
-        head_dim=problem.head_dim,
-        value_dim=problem.value_dim,
-        pe_dim=problem.pe_dim,
-        softmax=problem.softmax,
-        windowed=problem.window is not None,
-        return_lse=problem.return_lse and not split,
+        fields |= {"out": FLOAT32, "sinks": None, "return_lse": False}
+    return Spec(
+        **fields,  # type: ignore[arg-type]
         split=split,
         row_groups=config.row_groups,
         key_groups=config.key_groups,

@@ -3,85 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from typing import ClassVar
 
-from ..dtypes import DType
+from ..dtypes import FLOAT32
 from ..plan import SIMD_WIDTH, Resources
-from ..problem import MaskKind
-from .fragment import ADDRESSING_REGISTERS, FRAGMENT, ROW_REGISTERS
+from .attention import ForwardSpec
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS, fragments
 
+NAME = "attention_decode"
 RUN_BYTES = 16
 """What a lane loads at once of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What the text of the attending kernel depends on; lengths, heads and batch are run-time.
+class Spec(ForwardSpec):
+    """What the text of the attending kernel depends on.
 
     Attributes:
-        q: Element type of ``q``. Likewise ``k``, ``v``, ``out`` and ``mask`` (None without one).
-        k: See ``q``.
-        v: See ``q``.
-        q_pe: See ``q``; None without positional parts. Likewise ``k_pe``.
-        k_pe: See ``q_pe``.
-        out: See ``q``; float32 for splits.
-        mask: See ``q``.
-        sinks: See ``q``; None without, and for splits.
-        mask_kind: Which mask there is.
-        head_dim: D, of ``q`` and ``k``.
-        value_dim: Dv, of ``v`` and the result.
-        pe_dim: Dp, of the positional parts; 0 without.
-        softmax: Whether rows are normalised between the two products.
-        windowed: Whether a row of a causal mask sees its last keys only.
-        return_lse: Whether the log-sum-exp is written.
-        split: Whether a threadgroup leaves a share for the second kernel.
-        row_groups: See `Config`. Likewise the other groups and ``block_kv``.
+        split: Whether a threadgroup leaves a share for the second kernel: in float32, without
+            sinks and log-sum-exp, which are the second kernel's.
+        row_groups: See `Config`. Likewise ``key_groups``, ``head_groups`` and ``block_kv``.
         key_groups: See ``row_groups``.
-        head_groups: See ``row_groups``.
         block_kv: See ``row_groups``.
     """
 
-    q: DType
-    k: DType
-    v: DType
-    q_pe: DType | None
-    k_pe: DType | None
-    out: DType
-    mask: DType | None
-    sinks: DType | None
-    mask_kind: MaskKind
-    head_dim: int
-    value_dim: int
-    pe_dim: int
-    softmax: bool
-    windowed: bool
-    return_lse: bool
+    KERNEL: ClassVar[str] = NAME
+
     split: bool
     row_groups: int
     key_groups: int
-    head_groups: int
     block_kv: int
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return "attention_decode.metal.j2"
 
     @property
     def label(self) -> str:
         """Readable part of the kernel's name."""
-        dtypes = "_".join(str(dtype) for dtype in (self.q, self.k, self.v, self.out))
-        softmax = "softmax" if self.softmax else "literal"
         sizes = f"d{self.head_dim}_dp{self.pe_dim}_dv{self.value_dim}"
-        return f"tilegemm_attention_decode_{softmax}_{self.mask_kind.value}_{dtypes}_{sizes}"
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        pe = ("q_pe", "k_pe") if self.pe_dim else ()
-        mask = ("mask",) if self.mask else ()
-        sinks = ("sinks",) if self.sinks else ()
-        return ("q", "k", "v", *pe, *mask, *sinks, "factors", "sizes")
+        return self.label_of(self.out, self.mask_kind.value, sizes)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -89,21 +46,6 @@ class Spec:
         if self.split:
             return ("partials", "maxima", "totals") if self.softmax else ("partials",)
         return ("out", "lse") if self.return_lse else ("out",)
-
-    @property
-    def causal(self) -> bool:
-        """Whether the mask is causal."""
-        return self.mask_kind is MaskKind.CAUSAL
-
-    @property
-    def mask_is_boolean(self) -> bool:
-        """Whether an array mask selects rather than adds."""
-        return self.mask_kind is MaskKind.BOOLEAN
-
-    @property
-    def grouped(self) -> bool:
-        """Whether several simdgroups share D and Dv."""
-        return self.head_groups > 1
 
     @property
     def shares_keys(self) -> bool:
@@ -129,21 +71,6 @@ class Spec:
     def threads(self) -> int:
         """Threads of one threadgroup."""
         return self.simdgroups * SIMD_WIDTH
-
-    @property
-    def head_fragments(self) -> int:
-        """Fragments of one simdgroup along D."""
-        return fragments(self.head_dim, self.head_groups)
-
-    @property
-    def pe_fragments(self) -> int:
-        """Fragments of one simdgroup along Dp."""
-        return fragments(self.pe_dim, self.head_groups)
-
-    @property
-    def value_fragments(self) -> int:
-        """Fragments of one simdgroup along Dv."""
-        return fragments(self.value_dim, self.head_groups)
 
     @property
     def head_run(self) -> int:
@@ -179,9 +106,9 @@ class Spec:
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        rows = 8 * self.shared_rows if self.softmax else 0
-        scores = 8 * self.shared_scores if self.grouped else 0
-        joined = 8 * self.shared_result + rows if self.shares_keys else 0
+        rows = 2 * FLOAT32.bytes * self.shared_rows if self.softmax else 0
+        scores = PAIR_BYTES * self.shared_scores if self.grouped else 0
+        joined = PAIR_BYTES * self.shared_result + rows if self.shares_keys else 0
         return Resources(
             threads=self.threads,
             threadgroup_bytes=scores + joined,
@@ -195,11 +122,6 @@ class Spec:
                 block_kv=self.block_kv,
             ),
         )
-
-
-def fragments(size: int, groups: int) -> int:
-    """Return the fragments along ``size`` elements of one of as many groups."""
-    return ceil(size / (FRAGMENT * groups))
 
 
 def run_length(size: int, groups: int, longest: int) -> int:

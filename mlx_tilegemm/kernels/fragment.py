@@ -1,5 +1,11 @@
 """What every kernel on simdgroup matrices has in common, each number stated once."""
 
+from __future__ import annotations
+
+from math import ceil
+
+from ..dtypes import DType
+
 FRAGMENT = 8
 """Rows and columns of a simdgroup matrix."""
 
@@ -14,3 +20,13 @@ ADDRESSING_REGISTERS = 24
 
 ROW_REGISTERS = 4
 """Running maximum and sum, decay and reference of the lane's row in an attention."""
+
+
+def fragments(size: int, groups: int = 1) -> int:
+    """Return the fragments along ``size`` elements that each of as many groups has."""
+    return ceil(size / (FRAGMENT * groups))
+
+
+def staged_stride(columns: int, dtype: DType) -> int:
+    """Return the elements between two staged rows of so many columns."""
+    return columns + STAGE_PADDING_BYTES // dtype.bytes

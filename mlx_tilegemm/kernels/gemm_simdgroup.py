@@ -12,7 +12,7 @@ from ..plan import SIMD_WIDTH, Plan, Resources, Stage
 from ..problem import GemmProblem, Problem
 from .cost import TileWork, seconds
 from .counts import GemmTile, gemm_work
-from .fragment import ADDRESSING_REGISTERS, FRAGMENT, STAGE_PADDING_BYTES
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
 from .gemm import (
     GemmSpec,
     gemm_factors,
@@ -140,14 +140,12 @@ class Spec(GemmSpec):
     @property
     def a_tile_stride(self) -> int:
         """Elements between two rows of the staged tile of ``a``, as stored."""
-        width = self.block_m if self.transpose_a else self.block_k
-        return width + STAGE_PADDING_BYTES // self.a.bytes
+        return staged_stride(self.block_m if self.transpose_a else self.block_k, self.a)
 
     @property
     def b_tile_stride(self) -> int:
         """Elements between two rows of the staged tile of ``b``, as stored."""
-        width = self.block_k if self.transpose_b else self.block_n
-        return width + STAGE_PADDING_BYTES // self.b.bytes
+        return staged_stride(self.block_k if self.transpose_b else self.block_n, self.b)
 
     @property
     def a_tile_elements(self) -> int:

@@ -1,0 +1,153 @@
+"""What the attention kernels share: the part of a spec that is common, legality and sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..dtypes import DType
+from ..problem import AttentionProblem, MaskKind
+from .fragment import FRAGMENT, fragments, staged_stride
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """What the text of an attention or of a gradient depends on; lengths and heads are run-time.
+
+    Attributes:
+        q: Element type of ``q``. Likewise ``k``, ``v`` and ``mask`` (None without an array).
+        k: See ``q``.
+        v: See ``q``.
+        mask: See ``q``.
+        mask_kind: Which mask there is.
+        head_dim: D, of ``q`` and ``k``.
+        value_dim: Dv, of ``v`` and the result.
+        softmax: Whether rows are normalised between the two products.
+        windowed: Whether a row of a causal mask sees a window of keys only.
+        head_groups: Simdgroups that own rows together, each a share of D and Dv.
+    """
+
+    q: DType
+    k: DType
+    v: DType
+    mask: DType | None
+    mask_kind: MaskKind
+    head_dim: int
+    value_dim: int
+    softmax: bool
+    windowed: bool
+    head_groups: int
+
+    KERNEL: ClassVar[str]
+    """Name of the kernel and stem of its template."""
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"{self.KERNEL}.metal.j2"
+
+    @property
+    def causal(self) -> bool:
+        """Whether the mask is causal."""
+        return self.mask_kind is MaskKind.CAUSAL
+
+    @property
+    def mask_is_boolean(self) -> bool:
+        """Whether an array mask selects rather than adds."""
+        return self.mask_kind is MaskKind.BOOLEAN
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several simdgroups own rows together."""
+        return self.head_groups > 1
+
+    @property
+    def head_fragments(self) -> int:
+        """Fragments along D, of one simdgroup."""
+        return fragments(self.head_dim, self.head_groups)
+
+    @property
+    def value_fragments(self) -> int:
+        """Fragments along Dv, of one simdgroup."""
+        return fragments(self.value_dim, self.head_groups)
+
+    def tile_stride(self, count: int, dtype: DType) -> int:
+        """Return the elements between two staged rows, of so many fragments a simdgroup."""
+        return staged_stride(count * self.head_groups * FRAGMENT, dtype)
+
+    def label_of(self, out: DType, mask: str, sizes: str) -> str:
+        """Return a readable name that is a legal part of a Metal name."""
+        dtypes = "_".join(str(dtype) for dtype in (self.q, self.k, self.v, out))
+        softmax = "softmax" if self.softmax else "literal"
+        return f"tilegemm_{self.KERNEL}_{softmax}_{mask}_{dtypes}_{sizes}"
+
+
+def attention_fields(problem: AttentionProblem) -> dict[str, object]:
+    """Return the fields of an `AttentionSpec` that the problem alone decides."""
+    return {
+        "q": problem.q,
+        "k": problem.k,
+        "v": problem.v,
+        "mask": problem.mask,
+        "mask_kind": problem.mask_kind,
+        "head_dim": problem.head_dim,
+        "value_dim": problem.value_dim,
+        "softmax": problem.softmax,
+        "windowed": problem.window is not None,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardSpec(AttentionSpec):
+    """What the text of a kernel that computes an attention depends on.
+
+    Attributes:
+        out: Element type of ``out``. Likewise ``sinks``, ``q_pe`` and ``k_pe``, None without.
+        sinks: See ``out``.
+        q_pe: See ``out``.
+        k_pe: See ``out``.
+        pe_dim: Dp, of the positional parts of q and k; 0 without them.
+        return_lse: Whether the log-sum-exp is written.
+    """
+
+    out: DType
+    sinks: DType | None
+    q_pe: DType | None
+    k_pe: DType | None
+    pe_dim: int
+    return_lse: bool
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        positional = ("q_pe", "k_pe") if self.positional else ()
+        mask = ("mask",) if self.mask else ()
+        sinks = ("sinks",) if self.sinks else ()
+        return ("q", "k", "v", *positional, *mask, *sinks, "factors", "sizes")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The result, and the log-sum-exp if it is wanted."""
+        return ("out", "lse") if self.return_lse else ("out",)
+
+    @property
+    def positional(self) -> bool:
+        """Whether q and k have positional parts."""
+        return self.pe_dim > 0
+
+    @property
+    def pe_fragments(self) -> int:
+        """Fragments along Dp, of one simdgroup."""
+        return fragments(self.pe_dim, self.head_groups)
+
+
+def forward_fields(problem: AttentionProblem) -> dict[str, object]:
+    """Return the fields of a `ForwardSpec` that the problem alone decides."""
+    return attention_fields(problem) | {
+        "out": problem.out,
+        "sinks": problem.sinks,
+        "q_pe": problem.q_pe,
+        "k_pe": problem.k_pe,
+        "pe_dim": problem.pe_dim,
+        "return_lse": problem.return_lse,
+    }
