@@ -1,13 +1,22 @@
-"""What the attention kernels share: the part of a spec that is common, legality and sizes."""
+"""What the attention kernels share: what is common of a spec, of legality and of a launch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ..dtypes import DType
-from ..problem import AttentionProblem, MaskKind
+from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
+from ..problem import AttentionProblem, MaskKind, Shape, attention_problem
 from .fragment import FRAGMENT, fragments, staged_stride
+
+BASE_SIZES = 4
+"""Sizes that come first in `attention_sizes`: lengths, heads and heads that share keys."""
+
+MASK_SIZES = 4
+"""Sizes of an array mask, which come next."""
+
+LSE = FLOAT32
+"""Type of the log-sum-exp, of its gradient and of delta."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,3 +160,95 @@ def forward_fields(problem: AttentionProblem) -> dict[str, object]:
         "pe_dim": problem.pe_dim,
         "return_lse": problem.return_lse,
     }
+
+
+def reject_attention(problem: AttentionProblem) -> str | None:
+    """Return why no attention kernel may serve the problem, or None."""
+    if 0 in problem.out_shape:
+        return "the result is empty"
+    if problem.kv_len == 0:
+        return "there are no keys"
+    return None
+
+
+def key_elements(problem: AttentionProblem) -> dict[str, int]:
+    """Return the elements of each operand that belongs to the keys, by name."""
+    elements = {"k": problem.k_elements, "v": problem.v_elements}
+    return elements | ({"k_pe": problem.k_pe_elements} if problem.pe_dim else {})
+
+
+def attention_sizes(problem: AttentionProblem, *, with_mask: bool) -> tuple[int, ...]:
+    """Return the run-time sizes of a kernel whose threadgroups have rows of one head each.
+
+    Args:
+        problem: The attention.
+        with_mask: The kernel takes the array mask.
+    """
+    lengths = (problem.q_len, problem.kv_len)
+    heads = (problem.num_heads, problem.num_heads // problem.num_kv_heads)
+    mask = mask_sizes(problem) if with_mask else ()
+    window = () if problem.window is None else (problem.window,)
+    return (*lengths, *heads, *mask, *window)
+
+
+def mask_sizes(problem: AttentionProblem) -> tuple[int, int, int, int]:
+    """Return the matrices from one batch and from one head to the next, rows and columns."""
+    batch, heads, rows, columns = problem.mask_shape
+    return (heads if batch > 1 else 0, 1 if heads > 1 else 0, rows, columns)
+
+
+def forward_outputs(problem: AttentionProblem) -> tuple[tuple[Shape, ...], tuple[DType, ...]]:
+    """Return shapes and types of the result, and of the log-sum-exp if it is wanted."""
+    if problem.return_lse:
+        return (problem.out_shape, problem.lse_shape), (problem.out, LSE)
+    return (problem.out_shape,), (problem.out,)
+
+
+VARIANT_MASKS: tuple[tuple[MaskKind, DType | None], ...] = (
+    (MaskKind.NONE, None),
+    (MaskKind.CAUSAL, None),
+    (MaskKind.BOOLEAN, BOOL),
+    *((MaskKind.ADDITIVE, mask) for mask in FLOATS),
+)
+"""Every kind of mask with every type it may have."""
+
+
+def variant(
+    *,
+    q: DType = FLOAT16,
+    k: DType = BFLOAT16,
+    v: DType = FLOAT32,
+    q_len: int = 19,
+    kv_len: int = 37,
+    head_dim: int = 24,
+    value_dim: int = 17,
+    pe_dim: int = 0,
+    num_pe_heads: int = 1,
+    pe: tuple[DType, DType] = (FLOAT32, FLOAT16),
+    mask_kind: MaskKind = MaskKind.NONE,
+    mask: DType | None = None,
+    softmax: bool = True,
+    sinks: DType | None = None,
+    **options: Any,  # noqa: ANN401 - of `attention_problem`
+) -> AttentionProblem:
+    """Return a small attention with everything but what is named left at its default."""
+    return attention_problem(
+        "variant",
+        q_shape=(2, 4, q_len, head_dim),
+        k_shape=(2, 2, kv_len, head_dim),
+        v_shape=(2, 2, kv_len, value_dim),
+        q=q,
+        k=k,
+        v=v,
+        softmax=softmax,
+        mask_kind=mask_kind,
+        mask_shape=(2, 1, q_len, kv_len) if mask else None,
+        mask=mask,
+        sinks_shape=(4,) if sinks else None,
+        sinks=sinks,
+        q_pe_shape=(2, 4, q_len, pe_dim) if pe_dim else None,
+        q_pe=pe[0] if pe_dim else None,
+        k_pe_shape=(2, num_pe_heads, kv_len, pe_dim) if pe_dim else None,
+        k_pe=pe[1] if pe_dim else None,
+        **options,
+    )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
-from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
-from ..plan import CONSTANT_BINDING_LIMIT, SIMD_WIDTH
-from ..problem import AttentionProblem, MaskKind, attention_problem
-from .attention import AttentionSpec, attention_fields
+from ..dtypes import FLOAT16, FLOATS, DType
+from ..plan import SIMD_WIDTH
+from ..problem import AttentionProblem, MaskKind
+from .attention import (
+    VARIANT_MASKS,
+    AttentionSpec,
+    attention_fields,
+    reject_attention,
+    variant,
+)
 from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
+from .limits import tiny_operand
 
 SHARING_REGISTERS = 4
 """Further registers of a head group: lane, simdgroup and where its slices begin."""
@@ -127,31 +135,25 @@ def backward_fields(problem: AttentionProblem, config: Config) -> dict[str, obje
 
 
 def reject_backward(
-    problem: AttentionProblem, config: Config, staged_elements: tuple[int, int]
+    problem: AttentionProblem, config: Config, staged_elements: Mapping[str, int]
 ) -> str | None:
     """Return why the configuration may not serve a gradient of the problem, or None.
 
     Args:
         problem: The attention that is differentiated.
         config: The configuration.
-        staged_elements: Elements of the two operands that a staged configuration stages.
+        staged_elements: Elements of each operand that a staged configuration stages, by name.
     """
-    if 0 in problem.out_shape:
-        return "the result is empty"
-    if problem.kv_len == 0:
-        return "there are no keys"
+    if reason := reject_attention(problem):
+        return reason
     if problem.pe_dim:
         return "q_pe and k_pe are not taken"
     if min(config.simdgroups, config.block) < 1 or config.block % FRAGMENT:
         return f"block {config.block} is not a multiple of {FRAGMENT}"
     if config.head_groups > 1 and (reason := _reject_groups(problem, config)):
         return reason
-    smallest = min(staged_elements)
-    if config.staged and smallest < CONSTANT_BINDING_LIMIT:
-        return (
-            f"an operand has {smallest} elements: below {CONSTANT_BINDING_LIMIT}, MLX binds an "
-            "input in the constant address space, from which nothing is staged"
-        )
+    if config.staged and (reason := tiny_operand(staged_elements)):
+        return f"{reason}, from which nothing is staged"
     return None
 
 
@@ -170,20 +172,6 @@ def _reject_groups(problem: AttentionProblem, config: Config) -> str | None:
     return None
 
 
-def backward_sizes(problem: AttentionProblem, *, with_mask: bool) -> tuple[int, ...]:
-    """Return the run-time sizes of both kernels."""
-    heads_per_kv_head = problem.num_heads // problem.num_kv_heads
-    sizes = (problem.q_len, problem.kv_len, problem.num_heads, heads_per_kv_head)
-    if problem.window:
-        return (*sizes, problem.window)
-    if not with_mask:
-        return sizes
-    batch, heads, rows, columns = problem.mask_shape
-    head_step = 1 if heads > 1 else 0
-    batch_step = heads if batch > 1 else 0
-    return (*sizes, batch_step, head_step, rows, columns)
-
-
 def variant_attentions() -> Iterator[AttentionProblem]:
     """Yield small attentions whose gradients together reach every flag of the texts."""
     # Every pair of types of two operands: each type is about the loads of its own operand.
@@ -193,9 +181,7 @@ def variant_attentions() -> Iterator[AttentionProblem]:
         yield _variant(head_dim=head_dim, value_dim=value_dim)
     for out in FLOATS:
         yield _variant(out=out)
-    masks = [(MaskKind.NONE, None), (MaskKind.CAUSAL, None), (MaskKind.BOOLEAN, BOOL)]
-    masks += [(MaskKind.ADDITIVE, mask) for mask in FLOATS]
-    for mask_kind, mask in masks:
+    for mask_kind, mask in VARIANT_MASKS:
         for softmax in (True, False):
             yield _variant(mask_kind=mask_kind, mask=mask, softmax=softmax)
     yield _variant(mask_kind=MaskKind.CAUSAL, window=11)
@@ -204,36 +190,5 @@ def variant_attentions() -> Iterator[AttentionProblem]:
     yield _variant(head_dim=200, value_dim=148, mask_kind=MaskKind.CAUSAL, window=11, softmax=False)
 
 
-def _variant(
-    *,
-    q: DType = FLOAT16,
-    k: DType = BFLOAT16,
-    v: DType = FLOAT32,
-    head_dim: int = 24,
-    value_dim: int = 17,
-    out: DType | None = None,
-    mask_kind: MaskKind = MaskKind.NONE,
-    mask: DType | None = None,
-    softmax: bool = True,
-    window: int | None = None,
-) -> AttentionProblem:
-    forward = attention_problem(
-        "variant",
-        q_shape=(2, 4, 19, head_dim),
-        k_shape=(2, 2, 37, head_dim),
-        v_shape=(2, 2, 37, value_dim),
-        q=q,
-        k=k,
-        v=v,
-        softmax=softmax,
-        mask_kind=mask_kind,
-        mask_shape=(2, 1, 19, 37) if mask else None,
-        mask=mask,
-        out=out,
-        window=window,
-    )
-    return replace(forward, return_lse=softmax)
-
-
-LSE = FLOAT32
-"""Type of the log-sum-exp, of its gradient and of delta."""
+def _variant(*, softmax: bool = True, **options: Any) -> AttentionProblem:  # noqa: ANN401
+    return variant(softmax=softmax, return_lse=softmax, **options)

@@ -10,13 +10,13 @@ from typing import ClassVar
 from ..chips.record import Chip
 from ..plan import Launch, Plan, Resources, Stage
 from ..problem import KeyValueGradientProblem, Problem
+from .attention import attention_sizes
 from .attention_backward import (
     CONFIGS,
     GROUPED_CONFIGS,
     BackwardSpec,
     Config,
     backward_fields,
-    backward_sizes,
     reject_backward,
     variant_attentions,
 )
@@ -90,7 +90,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     assert isinstance(problem, KeyValueGradientProblem)
     p = problem.attention
     grad_elements = p.batch * p.num_heads * p.q_len * p.value_dim
-    reason = reject_backward(p, config, (p.q_elements, grad_elements))
+    reason = reject_backward(p, config, {"q": p.q_elements, "grad": grad_elements})
     return reason or reject_plan(plan(problem, config))
 
 
@@ -123,7 +123,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     launch = Launch(
         grid=(ceil(p.kv_len / spec.block_own) * spec.threads, p.num_kv_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
-        sizes=backward_sizes(p, with_mask=spec.mask is not None),
+        sizes=attention_sizes(p, with_mask=spec.mask is not None),
         output_shapes=((*keys, p.head_dim), (*keys, p.value_dim)),
         output_dtypes=(p.k, p.v),
     )

@@ -10,14 +10,13 @@ from typing import ClassVar
 from ..chips.record import Chip
 from ..plan import Launch, Plan, Resources, Stage
 from ..problem import MaskKind, Problem, QueryGradientProblem
+from .attention import LSE, attention_sizes, key_elements
 from .attention_backward import (
     CONFIGS,
     GROUPED_CONFIGS,
-    LSE,
     BackwardSpec,
     Config,
     backward_fields,
-    backward_sizes,
     reject_backward,
     variant_attentions,
 )
@@ -99,7 +98,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     assert isinstance(problem, QueryGradientProblem)
     forward = problem.attention
-    reason = reject_backward(forward, config, (forward.k_elements, forward.v_elements))
+    reason = reject_backward(forward, config, key_elements(forward))
     return reason or reject_plan(plan(problem, config))
 
 
@@ -132,7 +131,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     launch = Launch(
         grid=(ceil(p.q_len / spec.block_own) * spec.threads, p.num_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
-        sizes=backward_sizes(p, with_mask=spec.mask is not None),
+        sizes=attention_sizes(p, with_mask=spec.mask is not None),
         output_shapes=(problem.out_shape, *delta[0]),
         output_dtypes=(p.q, *delta[1]),
     )

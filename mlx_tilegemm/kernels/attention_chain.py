@@ -9,15 +9,23 @@ from math import ceil
 from typing import Any
 
 from ..chips.record import Chip
-from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
-from ..plan import CONSTANT_BINDING_LIMIT, Launch, Plan, Stage
-from ..problem import AttentionProblem, MaskKind, Problem, attention_problem
-from .attention import forward_fields
+from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
+from ..plan import Launch, Plan, Stage
+from ..problem import AttentionProblem, MaskKind, Problem
+from .attention import (
+    VARIANT_MASKS,
+    attention_sizes,
+    forward_fields,
+    forward_outputs,
+    key_elements,
+    reject_attention,
+    variant,
+)
 from .chain_spec import NAME, Spec
 from .cost import seconds
 from .counts import AttentionTile, attention_work
 from .fragment import FRAGMENT, fragments
-from .limits import reject_plan, threads_per_core
+from .limits import reject_plan, threads_per_core, tiny_operand
 
 PROBLEM = AttentionProblem
 
@@ -108,10 +116,8 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
 
 
 def _reject_problem(problem: AttentionProblem) -> str | None:
-    if 0 in problem.out_shape:
-        return "the result is empty"
-    if problem.kv_len == 0:
-        return "there are no keys"
+    if reason := reject_attention(problem):
+        return reason
     limits = {"head_dim": MAX_HEAD_DIM, "value_dim": MAX_HEAD_DIM, "pe_dim": MAX_HEAD_DIM // 4}
     for name, limit in limits.items():
         if getattr(problem, name) > limit:
@@ -122,14 +128,8 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
     if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
         return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
-    staged = [problem.k_elements, problem.v_elements]
-    staged += [problem.k_pe_elements] if problem.pe_dim else []
-    smallest = min(staged)
-    if config.staged and smallest < CONSTANT_BINDING_LIMIT:
-        return (
-            f"k, v or k_pe has {smallest} elements: below {CONSTANT_BINDING_LIMIT}, MLX binds an "
-            "input in the constant address space, from which nothing is staged"
-        )
+    if config.staged and (reason := tiny_operand(key_elements(problem))):
+        return f"{reason}, from which nothing is staged"
     return None
 
 
@@ -168,92 +168,42 @@ def plan(problem: Problem, config: Config) -> Plan:
 
 def _launch(problem: AttentionProblem, spec: Spec) -> Launch:
     blocks = ceil(problem.q_len / spec.block_q)
-    lse = ((problem.lse_shape,), (FLOAT32,)) if problem.return_lse else ((), ())
+    shapes, dtypes = forward_outputs(problem)
     return Launch(
         grid=(blocks * spec.threads, problem.num_heads, problem.batch),
         threadgroup=(spec.threads, 1, 1),
         sizes=_sizes(problem),
-        output_shapes=(problem.out_shape, *lse[0]),
-        output_dtypes=(problem.out, *lse[1]),
+        output_shapes=shapes,
+        output_dtypes=dtypes,
     )
 
 
 def _sizes(problem: AttentionProblem) -> tuple[int, ...]:
-    heads_per_kv_head = problem.num_heads // problem.num_kv_heads
-    sizes: tuple[int, ...] = (
-        problem.q_len,
-        problem.kv_len,
-        problem.num_heads,
-        heads_per_kv_head,
-    )
-    if problem.mask is not None:
-        batch, heads, rows, columns = problem.mask_shape
-        head_step = 1 if heads > 1 else 0
-        batch_step = heads if batch > 1 else 0
-        sizes += (batch_step, head_step, rows, columns)
-    if problem.window is not None:
-        sizes += (problem.window,)
+    sizes = attention_sizes(problem, with_mask=problem.mask is not None)
     return (*sizes, problem.num_pe_heads) if problem.pe_dim else sizes
 
 
 def variant_problems() -> Iterator[Problem]:
     """Yield small problems that together reach every flag of the text."""
     for q, k, v in product(FLOATS, repeat=3):
-        yield _variant(q=q, k=k, v=v)
+        yield variant(q=q, k=k, v=v)
     for head_dim, value_dim in ((1, 1), (7, 9), (16, 24), (40, 64), (80, 80), (128, 128)):
-        yield _variant(head_dim=head_dim, value_dim=value_dim)
+        yield variant(head_dim=head_dim, value_dim=value_dim)
     for out in FLOATS:
-        yield _variant(out=out)
-    masks = [(MaskKind.NONE, None), (MaskKind.CAUSAL, None), (MaskKind.BOOLEAN, BOOL)]
-    masks += [(MaskKind.ADDITIVE, mask) for mask in FLOATS]
-    for mask_kind, mask in masks:
-        yield _variant(mask_kind=mask_kind, mask=mask, softmax=False)
+        yield variant(out=out)
+    for mask_kind, mask in VARIANT_MASKS:
+        yield variant(mask_kind=mask_kind, mask=mask, softmax=False)
         for return_lse in (False, True):
-            yield _variant(mask_kind=mask_kind, mask=mask, return_lse=return_lse)
+            yield variant(mask_kind=mask_kind, mask=mask, return_lse=return_lse)
     window: dict[str, Any] = {"mask_kind": MaskKind.CAUSAL, "window": 9}
     boolean: dict[str, Any] = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
-    yield _variant(**window, return_lse=True)
-    yield _variant(sinks=BFLOAT16, return_lse=True)
-    yield _variant(**boolean, pe_dim=12, num_pe_heads=1)
-    yield _variant(**window, sinks=FLOAT32, pe_dim=8, num_pe_heads=2)
+    yield variant(**window, return_lse=True)
+    yield variant(sinks=BFLOAT16, return_lse=True)
+    yield variant(**boolean, pe_dim=12, num_pe_heads=1)
+    yield variant(**window, sinks=FLOAT32, pe_dim=8, num_pe_heads=2)
     # Heads that several simdgroups share: D, Dv and Dp.
-    yield _variant(head_dim=192, value_dim=128, softmax=False, q=FLOAT32, v=BFLOAT16)
-    yield _variant(head_dim=150, value_dim=190, **boolean, pe_dim=5, num_pe_heads=2)
-    yield _variant(head_dim=256, value_dim=256, **window, sinks=FLOAT16, return_lse=True)
+    yield variant(head_dim=192, value_dim=128, softmax=False, q=FLOAT32, v=BFLOAT16)
+    yield variant(head_dim=150, value_dim=190, **boolean, pe_dim=5, num_pe_heads=2)
+    yield variant(head_dim=256, value_dim=256, **window, sinks=FLOAT16, return_lse=True)
     latent: dict[str, Any] = {"k": FLOAT16, "v": FLOAT16, "num_pe_heads": 1}
-    yield _variant(head_dim=512, value_dim=512, pe_dim=64, **latent)
-
-
-def _variant(
-    *,
-    q: DType = FLOAT16,
-    k: DType = BFLOAT16,
-    v: DType = FLOAT32,
-    head_dim: int = 24,
-    value_dim: int = 17,
-    pe_dim: int = 0,
-    num_pe_heads: int = 0,
-    mask: DType | None = None,
-    softmax: bool = True,
-    sinks: DType | None = None,
-    **options: Any,  # noqa: ANN401 - of `attention_problem`
-) -> AttentionProblem:
-    return attention_problem(
-        "variant",
-        q_shape=(2, 4, 19, head_dim),
-        k_shape=(2, 2, 37, head_dim),
-        v_shape=(2, 2, 37, value_dim),
-        q=q,
-        k=k,
-        v=v,
-        softmax=softmax,
-        mask_shape=(2, 1, 19, 37) if mask else None,
-        mask=mask,
-        sinks_shape=(4,) if sinks else None,
-        sinks=sinks,
-        q_pe_shape=(2, 4, 19, pe_dim) if pe_dim else None,
-        q_pe=FLOAT32 if pe_dim else None,
-        k_pe_shape=(2, num_pe_heads, 37, pe_dim) if pe_dim else None,
-        k_pe=FLOAT16 if pe_dim else None,
-        **{"mask_kind": MaskKind.NONE, **options},
-    )
+    yield variant(head_dim=512, value_dim=512, pe_dim=64, **latent)

@@ -12,24 +12,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+from typing import Any
 
 from ..chips.record import Chip
-from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
-from ..plan import (
-    CONSTANT_BINDING_LIMIT,
-    REGISTER_LIMIT,
-    Launch,
-    Plan,
-    Stage,
+from ..dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
+from ..plan import REGISTER_LIMIT, Launch, Plan, Stage
+from ..problem import AttentionProblem, MaskKind, Problem, Shape
+from .attention import (
+    forward_fields,
+    forward_outputs,
+    key_elements,
+    mask_sizes,
+    reject_attention,
+    variant,
 )
-from ..problem import AttentionProblem, MaskKind, Problem, Shape, attention_problem
-from .attention import forward_fields
 from .combine_splits import combine_stage
 from .cost import seconds
 from .decode_counts import DecodeTile, combining_seconds, decode_work
 from .decode_spec import NAME, Spec, registers
 from .fragment import FRAGMENT
-from .limits import reject_grid, reject_resources
+from .limits import reject_grid, reject_resources, tiny_operand
 
 PROBLEM = AttentionProblem
 SIMDGROUPS = 4
@@ -161,19 +163,12 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
 
 
 def _reject_problem(problem: AttentionProblem) -> str | None:
-    if 0 in problem.out_shape:
-        return "the result is empty"
-    if problem.kv_len == 0:
-        return "there are no keys"
+    if reason := reject_attention(problem):
+        return reason
     if problem.q_len > MAX_QUERIES:
         return f"{problem.q_len} queries are more than the {MAX_QUERIES} of decoding"
-    loaded = [problem.k_elements, problem.v_elements]
-    smallest = min(loaded + [problem.k_pe_elements] * bool(problem.pe_dim))
-    if smallest < CONSTANT_BINDING_LIMIT:
-        return (
-            f"k, v or k_pe has {smallest} elements: below {CONSTANT_BINDING_LIMIT}, MLX binds an "
-            "input in the constant address space, from which no run of elements is loaded"
-        )
+    if reason := tiny_operand(key_elements(problem)):
+        return f"{reason}, from which no run of elements is loaded"
     return None
 
 
@@ -243,7 +238,7 @@ def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
 
 def _output_shapes(problem: AttentionProblem, spec: Spec, splits: int) -> tuple[Shape, ...]:
     if not spec.split:
-        return (problem.out_shape, *((problem.lse_shape,) if spec.return_lse else ()))
+        return forward_outputs(problem)[0]
     rows = problem.batch * problem.num_heads * problem.q_len
     per_row = ((splits, rows), (splits, rows)) if spec.softmax else ()
     return ((splits, rows, problem.value_dim), *per_row)
@@ -253,11 +248,7 @@ def _feature_sizes(problem: AttentionProblem) -> tuple[int, ...]:
     """Return the window, how many heads of k share one of k_pe, and the steps of the mask."""
     pe_share = problem.num_kv_heads // problem.num_pe_heads if problem.pe_dim else 1
     sizes = (problem.window or 0, pe_share)
-    if problem.mask is None:
-        return sizes
-    batch, heads, rows, columns = problem.mask_shape
-    batch_step = heads if batch > 1 else 0
-    return (*sizes, batch_step, 1 if heads > 1 else 0, rows, columns)
+    return sizes + (mask_sizes(problem) if problem.mask is not None else ())
 
 
 def variant_problems() -> Iterator[Problem]:
@@ -283,43 +274,5 @@ def variant_problems() -> Iterator[Problem]:
     yield _variant(pe_dim=9, pe=(FLOAT16, FLOAT32), sinks=FLOAT16)
 
 
-def _variant(
-    *,
-    q: DType = FLOAT16,
-    k: DType = BFLOAT16,
-    v: DType = FLOAT32,
-    q_len: int = 3,
-    head_dim: int = 24,
-    value_dim: int = 17,
-    pe_dim: int = 0,
-    pe: tuple[DType, DType] | None = None,
-    out: DType | None = None,
-    mask_kind: MaskKind = MaskKind.NONE,
-    mask: DType | None = None,
-    window: int | None = None,
-    sinks: DType | None = None,
-    softmax: bool = True,
-    return_lse: bool = False,
-) -> AttentionProblem:
-    return attention_problem(
-        "variant",
-        q_shape=(2, 4, q_len, head_dim),
-        k_shape=(2, 2, 270, head_dim),
-        v_shape=(2, 2, 270, value_dim),
-        q_pe_shape=(2, 4, q_len, pe_dim) if pe else None,
-        k_pe_shape=(2, 1, 270, pe_dim) if pe else None,
-        q=q,
-        k=k,
-        v=v,
-        q_pe=pe[0] if pe else None,
-        k_pe=pe[1] if pe else None,
-        softmax=softmax,
-        mask_kind=mask_kind,
-        mask_shape=(2, 1, q_len, 270) if mask else None,
-        mask=mask,
-        window=window,
-        sinks_shape=(4,) if sinks else None,
-        sinks=sinks,
-        return_lse=return_lse,
-        out=out,
-    )
+def _variant(q_len: int = 3, **options: Any) -> AttentionProblem:  # noqa: ANN401
+    return variant(q_len=q_len, kv_len=270, **options)

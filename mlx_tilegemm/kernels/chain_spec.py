@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..plan import SIMD_WIDTH, Resources
-from .attention import ForwardSpec
+from .attention import BASE_SIZES, MASK_SIZES, ForwardSpec
 from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
 
 NAME = "attention_chain"
-BASE_SIZES = 4
-"""Run-time sizes that every text has: lengths, heads and heads that share keys."""
-
-MASK_SIZES = 4
-"""Further run-time sizes with an array mask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from ..dtypes import FLOAT32, DType
+from ..dtypes import DType
 from ..plan import Launch, Resources, Stage
 from ..problem import AttentionProblem
+from .attention import forward_outputs
 
 THREADS = 256
 REGISTERS = 24
@@ -72,12 +73,12 @@ def combine_stage(problem: AttentionProblem, splits: int) -> Stage:
         return_lse=problem.return_lse,
     )
     rows = problem.batch * problem.num_heads * problem.q_len
-    lse = ((problem.lse_shape,), (FLOAT32,)) if problem.return_lse else ((), ())
+    shapes, dtypes = forward_outputs(problem)
     launch = Launch(
         grid=(ceil(rows * problem.value_dim / THREADS) * THREADS, 1, 1),
         threadgroup=(THREADS, 1, 1),
         sizes=(rows, problem.value_dim, splits, problem.q_len, problem.num_heads),
-        output_shapes=(problem.out_shape, *lse[0]),
-        output_dtypes=(problem.out, *lse[1]),
+        output_shapes=shapes,
+        output_dtypes=dtypes,
     )
     return Stage(spec=spec, launch=launch, resources=spec.resources)

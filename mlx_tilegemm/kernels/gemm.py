@@ -10,6 +10,7 @@ from typing import ClassVar
 from ..dtypes import FLOATS, INTEGERS, DType, Kind
 from ..plan import CONSTANT_BINDING_LIMIT, Launch
 from ..problem import GemmProblem, Shape, gemm_problem
+from .limits import tiny_operand
 
 MAX_BATCH_AXES = 8
 """Batch axes a kernel decomposes; more never survive merging in practice."""
@@ -171,15 +172,9 @@ def reject_gemm(problem: GemmProblem) -> str | None:
     return None
 
 
-def tiny_operand(problem: GemmProblem) -> str | None:
+def tiny_gemm_operand(problem: GemmProblem) -> str | None:
     """Return which operand MLX binds in the constant address space, in words, or None."""
-    for name, elements in (("a", problem.a_elements), ("b", problem.b_elements)):
-        if elements < CONSTANT_BINDING_LIMIT:
-            return (
-                f"{name} has {elements} elements: below {CONSTANT_BINDING_LIMIT}, MLX binds an "
-                "input in the constant address space"
-            )
-    return None
+    return tiny_operand({"a": problem.a_elements, "b": problem.b_elements})
 
 
 def dram_bytes(problem: GemmProblem) -> int:

@@ -20,7 +20,7 @@ from .gemm import (
     gemm_launch,
     invariant_by_scalar,
     reject_gemm,
-    tiny_operand,
+    tiny_gemm_operand,
 )
 from .gemm import (
     variant_problems as gemm_variant_problems,
@@ -207,7 +207,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
         return f"simdgroup matrices hold floats, not {problem.a} and {problem.b}"
     if problem.batch_invariant and invariant_by_scalar(problem):
         return "batch_invariant: one row would be too small for it, so none is its"
-    reason = reject_gemm(problem) or tiny_operand(problem) or _reject_tile(config)
+    reason = reject_gemm(problem) or tiny_gemm_operand(problem) or _reject_tile(config)
     if reason:
         return reason
     return reject_plan(plan(problem, config))

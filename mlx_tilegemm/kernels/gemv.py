@@ -25,7 +25,7 @@ from .gemm import (
     gemm_sizes,
     reject_gemm,
     rows_decide,
-    tiny_operand,
+    tiny_gemm_operand,
 )
 from .gemm import (
     variant as gemm_variant,
@@ -131,7 +131,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     assert isinstance(problem, GemmProblem)
     if problem.is_integer:
         return f"it multiplies floats, not {problem.a} and {problem.b}"
-    reason = reject_gemm(problem) or tiny_operand(problem) or rows_decide(problem)
+    reason = reject_gemm(problem) or tiny_gemm_operand(problem) or rows_decide(problem)
     if reason:
         return reason
     if problem.m > MAX_ROWS:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..chips.record import Chip
-from ..plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT, Launch, Plan, Resources
+from ..plan import (
+    CONSTANT_BINDING_LIMIT,
+    REGISTER_LIMIT,
+    THREADGROUP_MEMORY_LIMIT,
+    THREADS_LIMIT,
+    Launch,
+    Plan,
+    Resources,
+)
 
 MAX_GRID_THREADS = 2**31 - 1
 """MLX passes each dimension of the grid as a C int."""
@@ -27,6 +37,21 @@ def reject_grid(launch: Launch) -> str | None:
     """Return why MLX cannot launch the grid, or None."""
     if max(launch.grid) > MAX_GRID_THREADS:
         return f"a grid of {launch.grid} threads exceeds {MAX_GRID_THREADS} in one dimension"
+    return None
+
+
+def tiny_operand(elements: Mapping[str, int]) -> str | None:
+    """Return which operand MLX binds in the constant address space, in words, or None.
+
+    Args:
+        elements: How many elements each operand has, by name.
+    """
+    for name, count in elements.items():
+        if count < CONSTANT_BINDING_LIMIT:
+            return (
+                f"{name} has {count} elements: below {CONSTANT_BINDING_LIMIT}, MLX binds an "
+                "input in the constant address space"
+            )
     return None
 
 
