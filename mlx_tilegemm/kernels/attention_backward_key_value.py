@@ -89,8 +89,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     assert isinstance(problem, KeyValueGradientProblem)
     p = problem.attention
-    grad_elements = p.batch * p.num_heads * p.q_len * p.value_dim
-    reason = reject_backward(p, config, {"q": p.q_elements, "grad": grad_elements})
+    reason = reject_backward(p, config, {"q": p.q_elements, "grad": p.out_elements})
     return reason or reject_plan(plan(problem, config))
 
 

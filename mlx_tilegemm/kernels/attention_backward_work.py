@@ -97,10 +97,9 @@ def visible_share(problem: AttentionProblem) -> float:
 
 def operand_bytes(problem: AttentionProblem) -> int:
     """Return the bytes of q, k, v and the gradient that arrives."""
-    grad = problem.batch * problem.num_heads * problem.q_len * problem.value_dim
     return (
         problem.q_elements * problem.q.bytes
         + problem.k_elements * problem.k.bytes
         + problem.v_elements * problem.v.bytes
-        + grad * problem.out.bytes
+        + problem.out_elements * problem.out.bytes
     )

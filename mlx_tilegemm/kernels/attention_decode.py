@@ -28,7 +28,7 @@ from .attention import (
 )
 from .combine_splits import combine_stage
 from .cost import seconds
-from .decode_counts import DecodeTile, combining_seconds, decode_work
+from .decode_counts import DecodeTile, combining_seconds, decode_work, packed_rows
 from .decode_spec import NAME, Spec, registers
 from .fragment import FRAGMENT
 from .limits import reject_grid, reject_resources, tiny_operand
@@ -129,11 +129,6 @@ def _tile(
             if needed < REGISTER_LIMIT:
                 return head_groups, block_kv
     return None
-
-
-def packed_rows(problem: AttentionProblem) -> int:
-    """Return the rows of q that share a head of k and v."""
-    return problem.num_heads // problem.num_kv_heads * problem.q_len
 
 
 def first_key(problem: AttentionProblem) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import ceil, exp
 
 from ..chips.record import Chip
+from ..plan import SIMD_WIDTH
 
 EXPOSED_SHARE = 0.15
 """Share of the shorter phases (arithmetic, threadgroup memory, caches, memory) that the longest
@@ -162,7 +163,7 @@ def resident_threadgroups(work: TileWork, chip: Chip) -> int:
         (threads for registers, threads in chip.occupancy if work.registers <= registers),
         chip.occupancy[-1][1],
     )
-    by_registers = threads // (32 * work.simdgroups)
+    by_registers = threads // (SIMD_WIDTH * work.simdgroups)
     by_memory = (
         chip.threadgroup_memory_bytes // work.threadgroup_memory
         if work.threadgroup_memory

@@ -14,7 +14,7 @@ from ..dtypes import BFLOAT16, FLOAT32, DType
 from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, resident_threadgroups, streamed_bytes
-from .fragment import FRAGMENT
+from .fragment import FRAGMENT, fragments
 from .lines import step_bytes_in_flight, tile_line_bytes
 
 FRAGMENT_ELEMENTS = FRAGMENT * FRAGMENT
@@ -197,7 +197,7 @@ class AttentionTile:
 
     def fragments(self, columns: int) -> int:
         """Return the fragments along some columns that one simdgroup has."""
-        return ceil(ceil(columns / FRAGMENT) / self.head_groups)
+        return fragments(columns, self.head_groups)
 
 
 def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -> TileWork:
@@ -214,10 +214,7 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
     loaded = tile.simdgroups // tile.head_groups * unique
     blocks = ceil(problem.q_len / tile.block_q)
     matrices = problem.batch * problem.num_kv_heads
-    softmax = 2 * scores * (chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles)
-    rescale = (2 * value + ROW_INSTRUCTIONS) * chip.alu_cycles
-    widening = scores * products * widening_cycles((problem.k, problem.v), chip)
-    other = (softmax + rescale if problem.softmax else 2 * scores * chip.alu_cycles) + widening
+    other = step_cycles(problem, scores, products, value, chip)
     copying = steps * copying_cycles(tile.staged, unique / steps, tile.simdgroups, chip)
     exchanged = exchanged_bytes(tile) * steps
     return TileWork(
@@ -243,6 +240,25 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
         ),
         barriers=tile.staged or tile.head_groups > 1,
     )
+
+
+def step_cycles(
+    problem: AttentionProblem, scores: int, products: int, value: int, chip: Chip
+) -> float:
+    """Return the instructions of a simdgroup for one step over the keys, beside its products.
+
+    Args:
+        problem: The attention.
+        scores: Fragments of scores.
+        products: Multiply-accumulates for each of them.
+        value: Fragments of the result.
+        chip: Where it runs.
+    """
+    widening = scores * products * widening_cycles((problem.k, problem.v), chip)
+    if not problem.softmax:
+        return 2 * scores * chip.alu_cycles + widening
+    softmax = 2 * scores * (chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles)
+    return softmax + (2 * value + ROW_INSTRUCTIONS) * chip.alu_cycles + widening
 
 
 def exchanged_bytes(tile: AttentionTile) -> int:
@@ -285,13 +301,12 @@ def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
 
 def attention_bytes(problem: AttentionProblem) -> int:
     """Return the bytes an attention has to move at least."""
-    out = problem.batch * problem.num_heads * problem.q_len * problem.value_dim
     positional = problem.q_pe_elements * problem.q_pe.bytes if problem.q_pe else 0
     return (
         problem.q_elements * problem.q.bytes
         + positional
         + key_value_bytes(problem)
-        + out * problem.out.bytes
+        + problem.out_elements * problem.out.bytes
     )
 
 

@@ -8,8 +8,8 @@ from math import ceil
 from ..chips.record import Chip
 from ..problem import AttentionProblem
 from .cost import DRAM_SHARE, TileWork
-from .counts import ROW_INSTRUCTIONS, SCORE_INSTRUCTIONS, widening_cycles
-from .fragment import FRAGMENT
+from .counts import attention_bytes, step_cycles
+from .fragment import FRAGMENT, fragments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +44,12 @@ class DecodeTile:
 
 def decode_work(problem: AttentionProblem, tile: DecodeTile, chip: Chip) -> TileWork:
     """Return the work of an attention whose threadgroups share out rows and keys."""
-    groups, scores = FRAGMENT * tile.head_groups, ceil(tile.block_kv / FRAGMENT)
-    head = ceil(problem.head_dim / groups) + ceil(problem.pe_dim / groups)
-    value = ceil(problem.value_dim / groups)
+    scores = ceil(tile.block_kv / FRAGMENT)
+    head = fragments(problem.head_dim, tile.head_groups)
+    head += fragments(problem.pe_dim, tile.head_groups)
+    value = fragments(problem.value_dim, tile.head_groups)
     keys = min(tile.split_keys, tile.keys)
     steps = ceil(keys / (tile.key_groups * tile.block_kv))
-    softmax = 2 * scores * (chip.exp2_cycles + SCORE_INSTRUCTIONS * chip.alu_cycles)
-    rescale = (2 * value + ROW_INSTRUCTIONS) * chip.alu_cycles
-    widening = scores * (head + value) * widening_cycles((problem.k, problem.v), chip)
-    other = (softmax + rescale if problem.softmax else 2 * scores * chip.alu_cycles) + widening
     unique = keys * key_bytes(problem)
     row_steps = tile.simdgroups * steps
     blocks = _decode_blocks(problem, tile)
@@ -61,12 +58,12 @@ def decode_work(problem: AttentionProblem, tile: DecodeTile, chip: Chip) -> Tile
         simdgroups=tile.simdgroups,
         chains=scores,
         issue_cycles=row_steps * scores * (head + value) * chip.mma_cycles,
-        alu_cycles=row_steps * other,
+        alu_cycles=row_steps * step_cycles(problem, scores, head + value, value, chip),
         threadgroup_bytes=_shared_bytes(problem, tile, steps),
         fragment_bytes=tile.row_groups * unique,
         cache_bytes=unique,
         repeated_bytes=(tile.row_groups - 1) * unique,
-        dram_bytes=decode_bytes(problem, tile.keys),
+        dram_bytes=attention_bytes(problem),
         waits=2 * steps,
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
@@ -80,22 +77,14 @@ def key_bytes(problem: AttentionProblem) -> int:
     return problem.head_dim * problem.k.bytes + problem.value_dim * problem.v.bytes + pe
 
 
-def decode_bytes(problem: AttentionProblem, keys: int) -> int:
-    """Return the bytes an attention over as many keys has to move at least."""
-    pe = problem.batch * problem.num_pe_heads * problem.pe_dim
-    shared = pe * problem.k_pe.bytes if problem.k_pe else 0
-    heads = problem.batch * problem.num_kv_heads
-    own = problem.head_dim * problem.k.bytes + problem.value_dim * problem.v.bytes
-    q_pe = problem.q_pe_elements * problem.q_pe.bytes if problem.q_pe else 0
-    rows = problem.batch * problem.num_heads * problem.q_len
-    written = rows * problem.value_dim * problem.out.bytes
-    read = problem.q_elements * problem.q.bytes + q_pe + keys * (heads * own + shared)
-    return read + written
+def packed_rows(problem: AttentionProblem) -> int:
+    """Return the rows of q that share a head of k and v."""
+    return problem.num_heads // problem.num_kv_heads * problem.q_len
 
 
 def _decode_blocks(problem: AttentionProblem, tile: DecodeTile) -> int:
-    rows = problem.num_heads // problem.num_kv_heads * problem.q_len
-    return ceil(rows / (FRAGMENT * tile.row_groups)) * problem.batch * problem.num_kv_heads
+    blocks = ceil(packed_rows(problem) / (FRAGMENT * tile.row_groups))
+    return blocks * problem.batch * problem.num_kv_heads
 
 
 def _shared_bytes(problem: AttentionProblem, tile: DecodeTile, steps: int) -> float:

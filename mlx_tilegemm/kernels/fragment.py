@@ -22,7 +22,7 @@ ROW_REGISTERS = 4
 """Running maximum and sum, decay and reference of the lane's row in an attention."""
 
 
-def fragments(size: int, groups: int = 1) -> int:
+def fragments(size: int, groups: int) -> int:
     """Return the fragments along ``size`` elements that each of as many groups has."""
     return ceil(size / (FRAGMENT * groups))
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 from ..dtypes import FLOATS, INTEGERS, DType, Kind
 from ..plan import CONSTANT_BINDING_LIMIT, Launch
 from ..problem import GemmProblem, Shape, gemm_problem
+from .counts import written_bytes
 from .limits import tiny_operand
 
 MAX_BATCH_AXES = 8
@@ -179,11 +180,8 @@ def tiny_gemm_operand(problem: GemmProblem) -> str | None:
 
 def dram_bytes(problem: GemmProblem) -> int:
     """Return the bytes a launch has to move at least."""
-    out = problem.batch_size * problem.m * problem.n * problem.out.bytes
-    addend = problem.c_elements * problem.c.bytes if problem.c else 0
-    return (
-        problem.a_elements * problem.a.bytes + problem.b_elements * problem.b.bytes + addend + out
-    )
+    read = problem.a_elements * problem.a.bytes + problem.b_elements * problem.b.bytes
+    return read + written_bytes(problem)
 
 
 def variant_problems(pairs: Iterable[tuple[DType, DType]]) -> Iterator[GemmProblem]:

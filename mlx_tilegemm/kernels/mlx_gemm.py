@@ -16,9 +16,9 @@ from .counts import (
     with_dram_bytes,
     written_bytes,
 )
-from .fragment import FRAGMENT
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT
+from .gemm import dram_bytes
 
-ADDRESSING_REGISTERS = 24
 PADDING_BYTES = 16
 """Padding of a row in threadgroup memory."""
 
@@ -122,9 +122,7 @@ def _gemv_work(problem: GemmProblem, chip: Chip) -> TileWork:
         threadgroup_bytes=0,
         vector_bytes=(simdgroups - 1) * few * problem.k * problem.a.bytes,
         cache_bytes=per_tile,
-        dram_bytes=problem.a_elements * problem.a.bytes
-        + problem.b_elements * problem.b.bytes
-        + written_bytes(problem),
+        dram_bytes=dram_bytes(problem),
     )
 
 

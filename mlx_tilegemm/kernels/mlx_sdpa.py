@@ -11,9 +11,8 @@ from ..plan import SIMD_WIDTH
 from ..problem import AttentionProblem, GemmProblem, MaskKind
 from .cost import TileWork, seconds
 from .counts import AttentionTile, attention_bytes, attention_work, mean_steps
-from .fragment import FRAGMENT
+from .fragment import ADDRESSING_REGISTERS, FRAGMENT
 from .mlx_gemm import (
-    ADDRESSING_REGISTERS,
     PADDING_BYTES,
     Price,
     casts_seconds,

@@ -121,6 +121,11 @@ class AttentionProblem:
         return self.batch * self.num_kv_heads * self.kv_len * self.value_dim
 
     @property
+    def out_elements(self) -> int:
+        """Elements of the result."""
+        return self.batch * self.num_heads * self.q_len * self.value_dim
+
+    @property
     def q_pe_elements(self) -> int:
         """Elements of ``q_pe``; 0 without."""
         return self.batch * self.num_heads * self.q_len * self.pe_dim
