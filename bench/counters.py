@@ -32,19 +32,14 @@ from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
 from mlx_tilegemm.emulator import Counters, Space
 from mlx_tilegemm.kernels import mlx_ops
-from mlx_tilegemm.problem import (
-    AttentionProblem,
-    GemmProblem,
-    MaskKind,
-    attention_problem,
-    gemm_problem,
-)
+from mlx_tilegemm.kernels.lines import LINE_BYTES
+from mlx_tilegemm.problem import AttentionProblem, GemmProblem, MaskKind
+from mlx_tilegemm.tuning import attention_spec, matmul_spec
 from mlx_tilegemm.verify import cases
 
 AnyProblem = TypeVar("AnyProblem", GemmProblem, AttentionProblem)
 
 HERE = Path(__file__).parent
-LINE = 128
 SAMPLE = 8
 CHECKED = 64
 """Results of each output that are compared with float64."""
@@ -124,87 +119,39 @@ class Row:
     mlx: Side
 
 
-def gemm(m: int, n: int, k: int, a: DType, b: DType, *, transpose_b: bool = False) -> GemmProblem:
-    """Return a product of two matrices."""
-    return gemm_problem(
-        "counters",
-        a_shape=(m, k),
-        b_shape=(n, k) if transpose_b else (k, n),
-        a=a,
-        b=b,
-        transpose_a=False,
-        transpose_b=transpose_b,
-    )
-
-
-def attention(
-    heads: tuple[int, int],
-    rows: int,
-    keys: int,
-    depth: int,
-    dtypes: Sequence[DType] = (FLOAT16,) * 3,
-    *,
-    causal: bool = False,
-) -> AttentionProblem:
-    """Return an attention of one batch."""
-    return attention_problem(
-        "counters",
-        q_shape=(1, heads[0], rows, depth),
-        k_shape=(1, heads[1], keys, depth),
-        v_shape=(1, heads[1], keys, depth),
-        q=dtypes[0],
-        k=dtypes[1],
-        v=dtypes[2],
-        softmax=True,
-        mask_kind=MaskKind.CAUSAL if causal else MaskKind.NONE,
-    )
+def _case(name: str, problem: str, *, sample: int = SAMPLE) -> Case:
+    """Return a row of a problem that is spelled as in ``mlx-tilegemm tune``."""
+    spec = attention_spec if name.startswith("attention") else matmul_spec
+    return Case(name=name, problem=spec(problem), sample=sample)
 
 
 def cases_to_count() -> list[Case]:
     """Return the rows, sizes as in models and benchmarks where a sample does."""
-    f16, f32, bf16 = FLOAT16, FLOAT32, BFLOAT16
-    mixed = (f16, bf16, f32)
     return [
-        Case(name="square f32", problem=gemm(2048, 2048, 2048, f32, f32)),
-        Case(name="square f16", problem=gemm(2048, 2048, 2048, f16, f16)),
-        Case(name="square mixed", problem=gemm(2048, 2048, 2048, f16, f32)),
-        Case(name="prefill nt f16", problem=gemm(512, 4096, 4096, f16, f16, transpose_b=True)),
-        Case(name="prefill nt bf16", problem=gemm(512, 4096, 4096, bf16, bf16, transpose_b=True)),
-        Case(name="prefill nt mixed", problem=gemm(512, 4096, 4096, f32, f16, transpose_b=True)),
-        Case(name="prefill wide nt", problem=gemm(128, 14336, 4096, f16, f16, transpose_b=True)),
-        Case(name="ragged", problem=gemm(333, 517, 259, f16, f16), sample=0),
-        Case(
-            name="ragged nt mixed",
-            problem=gemm(333, 517, 259, f16, f32, transpose_b=True),
-            sample=0,
-        ),
-        Case(name="deep", problem=gemm(64, 64, 16384, f16, f16), sample=0),
-        Case(name="decode 1 nt f16", problem=gemm(1, 4096, 4096, f16, f16, transpose_b=True)),
-        Case(name="decode 1 nn f16", problem=gemm(1, 4096, 4096, f16, f16)),
-        Case(name="decode 1 nt mixed", problem=gemm(1, 4096, 4096, f32, f16, transpose_b=True)),
-        Case(
-            name="decode 8 nt f16",
-            problem=gemm(8, 2048, 2048, f16, f16, transpose_b=True),
-            sample=0,
-        ),
-        Case(
-            name="decode 8 nt mixed",
-            problem=gemm(8, 2048, 2048, f32, bf16, transpose_b=True),
-            sample=0,
-        ),
-        Case(name="attention 64", problem=attention((16, 16), 1024, 1024, 64)),
-        Case(name="attention 80", problem=attention((16, 16), 1024, 1024, 80)),
-        Case(name="attention 128", problem=attention((16, 16), 1024, 1024, 128)),
-        Case(name="attention 128 f32", problem=attention((16, 16), 1024, 1024, 128, (f32,) * 3)),
-        Case(name="attention 64 mixed", problem=attention((16, 16), 1024, 1024, 64, mixed)),
-        Case(name="attention causal", problem=attention((16, 16), 1024, 1024, 128, causal=True)),
-        Case(
-            name="attention gqa causal ragged",
-            problem=attention((16, 4), 500, 773, 64, causal=True),
-            sample=0,
-        ),
-        Case(name="attention decode gqa", problem=attention((32, 8), 1, 4096, 128), sample=0),
-        Case(name="attention decode", problem=attention((16, 16), 1, 512, 128), sample=0),
+        _case("square f32", "2048x2048x2048:f32"),
+        _case("square f16", "2048x2048x2048:f16"),
+        _case("square mixed", "2048x2048x2048:f16,f32"),
+        _case("prefill nt f16", "512x4096x4096:f16:nt"),
+        _case("prefill nt bf16", "512x4096x4096:bf16:nt"),
+        _case("prefill nt mixed", "512x4096x4096:f32,f16:nt"),
+        _case("prefill wide nt", "128x14336x4096:f16:nt"),
+        _case("ragged", "333x517x259:f16", sample=0),
+        _case("ragged nt mixed", "333x517x259:f16,f32:nt", sample=0),
+        _case("deep", "64x64x16384:f16", sample=0),
+        _case("decode 1 nt f16", "1x4096x4096:f16:nt"),
+        _case("decode 1 nn f16", "1x4096x4096:f16"),
+        _case("decode 1 nt mixed", "1x4096x4096:f32,f16:nt"),
+        _case("decode 8 nt f16", "8x2048x2048:f16:nt", sample=0),
+        _case("decode 8 nt mixed", "8x2048x2048:f32,bf16:nt", sample=0),
+        _case("attention 64", "1x16x16x1024x1024x64:f16"),
+        _case("attention 80", "1x16x16x1024x1024x80:f16"),
+        _case("attention 128", "1x16x16x1024x1024x128:f16"),
+        _case("attention 128 f32", "1x16x16x1024x1024x128:f32"),
+        _case("attention 64 mixed", "1x16x16x1024x1024x64:f16,bf16,f32"),
+        _case("attention causal", "1x16x16x1024x1024x128:f16:causal"),
+        _case("attention gqa causal ragged", "1x16x4x500x773x64:f16:causal", sample=0),
+        _case("attention decode gqa", "1x32x8x1x4096x128:f16", sample=0),
+        _case("attention decode", "1x16x16x1x512x128:f16", sample=0),
     ]
 
 
@@ -293,7 +240,7 @@ def _scaled(launch: Counters) -> dict[str, int]:
     device, threadgroup = (accesses.total(space) for space in (Space.DEVICE, Space.THREADGROUP))
     counted = {
         "device_bytes": device.bytes,
-        "line_bytes": LINE * sum(accesses.threadgroup_lines.values()),
+        "line_bytes": LINE_BYTES * sum(accesses.threadgroup_lines.values()),
         "threadgroup_bytes": threadgroup.bytes,
         "products": launch.multiply_accumulates,
         "threadgroup_barriers": launch.threadgroup_barriers,

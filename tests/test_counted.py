@@ -7,27 +7,14 @@ import pytest
 from mlx_tilegemm import chips, emulator
 from mlx_tilegemm.backends import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from mlx_tilegemm.emulator import Space
 from mlx_tilegemm.kernels import attention_chain, gemm_simdgroup, gemv
 from mlx_tilegemm.kernels.counts import AttentionTile, attention_work
-from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
+from mlx_tilegemm.tuning import attention_spec, matmul_spec
 from mlx_tilegemm.verify import cases
 
 CHIP = chips.get("m1-max")
 GEMMS = {str(config): config for config in gemm_simdgroup.candidates(None, CHIP)}
-
-
-def gemm(m, n, k, a=FLOAT16, b=FLOAT32, transpose_b=False):
-    return gemm_problem(
-        "test",
-        a_shape=(m, k),
-        b_shape=(n, k) if transpose_b else (k, n),
-        a=a,
-        b=b,
-        transpose_a=False,
-        transpose_b=transpose_b,
-    )
 
 
 def run(problem, plan):
@@ -46,11 +33,11 @@ def products(work):
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ("64x64x16-2x2-staged", gemm(128, 128, 48)),
-        ("64x64x16-2x2-staged", gemm(70, 100, 40, FLOAT32, FLOAT16, True)),
-        ("64x64x16-2x2-staged-double", gemm(128, 128, 48)),
-        ("32x32x16-2x2-staged", gemm(96, 64, 64, FLOAT16, FLOAT16)),
-        ("16x64x32-1x4-staged", gemm(16, 128, 96, BFLOAT16, BFLOAT16, True)),
+        ("64x64x16-2x2-staged", matmul_spec("128x128x48:f16,f32")),
+        ("64x64x16-2x2-staged", matmul_spec("70x100x40:f32,f16:nt")),
+        ("64x64x16-2x2-staged-double", matmul_spec("128x128x48:f16,f32")),
+        ("32x32x16-2x2-staged", matmul_spec("96x64x64:f16")),
+        ("16x64x32-1x4-staged", matmul_spec("16x128x96:bf16:nt")),
     ],
     ids=str,
 )
@@ -77,7 +64,7 @@ def test_staged_products(config, problem):
 
 @pytest.mark.parametrize("config", ["32x32x16-2x2-direct", "16x64x32-1x4-direct"])
 def test_direct_products(config):
-    problem, config = gemm(64, 128, 64), GEMMS[config]
+    problem, config = matmul_spec("64x128x64:f16,f32"), GEMMS[config]
     work = gemm_simdgroup.work(problem, config, CHIP)
     counted = run(problem, gemm_simdgroup.plan(problem, config))
     assert counted.multiply_accumulates == products(work)
@@ -91,7 +78,7 @@ def test_direct_products(config):
 
 @pytest.mark.parametrize("config", gemv.CONFIGS, ids=str)
 def test_few_rows(config):
-    problem = gemm(config.rows, 128, 512, FLOAT32, FLOAT16, True)
+    problem = matmul_spec(f"{config.rows}x128x512:f32,f16:nt")
     work = gemv.work(problem, config, CHIP)
     counted = run(problem, gemv.plan(problem, config))
     loaded = counted.accesses.total(Space.DEVICE, stores=False).bytes
@@ -100,19 +87,9 @@ def test_few_rows(config):
     assert 128 * (lines["a"] + lines["b"]) == work.tiles * work.cache_bytes
 
 
-@pytest.mark.parametrize("mask", [MaskKind.NONE, MaskKind.CAUSAL])
+@pytest.mark.parametrize("mask", ["", ":causal"])
 def test_attention(mask):
-    problem = attention_problem(
-        "test",
-        q_shape=(1, 4, 128, 64),
-        k_shape=(1, 2, 128, 64),
-        v_shape=(1, 2, 128, 64),
-        q=FLOAT16,
-        k=FLOAT16,
-        v=FLOAT32,
-        softmax=True,
-        mask_kind=mask,
-    )
+    problem = attention_spec("1x4x2x128x128x64:f16,f16,f32" + mask)
     config = next(
         one for one in attention_chain.candidates(problem, CHIP) if str(one) == "32x32-staged"
     )

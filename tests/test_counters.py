@@ -10,7 +10,7 @@ import mlx
 import pytest
 
 from mlx_tilegemm import chips
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from mlx_tilegemm.tuning import matmul_spec
 
 BENCH = Path(__file__).parent.parent / "bench"
 STEEL = Path(next(iter(mlx.__path__))) / "include/mlx/backend/metal/kernels/steel"
@@ -48,7 +48,7 @@ def test_ours_moves_no_more_or_is_modelled_no_slower(rows):
 
 @needs_headers
 def test_a_mixed_product_is_counted_with_mlx_s_cast(counters):
-    problem = counters.gemm(64, 128, 48, FLOAT16, FLOAT32, transpose_b=True)
+    problem = matmul_spec("64x128x48:f16,f32:nt")
     case = counters.Case(name="small", problem=problem, sample=0)
     row = counters.count_row(case, chips.get("m1-max"))
     assert row.mlx.path == "steel-64x64x16-2x2, 1 cast"
@@ -62,7 +62,7 @@ def test_a_mixed_product_is_counted_with_mlx_s_cast(counters):
 
 @needs_headers
 def test_decode_is_counted_with_mlx_s_gemv(counters):
-    problem = counters.gemm(1, 256, 512, BFLOAT16, BFLOAT16, transpose_b=True)
+    problem = matmul_spec("1x256x512:bf16:nt")
     case = counters.Case(name="small", problem=problem, sample=0)
     row = counters.count_row(case, chips.get("m1-max"))
     assert row.mlx.path == "gemv"
