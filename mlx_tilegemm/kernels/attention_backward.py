@@ -1,4 +1,4 @@
-"""What the two kernels of attention's backward pass share: tiles, legality and launches."""
+"""What the two kernels of attention's backward pass share: tiles and legality."""
 
 from __future__ import annotations
 
