@@ -76,21 +76,38 @@ def gradients_enabled() -> bool:
     return _enabled.get()
 
 
-_note: ContextVar[Callable[[object], None] | None] = ContextVar("mlx_tilegemm_note", default=None)
+Recorder = Callable[[object], None]
+
+_recorder: ContextVar[Recorder | None] = ContextVar("mlx_tilegemm_recorder", default=None)
 
 
 @contextmanager
-def noting_problems(note: Callable[[object], None]) -> Iterator[None]:
-    """Pass every problem that is prepared inside the ``with`` block to ``note``."""
-    token = _note.set(note)
+def noting_problems(note: Recorder) -> Iterator[None]:
+    """Pass every problem that is asked for inside the ``with`` block to ``note``; blocks nest."""
+    around = _recorder.get()
+
+    def note_in_all(problem: object) -> None:
+        note(problem)
+        if around is not None:
+            around(problem)
+
+    token = _recorder.set(note_in_all)
     try:
         yield
     finally:
-        _note.reset(token)
+        _recorder.reset(token)
+
+
+def recorder() -> Recorder | None:
+    """Return what takes problems here and now, or None.
+
+    It belongs to the key of a prepared call: in each block calls are prepared, and noted, anew.
+    """
+    return _recorder.get()
 
 
 def note_problem(problem: object) -> None:
     """Say that a call is being prepared for this problem."""
-    note = _note.get()
+    note = _recorder.get()
     if note is not None:
         note(problem)

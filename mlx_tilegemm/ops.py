@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from .arguments import Number, as_array, as_number, default_scale
 from .backends import StreamOrDevice, resolve
-from .context import forced_kernel, gradients_enabled
+from .context import forced_kernel, gradients_enabled, recorder
 from .dtypes import INTEGERS
 from .errors import DTypeError, ProblemError
 
@@ -87,6 +87,7 @@ def matmul(
         resolve(stream).backend,
         forced_kernel(),
         gradients_enabled(),
+        recorder(),
     )
     return call((a, b), (1.0, 1.0), stream)[0]
 
@@ -158,6 +159,7 @@ def addmm(
         resolve(stream).backend,
         forced_kernel(),
         gradients_enabled(),
+        recorder(),
     )
     return call((a, b, c), (alpha, beta), stream)[0]
 
@@ -292,6 +294,7 @@ def attention_chain(
         resolve(stream).backend,
         forced_kernel(),
         gradients_enabled(),
+        recorder(),
     )
     if scale is None:
         scale = default_scale(q.shape[3] + (0 if q_pe is None else q_pe.shape[3]), softmax)
@@ -334,15 +337,15 @@ def _whole(name: str, value: Number) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _gemm_call(*key: Any) -> Run:  # noqa: ANN401 - the parameters of `prepare_gemm`
+def _gemm_call(*key: Any) -> Run:  # noqa: ANN401 - of `prepare_gemm`, and who records
     # Imported at the first call: kernels and chips are most of what importing the package costs.
     from .prepare import prepare_gemm
 
-    return prepare_gemm(*key)
+    return prepare_gemm(*key[:-1])
 
 
 @lru_cache(maxsize=4096)
-def _attention_call(*key: Any) -> Run:  # noqa: ANN401 - the parameters of `prepare_attention`
+def _attention_call(*key: Any) -> Run:  # noqa: ANN401 - of `prepare_attention`, and who records
     from .prepare import prepare_attention
 
-    return prepare_attention(*key)
+    return prepare_attention(*key[:-1])

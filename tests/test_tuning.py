@@ -1,6 +1,7 @@
 """Tuning: what is measured, what is kept, and what dispatch makes of it. No clock runs here."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest import mock
 
@@ -402,6 +403,45 @@ class TestShapes:
         assert tuning.matmul_spec("5x7x9").a is FLOAT32
         attention = tuning.attention_spec("1x4x2x5x9x16x8:f16:causal")
         assert (attention.kv_len, attention.head_dim, attention.value_dim) == (9, 16, 8)
+
+    def test_blocks_nest(self):
+        with tg.use_backend("mlx"), tg.record() as outer:
+            tg.matmul(A, B)
+            with tg.record() as inner:
+                tg.matmul(A, B)
+                tg.matmul(A[:9], B)
+            tg.matmul(A[:8], B)
+        assert [one.m for one in inner.problems] == [50, 9]
+        assert [one.m for one in outer.problems] == [50, 9, 8]
+
+    def test_threads_do_not_hide_each_other_s_calls(self):
+        operands = A.astype(mx.float16), B
+        mx.eval(*operands)
+
+        def recorded(others):
+            with tg.use_backend("mlx"), tg.record() as shapes:
+                others()
+                tg.matmul(*operands)
+            return shapes.problems
+
+        def by_another(function):
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(function).result()
+
+        inner = []
+        outer = recorded(lambda: inner.append(by_another(partial(recorded, lambda: None))))
+        assert [one.m for one in outer] == [one.m for one in inner[0]] == [50]
+
+    def test_gradients_are_recorded_each_time(self):
+        loss = mx.grad(lambda a: mx.sum(tg.matmul(a, B)))
+        with tg.use_backend("emulator"):
+            for _ in range(2):
+                with tg.record() as shapes:
+                    loss(A)
+                assert [(one.m, one.n, one.k) for one in shapes.problems][:2] == [
+                    (50, 24, 40),
+                    (50, 40, 24),
+                ]
 
     def test_no_mask_may_be_spelled(self):
         text = "1x4x2x5x9x16:f16"

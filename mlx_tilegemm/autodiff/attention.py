@@ -19,6 +19,7 @@ from .. import mlx_route
 from ..backends import Backend, StreamOrDevice
 from ..backends.launch import Run, kernel_run, operand_names
 from ..canary import chosen_plan
+from ..context import Recorder, recorder
 from ..dtypes import FLOAT32
 from ..errors import IllegalKernelError
 from ..plan import Plan
@@ -69,7 +70,7 @@ def differentiable_attention(problem: AttentionProblem, plan: Plan, backend: Bac
 
 
 @lru_cache(maxsize=1024)
-def _forward_run(problem: AttentionProblem, backend: Backend) -> Run:
+def _forward_run(problem: AttentionProblem, backend: Backend, _recorder: Recorder | None) -> Run:
     full = with_log_sum_exp(problem)
     plan = chosen_plan(full, backend)
     if plan is None:
@@ -78,7 +79,9 @@ def _forward_run(problem: AttentionProblem, backend: Backend) -> Run:
 
 
 @lru_cache(maxsize=1024)
-def _backward_run(problem: AttentionProblem, lse_gradient: bool, backend: Backend) -> Run:
+def _backward_run(
+    problem: AttentionProblem, lse_gradient: bool, backend: Backend, _recorder: Recorder | None
+) -> Run:
     """Prepare the gradients of q, k, v, q_pe, k_pe and, for each batch row, of the sinks.
 
     The call takes the attention's operands, the gradient of the result and, with the softmax, that
@@ -186,7 +189,7 @@ class _ForwardRule:
         lse_gradient = self.problem.return_lse
         given = cotangents if lse_gradient else cotangents[:1]
         rows = outputs if self.problem.softmax else ()
-        run = _backward_run(self.problem, lse_gradient, self.backend)
+        run = _backward_run(self.problem, lse_gradient, self.backend, recorder())
         gradients = run((*operands, *given, *rows), factors, stream)
         names = self.problem.operand_names
         found = dict(zip((name for name in names if name != "mask"), gradients, strict=True))
@@ -233,7 +236,7 @@ class _ForwardRule:
         if _maps_sinks(names, axes):
             return _mapped_by_mlx(partial(self._by_mlx, factors, stream), operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
-        outputs = _forward_run(problem, self.backend)(folded, factors, stream)
+        outputs = _forward_run(problem, self.backend, recorder())(folded, factors, stream)
         return [_unfolded(x, count) for x in outputs]
 
     def _by_mlx(
@@ -301,7 +304,7 @@ class _BackwardRule:
 
             return _mapped_by_mlx(gradients, operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
-        run = _backward_run(problem, self.lse_gradient, self.backend)
+        run = _backward_run(problem, self.lse_gradient, self.backend, recorder())
         return [_unfolded(x, count) for x in run(folded, factors, stream)]
 
 

@@ -14,6 +14,7 @@ from ..arguments import ArraySpec, Number, gemm_request
 from ..backends import Backend, StreamOrDevice
 from ..backends.launch import Run, kernel_run
 from ..canary import chosen_plan
+from ..context import Recorder, recorder
 from ..problem import GemmProblem, Shape
 from .transforms import Factors, fold_mapped, sum_to, transformable
 
@@ -56,6 +57,7 @@ def multiply(
         factors[0] != 1,
         batch_invariant,
         backend,
+        recorder(),
     )
     return call((a, b) if c is None else (a, b, c), factors, stream)[0]
 
@@ -74,6 +76,7 @@ def _call(
     scaled: bool,
     batch_invariant: bool,
     backend: Backend,
+    _recorder: Recorder | None,
 ) -> Run:
     addend = None
     if c_shape is not None and c_dtype is not None:

@@ -71,8 +71,9 @@ def load(path: str | Path) -> Shapes:
 def record() -> Iterator[Shapes]:
     """Record which problems the ops are asked for inside a ``with`` block.
 
-    Gradients' products count too. The block belongs to the running thread or asynchronous task.
-    Entering it forgets all prepared calls, so that each is prepared, and recorded, anew.
+    Gradients' products count too. The block belongs to the running thread or asynchronous task;
+    blocks nest, and each has its own and all inner ones. What `mx.compile` has traced before does
+    not ask again.
 
     Example:
         >>> with record() as shapes:
@@ -80,7 +81,6 @@ def record() -> Iterator[Shapes]:
         >>> shapes.save("shapes.json")
     """
     shapes = Shapes()
-    forget_calls()
     with noting_problems(shapes.add):
         yield shapes
 
