@@ -84,9 +84,10 @@ def _tune(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted; problems that were finished are kept", file=sys.stderr)
         return 130
-    measured = sum(one.status is not tuning.Status.SKIPPED for one in outcomes)
-    print(f"{measured} of {len(outcomes)} problems are in {measurements.default_path()}")
-    return 0
+    kept = sum(one.kept for one in outcomes)
+    print(f"{kept} of {len(outcomes)} problems are in {measurements.default_path()}")
+    lost = any(one.status is tuning.Status.MEASURED and not one.kept for one in outcomes)
+    return 1 if lost else 0
 
 
 def _list(problems: tuple[Problem, ...]) -> int:

@@ -110,8 +110,10 @@ def open_file(path: Path | None = None) -> UserFile[Tuned]:
 def _checked_parse(fields: dict[str, Any]) -> Tuned:
     try:
         return _parse(fields)
-    except (KeyError, AttributeError) as error:
+    except KeyError as error:
         raise ValueError(f"an entry without {error}") from None
+    except AttributeError:
+        raise ValueError("a time without a name") from None
 
 
 def key(problem: Problem) -> str:

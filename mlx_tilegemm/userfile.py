@@ -103,14 +103,20 @@ class UserFile(Generic[Entry]):
         """Return the entry of this name, or None."""
         return self.read_all().get(name)
 
-    def write(self, name: str, value: Entry | None) -> None:
-        """Put an entry in the place of the one there is; None removes it."""
+    def write(self, name: str, value: Entry | None) -> bool:
+        """Put an entry in the place of the one there is; None removes it.
+
+        Returns:
+            Whether it is in the file now.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self.path.with_name(self.path.name + ".lock")):
                 self._change(name, value)
         except (OSError, ValueError) as error:
             self._report("write", error)
+            return False
+        return True
 
     def _change(self, name: str, value: Entry | None) -> None:
         try:
@@ -136,7 +142,10 @@ class UserFile(Generic[Entry]):
             text = self.path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        content = json.loads(text)
+        try:
+            content = json.loads(text)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         if not isinstance(content, dict) or not isinstance(content.get("version"), int):
             raise ValueError("it is not a record of kernels")
         if content["version"] > self._version:

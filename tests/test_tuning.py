@@ -171,7 +171,9 @@ class TestTune:
             assert [one.status for one in tuned(metal, again=True)] == [Status.MEASURED]
 
     @pytest.mark.parametrize(
-        "damage", ["{", "[]", '{"version": 1, "machines": {"MACHINE": {"x": {}}}}']
+        "damage",
+        ["{", "[]", '{"version": 1, "machines": {"MACHINE": {"x": {}}}}', "[" * 100_000],
+        ids=["cut", "list", "entry", "deep"],
     )
     def test_a_damaged_file_is_told_of_once_and_replaced(self, tmp_path, damage):
         path = tmp_path / "tuning.json"
@@ -517,6 +519,17 @@ class TestCommands:
         captured = capsys.readouterr()
         assert f"1 of 1 measured: {PROBLEM}: {other}" in captured.err
         assert f"1 of 1 problems are in {tmp_path / 'tuning.json'}" in captured.out
+
+    def test_what_could_not_be_kept_is_not_said_to_be(self, tmp_path, capsys):
+        (tmp_path / "tuning.json").write_text('{"version": 99, "machines": {}}')
+        with mac(tmp_path) as metal:
+            defaults = tuning.tune.__kwdefaults__ | {"clock": metal.clock}
+            with (
+                mock.patch.object(tuning.tune, "__kwdefaults__", defaults),
+                pytest.warns(RuntimeWarning, match="made by a newer release"),
+            ):
+                assert main(["tune", "--matmul", "50x24x40", "--rounds", "1"]) == 1
+        assert "0 of 1 problems are in" in capsys.readouterr().out
 
     def test_interrupted(self, tmp_path, capsys):
         with mac(tmp_path), mock.patch.object(tuning, "tune", side_effect=KeyboardInterrupt):

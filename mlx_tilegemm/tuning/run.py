@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import mlx.core as mx
@@ -40,6 +40,7 @@ class Outcome:
         timings: Times of its candidates, the fastest first.
         left_out: Candidates that were not measured, and why.
         reason: Why it was skipped.
+        kept: Whether its times are in the file.
     """
 
     problem: Problem
@@ -47,6 +48,7 @@ class Outcome:
     timings: tuple[Timing, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     reason: str = ""
+    kept: bool = False
 
     def __str__(self) -> str:
         if not self.timings:
@@ -97,7 +99,8 @@ def tune(
             if outcome is None:
                 outcome = _tried(problem, effort or Effort(), clock)
                 if outcome.status is Status.MEASURED:
-                    file.write(measurements.key(problem), _entry(outcome))
+                    kept = file.write(measurements.key(problem), _entry(outcome))
+                    outcome = replace(outcome, kept=kept)
             outcomes.append(outcome)
             progress(len(outcomes), len(problems), outcome)
     finally:
@@ -119,7 +122,7 @@ def _known(problem: Problem, file: UserFile[Tuned]) -> Outcome | None:
     timings = measurements.current(found, choose(problem, detect()[0]).candidates)
     if len(timings) < len(found.times):
         return None
-    return Outcome(problem=problem, status=Status.KNOWN, timings=timings)
+    return Outcome(problem=problem, status=Status.KNOWN, timings=timings, kept=True)
 
 
 def _tried(problem: Problem, effort: Effort, clock: Clock) -> Outcome:

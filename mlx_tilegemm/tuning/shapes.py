@@ -61,7 +61,7 @@ def load(path: str | Path) -> Shapes:
         if not isinstance(content, dict) or content.get("version") != VERSION:
             raise ValueError(f"no recorded shapes of version {VERSION}")
         return Shapes(tuple(from_plain(one) for one in content["problems"]))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ProblemError(
             f"[tune] Expected a file of recorded shapes, got {path}: {error}."
         ) from None
