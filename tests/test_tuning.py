@@ -202,6 +202,13 @@ class TestTune:
         assert "Unable to allocate" in str(first)
         assert second.status is Status.MEASURED
 
+    def test_times_of_a_clock_that_stands_still_are_not_kept(self, tmp_path):
+        with mac(tmp_path):
+            (outcome,) = tuning.tune((PROBLEM,), effort=QUICK, clock=lambda: 0.0)
+        assert outcome.status is Status.SKIPPED
+        assert "too coarse" in str(outcome)
+        assert not (tmp_path / "tuning.json").exists()
+
     def test_nothing_but_metal_is_measured(self, off_metal):
         with pytest.raises(BackendError, match="say nothing about a GPU"):
             tuning.tune((PROBLEM,))

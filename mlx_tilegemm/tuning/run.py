@@ -145,6 +145,9 @@ def _measured(problem: Problem, effort: Effort, clock: Clock) -> Outcome:
         return Outcome(problem=problem, status=Status.SKIPPED, left_out=left_out, reason=reason)
     samples = measure(calls, clock, effort)
     timings = [_timing(name, found) for name, found in samples.items()]
+    if not all(one.low > 0 for one in timings):
+        reason = "the clock is too coarse: a sample took no time"
+        return Outcome(problem=problem, status=Status.SKIPPED, left_out=left_out, reason=reason)
     return Outcome(
         problem=problem,
         status=Status.MEASURED,
