@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mlx_tilegemm as tg
 from mlx_tilegemm import chips, dispatch, render, variants
 from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8, INTEGERS
 from mlx_tilegemm.errors import IllegalKernelError
@@ -144,6 +146,15 @@ def test_an_oversized_grid_is_refused():
     assert "threads exceeds" in gemm_simdgroup.reject(
         huge, next(gemm_simdgroup.candidates(None, chips.DEFAULT)), chips.DEFAULT
     )
+
+
+def test_sizes_beyond_int32_are_left_to_mlx():
+    a = tg.ArraySpec(shape=(4, 2**29, 16), dtype=mx.float16)
+    b = tg.ArraySpec(shape=(16, 8), dtype=mx.float32)
+    explanation = tg.explain("matmul", a, b, chip="m3-ultra")
+    assert explanation.problem.m == 2**31
+    assert explanation.route == "mlx"
+    assert "a size of 2147483648 exceeds 2147483647" in explanation.reason
 
 
 ONE_CHIP_A_GENERATION = list({chip.generation: chip for chip in chips.CHIPS}.values())

@@ -31,7 +31,7 @@ from .cost import seconds
 from .decode_counts import DecodeTile, combining_seconds, decode_work, packed_rows
 from .decode_spec import NAME, Spec, registers
 from .fragment import FRAGMENT
-from .limits import reject_grid, reject_resources, tiny_operand
+from .limits import reject_launch, reject_resources, tiny_operand
 
 PROBLEM = AttentionProblem
 SIMDGROUPS = 4
@@ -154,7 +154,7 @@ def reject(problem: Problem, config: Config, chip: Chip) -> str | None:
     if config.splits > 1 and split_keys(problem, config) >= keys:
         return f"{keys} keys are too few to share out"
     spec = _spec(problem, config)
-    return reject_resources(spec.resources) or reject_grid(_launch(problem, config, spec))
+    return reject_resources(spec.resources) or reject_launch(_launch(problem, config, spec))
 
 
 def _reject_problem(problem: AttentionProblem) -> str | None:

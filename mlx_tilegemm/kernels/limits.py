@@ -15,8 +15,8 @@ from ..plan import (
     Resources,
 )
 
-MAX_GRID_THREADS = 2**31 - 1
-"""MLX passes each dimension of the grid as a C int."""
+MAX_INT = 2**31 - 1
+"""MLX passes each dimension of the grid as a C int, and kernels take sizes as int32."""
 
 
 def reject_resources(resources: Resources) -> str | None:
@@ -33,10 +33,12 @@ def reject_resources(resources: Resources) -> str | None:
     return None
 
 
-def reject_grid(launch: Launch) -> str | None:
-    """Return why MLX cannot launch the grid, or None."""
-    if max(launch.grid) > MAX_GRID_THREADS:
-        return f"a grid of {launch.grid} threads exceeds {MAX_GRID_THREADS} in one dimension"
+def reject_launch(launch: Launch) -> str | None:
+    """Return why MLX cannot make the launch, or None."""
+    if max(launch.grid) > MAX_INT:
+        return f"a grid of {launch.grid} threads exceeds {MAX_INT} in one dimension"
+    if max(launch.sizes, default=0) > MAX_INT:
+        return f"a size of {max(launch.sizes)} exceeds {MAX_INT}"
     return None
 
 
@@ -58,7 +60,7 @@ def tiny_operand(elements: Mapping[str, int]) -> str | None:
 def reject_plan(plan: Plan) -> str | None:
     """Return which limit a stage of the plan exceeds, or None."""
     for stage in plan.stages:
-        reason = reject_resources(stage.resources) or reject_grid(stage.launch)
+        reason = reject_resources(stage.resources) or reject_launch(stage.launch)
         if reason:
             return reason
     return None
