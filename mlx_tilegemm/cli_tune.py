@@ -117,6 +117,8 @@ def _roofline(options: argparse.Namespace) -> int:
     if not (options.matmul or options.attention or options.shapes):
         options.matmul, options.attention = list(STANDARD_MATMULS), list(STANDARD_ATTENTIONS)
     problems = [x for x in _problems(options) if isinstance(x, GemmProblem | AttentionProblem)]
+    if not problems:
+        raise ProblemError("[roofline] Expected a product or an attention, got neither.")
     chip = chips.detect()[0] if options.chip is None else chips.get(options.chip)
     here = {x: measurements.measured(x, chip) for x in problems} if options.chip is None else {}
     known = {problem: found for problem, found in here.items() if found}

@@ -56,6 +56,13 @@ def test_what_is_modelled_is_never_called_measured():
     assert roofline.title(M4, mixed[:1], "a Mac") == "m4: measured on a Mac"
 
 
+def test_nothing_to_draw_is_told(capsys, tmp_path):
+    tuning.Shapes().save(tmp_path / "none.json")
+    arguments = ["roofline", "--chip", "m1", "--shapes", str(tmp_path / "none.json")]
+    assert main([*arguments, "--out", str(tmp_path / "x.svg")]) == 2
+    assert "Expected a product or an attention" in capsys.readouterr().err
+
+
 def test_without_matplotlib_it_says_what_to_install(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([*DRAWN, str(tmp_path / "x.svg")]) == 2

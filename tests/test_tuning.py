@@ -1,6 +1,7 @@
 """Tuning: what is measured, what is kept, and what dispatch makes of it. No clock runs here."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest import mock
@@ -13,7 +14,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm import canary, chips, dispatch, measurements, mlx_route, tuning
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.dispatch import Measurements, Timing, choose
-from mlx_tilegemm.dtypes import FLOAT16, FLOAT32
+from mlx_tilegemm.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
 from mlx_tilegemm.errors import BackendError, ProblemError
 from mlx_tilegemm.kernels import KERNELS
 from mlx_tilegemm.problem import MaskKind
@@ -451,6 +452,13 @@ class TestShapes:
                     (50, 24, 40),
                     (50, 40, 24),
                 ]
+
+    @pytest.mark.parametrize("dtype", FLOATS + INTEGERS, ids=lambda dtype: dtype.name)
+    def test_every_dtype_has_a_short_name(self, dtype):
+        letters = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u"}
+        kind, bits = re.fullmatch(r"([a-z]+)(\d+)", dtype.name).groups()
+        for spelled in (dtype.name, letters[kind] + bits):
+            assert tuning.matmul_spec(f"5x6x7:{spelled}").a is dtype
 
     def test_no_mask_may_be_spelled(self):
         text = "1x4x2x5x9x16:f16"

@@ -25,7 +25,9 @@ SHORT_DTYPES = {
     "f16": "float16",
     "bf16": "bfloat16",
     "i32": "int32",
+    "i16": "int16",
     "i8": "int8",
+    "u8": "uint8",
 }
 
 
