@@ -21,6 +21,9 @@ from .problem import AttentionProblem, Problem
 MLX = "mlx"
 """What `choose` is forced to, and what a route is called, where MLX's own ops serve the call."""
 
+REDUCED = 'rounds float32 to TF32, which use_kernel("mlx") allows'
+"""Why MLX's own ops are not taken where neural accelerators multiply float32."""
+
 ANY = "any"
 """What `choose` is forced to where a kernel shall serve if one may, however fast MLX is."""
 
@@ -95,7 +98,7 @@ class Candidate:
         kernel: Name of the kernel.
         config: Its tile and staging choice.
         reason: Why it was refused; None if it is legal.
-        seconds: Modelled or measured time of a legal one.
+        seconds: Modelled or measured time of a legal one, and of MLX's own ops in any case.
         recipe: What the plan of a legal one is made from; None for MLX's own ops.
         spread: Quartiles of a measured time; None where it is modelled.
     """
@@ -248,7 +251,10 @@ def _own_choice(
 
 
 def _mlx(price: mlx_ops.Price) -> Candidate:
-    return Candidate(kernel=MLX, config=price.path, reason=None, seconds=price.seconds, recipe=None)
+    reason = REDUCED if price.reduced else None
+    return Candidate(
+        kernel=MLX, config=price.path, reason=reason, seconds=price.seconds, recipe=None
+    )
 
 
 def _with_times(priced: Decision, measurements: Measurements | None) -> Decision:

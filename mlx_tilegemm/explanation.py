@@ -180,7 +180,8 @@ def _candidate_lines(
         else:
             rows.append((str(members[0]), f"refused: {reason}"))
     if mlx is not None and mlx.seconds is not None:
-        rows.append((str(mlx), f"{_time_text(mlx, where)}, by MLX's own ops"))
+        refused = f"; refused: {mlx.reason}" if mlx.reason else ""
+        rows.append((str(mlx), f"{_time_text(mlx, where)}, by MLX's own ops{refused}"))
     width = max(len(name) for name, _ in rows)
     return [f"  {'*' if name == str(plan) else ' '} {name:{width}}  {text}" for name, text in rows]
 

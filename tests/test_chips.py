@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
 import pytest
 
 from mlx_tilegemm import chips
+from mlx_tilegemm.chips import accelerators
+from mlx_tilegemm.chips.accelerators import as_mlx_uses, mlx_build, tf32_enabled
 from mlx_tilegemm.chips.record import NUMBERS, Provenance
 from mlx_tilegemm.errors import ProblemError
 
@@ -107,3 +112,74 @@ def test_without_metal_detection_says_what_it_plans_for():
     chip, note = chips.detect()
     assert chip is chips.DEFAULT
     assert "no Apple GPU here" in note
+
+
+class TestAccelerators:
+    @pytest.mark.parametrize(
+        ("system", "build", "note"),
+        [
+            ("26.2", "26.0", None),
+            ("27.0", None, None),
+            ("", None, None),
+            ("26.1", "26.0", "macOS is 26.1, not 26.2 or later"),
+            ("15.7.2", None, "macOS is 15.7.2"),
+            ("26.4.1", "14.0", "its wheel is for macOS 14.0, not 26 or later"),
+        ],
+    )
+    def test_mlx_uses_them_from_some_version_on(self, system, build, note):
+        m5 = chips.get("m5-max")
+        chip, said = as_mlx_uses(m5, system=system, build=build, tf32=True)
+        assert (chip == m5) is (note is None)
+        assert (chip.neural_fma_per_cycle > 0) is (note is None)
+        assert (said is None) if note is None else (note in said)
+        assert chip.name == m5.name
+
+    def test_without_tf32_only_float32_stays_off_them(self):
+        chip, said = as_mlx_uses(chips.get("m5"), system="26.2", build=None, tf32=False)
+        assert chip.neural_fma_per_cycle
+        assert not chip.neural_float32_fma_per_cycle
+        assert said is None
+
+    def test_a_chip_without_them_is_as_it_was(self):
+        m4 = chips.get("m4")
+        assert as_mlx_uses(m4, system="15.0", build="14.0", tf32=False) == (m4, None)
+
+    @pytest.mark.parametrize(
+        ("value", "enabled"), [(None, True), ("1", True), ("0", False), ("", False), ("yes", False)]
+    )
+    def test_the_variable_is_read_as_mlx_reads_it(self, value, enabled, monkeypatch):
+        monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+        if value is not None:
+            monkeypatch.setenv("MLX_ENABLE_TF32", value)
+        assert tf32_enabled() is enabled
+
+    @pytest.mark.parametrize(
+        ("tag", "build"),
+        [
+            ("py3-none-macosx_26_0_arm64", "26.0"),
+            ("py3-none-macosx_14_0_arm64", "14.0"),
+            ("", None),
+        ],
+    )
+    def test_the_build_is_the_wheels(self, tag, build, monkeypatch):
+        wheel = SimpleNamespace(read_text=lambda name: f"Wheel-Version: 1.0\nTag: {tag}\n")
+        monkeypatch.setattr(accelerators, "distribution", lambda name: wheel)
+        assert mlx_build() == build
+
+    def test_a_build_from_source_is_not_known(self, monkeypatch):
+        def missing(name):
+            raise PackageNotFoundError(name)
+
+        monkeypatch.setattr(accelerators, "distribution", missing)
+        assert mlx_build() is None
+
+    def test_a_mac_is_asked_for_both(self, monkeypatch):
+        monkeypatch.setattr(chips.mx.metal, "is_available", lambda: True)
+        info = {"architecture": "applegpu_g17g", "device_name": "Apple M5"}
+        monkeypatch.setattr(chips.mx, "device_info", lambda: info)
+        monkeypatch.setattr(chips, "_registry", lambda: '"gpu-core-count" = 10')
+        monkeypatch.setattr("platform.mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
+        chip, note = chips.detect.__wrapped__()
+        assert chip.name == "m5"
+        assert not chip.neural_fma_per_cycle
+        assert note.startswith("MLX leaves the neural accelerators alone")

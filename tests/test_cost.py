@@ -434,6 +434,23 @@ class TestCompetition:
         decision = dispatch.choose(problem, M5_MAX, mlx_competes=True)
         assert decision.mlx.seconds < min(one.seconds for one in decision.candidates if one.plan)
         assert decision.plan is not None
+        assert "TF32" in decision.mlx.reason
+
+    def test_float32_meets_mlx_where_that_does_not_round_it(self):
+        problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)
+        exact = replace(M5_MAX, neural_float32_fma_per_cycle=0)
+        decision = dispatch.choose(problem, exact, mlx_competes=True)
+        assert str(decision.mlx) == "mlx/steel-64x64x16-2x2"
+        assert decision.mlx.reason is None
+        assert decision.mlx_competes
+        narrow = gemm(4096, 4096, 4096, a=FLOAT16, b=FLOAT16)
+        assert dispatch.choose(narrow, exact, mlx_competes=True).route == dispatch.MLX
+
+    def test_only_attention_on_the_accelerators_is_less_exact(self):
+        rows = {"q": FLOAT32, "k": FLOAT32, "v": FLOAT32}
+        assert mlx_ops.price(attention(**rows), M5_MAX).reduced
+        assert not mlx_ops.price(attention(q_len=1, **rows), M5_MAX).reduced
+        assert not mlx_ops.price(attention(dim=80, **rows), M5_MAX).reduced
 
     def test_a_tie_is_ours(self):
         problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)

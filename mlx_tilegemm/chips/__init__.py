@@ -38,10 +38,21 @@ def get(name: str) -> Chip:
 
 @lru_cache(maxsize=1)
 def detect() -> tuple[Chip, str | None]:
-    """Return this machine's chip, and a note where it is only the nearest one known."""
+    """Return this machine's chip as MLX uses it, and a note where it is only the nearest one known.
+
+    A second note says where MLX leaves its neural accelerators alone.
+    """
     if not mx.metal.is_available():
         return DEFAULT, f"no Apple GPU here; planned for {DEFAULT.name}"
-    return match(mx.device_info(), gpu_cores(_registry()))
+    # Imported here because only a Mac is asked for its version, once.
+    import platform
+
+    from .accelerators import as_mlx_uses, mlx_build, tf32_enabled
+
+    chip, note = match(mx.device_info(), gpu_cores(_registry()))
+    system, build = platform.mac_ver()[0], mlx_build()
+    used, without = as_mlx_uses(chip, system=system, build=build, tf32=tf32_enabled())
+    return used, "; ".join(filter(None, (note, without))) or None
 
 
 def match(info: dict[str, Any], cores: int | None = None) -> tuple[Chip, str | None]:

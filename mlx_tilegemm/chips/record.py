@@ -75,7 +75,7 @@ class Chip:
         bfloat_cycles: Extra instructions to widen or narrow two bfloat16 values of a lane.
         neural_fma_per_cycle: Float16 multiply-adds a cycle of one core's neural accelerator; 0
             without one.
-        neural_float32_fma_per_cycle: Likewise as soon as one operand is float32.
+        neural_float32_fma_per_cycle: Likewise as soon as one operand is float32, rounded to TF32.
         sources: Where the numbers come from.
     """
 

@@ -84,13 +84,18 @@ def same_dtype_gemm(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
         return "gemv", seconds(_gemv_work(problem, chip), chip)
     if _wide_gemv(problem, chip):
         return "gemv-wide", seconds(_gemv_work(problem, chip), chip)
-    if chip.neural_fma_per_cycle:
+    if neural_rate(problem.a, chip):
         return _neural_gemm(problem, chip)
     if _splits_k(problem, chip):
         return _split_k(problem, chip)
     tile = steel_tile(problem, chip)
     work = gemm_work(problem, tile, chip)
     return f"steel-{_tile_text(tile)}", seconds(work, chip)
+
+
+def neural_rate(dtype: DType, chip: Chip) -> int:
+    """Return multiply-adds a cycle of a core's neural accelerator; 0 where MLX does not use it."""
+    return chip.neural_float32_fma_per_cycle if dtype is FLOAT32 else chip.neural_fma_per_cycle
 
 
 def _tile_text(tile: GemmTile) -> str:
@@ -215,7 +220,7 @@ def _neural_gemm(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
         splits = min(32, max(1, problem.k // 2048))
     part = replace(problem, k=ceil(problem.k / splits))
     block_m, block_n = (64 if problem.m <= 64 else 128), 128
-    rate = chip.neural_float32_fma_per_cycle if problem.a is FLOAT32 else chip.neural_fma_per_cycle
+    rate = neural_rate(problem.a, chip)
     tiles = (ceil(part.m / block_m), ceil(part.n / block_n))
     work = TileWork(
         tiles=tiles[0] * tiles[1] * part.batch_size,

@@ -17,6 +17,7 @@ from .mlx_gemm import (
     Price,
     casts_seconds,
     make_price,
+    neural_rate,
     same_dtype_gemm,
     streaming_seconds,
 )
@@ -35,6 +36,9 @@ measured on an M5 Max. The softmax between the products runs on the shader cores
 VECTOR_KEY_INSTRUCTIONS = 24
 """Instructions of the kernel for few rows for one key beside products and exponentials: addresses,
 loads, the sum over the lanes, the running maximum and sum. By reading its published text."""
+
+CHAIN = "chain"
+NEURAL = "sdpa-neural"
 
 CHAIN_PASSES = 8
 """Times all scores are read or written by the ops of a chain that no fused kernel serves."""
@@ -99,15 +103,16 @@ def price_attention(problem: AttentionProblem, chip: Chip) -> Price:
     copying, copied = casts_seconds(casts, chip)
     same = replace(problem, q=compute, k=compute, v=compute)
     path, time = _fused_attention(same, chip) if fused else _chain(same, chip)
-    reduced = bool(chip.neural_fma_per_cycle) and compute is FLOAT32
+    on_accelerators = path in (CHAIN, NEURAL) and neural_rate(compute, chip) > 0
+    reduced = on_accelerators and compute is FLOAT32
     return make_price(path, time + copying, copied, reduced)
 
 
 def _fused_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
     if _has_vector_kernel(problem):
         return _vector_attention(problem, chip)
-    if chip.neural_fma_per_cycle and problem.head_dim in NEURAL_HEAD_DIMS:
-        return "sdpa-neural", _neural_attention(problem, chip)
+    if neural_rate(problem.q, chip) and problem.head_dim in NEURAL_HEAD_DIMS:
+        return NEURAL, _neural_attention(problem, chip)
     return "sdpa-full", seconds(_full_attention_work(problem, chip), chip)
 
 
@@ -195,7 +200,7 @@ def _full_attention_work(problem: AttentionProblem, chip: Chip) -> TileWork:
 
 def _neural_attention(problem: AttentionProblem, chip: Chip) -> float:
     """Price by the measured share of the accelerators' rate."""
-    rate = chip.neural_float32_fma_per_cycle if problem.q is FLOAT32 else chip.neural_fma_per_cycle
+    rate = neural_rate(problem.q, chip)
     block_q, block_kv = 64, 32
     keys = mean_steps(problem, block_q, block_kv) * block_kv
     blocks = ceil(problem.q_len / block_q) * problem.num_heads * problem.batch
@@ -227,7 +232,7 @@ def _chain(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:
     # The two GEMMs account for one write and one read of the scores.
     elementwise = (CHAIN_PASSES - 2) * scores * problem.q.bytes
     time = first + second + 2 * chip.launch_seconds + streaming_seconds(elementwise, chip)
-    return "chain", time + _positional_scores(problem, chip)
+    return CHAIN, time + _positional_scores(problem, chip)
 
 
 def _positional_scores(problem: AttentionProblem, chip: Chip) -> float:
