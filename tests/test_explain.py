@@ -196,6 +196,14 @@ class TestText:
         assert reasons
         assert all(f"refused: {reason}" in text for reason in reasons)
 
+    def test_mlx_is_told_why_it_is_not_taken_too(self):
+        square = spec(2048, 2048, dtype=mx.float32)
+        explanation = tg.explain(tg.matmul, square, square, chip="m5-max")
+        assert explanation.route == "gemm_simdgroup"
+        last = str(explanation).splitlines()[-1]
+        assert f"{explanation.mlx.seconds * 1e6:.2f} us" in last
+        assert f"refused: {explanation.mlx.reason}" in last
+
     def test_calls_without_candidates_are_told_too(self):
         assert "route    mlx" in str(tg.explain(tg.matmul, spec(9, 9, dtype=mx.complex64), W))
 
