@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from .arguments import Number
 from .backends import StreamOrDevice, device_type
+from .chips import detect
 from .dtypes import promote
 from .kernels.mlx_sdpa import serves_attention
 from .problem import AttentionProblem, GemmProblem, MaskKind
@@ -149,7 +150,7 @@ def attention(
     stream: StreamOrDevice,
 ) -> list[mx.array]:
     """Return ``[out]`` or ``[out, lse]`` for the operands that the problem names, in its order."""
-    if serves_attention(problem) and _on_metal(stream):
+    if _on_metal(stream) and serves_attention(problem, detect()[0]):
         return [_fused_attention(problem, operands, factors, stream)]
     with nullcontext() if stream is None else mx.stream(stream):
         arrays = dict(zip(problem.operand_names, operands, strict=True))

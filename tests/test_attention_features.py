@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, dtypes, emulator
+from mlx_tilegemm import backends, chips, dtypes, emulator, mlx_route
 from mlx_tilegemm.arguments import ArraySpec
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
@@ -93,7 +94,18 @@ class TestWhatIsAsked:
             if name in options:
                 options[name] = ArraySpec(shape=(1, 4, 32, 16), dtype=mx.float16)
         problem = tg.explain(tg.attention_chain, q, q, q, **options).problem
-        assert serves_attention(problem) is served
+        assert serves_attention(problem, chips.DEFAULT) is served
+
+    @pytest.mark.parametrize(("name", "fused"), [("m5", True), ("m4", False)])
+    def test_a_head_of_256_is_left_to_mlx_where_that_is_fused(self, monkeypatch, name, fused):
+        fast = Mock(return_value=mx.zeros((1, 1, 1024, 256), dtype=mx.float16))
+        monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", fast)
+        monkeypatch.setattr(mlx_route, "_on_metal", lambda stream: True)
+        monkeypatch.setattr(mlx_route, "detect", lambda: (chips.get(name), None))
+        q = mx.zeros((1, 1, 1024, 256), dtype=mx.float16)
+        with tg.use_backend("mlx"):
+            tg.attention_chain(q, q, q, mask="causal")
+        assert fast.called is fused
 
 
 def operands(rng, *, lengths=(9, 21), sizes=(8, 5, 0), heads=(4, 2, 1), types=None, sinks=False):

@@ -26,7 +26,7 @@ from mlx_tilegemm.kernels.lines import LINE_BYTES, lines_touched, step_bytes_in_
 from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
 
 M1, M1_MAX, M2_ULTRA = (chips.get(name) for name in ("m1", "m1-max", "m2-ultra"))
-M4, M4_MAX, M5_MAX = (chips.get(name) for name in ("m4", "m4-max", "m5-max"))
+M4, M4_MAX, M5, M5_MAX = (chips.get(name) for name in ("m4", "m4-max", "m5", "m5-max"))
 TILE = GemmTile(block_m=64, block_n=64, block_k=16, simdgroups_m=2, simdgroups_n=2, staged=True)
 
 
@@ -348,9 +348,14 @@ class TestMlxPaths:
             (gemm(32, 64, 4096), M1, "steel-split-k-16x32x16-2x2-split32"),
             (gemm(512, 512, 512), M1, "steel-split-k-32x32x16-2x2-split2"),
             (gemm(512, 512, 512, batch=(2,)), M1, "steel-64x32x32-2x2"),
-            (gemm(2048, 2048, 2048), M5_MAX, "neural-128x128"),
-            (gemm(64, 2048, 2048), M5_MAX, "neural-64x128"),
-            (gemm(128, 128, 16384), M5_MAX, "neural-128x128-split8"),
+            (gemm(2048, 2048, 2048), M5, "neural-128x128"),
+            (gemm(2048, 2048, 2048), M5_MAX, "neural-64x128"),
+            (gemm(1024, 1024, 2048), M5_MAX, "neural-64x128"),
+            (gemm(1000, 1000, 2001), M5_MAX, "neural-64x64-split2"),
+            (gemm(300, 300, 1000), M5_MAX, "neural-64x64-split2"),
+            (gemm(2048, 2048, 8192), M5_MAX, "neural-128x128-split2"),
+            (gemm(2048, 2048, 8192, batch=(2,)), M5_MAX, "neural-64x128"),
+            (gemm(128, 128, 16384), M5_MAX, "neural-64x64-split4"),
             (gemm(0, 8, 8), M1, "fill"),
         ],
     )
@@ -363,6 +368,22 @@ class TestMlxPaths:
             (attention(), M1, "sdpa-full"),
             (attention(), M5_MAX, "sdpa-neural"),
             (attention(dim=80), M5_MAX, "sdpa-full"),
+            (attention(dim=256, mask_kind=MaskKind.CAUSAL), M5_MAX, "sdpa-neural"),
+            (
+                attention(dim=256, mask_kind=MaskKind.CAUSAL),
+                M4_MAX,
+                "chain, 37748736 bytes of copies",
+            ),
+            (
+                attention(dim=256),
+                M5_MAX,
+                "chain, in TF32, 37748736 bytes of copies",
+            ),
+            (
+                attention(1023, dim=256, mask_kind=MaskKind.CAUSAL),
+                M5_MAX,
+                "chain, in TF32, 37736448 bytes of copies",
+            ),
             (attention(1, 512), M1, "sdpa-vector-1-pass"),
             (attention(1, 4096), M4_MAX, "sdpa-vector-2-pass"),
             (attention(1, 4096, heads=(8, 2)), M1, "sdpa-vector-2-pass"),
@@ -387,7 +408,7 @@ class TestMlxPaths:
     )
     def test_what_the_fused_attention_cannot_give_is_a_chain(self, options):
         problem = attention(**options)
-        assert not mlx_sdpa.serves_attention(problem)
+        assert not mlx_sdpa.serves_attention(problem, M1)
         assert mlx_ops.price(problem, M1).path.startswith("chain")
 
     def test_copies_are_charged(self):
@@ -429,7 +450,7 @@ class TestCompetition:
     def test_float32_stays_float32(self):
         problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)
         assert mlx_ops.price(problem, M5_MAX).reduced
-        assert mlx_ops.price(problem, M5_MAX).path == "neural-128x128, in TF32"
+        assert mlx_ops.price(problem, M5_MAX).path == "neural-64x128, in TF32"
         assert not mlx_ops.price(problem, M4_MAX).reduced
         decision = dispatch.choose(problem, M5_MAX, mlx_competes=True)
         assert decision.mlx.seconds < min(one.seconds for one in decision.candidates if one.plan)
@@ -445,6 +466,10 @@ class TestCompetition:
         assert decision.mlx_competes
         narrow = gemm(4096, 4096, 4096, a=FLOAT16, b=FLOAT16)
         assert dispatch.choose(narrow, exact, mlx_competes=True).route == dispatch.MLX
+
+    def test_results_beyond_the_edge_are_not_computed_on_the_accelerators(self):
+        few, more = (mlx_ops.price(gemm(m, 4096, 4096), M5).seconds for m in (1056, 1152))
+        assert few == pytest.approx(more * 1056 / 1152, rel=0.02)
 
     def test_only_attention_on_the_accelerators_is_less_exact(self):
         rows = {"q": FLOAT32, "k": FLOAT32, "v": FLOAT32}

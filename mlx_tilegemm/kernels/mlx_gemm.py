@@ -22,6 +22,9 @@ from .gemm import dram_bytes
 PADDING_BYTES = 16
 """Padding of a row in threadgroup memory."""
 
+NEURAL_SIMDGROUP = 32
+"""Rows and columns of results of one simdgroup on neural accelerators."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
@@ -214,29 +217,43 @@ def _adding(problem: GemmProblem, splits: int, chip: Chip) -> float:
 
 
 def _neural_gemm(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
-    """Price `matmul2d` kernels: tiles of up to 128 by 128, operands straight from memory."""
-    splits = 1
-    if problem.batch_size == 1 and problem.k >= 3 * max(problem.m, problem.n):
-        splits = min(32, max(1, problem.k // 2048))
-    part = replace(problem, k=ceil(problem.k / splits))
-    block_m, block_n = (64 if problem.m <= 64 else 128), 128
-    rate = neural_rate(problem.a, chip)
-    tiles = (ceil(part.m / block_m), ceil(part.n / block_n))
+    """Price `matmul2d` kernels, whose operands come straight from memory."""
+    largest = max(problem.m, problem.n)
+    deep = problem.k >= 3 * largest or (largest <= 1024 and problem.k > 2 * largest)
+    if problem.batch_size == 1 and deep:
+        return _neural_split_k(problem, chip)
+    block_m = 64 if chip.size_class in ("s", "d") else 128
+    work = _neural_work(problem, block_m, 128, chip)
+    return f"neural-{block_m}x128", seconds(work, chip)
+
+
+def _neural_split_k(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
+    m, n, k = problem.m, problem.n, problem.k
+    block = 64 if (m + n) // 2 < 512 or k <= 4096 else 128
+    share = k // 2 if k <= 1024 else 1024 if k <= 2048 else 2048 if k <= 4096 else 4096
+    splits = ceil(k / share)
+    part = replace(problem, k=share, out=FLOAT32, c=None)
+    time = _shares(_neural_work(part, block, block, chip), part, splits, chip)
+    return f"neural-{block}x{block}-split{splits}", time + _adding(problem, splits, chip)
+
+
+def _neural_work(problem: GemmProblem, block_m: int, block_n: int, chip: Chip) -> TileWork:
+    tiles = (ceil(problem.m / block_m), ceil(problem.n / block_n))
+    # Simdgroups of a tile that lie beyond the edge do nothing.
+    rows = ceil(problem.m / NEURAL_SIMDGROUP) * NEURAL_SIMDGROUP / tiles[0]
+    columns = ceil(problem.n / NEURAL_SIMDGROUP) * NEURAL_SIMDGROUP / tiles[1]
+    macs = rows * columns * problem.k
     work = TileWork(
-        tiles=tiles[0] * tiles[1] * part.batch_size,
-        simdgroups=16,
+        tiles=tiles[0] * tiles[1] * problem.batch_size,
+        simdgroups=block_m * block_n // NEURAL_SIMDGROUP**2,
         chains=4,
         # Given as cycles of four schedulers, of which the accelerator is independent.
-        issue_cycles=block_m * block_n * part.k / rate * chip.schedulers,
+        issue_cycles=macs / neural_rate(problem.a, chip) * chip.schedulers,
         threadgroup_bytes=0,
-        cache_bytes=part.k * (block_m + block_n) * part.a.bytes,
+        cache_bytes=problem.k * (rows + columns) * problem.a.bytes,
         dram_bytes=0,
-        waits=ceil(part.k / 64),
+        waits=ceil(problem.k / 64),
         registers=64,
         barriers=False,
     )
-    work = with_dram_bytes(work, part, tiles, 4, chip)
-    if splits == 1:
-        return f"neural-{block_m}x{block_n}", seconds(work, chip)
-    time = _shares(work, part, splits, chip) + _adding(problem, splits, chip)
-    return f"neural-{block_m}x{block_n}-split{splits}", time
+    return with_dram_bytes(work, problem, tiles, 4, chip)

@@ -28,7 +28,11 @@ FULL_HEAD_DIMS = frozenset({64, 72, 80, 96, 128})
 VECTOR_HEAD_DIMS = frozenset({(64, 64), (96, 64), (96, 96), (128, 128), (192, 128), (256, 256)})
 """Pairs of D and Dv of the fused kernel for up to eight rows."""
 
-NEURAL_HEAD_DIMS = frozenset({64, 96, 128})
+NEURAL_HEAD_DIMS = frozenset({64, 96, 128, 256})
+NEURAL_ONLY_HEAD_DIM = 256
+NEURAL_ONLY_ROWS = 1024
+"""This head dim is fused on neural accelerators only: causal, from so many rows on."""
+
 NEURAL_ATTENTION_SHARE = 0.45
 """Share of the neural accelerators' rate that fused attention reaches: 24 to 31 of 66 TFLOPS were
 measured on an M5 Max. The softmax between the products runs on the shader cores."""
@@ -44,7 +48,7 @@ CHAIN_PASSES = 8
 """Times all scores are read or written by the ops of a chain that no fused kernel serves."""
 
 
-def serves_attention(problem: AttentionProblem) -> bool:
+def serves_attention(problem: AttentionProblem, chip: Chip) -> bool:
     """Whether `mx.fast.scaled_dot_product_attention` gives the result that is asked for.
 
     It has no log-sum-exp and no chain without softmax, rounds to the promotion of its operands, and
@@ -58,7 +62,7 @@ def serves_attention(problem: AttentionProblem) -> bool:
         return False
     if problem.sinks and promote(problem.out, problem.sinks) is not problem.out:
         return False
-    if not (_has_vector_kernel(problem) or _has_full_kernel(problem)):
+    if not (_has_vector_kernel(problem) or _has_full_kernel(problem, chip)):
         return False
     if problem.mask_kind is MaskKind.CAUSAL:
         return problem.q_len <= problem.kv_len
@@ -72,9 +76,15 @@ def _has_vector_kernel(problem: AttentionProblem) -> bool:
     return few_rows and problem.q_len * shared <= 32 and dims in VECTOR_HEAD_DIMS
 
 
-def _has_full_kernel(problem: AttentionProblem) -> bool:
-    same_dim = problem.head_dim == problem.value_dim
-    return problem.q_len > 8 and same_dim and problem.head_dim in FULL_HEAD_DIMS
+def _has_full_kernel(problem: AttentionProblem, chip: Chip) -> bool:
+    if problem.q_len <= 8 or problem.head_dim != problem.value_dim:
+        return False
+    return problem.head_dim in FULL_HEAD_DIMS or (
+        problem.head_dim == NEURAL_ONLY_HEAD_DIM
+        and problem.q_len >= NEURAL_ONLY_ROWS
+        and problem.mask_kind is MaskKind.CAUSAL
+        and neural_rate(_compute(problem), chip) > 0
+    )
 
 
 def _compute(problem: AttentionProblem) -> DType:
@@ -97,7 +107,7 @@ def price_attention(problem: AttentionProblem, chip: Chip) -> Price:
     """Price the fused attention where it serves, else the chain of ops, and the casts before it."""
     if 0 in problem.out_shape or problem.kv_len == 0:
         return Price(path="fill", seconds=chip.launch_seconds)
-    fused = serves_attention(problem)
+    fused = serves_attention(problem, chip)
     compute = _compute(problem) if fused else FLOAT32
     casts = [(elements, dtype, compute) for elements, dtype in _operands(problem)]
     copying, copied = casts_seconds(casts, chip)
@@ -206,7 +216,7 @@ def _neural_attention(problem: AttentionProblem, chip: Chip) -> float:
     blocks = ceil(problem.q_len / block_q) * problem.num_heads * problem.batch
     work = TileWork(
         tiles=blocks,
-        simdgroups=4,
+        simdgroups=8 if problem.head_dim == NEURAL_ONLY_HEAD_DIM else 4,
         chains=4,
         issue_cycles=block_q
         * keys
