@@ -331,6 +331,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="only rows whose names contain this")
     parser.add_argument("--write", action="store_true", help="write bench/results/counters.*")
     options = parser.parse_args(arguments)
+    chip = chips.get(options.chip)
+    if chip.neural_fma_per_cycle:
+        parser.error(
+            f"Expected --chip without neural accelerators, got {chip.name}: MLX multiplies on them "
+            "by Metal's tensor operations, which the emulator does not run."
+        )
     cases = [case for case in cases_to_count() if options.only in case.name]
     if not cases:
         parser.error(f"Expected --only to be a part of a row's name, got {options.only!r}.")
@@ -338,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("Expected --write without --only: what is written has every row.")
     rows = []
     for case in cases:
-        rows.append(count_row(case, chips.get(options.chip)))
+        rows.append(count_row(case, chip))
         print(f"# {case.name}", flush=True)
     text = markdown(rows, version("mlx"))
     if options.write:

@@ -24,8 +24,9 @@ import numpy.typing as npt
 from mlx_tilegemm import emulator
 from mlx_tilegemm.chips.record import Chip
 from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
-from mlx_tilegemm.kernels.mlx_gemm import GemmProblem
-from mlx_tilegemm.problem import AttentionProblem, MaskKind
+from mlx_tilegemm.kernels.mlx_gemm import wide_gemv
+from mlx_tilegemm.kernels.mlx_sdpa import key_blocks
+from mlx_tilegemm.problem import AttentionProblem, GemmProblem, MaskKind
 
 Array = npt.NDArray[np.generic]
 
@@ -114,6 +115,8 @@ def run_gemm(problem: GemmProblem, path: str, a: Array, b: Array, chip: Chip) ->
     """Run the kernels of one of MLX's paths on operands of one type."""
     if path == "gemv":
         return _gemv(problem, a, b)
+    if path == "gemv-wide":
+        return _wide_gemv(problem, a, b)
     found = re.fullmatch(r"steel-(split-k-)?(\d+)x(\d+)x(\d+)-(\d+)x(\d+)(?:-split(\d+))?", path)
     assert found is not None, path
     tile = tuple(int(size) for size in found.groups()[1:6])
@@ -227,6 +230,24 @@ def _gemv(problem: GemmProblem, a: Array, b: Array) -> Array:
     )[3].reshape(1, n)
 
 
+def _wide_gemv(problem: GemmProblem, a: Array, b: Array) -> Array:
+    """Run a product of few rows with a matrix stored by columns."""
+    assert problem.batch_size == 1
+    wide, zero = wide_gemv(problem), np.zeros(1, np.int64)
+    sizes = (problem.k, problem.n, problem.m, problem.k, problem.k)
+    return launch(
+        "gemv",
+        "gemv_wide",
+        f"{problem.a.metal}, {wide.rows}, {wide.lanes}",
+        {0: b, 1: a, 3: empty(problem.a, problem.m, problem.n)}
+        | {4 + i: np.int32(size) for i, size in enumerate(sizes)}
+        | {11: np.int32(1), 12: np.ones(1, np.int32), 13: zero, 14: zero},
+        (wide.passes // wide.in_turn, -(-problem.n // 4), 1),
+        (32, wide.lanes // 8, 1),
+        {"gemv_wide_has_batch": False, "gemv_wide_do_axpby": False},
+    )[3]
+
+
 def _gemv_sizes(n: int, k: int, transposed: bool) -> tuple[int, int, int, int, int, int]:
     if transposed:
         sm, sn = (4, 8) if k >= 8192 and n >= 2048 else (8, 4)
@@ -305,7 +326,7 @@ def _vector_attention(
         return launch(
             "sdpa_vector", "sdpa_vector", arguments, buffers, grid, (1024, 1, 1), constants
         )[3]
-    blocks = _blocks(keys, shared * rows, chip)
+    blocks = key_blocks(keys, shared * rows, chip)
     constants["blocks"] = blocks
     count = problem.batch * heads * rows
     sums = [empty(FLOAT32, count, blocks) for _ in range(2)]
@@ -329,16 +350,3 @@ def _vector_attention(
         (1024, 1, 1),
         constants,
     )[3]
-
-
-def _blocks(keys: int, simdgroups: int, chip: Chip) -> int:
-    """Return into how many shares the keys are cut."""
-    if chip.size_class == "s":
-        longer = keys > 1024 and simdgroups > 4
-        limits = {8192: 128, 32768: 256, 65536: 512}
-        return next((n for limit, n in limits.items() if keys <= limit), 1024) if longer else 64
-    if chip.size_class == "d":
-        if simdgroups >= 6 and keys >= 16384:
-            return 512 if keys < 65536 else 1024
-        return 256 if simdgroups <= 2 and keys > 8192 else 128
-    return 64 if simdgroups >= 4 else 32

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlx_tilegemm import chips, dispatch
 from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8
-from mlx_tilegemm.kernels import gemm_simdgroup, mlx_ops, mlx_sdpa
+from mlx_tilegemm.kernels import gemm_simdgroup, mlx_gemm, mlx_ops, mlx_sdpa
 from mlx_tilegemm.kernels.cost import (
     DRAM_SHARE,
     TileWork,
@@ -26,7 +26,8 @@ from mlx_tilegemm.kernels.lines import LINE_BYTES, lines_touched, step_bytes_in_
 from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
 
 M1, M1_MAX, M2_ULTRA = (chips.get(name) for name in ("m1", "m1-max", "m2-ultra"))
-M4, M4_MAX, M5, M5_MAX = (chips.get(name) for name in ("m4", "m4-max", "m5", "m5-max"))
+M3_MAX, M4, M4_MAX = (chips.get(name) for name in ("m3-max", "m4", "m4-max"))
+M5, M5_MAX = chips.get("m5"), chips.get("m5-max")
 TILE = GemmTile(block_m=64, block_n=64, block_k=16, simdgroups_m=2, simdgroups_n=2, staged=True)
 
 
@@ -322,6 +323,8 @@ class TestMlxPaths:
         ("problem", "chip", "path"),
         [
             (gemm(1, 4096, 4096), M1, "gemv"),
+            (gemm(1, 1, 4096), M1, "dot-product"),
+            (gemm(1, 1, 4096, batch=(2,)), M1, "gemv"),
             (gemm(4096, 1, 4096), M4, "gemv"),
             (gemm(8, 4096, 4096), M4, "gemv-wide"),
             (gemm(8, 4096, 4096), M1, "steel-split-k-16x32x16-2x2-split2"),
@@ -361,6 +364,36 @@ class TestMlxPaths:
     )
     def test_products(self, problem, chip, path):
         assert mlx_ops.price(problem, chip).path == path
+
+    def test_a_wide_gemv_reads_its_matrix_again_for_every_five_rows(self):
+        b_bytes = 2 * 4096 * 4096
+        for m, passes in ((2, 1), (5, 1), (6, 2), (10, 2), (11, 3), (15, 3)):
+            work = mlx_gemm.wide_gemv_work(gemm(m, 4096, 4096), M3_MAX)
+            a_bytes = -(-m // passes) * passes * 4096 // 4 * 2 * 4096
+            assert work.tiles * work.cache_bytes == passes * b_bytes + a_bytes
+        wide = mlx_gemm.wide_gemv_work(gemm(10, 65536, 4096), M3_MAX)
+        assert wide.tiles == 65536 // 4
+
+    @pytest.mark.parametrize(
+        ("keys", "simdgroups", "chip", "blocks"),
+        [
+            (4096, 1, M4, 32),
+            (4096, 4, M4, 64),
+            (4096, 4, M4_MAX, 64),
+            (1024, 8, M4_MAX, 64),
+            (8192, 8, M4_MAX, 128),
+            (8193, 8, M4_MAX, 256),
+            (65536, 8, M4_MAX, 512),
+            (65537, 8, M4_MAX, 1024),
+            (8192, 1, M2_ULTRA, 128),
+            (16384, 1, M2_ULTRA, 256),
+            (16384, 4, M2_ULTRA, 128),
+            (16384, 8, M2_ULTRA, 512),
+            (65536, 8, M2_ULTRA, 1024),
+        ],
+    )
+    def test_blocks_of_keys(self, keys, simdgroups, chip, blocks):
+        assert mlx_sdpa.key_blocks(keys, simdgroups, chip) == blocks
 
     @pytest.mark.parametrize(
         ("problem", "chip", "path"),

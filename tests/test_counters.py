@@ -10,6 +10,7 @@ import mlx
 import pytest
 
 from mlx_tilegemm import chips
+from mlx_tilegemm.kernels.mlx_gemm import wide_gemv_work
 from mlx_tilegemm.tuning import matmul_spec
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -69,3 +70,25 @@ def test_decode_is_counted_with_mlx_s_gemv(counters):
     assert row.mlx.useful is None
     # The matrix and the result once; each simdgroup reads the vector for its four results.
     assert row.mlx.device_bytes == 2 * (256 * 512 + 256 // 4 * 512 + 256)
+
+
+@needs_headers
+@pytest.mark.parametrize(
+    ("m", "n", "passes", "rows"), [(2, 40, 1, 2), (5, 256, 1, 5), (6, 256, 2, 3), (11, 256, 3, 4)]
+)
+def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows):
+    problem = matmul_spec(f"{m}x{n}x512:f16:nt")
+    case = counters.Case(name="small", problem=problem, sample=0)
+    row = counters.count_row(case, chips.get("m4"))
+    assert row.mlx.path == "gemv-wide"
+    # Each row of the matrix, once a pass, and beside it the rows that it meets.
+    assert row.mlx.device_bytes == 2 * 512 * passes * n * (1 + rows) + 2 * m * n
+    work = wide_gemv_work(problem, chips.get("m4"))
+    assert work.tiles == passes * n / 4
+    assert work.cache_bytes == 2 * 512 * (4 + rows)
+
+
+def test_a_chip_whose_kernels_of_mlx_do_not_run_here_is_refused(counters, capsys):
+    with pytest.raises(SystemExit):
+        counters.main(["--chip", "m5-max"])
+    assert "Expected --chip without neural accelerators, got m5-max" in capsys.readouterr().err

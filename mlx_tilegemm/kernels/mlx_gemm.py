@@ -83,10 +83,12 @@ def streaming_seconds(moved: float, chip: Chip) -> float:
 
 def same_dtype_gemm(problem: GemmProblem, chip: Chip) -> tuple[str, float]:
     """Return which kernel MLX runs for operands of one type, in words, and its seconds."""
+    if problem.m == problem.n == problem.batch_size == 1 and problem.c is None:
+        return "dot-product", _dot_product(problem, chip)
     if min(problem.m, problem.n) == 1:
         return "gemv", seconds(_gemv_work(problem, chip), chip)
     if _wide_gemv(problem, chip):
-        return "gemv-wide", seconds(_gemv_work(problem, chip), chip)
+        return "gemv-wide", seconds(wide_gemv_work(problem, chip), chip)
     if neural_rate(problem.a, chip):
         return _neural_gemm(problem, chip)
     if _splits_k(problem, chip):
@@ -132,6 +134,70 @@ def _gemv_work(problem: GemmProblem, chip: Chip) -> TileWork:
         cache_bytes=per_tile,
         dram_bytes=dram_bytes(problem),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WideGemv:
+    """How MLX multiplies 2 to 15 rows with a matrix that it reads once for up to five of them.
+
+    Attributes:
+        passes: Groups of rows, for each of which the matrix is read.
+        rows: Rows of a group.
+        lanes: Lanes that share a row of the matrix; a threadgroup has an eighth as many simdgroups
+            and four rows of the matrix.
+        in_turn: Groups that one threadgroup serves: all, where a wide matrix fills the GPU.
+    """
+
+    passes: int
+    rows: int
+    lanes: int
+    in_turn: int
+
+
+def wide_gemv(problem: GemmProblem) -> WideGemv:
+    """Return how MLX's wide gemv parts the problem."""
+    passes = ceil(problem.m / 5)
+    return WideGemv(
+        passes=passes,
+        rows=ceil(problem.m / passes),
+        lanes=32 if passes == 1 or problem.n <= 64 else 16,
+        in_turn=passes if problem.n >= 65536 else 1,
+    )
+
+
+def wide_gemv_work(problem: GemmProblem, chip: Chip) -> TileWork:
+    """Count what MLX's wide gemv does."""
+    wide, results = wide_gemv(problem), 4
+    simdgroups = wide.lanes // 8
+    b_bytes = results * problem.k * problem.b.bytes
+    a_bytes = wide.in_turn * wide.rows * problem.k * problem.a.bytes
+    macs = wide.in_turn * wide.rows * results * problem.k
+    return TileWork(
+        tiles=ceil(problem.n / results) * wide.passes // wide.in_turn * problem.batch_size,
+        simdgroups=simdgroups,
+        chains=wide.rows,
+        issue_cycles=macs / SIMD_WIDTH * chip.alu_cycles,
+        threadgroup_bytes=0,
+        vector_bytes=(simdgroups - 1) * a_bytes + (wide.in_turn - 1) * b_bytes,
+        cache_bytes=a_bytes + b_bytes,
+        dram_bytes=dram_bytes(problem),
+    )
+
+
+def _dot_product(problem: GemmProblem, chip: Chip) -> float:
+    """Price partial sums of 16384 elements, their sum and its cast: three launches."""
+    blocks = ceil(problem.k / 16384)
+    bytes_each = problem.k / blocks * (problem.a.bytes + problem.b.bytes)
+    work = TileWork(
+        tiles=blocks,
+        simdgroups=16,
+        chains=4,
+        issue_cycles=problem.k / blocks / SIMD_WIDTH * chip.alu_cycles,
+        threadgroup_bytes=0,
+        cache_bytes=bytes_each,
+        dram_bytes=dram_bytes(problem),
+    )
+    return seconds(work, chip) + 2 * chip.launch_seconds
 
 
 def steel_tile(problem: GemmProblem, chip: Chip) -> GemmTile:

@@ -135,8 +135,8 @@ def _vector_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float
     if not two_passes:
         work = _vector_work(problem, chip, tiles=rows, simdgroups=32, rows=1, keys_apart=32)
         return "sdpa-vector-1-pass", seconds(work, chip)
-    blocks = min(1024, max(32, problem.kv_len // 64))
     simdgroups = shared * problem.q_len
+    blocks = key_blocks(problem.kv_len, simdgroups, chip)
     work = _vector_work(
         problem,
         chip,
@@ -148,6 +148,23 @@ def _vector_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float
     shares = 2 * rows * blocks * (problem.value_dim * problem.q.bytes + 8)
     adding = chip.launch_seconds + streaming_seconds(shares, chip)
     return "sdpa-vector-2-pass", seconds(work, chip) + adding
+
+
+def key_blocks(keys: int, simdgroups: int, chip: Chip) -> int:
+    """Return into how many blocks MLX parts the keys among threadgroups."""
+    if chip.size_class == "s":
+        if keys <= 1024 or simdgroups <= 4:
+            return 64
+        return next(
+            (n for n, most in ((128, 8192), (256, 32768), (512, 65536)) if keys <= most), 1024
+        )
+    if chip.size_class != "d":
+        return 64 if simdgroups >= 4 else 32
+    if simdgroups <= 2 and keys > 8192:
+        return 256
+    if simdgroups < 6 or keys < 16384:
+        return 128
+    return 512 if keys < 65536 else 1024
 
 
 def _vector_work(
