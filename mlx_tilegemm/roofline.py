@@ -47,9 +47,15 @@ class Point:
     measured: bool
 
 
-def roof(chip: Chip, intensity: float) -> float:
-    """Return the operations a second that a chip allows a problem of this intensity."""
-    return min(chip.peak_flops, chip.dram_bytes_per_second * intensity)
+def roof(chip: Chip, intensity: float, *, neural: bool = False) -> float:
+    """Return the operations a second that a chip allows a problem of this intensity.
+
+    Args:
+        chip: The chip.
+        intensity: Operations for each byte that has to be moved.
+        neural: By its neural accelerators, which MLX uses and this library does not.
+    """
+    return min(_peak(chip, neural), chip.dram_bytes_per_second * intensity)
 
 
 def points(
@@ -143,17 +149,27 @@ def _matplotlib() -> tuple[Any, Any]:
 
 
 def _draw_roof(axes: Any, chip: Chip, found: Sequence[Point]) -> None:  # noqa: ANN401
-    ridge = chip.peak_flops / chip.dram_bytes_per_second
-    low = min([point.intensity for point in found] + [ridge]) / 4
-    high = max([point.intensity for point in found] + [ridge]) * 4
-    xs = [low, ridge, high]
-    axes.plot(xs, [roof(chip, x) / 1e9 for x in xs], color="black", linewidth=1.5)
-    bandwidth, peak = chip.dram_bytes_per_second / 1e9, chip.peak_flops / 1e9
-    axes.annotate(f"{bandwidth:.0f} GB/s", (low, roof(chip, low) / 1e9), (6, 12), **_OFFSET)
-    axes.annotate(f"{peak:.0f} GFLOPS in float32", (ridge, peak), (6, 6), **_OFFSET)
+    kinds = [False, True] if chip.neural_flops else [False]
+    corners = [_peak(chip, neural) / chip.dram_bytes_per_second for neural in kinds]
+    low = min([point.intensity for point in found] + corners) / 4
+    high = max([point.intensity for point in found] + corners) * 4
+    # The higher roof first: the other one hides it where they are one.
+    for neural, ridge in reversed(list(zip(kinds, corners, strict=True))):
+        xs, peak = [low, ridge, high], _peak(chip, neural) / 1e9
+        rates = [roof(chip, x, neural=neural) / 1e9 for x in xs]
+        axes.plot(xs, rates, "--" if neural else "-", color="black", linewidth=1.5)
+        kind = "float16 on neural accelerators" if neural else "float32"
+        text = f"{peak:.0f} GFLOPS in {kind}"
+        axes.annotate(text, (high, peak), (-6, 6), ha="right", **_OFFSET)
+    bandwidth = chip.dram_bytes_per_second / 1e9
+    axes.annotate(f"{bandwidth:.0f} GB/s", (low, roof(chip, low) / 1e9), (24, 2), **_OFFSET)
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     axes.set(xlabel="operations for each byte that has to be moved", ylabel="GFLOPS")
     axes.grid(visible=True, which="major", linewidth=0.3)
+
+
+def _peak(chip: Chip, neural: bool) -> float:
+    return chip.neural_flops if neural else chip.peak_flops
 
 
 _OFFSET = {"textcoords": "offset points", "fontsize": 9}

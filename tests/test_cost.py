@@ -366,11 +366,12 @@ class TestMlxPaths:
         assert mlx_ops.price(problem, chip).path == path
 
     def test_a_wide_gemv_reads_its_matrix_again_for_every_five_rows(self):
-        b_bytes = 2 * 4096 * 4096
         for m, passes in ((2, 1), (5, 1), (6, 2), (10, 2), (11, 3), (15, 3)):
             work = mlx_gemm.wide_gemv_work(gemm(m, 4096, 4096), M3_MAX)
-            a_bytes = -(-m // passes) * passes * 4096 // 4 * 2 * 4096
-            assert work.tiles * work.cache_bytes == passes * b_bytes + a_bytes
+            assert work.tiles == passes * 4096 // 4
+            matrix, rows = 2 * 4 * 4096, 2 * -(-m // passes) * 4096
+            assert work.cache_bytes + work.vector_bytes == matrix + work.simdgroups * rows
+            assert matrix < work.cache_bytes < matrix + rows
         wide = mlx_gemm.wide_gemv_work(gemm(10, 65536, 4096), M3_MAX)
         assert wide.tiles == 65536 // 4
 

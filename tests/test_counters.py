@@ -85,7 +85,7 @@ def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows)
     assert row.mlx.device_bytes == 2 * 512 * passes * n * (1 + rows) + 2 * m * n
     work = wide_gemv_work(problem, chips.get("m4"))
     assert work.tiles == passes * n / 4
-    assert work.cache_bytes == 2 * 512 * (4 + rows)
+    assert work.cache_bytes + work.vector_bytes == 2 * 512 * (4 + work.simdgroups * rows)
 
 
 def test_a_chip_whose_kernels_of_mlx_do_not_run_here_is_refused(counters, capsys):

@@ -114,6 +114,11 @@ class Chip:
         return self.cores * self.schedulers * 32 * 2 * self.clock_hz
 
     @property
+    def neural_flops(self) -> float:
+        """Float16 operations a second of the neural accelerators; an FMA is two."""
+        return self.cores * self.neural_fma_per_cycle * 2 * self.clock_hz
+
+    @property
     def native_bfloat(self) -> bool:
         """Whether the hardware converts bfloat16."""
         return self.bfloat_cycles == 0

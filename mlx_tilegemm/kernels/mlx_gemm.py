@@ -9,7 +9,7 @@ from ..chips.record import Chip
 from ..dtypes import FLOAT32, DType, promote
 from ..plan import SIMD_WIDTH
 from ..problem import GemmProblem
-from .cost import DRAM_SHARE, TileWork, seconds
+from .cost import DRAM_SHARE, TileWork, resident_threadgroups, seconds
 from .counts import (
     GemmTile,
     gemm_work,
@@ -172,15 +172,25 @@ def wide_gemv_work(problem: GemmProblem, chip: Chip) -> TileWork:
     b_bytes = results * problem.k * problem.b.bytes
     a_bytes = wide.in_turn * wide.rows * problem.k * problem.a.bytes
     macs = wide.in_turn * wide.rows * results * problem.k
-    return TileWork(
+    work = TileWork(
         tiles=ceil(problem.n / results) * wide.passes // wide.in_turn * problem.batch_size,
         simdgroups=simdgroups,
         chains=wide.rows,
         issue_cycles=macs / SIMD_WIDTH * chip.alu_cycles,
         threadgroup_bytes=0,
-        vector_bytes=(simdgroups - 1) * a_bytes + (wide.in_turn - 1) * b_bytes,
-        cache_bytes=a_bytes + b_bytes,
+        vector_bytes=(wide.in_turn - 1) * b_bytes,
+        cache_bytes=b_bytes,
         dram_bytes=dram_bytes(problem),
+        registers=64,
+    )
+    # The threadgroups of a core walk through the same rows, with no barrier among them.
+    first = a_bytes / resident_threadgroups(work, chip)
+    again = simdgroups * a_bytes - first
+    return replace(
+        work,
+        cache_bytes=b_bytes + first,
+        vector_bytes=work.vector_bytes + again,
+        repeated_bytes=again,
     )
 
 
