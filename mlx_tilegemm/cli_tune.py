@@ -124,8 +124,8 @@ def _roofline(options: argparse.Namespace) -> int:
     known = {problem: found for problem, found in here.items() if found}
     for point in draw(options.out, problems, chip, known):
         how = "measured" if point.measured else "modelled"
-        print(
-            f"{point.number}  {point.series}: {point.rate / 1e9:.0f} GFLOPS {how}, {point.kernel}"
-        )
+        rate = point.rate / 1e9
+        text = f"{rate:.0f}" if rate >= 100 else f"{rate:.2g}"
+        print(f"{point.number}  {point.series}: {text} GFLOPS {how}, {point.kernel}")
     print(options.out)
     return 0

@@ -1,5 +1,6 @@
 """Rooflines: the points, their labels and the files."""
 
+import re
 import sys
 
 import pytest
@@ -97,3 +98,12 @@ class TestFiles:
             (tmp_path / "d.svg").mkdir(exist_ok=True)
             assert main([*DRAWN, wrong]) == 2
             assert capsys.readouterr().err.startswith("mlx-tilegemm: [roofline] Expected")
+
+
+def test_a_small_rate_is_not_rounded_to_nothing(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ["roofline", "--chip", "m1", "--matmul", "1x8x8:f16", "--out"]
+    assert main([*arguments, str(tmp_path / "x.svg")]) == 0
+    rates = [float(text) for text in re.findall(r"([\d.]+) GFLOPS", capsys.readouterr().out)]
+    assert rates
+    assert all(0 < rate < 1 for rate in rates)
