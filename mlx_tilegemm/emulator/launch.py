@@ -280,11 +280,8 @@ class LoadedKernel:
     def _last_store(self, buffer: int, offset: int) -> tuple[int, int]:
         """Code address and thread of the latest checked store to a byte of a buffer."""
         thread = ctypes.c_uint32()
-        site = int(self._runtime.msl_rt_last_store(buffer, offset, ctypes.byref(thread)))
-        address = self._address.value or 0
-        # Only the low half is kept; the kernel's code is all near its entry.
-        distance = ((site - address + 2**31) % 2**32) - 2**31
-        return (address + distance if site else 0), thread.value
+        entry, found = self._address.value or 0, ctypes.byref(thread)
+        return int(self._runtime.msl_rt_last_store(buffer, offset, entry, found)), thread.value
 
     def _subject(self, arguments: Arguments) -> Subject:
         return Subject(

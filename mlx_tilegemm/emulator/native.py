@@ -169,7 +169,7 @@ def load_runtime(path: Path) -> ctypes.CDLL:
     library.msl_rt_sites.restype = c_uint32
     library.msl_rt_lines.argtypes = [c_uint32, POINTER(c_uint64), POINTER(c_uint64)]
     library.msl_rt_lines.restype = None
-    library.msl_rt_last_store.argtypes = [c_uint32, c_uint64, POINTER(c_uint32)]
+    library.msl_rt_last_store.argtypes = [c_uint32, c_uint64, c_uint64, POINTER(c_uint32)]
     library.msl_rt_last_store.restype = c_uint64
     library.msl_rt_locate.argtypes = [c_uint64, c_char_p, c_uint32]
     library.msl_rt_locate.restype = c_uint64

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import cast
+from threading import Thread
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from .toolchain import BuildMode, find_compiler
 
 Array = npt.NDArray[np.generic]
 Sizes = tuple[int, int, int]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +126,9 @@ def run_text(
 
 def build_settings(settings: Settings) -> Settings:
     """The settings without what loaded code does not depend on."""
-    return Settings(checks=settings.checks, compiler=settings.compiler)
+    # A sample of the threadgroups is not compared with a twin.
+    registers = settings.registers and not settings.sample
+    return Settings(checks=settings.checks, compiler=settings.compiler, registers=registers)
 
 
 @lru_cache(maxsize=4096)
@@ -141,15 +146,17 @@ def load_text(
     Args:
         text: The text.
         prelude: The header of ours that comes before it.
-        settings: Decide whether it is instrumented, and by which compiler.
+        settings: Decide whether it is instrumented, by which compiler, and whether the build that
+            finds unset variables is made at the same time.
         kernel: Which kernel; may be empty if there is one only.
         constants: Function constants.
         include_dirs: Directories for its includes.
     """
+    compiler = find_compiler(settings.compiler)
+    runtime = build_runtime(compiler)
 
-    def load(mode: BuildMode) -> LoadedKernel:
-        compiler = find_compiler(settings.compiler)
-        built = build_kernel(
+    def build(mode: BuildMode) -> BuiltKernel:
+        return build_kernel(
             compiler,
             text,
             prelude=prelude,
@@ -157,10 +164,29 @@ def load_text(
             function_constants=dict(constants),
             include_dirs=include_dirs,
         )
-        twin = partial(load, BuildMode.ZEROED) if mode is BuildMode.CHECKED else None
-        return LoadedKernel(build_runtime(compiler), built, _choose(built, kernel), twin)
 
-    return load(BuildMode.CHECKED if settings.strict else BuildMode.FAST)
+    def load(built: BuiltKernel, load_twin: Callable[[], LoadedKernel] | None) -> LoadedKernel:
+        return LoadedKernel(runtime, built, _choose(built, kernel), load_twin)
+
+    if not settings.strict:
+        return load(build(BuildMode.FAST), None)
+    twin = partial(build, BuildMode.ZEROED)
+    zeroed = _started(twin) if settings.registers else twin
+    return load(build(BuildMode.CHECKED), lambda: load(zeroed(), None))
+
+
+def _started(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Start work in a thread; return a function that waits for its result."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="mlx_tilegemm-build").start()
+    return future.result
 
 
 def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:

@@ -47,3 +47,16 @@ def test_planted_bug(compiler, case, schedule):
         return
     assert {(f.line, str(f.kind)) for f in found} == expected(TEXT, case, compiler), found
     assert not (found and case.name.endswith("_clean"))
+
+
+@pytest.mark.parametrize("compiler", compilers()[:1])
+def test_lines_are_of_this_launch_where_workers_race_for_a_record(compiler):
+    (clean,) = [case for case in CASES if case.name == "output_read_back_clean"]
+    (racing,) = [case for case in CASES if case.name == "all_write_all_tiles"]
+    settings = Settings(compiler=compiler, workers=2)
+    lines = set()
+    for _ in range(300):
+        assert not findings_of(clean, settings)
+        lines |= {(f.line, f.other_line) for f in findings_of(racing, settings)}
+    ((line, _),) = expected(TEXT, racing, compiler)
+    assert lines == {(line, line)}

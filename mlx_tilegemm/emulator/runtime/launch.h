@@ -61,6 +61,8 @@ struct Launch {
   std::atomic<bool> stop{false};
   // Records with smaller clocks are of earlier launches.
   uint64_t start_clock = 0;
+  // Tells its sites from those of the launches just before it; never 0.
+  uint32_t tag = 0;
 
   static constexpr uint64_t none = UINT64_MAX;
 

@@ -21,7 +21,7 @@ constexpr uint32_t region_initialized = 2;
 struct Cell {
   uint64_t write;
   uint64_t read;
-  uint32_t write_site;  // low halves of code addresses
+  uint32_t write_site;  // see address_of
   uint32_t read_site;
 };
 

@@ -58,6 +58,7 @@ bool Pool::start(Launch* launch, uint32_t workers) {
   // The clocks of all workers start a launch together, ahead of all that they ever were.
   note_clocks();
   launch->start_clock = ++latest_clock;
+  launch->tag = 1 + round_ % 255;
   for (uint32_t i = 0; i < workers; ++i) workers_[i]->begin(launch);
   started_ = running_ = workers;
   ++round_;

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <thread>
 
 #include "launch.h"
 
@@ -97,14 +98,8 @@ struct Observer {
     return finding;
   }
 
-  // The code address with the given low half that is nearest to this access.
-  uint64_t nearest(uint32_t site) const {
-    return pc + static_cast<uint64_t>(static_cast<int64_t>(
-                    static_cast<int32_t>(site - static_cast<uint32_t>(pc))));
-  }
-
   void report_race(Record other, bool other_wrote, uint32_t other_site) const {
-    Finding* finding = report(Kind::race, nearest(other_site));
+    Finding* finding = report(Kind::race, address_of(other_site, pc));
     if (finding == nullptr) return;
     const bool foreign = !same_threadgroup(other) || (other.flags() & record_foreign);
     finding->in_other_threadgroup = foreign ? 1 : 0;
@@ -139,47 +134,79 @@ __attribute__((noinline)) Record leave(uint64_t* word, const Observer& observer,
   }
 }
 
-// Sites only serve messages: a shared cell may pair a record with the site of another.
-uint32_t look_site(uint32_t* site) { return __atomic_load_n(site, __ATOMIC_RELAXED); }
-void leave_site(uint32_t* site, uint64_t pc) {
-  __atomic_store_n(site, static_cast<uint32_t>(pc), __ATOMIC_RELAXED);
+// Sites only serve messages: a shared cell may pair a record with the site of another one.
+template <bool Shared>
+void leave_site(uint32_t* site, const Observer& observer) {
+  const uint32_t low = static_cast<uint32_t>(observer.pc);
+  if (Shared) {
+    const uint32_t tagged = observer.worker->tag << site_bits | (low & site_mask);
+    __atomic_store_n(site, tagged, __ATOMIC_RELEASE);
+  } else {
+    *site = low;
+  }
+}
+
+// The site of a record of this launch. Who leaves a record in a shared cell leaves its site next,
+// without waiting for anybody but those before it; until then the site is of an earlier launch.
+template <bool Shared>
+uint32_t look_site(uint32_t* site, const Observer& observer) {
+  if (!Shared) return *site;
+  for (int turns = 0; turns < 1 << 16; ++turns) {
+    const uint32_t found = __atomic_load_n(site, __ATOMIC_ACQUIRE);
+    if (found >> site_bits == observer.worker->tag) return found;
+    std::this_thread::yield();
+  }
+  return 0;
 }
 
 template <bool Shared>
 __attribute__((noinline)) void check_load(Cell* cell, const Observer& observer) {
   leave<Shared>(&cell->read, observer, false);
-  leave_site(&cell->read_site, observer.pc);
+  leave_site<Shared>(&cell->read_site, observer);
   const Record written(look<Shared>(&cell->write));
-  const uint32_t site = look_site(&cell->write_site);
-  if (observer.same_threadgroup(written)) {
-    if (!observer.is_ordered(written)) observer.report_race(written, true, site);
-  } else if (observer.is_live(written)) {
-    observer.report_race(written, true, site);
-  } else if (!(observer.region->flags & region_initialized)) {
+  if (observer.conflicts(written)) {
+    observer.report_race(written, true, look_site<Shared>(&cell->write_site, observer));
+  } else if (!observer.same_threadgroup(written) && !observer.is_live(written) &&
+             !(observer.region->flags & region_initialized)) {
     observer.report(Kind::uninitialized);
   }
 }
 
+// Leaves a store's record and site; returns the record that was there, and its site if the two
+// conflict.
+template <bool Shared>
+Record leave_store(Cell* cell, const Observer& observer, bool atomic, uint32_t* site) {
+  const Record written = leave<Shared>(&cell->write, observer, atomic);
+  if (observer.conflicts(written)) *site = look_site<Shared>(&cell->write_site, observer);
+  leave_site<Shared>(&cell->write_site, observer);
+  return written;
+}
+
+template <bool Shared>
+void check_read_before(Cell* cell, const Observer& observer) {
+  const Record read(look<Shared>(&cell->read));
+  if (!observer.conflicts(read)) return;
+  observer.report_race(read, false, look_site<Shared>(&cell->read_site, observer));
+}
+
 template <bool Shared>
 __attribute__((noinline)) void check_store(Cell* cell, const Observer& observer) {
-  const uint32_t site = look_site(&cell->write_site);
-  const Record written = leave<Shared>(&cell->write, observer, false);
-  leave_site(&cell->write_site, observer.pc);
+  uint32_t site = 0;
+  const Record written = leave_store<Shared>(cell, observer, false, &site);
   if (observer.conflicts(written)) observer.report_race(written, true, site);
-  const Record read(look<Shared>(&cell->read));
-  if (observer.conflicts(read)) observer.report_race(read, false, look_site(&cell->read_site));
+  check_read_before<Shared>(cell, observer);
 }
 
 template <bool Shared>
 __attribute__((noinline)) void check_atomic(Cell* cell, const Observer& observer) {
   const Access access = observer.access;
-  const uint32_t site = look_site(&cell->write_site);
+  uint32_t site = 0;
   Record written(look<Shared>(&cell->write));
   if (is_store(access)) {
-    written = leave<Shared>(&cell->write, observer, true);
-    leave_site(&cell->write_site, observer.pc);
-    const Record read(look<Shared>(&cell->read));
-    if (observer.conflicts(read)) observer.report_race(read, false, look_site(&cell->read_site));
+    written = leave_store<Shared>(cell, observer, true, &site);
+    check_read_before<Shared>(cell, observer);
+  } else if (observer.conflicts(written)) {
+    site = look_site<Shared>(&cell->write_site, observer);
   }
   if (!(written.flags() & record_atomic) && observer.conflicts(written)) {
     observer.report_race(written, true, site);

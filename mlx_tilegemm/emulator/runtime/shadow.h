@@ -32,6 +32,19 @@ class Record {
   uint64_t bits_;
 };
 
+// A site says where an access stood: the low bits of its code address, and in cells that workers
+// share the tag of the launch.
+constexpr uint32_t site_bits = 24;
+constexpr uint32_t site_mask = (1u << site_bits) - 1;
+
+// The code address of a site: of all with its low bits the one nearest to `pc`, for the code of a
+// kernel is in one place. 0 for no site.
+inline uint64_t address_of(uint32_t site, uint64_t pc) {
+  if (site == 0) return 0;
+  const uint32_t ahead = (site - static_cast<uint32_t>(pc)) & site_mask;
+  return pc + ahead - (ahead > site_mask / 2 ? uint64_t(1) << site_bits : 0);
+}
+
 // Checks one access of the running fiber to an address that AddressSpace owns; `pc` says where it
 // stands.
 void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc);

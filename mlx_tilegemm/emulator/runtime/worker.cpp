@@ -79,6 +79,7 @@ void Worker::begin(Launch* next) {
   accesses = next->arguments.accesses ? &access_log_ : nullptr;
   if (accesses) accesses->begin();
   clock = next->start_clock;
+  tag = next->tag;
   const LaunchArguments& arguments = next->arguments;
   AddressSpace* space = AddressSpace::instance();
   uint32_t dynamic = 0;

@@ -154,6 +154,7 @@ class Worker {
   AccessLog* accesses = nullptr;  // null: not asked for
   Storage storages[max_storages] = {};
   uint64_t last_pc = 0;          // of the latest checked access
+  uint32_t tag = 0;              // of the launch
   uint32_t spins = 0;            // atomic accesses that may be part of a waiting loop
   char* escape_stack = nullptr;  // top of a stack to leave a faulting fiber on
 
