@@ -171,12 +171,20 @@ def load_text(
     if not settings.strict:
         return load(build(BuildMode.FAST), None)
     twin = partial(build, BuildMode.ZEROED)
-    zeroed = _started(twin) if settings.registers else twin
-    return load(build(BuildMode.CHECKED), lambda: load(zeroed(), None))
+    if not settings.registers:
+        return load(build(BuildMode.CHECKED), lambda: load(twin(), None))
+    zeroed = _started(twin)
+    try:
+        checked = build(BuildMode.CHECKED)
+    except BaseException:
+        # Nothing goes on behind the caller's back.
+        zeroed.exception()
+        raise
+    return load(checked, lambda: load(zeroed.result(), None))
 
 
-def _started(work: Callable[[], Result]) -> Callable[[], Result]:
-    """Start work in a thread; return a function that waits for its result."""
+def _started(work: Callable[[], Result]) -> Future[Result]:
+    """Start work in a thread of its own."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -186,7 +194,7 @@ def _started(work: Callable[[], Result]) -> Callable[[], Result]:
             future.set_exception(error)
 
     Thread(target=run, name="mlx_tilegemm-build").start()
-    return future.result
+    return future
 
 
 def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:
