@@ -63,6 +63,7 @@ def test_the_session_goes_as_shown(library):
     assert doctest.DocTestParser().get_examples(block("pycon"))
 
 
+@pytest.mark.slow
 def test_every_variant_is_right_and_legal_metal(library):
     command = re.findall(r"^mlx-tilegemm (verify .*)$", GUIDE.read_text(), re.M)[0].split()
     done = run(library, "-m", "mlx_tilegemm", *command)

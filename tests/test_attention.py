@@ -114,6 +114,7 @@ def test_the_dispatchers_choice_agrees_with_float64(case):
     check(q, k, v, softmax=case.softmax, mask=case.mask_array())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
 @given(case=cases())
 def test_every_configuration(config, case):
@@ -124,6 +125,7 @@ def test_every_configuration(config, case):
     check(q, k, v, kernel=kernel, softmax=case.softmax, mask=case.mask_array())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [None, "causal"])
 @pytest.mark.parametrize("head_dim", [64, 80, 128])
 def test_against_mlx_attention(head_dim, mask):

@@ -100,6 +100,7 @@ def fitting(config, run, dims, kinds):
     return q, k, v, config if config in legal else None
 
 
+@pytest.mark.slow
 @emulated
 @pytest.mark.parametrize("splits", ["split1", "split2"])
 @pytest.mark.parametrize("groups", ALL_ROWS)
@@ -135,6 +136,7 @@ def test_dtypes(kinds, split):
         assert got.dtype == (q[..., :1] @ mx.swapaxes(k, 2, 3)[:, :1, :1] @ v[:, :1]).dtype
 
 
+@pytest.mark.slow
 @emulated
 @pytest.mark.parametrize("splits", ["split1", "split2"])
 @pytest.mark.parametrize("softmax", [True, False])
@@ -209,6 +211,7 @@ def test_sinks(splits):
     np.testing.assert_array_equal(np.array(nothing), 0)
 
 
+@pytest.mark.slow
 @emulated
 @pytest.mark.parametrize("softmax", [True, False])
 @pytest.mark.parametrize("pe_heads", [1, 2])
@@ -285,6 +288,7 @@ class TestChoice:
         asked = problem(q_len=512)
         assert choose(asked, chips.DEFAULT).route == "attention_chain"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("chip", chips.CHIPS, ids=lambda chip: chip.name)
     def test_a_growing_cache_needs_few_texts(self, chip):
         texts = set()

@@ -207,6 +207,7 @@ LENGTHS = ((1, 33), (9, 31), (17, 70), (33, 9))
 
 @pytest.mark.usefixtures("kernels")
 class TestByTheKernel:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("config", "feature"),
         [
@@ -282,6 +283,7 @@ def grouped_configs():
 
 @pytest.mark.usefixtures("kernels")
 class TestLargeHeads:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("sizes", "options", "config"), [*grouped_configs()])
     def test_every_configuration(self, sizes, options, config):
         rng = np.random.default_rng(10)
@@ -295,6 +297,7 @@ class TestLargeHeads:
             )
             check(arrays, f"{KERNEL}/{config}", **{**options, **extras})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("sizes", "heads", "options"),
         [
@@ -414,6 +417,7 @@ class TestTransforms:
 
         return [*arrays, *extras.values()], loss
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", GRADIENTS)
     @pytest.mark.parametrize("lengths", [(9, 21), (9, 4)], ids=str)
     def test_gradients_are_those_of_plain_ops(self, kernels, name, lengths):

@@ -107,6 +107,7 @@ def check_gradients(case, addend="none", alpha=1.0, beta=1.0):
         oracle.assert_close(mlx, value64, mlx_bound, "MLX's " + label)
 
 
+@pytest.mark.slow
 @given(
     case=strategies.gemm_cases(),
     addend=st.sampled_from(sorted(ADDENDS)),
@@ -119,6 +120,7 @@ def test_gradients_of_products(case, addend, factors):
 VECTORS = [((7,), (7, 3)), ((5, 7), (7,)), ((7,), (7,)), ((7,), (2, 7, 3)), ((2, 5, 7), (7,))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a_shape", "b_shape"), VECTORS, ids=str)
 @pytest.mark.parametrize("addend", ["none", "full", "scalar"])
 def test_gradients_of_products_with_vectors(a_shape, b_shape, addend):
@@ -174,6 +176,7 @@ def _loss_of_numpy(operands, options):
     return np.sin(options["alpha"] * (a @ b) + options["beta"] * c).sum()
 
 
+@pytest.mark.slow
 @given(case=strategies.gemm_cases(), addend=st.sampled_from(sorted(ADDENDS)))
 def test_tangents_of_products(case, addend):
     a, b = case.operands()
@@ -259,6 +262,7 @@ def test_gradients_run_where_the_call_did():
 class TestGraph:
     """What a traced call consists of, as it would on Metal."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("transpose_b", [False, True])
     @pytest.mark.parametrize("transpose_a", [False, True])
     def test_gradients_take_the_operands_as_they_are(self, lazy, transpose_a, transpose_b):

@@ -152,6 +152,7 @@ def operands(*shapes, dtype=mx.float32, seed=0):
     return [strategies.random_array(rng, shape, dtype) for shape in shapes]
 
 
+@pytest.mark.slow
 @given(case=cases(), with_lse=st.booleans())
 def test_gradients_agree_with_float64(case, with_lse):
     q, k, v = case.operands()
@@ -198,6 +199,7 @@ class TestAgainstMlx:
         q, k, v = operands((2, 4, 9, 16), (2, 2, 13, 16), (2, 2, 13, 11))
         return q, k, v, a_mask(kind, (4, 1, 13) if kind == "additive" else (2, 1, 9, 13))
 
+    @pytest.mark.slow
     def test_gradients_and_tangents(self, kind, softmax):
         q, k, v, mask = self.setup(kind)
         arrays = [q, k, v, mask] if kind == "additive" else [q, k, v]
@@ -214,6 +216,7 @@ class TestAgainstMlx:
                 scale = float(mx.abs(y).max())
                 np.testing.assert_allclose(np.array(x), np.array(y), rtol=0, atol=3e-5 * scale)
 
+    @pytest.mark.slow
     def test_second_derivatives(self, kind, softmax):
         q, k, v, mask = self.setup(kind)
 
@@ -231,6 +234,7 @@ class TestAgainstMlx:
             np.testing.assert_allclose(np.array(x), np.array(y), rtol=0, atol=2e-4 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("softmax", [True, False])
 @pytest.mark.parametrize("kind", ["none", "causal", "boolean", "additive"])
 def test_gradients_are_slopes(kind, softmax):
@@ -280,6 +284,7 @@ def problem_of(case, kind):
     return KERNELS[kind][1](attention=replace(problem, return_lse=case.softmax))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("kind", ["query", "key_value"])
 @settings(max_examples=5)
@@ -391,6 +396,7 @@ def test_heads_that_go_to_mlx_are_refused_with_a_reason(sizes, reason):
     assert any(reason in one for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["kernels", "mlx"])
 @pytest.mark.parametrize(
     ("kind", "softmax"),
@@ -419,6 +425,7 @@ def test_rows_with_nothing_to_attend_to_have_no_gradient(kind, softmax, backend)
     assert np.abs(np.array(found[0])[:, :, 7:]).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head_dims", [(128, 128), (80, 80), (128, 40)], ids=str)
 @pytest.mark.parametrize("softmax", [True, False])
 def test_large_heads(head_dims, softmax):
@@ -429,6 +436,7 @@ def test_large_heads(head_dims, softmax):
     check(q, k, v, mask="causal", softmax=softmax, scale=head_dim**-0.5)
 
 
+@pytest.mark.slow
 def test_every_head_up_to_128_has_kernels_for_its_gradients():
     for head_dim in range(1, 129):
         q = tg.ArraySpec(shape=(1, 2, 64, head_dim), dtype=mx.float32)
@@ -439,6 +447,7 @@ def test_every_head_up_to_128_has_kernels_for_its_gradients():
                 assert decision.plan is not None, (head_dim, decision.reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("q", "k", "v"),
     [
@@ -533,6 +542,7 @@ def block(attend, multiply):
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda f: f, mx.checkpoint], ids=["plain", "checkpoint"])
 def test_a_block_of_a_model_trains(wrap):
     rng = np.random.default_rng(2)
@@ -603,6 +613,7 @@ class TestTrial:
                 "attention_backward_key_value",
             ]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("kernel", "output"), [("query", 0), ("query", 1), ("key_value", 1)])
     def test_wrong_kernels_are_disabled(self, tmp_path, kernel, output):
         backend = Recorded(f"backward_{kernel}", output, lambda x: x * 1.001)

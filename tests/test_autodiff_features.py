@@ -95,6 +95,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES))
 def test_agree_with_mlx_and_are_slopes(case, lazy):
     """Against MLX's autodiff of the formula, and finite differences of it in float64."""

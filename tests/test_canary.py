@@ -571,6 +571,7 @@ class TestInstance:
         assert found.problem.batch_size <= 6
         assert (found.problem.n, found.problem.k) == (shapes[1][-1], shapes[1][-2])
 
+    @pytest.mark.slow
     def test_real_kernels_pass(self, all_variants):
         """A few of every kernel, in the emulator."""
         kernels = {}

@@ -17,6 +17,7 @@ def example(name):
     return module
 
 
+@pytest.mark.slow
 def test_train_mlp(kernels, capsys):
     difference = example("train_mlp").main(["--steps", "25"])
     assert difference < 1e-4
@@ -29,6 +30,7 @@ def test_train_mlp_learns(kernels, capsys):
     assert "100.0% of the points right" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_generate(kernels, capsys):
     pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
     assert example("generate").main(["--length", "32"])

@@ -61,6 +61,7 @@ def test_the_dispatchers_choice_agrees_with_float64_and_mlx(case):
     oracle.assert_close(got, oracle.to_numpy(reference), 2 * bound, "against mx.matmul")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SIMDGROUP_CONFIGS)
 @given(case=strategies.gemm_cases())
 def test_every_simdgroup_configuration(config, case):
@@ -118,6 +119,7 @@ def test_split_k_in_every_layout_with_an_addend(layout):
     oracle.assert_close(got, value, oracle.gemm_bound(value, magnitude, 555, dtypes.FLOAT32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k"), [(40, 300), (33, 4096), (70, 5), (2, 2)])
 @pytest.mark.parametrize("pair", [(mx.float16, mx.float32), (mx.int8, mx.int16)], ids=str)
 def test_batch_invariant_rows_do_not_depend_on_their_number(n, k, pair):
@@ -130,6 +132,7 @@ def test_batch_invariant_rows_do_not_depend_on_their_number(n, k, pair):
     assert split.route in ("gemm_simdgroup", "gemm_scalar")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SCALAR_CONFIGS)
 @given(case=strategies.gemm_cases())
 def test_every_scalar_configuration(config, case):
@@ -151,6 +154,7 @@ def test_every_dtype_pair(pair, kernel):
     assert got.dtype == mx.matmul(a, b).dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "nt", "tn", "tt"])
 @pytest.mark.parametrize("config", [name for name in SIMDGROUP_CONFIGS if name.startswith("64")])
 def test_aligned_sizes_need_no_guards(config, layout):
@@ -184,6 +188,7 @@ def test_integers_are_exact_modulo_two_to_the_32(case):
     np.testing.assert_array_equal(np.array(got), left @ right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", INTEGER_PAIRS, ids=lambda pair: f"{pair[0]}-{pair[1]}")
 def test_every_integer_pair(pair):
     a, b = arrays((9, 33), (33, 10), *pair)
@@ -228,6 +233,7 @@ def test_addmm_adds_a_broadcast_addend(kernel, c_shape):
     assert got.shape == reference.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("a_shape", "b_shape", "c_shape"),
     [

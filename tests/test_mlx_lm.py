@@ -148,6 +148,7 @@ def relative_error(got, expected):
 
 @pytest.mark.parametrize("name", MODELS)
 class TestAgreement:
+    @pytest.mark.slow
     def test_float32(self, kernels, calls, name):
         model = build(name)
         expected = logits(model)
@@ -158,6 +159,7 @@ class TestAgreement:
             assert relative_error(got, expected[:, : PROMPT.shape[1]]) < 1e-4
             assert relative_error(logits(model), expected) < 1e-4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_mixed_dtypes(self, kernels, name, dtype):
         model = cast_linears(build(name), dtype)
@@ -166,6 +168,7 @@ class TestAgreement:
         assert got.dtype == mx.float32
         assert relative_error(got, logits(upcast(model), steps=2)) < 1e-4
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [mx.float32, *DTYPES], ids=str)
     def test_larger_by_mlx_ops(self, name, dtype):
         model = cast_linears(larger(name), dtype)
@@ -184,6 +187,7 @@ class TestAgreement:
         assert relative_error(got, loss) < 1e-5
         assert_same_gradients(got_gradients, gradients)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
     def test_a_training_step_by_kernels(self, kernels, calls, name, dtype):
         model = cast_linears(build(name), dtype)
@@ -195,6 +199,7 @@ class TestAgreement:
         assert relative_error(got, loss) < 1e-5
         assert_same_gradients(got_gradients, gradients)
 
+    @pytest.mark.slow
     def test_everything_patched(self, kernels, calls, name):
         model = build(name)
         expected = logits(model, steps=1)

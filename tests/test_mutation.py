@@ -84,12 +84,14 @@ class TestOperators:
             assert [a for a, b in zip(ours, theirs, strict=True) if a != b]
             assert "// a < b && c" in changed
 
+    @pytest.mark.slow
     def test_every_operator_finds_something_in_our_kernels(self):
         used = {ways[0].mutant.operator for ways in mutation.unique_mutants()}
         assert used == set(OPERATORS)
 
 
 class TestSubjects:
+    @pytest.mark.slow
     def test_every_line_of_code_of_every_template_is_in_one(self):
         """No statement may escape the campaign because no subject has its flag."""
         from mlx_tilegemm import chips
@@ -118,12 +120,14 @@ class TestSubjects:
                     }
         assert not missing
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("subject", subjects(), ids=lambda subject: subject.name)
     def test_an_unbroken_kernel_raises_no_alarm(self, subject):
         for trial in subject.trials:
             assert _noticed(trial, _Mutated("", None)) == ""
 
 
+@pytest.mark.slow
 def test_a_sample_is_noticed():
     campaign = mutation.run(sample=16)
     assert len(campaign.verdicts) == 16

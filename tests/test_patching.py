@@ -259,6 +259,7 @@ class TestPatch:
             with pytest.raises(DTypeError, match=r"Expected an mlx.nn.Module, got function\."):
                 function(relative_error)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("backend", ["mlx", "kernels"])
     def test_a_training_step(self, request, backend):
         model = Model()

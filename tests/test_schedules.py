@@ -34,6 +34,7 @@ def bits(plan, problem, backend):
     return [np.array(one.reshape(-1).view(mx.uint8)).tobytes() for one in outputs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", SAMPLE, ids=str)
 def test_results_are_the_same_bits_in_every_schedule(variant):
     seen = []
@@ -76,6 +77,7 @@ def findings(variation):
     return set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operator", "original", "template"), PLANTED)
 def test_findings_are_the_same_in_every_schedule(operator, original, template):
     variation = planted(operator, original, template)

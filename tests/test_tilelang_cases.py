@@ -46,6 +46,7 @@ TILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", TILES, ids=str)
 @pytest.mark.parametrize("staged", [True, False], ids=["staged", "direct"])
 def test_simdgroup_tiles_with_the_accumulator_in_registers(tile, staged):

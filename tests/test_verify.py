@@ -211,6 +211,7 @@ class TestResume:
         path.write_text(edit(path.read_text()))
         return path
 
+    @pytest.mark.slow
     def test_only_what_is_missing_is_checked(self, tmp_path):
         first, _ = self.run(tmp_path / "none.json", sample=2, static=False)
         path = self.written(first, tmp_path)
@@ -224,6 +225,7 @@ class TestResume:
         assert [one.found for one in again.outcomes[:2]] == [run, run]
         assert checked == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "edit",
         [
@@ -257,6 +259,7 @@ def test_tasks_survive_a_process_that_dies():
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_a_sample_of_every_kernel_is_right_here(self, tmp_path, capsys):
         status = main(["verify", "--sample", "24", "--repeats", "4", "--report", str(tmp_path)])
         report = json.loads((tmp_path / "verify.json").read_text())

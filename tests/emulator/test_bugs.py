@@ -55,7 +55,7 @@ def test_lines_are_of_this_launch_where_workers_race_for_a_record(compiler):
     (racing,) = [case for case in CASES if case.name == "all_write_all_tiles"]
     settings = Settings(compiler=compiler, workers=2)
     lines = set()
-    for _ in range(300):
+    for _ in range(150):
         assert not findings_of(clean, settings)
         lines |= {(f.line, f.other_line) for f in findings_of(racing, settings)}
     ((line, _),) = expected(TEXT, racing, compiler)

@@ -92,6 +92,7 @@ def probing(compile_body):
     return f'for a in "$@"; do [ "$a" = -dM ] && exec g++ "$@"; done\n{compile_body}'
 
 
+@pytest.mark.slow
 def test_processes_that_build_the_same_kernel(tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     finish(start("together", alone))
@@ -104,6 +105,7 @@ def test_processes_that_build_the_same_kernel(tmp_path):
     assert builds == {path.name for path in alone.glob("kernel-*")}
 
 
+@pytest.mark.slow
 def test_damaged_builds_are_made_again(tmp_path):
     finish(start("damaged", tmp_path))
     libraries = [*tmp_path.glob("kernel-*/kernel.so"), *tmp_path.glob("runtime-*/*.so")]
@@ -116,6 +118,7 @@ def test_damaged_builds_are_made_again(tmp_path):
     assert {path: path.stat().st_size for path in libraries} == sizes
 
 
+@pytest.mark.slow
 def test_cache_that_cannot_be_written_to(tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -272,6 +275,7 @@ def run_fault(kernel, checks, compiler="", time_limit=0.3):
     ).outputs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checks", ["strict", "off"])
 @pytest.mark.parametrize(("kernel", "line"), [("endless", 9), ("silent", 14), ("waiting", 19)])
 def test_time_limit(kernel, line, checks):

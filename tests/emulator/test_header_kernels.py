@@ -174,6 +174,7 @@ def run_mlx(headers: str, kernel: str, arguments: str, **launch) -> np.ndarray:
     return run_text(text, include_dirs=[MLX_INCLUDE], **launch).outputs
 
 
+@pytest.mark.slow
 @ships_headers
 @pytest.mark.parametrize(("headers", "kernel", "arguments"), SHIPPED)
 def test_mlx_kernel_compiles(headers: str, kernel: str, arguments: str) -> None:

@@ -167,6 +167,7 @@ def aligned(count: int) -> np.ndarray:
     return raw[-raw.ctypes.data % 16 // 4 :][:count]
 
 
+@pytest.mark.slow
 def test_geometry(library: ctypes.CDLL) -> None:
     a, b, out = aligned(4), aligned(4), aligned(32)
     a[:3], b[:3] = (1.5, -2, 0.25), (0.5, 1, -3)

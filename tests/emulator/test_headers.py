@@ -88,6 +88,7 @@ def around(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values, middle, *near, special, bits]).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_every_half_and_bfloat_widens_exactly(real: ctypes.CDLL) -> None:
     same(run(real, "half_to_float", np.float32, ALL16), ALL16.view(np.float16).astype(np.float32))
     same(run(real, "bfloat_to_float", np.float32, ALL16), bfloat_to_float(ALL16))
@@ -353,6 +354,7 @@ def int_operands(dtype: np.dtype, arity: int) -> list[np.ndarray]:
     return [x[: x.size // 4 * 4] for x in joined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sources.INT_TYPES)
 def test_integer_functions(ints: ctypes.CDLL, kind: str) -> None:
     signed = not kind.startswith("u")
@@ -404,6 +406,7 @@ def test_products_of_24_bits(ints: ctypes.CDLL) -> None:
         assert run(ints, f"mad24_{kind}", dtype, *operands).tolist() == sums
 
 
+@pytest.mark.slow
 def test_every_swizzle_reads_and_writes_its_components(cxx: Cxx) -> None:
     library = cxx.library("swizzles", sources.swizzle_library())
     assert [getattr(library, f"swizzles_{n}")() for n in (2, 3, 4)] == [0, 0, 0]

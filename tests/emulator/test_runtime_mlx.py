@@ -106,6 +106,7 @@ def test_attention_of_one_query(compiler):
     np.testing.assert_allclose(got, np.array(exact), rtol=4e-3, atol=4e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", compilers())
 def test_quantized_product(compiler):
     m, n, k = 35, 64, 128

@@ -30,6 +30,7 @@ def normal(seed, shape, dtype):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", compilers())
 @pytest.mark.parametrize(("dtype", "tile", "size", "transpose_a", "transpose_b"), GEMMS)
 def test_gemm(compiler, dtype, tile, size, transpose_a, transpose_b):
@@ -58,6 +59,7 @@ def reference(q, k, v, scale, causal):
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", compilers())
 @pytest.mark.parametrize(("dtype", "size", "causal"), ATTENTIONS)
 def test_attention(compiler, dtype, size, causal):

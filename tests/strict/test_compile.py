@@ -26,6 +26,7 @@ def failures(texts) -> list[str]:
     return [str(report) for report in reports.values() if not report.passed] + unknown
 
 
+@pytest.mark.slow
 def test_covering_texts_pass(clang):
     assert failures(covering_texts()) == []
 

@@ -103,6 +103,7 @@ def test_what_is_refused(text, rule):
     assert rule in rules(lint_text(text))
 
 
+@pytest.mark.slow
 def test_every_source_is_free_of_traps():
     for one in every_text():
         assert lint_source(one.source) == ()
