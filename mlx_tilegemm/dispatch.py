@@ -240,12 +240,13 @@ def _own_choice(
     mlx_competes: bool,
 ) -> Decision:
     price = mlx_ops.price(problem, chip)
+    mlx = _mlx(price) if price else None
     priced = Decision(
         plan=None,
         reason="",
         candidates=tuple(_candidates(problem, chip)),
-        mlx=_mlx(price) if price else None,
-        mlx_competes=mlx_competes and price is not None and not price.reduced,
+        mlx=mlx,
+        mlx_competes=mlx_competes and mlx is not None and mlx.reason is None,
     )
     return _best(_with_times(priced, measurements), problem, force)
 
@@ -320,7 +321,15 @@ def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
         )
         return replace(priced, plan=None, reason=reason)
     reason = f"lowest modelled time of {len(legal)} legal candidates, or a tie declared first"
-    return replace(priced, plan=best.plan, reason=reason)
+    return replace(priced, plan=best.plan, reason=reason + _refused_rival(priced, best))
+
+
+def _refused_rival(priced: Decision, best: Candidate) -> str:
+    """Say that MLX's own ops would be faster, where they are and may not serve."""
+    mlx = priced.mlx
+    if mlx is None or mlx.reason is None or _seconds(mlx) >= _seconds(best):
+        return ""
+    return f"; MLX, modelled at {_microseconds(mlx)}, is refused: it {mlx.reason}"
 
 
 def _fastest(

@@ -26,6 +26,7 @@ from .dispatch import Candidate, Decision, choose
 from .dtypes import mlx_name
 from .errors import DTypeError, ProblemError
 from .kernels.limits import threads_per_core
+from .kernels.mlx_sdpa import serves_attention
 from .measurements import measured
 from .ops import addmm, attention_chain, matmul
 from .plan import Plan, Source
@@ -327,7 +328,7 @@ def _notes(
     if isinstance(problem, GemmProblem):
         notes += _gemm_notes(problem, on_kernel)
     elif isinstance(problem, AttentionProblem):
-        notes += _attention_notes(problem, on_kernel)
+        notes += _attention_notes(problem, on_kernel or _is_fused_by_mlx(problem, decision, chip))
         notes += _gradient_notes(problem, chip) if on_kernel and gradients_enabled() else []
     return tuple(notes)
 
@@ -348,9 +349,14 @@ def _gemm_notes(problem: GemmProblem, on_kernel: bool) -> list[str]:
     return notes
 
 
-def _attention_notes(problem: AttentionProblem, on_kernel: bool) -> list[str]:
+def _is_fused_by_mlx(problem: AttentionProblem, decision: Decision | None, chip: Chip) -> bool:
+    """Whether MLX's own ops, on Metal, would be its one fused attention."""
+    return decision is not None and decision.mlx_competes and serves_attention(problem, chip)
+
+
+def _attention_notes(problem: AttentionProblem, fused: bool) -> list[str]:
     notes = []
-    if not on_kernel:
+    if not fused:
         score_bytes = 4 * problem.batch * problem.num_heads * problem.q_len * problem.kv_len
         notes.append(f"MLX's ops hold all scores in memory: {score_bytes} bytes")
     if problem.softmax and _may_have_empty_rows(problem):

@@ -203,6 +203,15 @@ class TestText:
         last = str(explanation).splitlines()[-1]
         assert f"{explanation.mlx.seconds * 1e6:.2f} us" in last
         assert f"refused: {explanation.mlx.reason}" in last
+        assert explanation.reason.endswith(explanation.mlx.reason)
+
+    @pytest.mark.parametrize(("head_dim", "holds"), [(128, False), (512, True)])
+    def test_scores_in_memory_are_told_where_mlx_does_not_fuse(self, head_dim, holds):
+        q = spec(1, 8, 2048, head_dim, dtype=mx.float16)
+        with tg.use_kernel("mlx"):
+            explanation = tg.explain(tg.attention_chain, q, q, q, chip="m4-max")
+        assert explanation.route == "mlx"
+        assert any("hold all scores" in note for note in explanation.notes) is holds
 
     def test_calls_without_candidates_are_told_too(self):
         assert "route    mlx" in str(tg.explain(tg.matmul, spec(9, 9, dtype=mx.complex64), W))

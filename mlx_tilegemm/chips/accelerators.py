@@ -14,7 +14,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from .record import Chip
 
 SYSTEM = (26, 2)
+"""First macOS on which MLX uses the accelerators."""
+
 BUILD = (26,)
+"""First macOS that a build with kernels for them is made for."""
 
 
 def as_mlx_uses(
@@ -32,9 +35,9 @@ def as_mlx_uses(
         return chip, None
     reasons = []
     if system and _version(system) < SYSTEM:
-        reasons.append(f"macOS is {system}, not 26.2 or later")
+        reasons.append(f"macOS is {system}, not {_text(SYSTEM)} or later")
     if build and _version(build) < BUILD:
-        reasons.append(f"its wheel is for macOS {build}, not 26 or later")
+        reasons.append(f"its wheel is for macOS {build}, not {_text(BUILD)} or later")
     if reasons:
         without = replace(chip, neural_fma_per_cycle=0, neural_float32_fma_per_cycle=0)
         return without, f"MLX leaves the neural accelerators alone: {', '.join(reasons)}"
@@ -43,6 +46,10 @@ def as_mlx_uses(
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text))
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def mlx_build() -> str | None:
