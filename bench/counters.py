@@ -24,18 +24,20 @@ import mlx_kernels
 import numpy as np
 from counters_report import markdown
 
-from mlx_tilegemm import chips, emulator
+from mlx_tilegemm import emulator
+from mlx_tilegemm.assurance.tuning import attention_spec, matmul_spec
+from mlx_tilegemm.assurance.verify import cases
 from mlx_tilegemm.backends import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.chips.record import Chip
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
 from mlx_tilegemm.dispatch import choose
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
 from mlx_tilegemm.emulator import Counters, Space
-from mlx_tilegemm.kernels import mlx_ops
-from mlx_tilegemm.kernels.lines import LINE_BYTES
-from mlx_tilegemm.problem import AttentionProblem, GemmProblem, MaskKind
-from mlx_tilegemm.tuning import attention_spec, matmul_spec
-from mlx_tilegemm.verify import cases
+from mlx_tilegemm.families import price as mlx_ops
+from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
+from mlx_tilegemm.families.gemm.problem import GemmProblem
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.chips.record import Chip
+from mlx_tilegemm.machine.lines import LINE_BYTES
 
 AnyProblem = TypeVar("AnyProblem", GemmProblem, AttentionProblem)
 

@@ -29,8 +29,8 @@ from published_kernels import (
     square,
 )
 
-from mlx_tilegemm import chips
-from mlx_tilegemm.kernels.cost import estimate
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.cost import estimate
 
 HERE = Path(__file__).parent
 SEARCH = {

@@ -31,9 +31,9 @@ import mlx.core as mx
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, ops
+from mlx_tilegemm.assurance.tuning.measure import spread
 from mlx_tilegemm.backends.base import Executable
-from mlx_tilegemm.plan import Source
-from mlx_tilegemm.tuning.measure import spread
+from mlx_tilegemm.core.plan import Source
 
 RESULT = Path(__file__).parent / "results" / "overhead.md"
 LIMIT = 5.0

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from mlx_tilegemm.chips.record import Chip
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
-from mlx_tilegemm.kernels import mlx_ops
-from mlx_tilegemm.kernels.cost import Constants, TileWork
-from mlx_tilegemm.kernels.counts import STEP_INSTRUCTIONS, GemmTile, gemm_work
-from mlx_tilegemm.problem import GemmProblem, MaskKind, attention_problem, gemm_problem
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from mlx_tilegemm.families import price as mlx_ops
+from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.families.gemm.problem import GemmProblem, gemm_problem
+from mlx_tilegemm.machine.chips.record import Chip
+from mlx_tilegemm.machine.cost import Constants, TileWork
+from mlx_tilegemm.machine.counts import STEP_INSTRUCTIONS, GemmTile, gemm_work
 
 DTYPES = {"float16": FLOAT16, "float32": FLOAT32, "bfloat16": BFLOAT16}
 ADDRESSING_REGISTERS = 24

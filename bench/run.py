@@ -26,16 +26,26 @@ from typing import Any
 import mlx.core as mx
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, canary, chips, emulator, tuning
+from mlx_tilegemm import backends, emulator
+from mlx_tilegemm.assurance import canary, tuning
+from mlx_tilegemm.assurance.tuning.calls import (
+    Workload,
+    flops,
+    launches,
+    least_bytes,
+    mistake,
+    workload,
+)
+from mlx_tilegemm.assurance.tuning.measure import Clock, Effort, measure, spread
+from mlx_tilegemm.assurance.userfile import now, this_machine
 from mlx_tilegemm.backends import Backend
-from mlx_tilegemm.chips import Chip
+from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.dispatch import ANY, MLX, Decision, choose
 from mlx_tilegemm.errors import TileGemmError
-from mlx_tilegemm.plan import Plan
-from mlx_tilegemm.problem import AttentionProblem, GemmProblem
-from mlx_tilegemm.tuning.calls import Workload, flops, launches, least_bytes, mistake, workload
-from mlx_tilegemm.tuning.measure import Clock, Effort, measure, spread
-from mlx_tilegemm.userfile import now, this_machine
+from mlx_tilegemm.families.attention.problem import AttentionProblem
+from mlx_tilegemm.families.gemm.problem import GemmProblem
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.chips import Chip
 
 SPECS = {"matmul": tuning.matmul_spec, "attention": tuning.attention_spec}
 EMULATED_FLOPS = 1 << 31

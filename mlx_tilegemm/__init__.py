@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import errors
-from .arguments import ArraySpec
 from .backends import use_backend
-from .context import use_gradients, use_kernel
+from .core.arguments import ArraySpec
+from .core.context import use_gradients, use_kernel
 from .ops import addmm, attention_chain, matmul
 
 if TYPE_CHECKING:
     from . import emulator, integrations, nn
-    from .explanation import explain
-    from .patching import PatchReport, patch, patched, unpatch
-    from .tuning import record
+    from .assurance.tuning import record
+    from .call.explanation import explain
+    from .layers.patching import PatchReport, patch, patched, unpatch
 
 __all__ = [
     "ArraySpec",
@@ -38,9 +38,9 @@ __all__ = [
 
 _SUBPACKAGES = ("emulator", "integrations", "nn")
 _MODULES = {
-    "explain": ".explanation",
-    "record": ".tuning",
-    **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".patching"),
+    "explain": ".call.explanation",
+    "record": ".assurance.tuning",
+    **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
 }
 
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
-from .chips.record import Chip
+from .core.kernel import Kernel
+from .core.plan import Plan
+from .core.problem import Problem
 from .errors import IllegalKernelError
-from .kernels import KERNELS, Kernel, mlx_ops
-from .plan import Plan
-from .problem import AttentionProblem, Problem
+from .families import family_of, kernels_of
+from .machine.chips.record import Chip
+from .machine.price import Price
 
 MLX = "mlx"
 """What `choose` is forced to, and what a route is called, where MLX's own ops serve the call."""
@@ -70,22 +73,17 @@ class Measurements:
         return next((one for one in self.timings if one.candidate == candidate), None)
 
 
-FEW_QUERIES = 8
-FEW_KEYS = 64
-"""Up to so many queries, and from so many keys on, problems of about as many keys are alike."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What a plan is made from, for most candidates' plans are never asked for.
 
     Attributes:
-        kernel: The kernel's module.
+        kernel: The kernel.
         problem: The problem.
         config: The kernel's own configuration.
     """
 
-    kernel: Kernel
+    kernel: Kernel[Any, Any]
     problem: Problem
     config: object
 
@@ -163,8 +161,7 @@ def choose(
 ) -> Decision:
     """Return the cheapest legal plan for a problem on a chip.
 
-    While a sequence is decoded its keys become one more with every token. Few queries of about as
-    many keys therefore share one choice, and times for up to a sixteenth more keys.
+    Problems that are alike share one choice; see `mlx_tilegemm.core.problem.Problem.alike`.
 
     Args:
         problem: What is asked.
@@ -180,26 +177,12 @@ def choose(
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
             the message holds the reason of every refusal.
     """
-    like = alike(problem)
+    like = problem.alike()
     if like != problem:
         shared = _shared_choice(problem, like, chip, force, measurements, mlx_competes=mlx_competes)
         if shared is not None:
             return shared
     return _own_choice(problem, chip, force, measurements, mlx_competes=mlx_competes)
-
-
-def alike(problem: Problem) -> Problem:
-    """Return the problem that stands for those of about as many keys: the one with the most."""
-    if not isinstance(problem, AttentionProblem):
-        return problem
-    keys = problem.kv_len
-    if problem.q_len > FEW_QUERIES or keys < FEW_KEYS:
-        return problem
-    step = max(16, 1 << (keys.bit_length() - 5))
-    most = -(-keys // step) * step
-    batch, heads, rows, columns = problem.mask_shape
-    mask_shape = (batch, heads, rows, most if columns > 1 else 1)
-    return replace(problem, kv_len=most, mask_shape=mask_shape)
 
 
 def _shared_choice(
@@ -239,7 +222,7 @@ def _own_choice(
     *,
     mlx_competes: bool,
 ) -> Decision:
-    price = mlx_ops.price(problem, chip)
+    price = family_of(problem).price(problem, chip)
     mlx = _mlx(price) if price else None
     priced = Decision(
         plan=None,
@@ -251,7 +234,7 @@ def _own_choice(
     return _best(_with_times(priced, measurements), problem, force)
 
 
-def _mlx(price: mlx_ops.Price) -> Candidate:
+def _mlx(price: Price) -> Candidate:
     reason = REDUCED if price.reduced else None
     return Candidate(
         kernel=MLX, config=price.path, reason=reason, seconds=price.seconds, recipe=None
@@ -370,16 +353,16 @@ def _seconds(candidate: Candidate) -> float:
 
 
 def _candidates(problem: Problem, chip: Chip) -> Iterator[Candidate]:
-    for kernel in (kernel for kernel in KERNELS if isinstance(problem, kernel.PROBLEM)):
+    for kernel in kernels_of(type(problem)):
         for config in kernel.candidates(problem, chip):
             yield _candidate(kernel, config, problem, chip)
 
 
-def _candidate(kernel: Kernel, config: object, problem: Problem, chip: Chip) -> Candidate:
+def _candidate(kernel: Kernel[Any, Any], config: object, problem: Problem, chip: Chip) -> Candidate:
     reason = kernel.reject(problem, config, chip)
     legal = reason is None
     return Candidate(
-        kernel=kernel.NAME,
+        kernel=kernel.name,
         config=str(config),
         reason=reason,
         seconds=kernel.cost(problem, config, chip) if legal else None,
@@ -394,7 +377,7 @@ def _refusal(candidates: tuple[Candidate, ...]) -> str:
 
 def _forced_message(problem: Problem, force: str, allowed: list[Candidate]) -> str:
     if not allowed:
-        serving = [kernel.NAME for kernel in KERNELS if isinstance(problem, kernel.PROBLEM)]
+        serving = [kernel.name for kernel in kernels_of(type(problem))]
         known = ", ".join([*serving, MLX])
         return f"[dispatch] Expected a kernel among {known}, or kernel/config, got {force!r}."
     return (

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from .dtypes import FLOATS
+from .core.dtypes import FLOATS
 from .ops import addmm, attention_chain, matmul
 
 Mask = Literal["causal"] | mx.array | None

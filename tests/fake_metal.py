@@ -9,16 +9,11 @@ from unittest import mock
 
 import mlx.core as mx
 
-from mlx_tilegemm import (
-    autodiff,
-    backends,
-    canary,
-    chips,
-    dispatch,
-    measurements,
-    mlx_route,
-    ops,
-)
+from mlx_tilegemm import backends, dispatch, ops
+from mlx_tilegemm import families as autodiff
+from mlx_tilegemm.assurance import canary, measurements
+from mlx_tilegemm.families import fallback as mlx_route
+from mlx_tilegemm.machine import chips
 
 THREADS = (
     "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."

@@ -1,3 +1,3 @@
 """The references that tests hold results against; see `mlx_tilegemm.verify.reference`."""
 
-from mlx_tilegemm.verify.reference import *  # noqa: F403
+from mlx_tilegemm.assurance.verify.reference import *  # noqa: F403

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import dtypes
-from mlx_tilegemm.kernels import attention_chain
+from mlx_tilegemm.core import dtypes
+from mlx_tilegemm.families.attention.kernels import attention_chain
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import chips, dispatch, dtypes
-from mlx_tilegemm.canary.instance import smallest_instance
+from mlx_tilegemm import dispatch
+from mlx_tilegemm.assurance.canary.instance import smallest_instance
+from mlx_tilegemm.core import dtypes
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from mlx_tilegemm.dispatch import choose
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from mlx_tilegemm.errors import IllegalKernelError
-from mlx_tilegemm.kernels import attention_decode
-from mlx_tilegemm.problem import AttentionProblem, MaskKind, attention_problem
+from mlx_tilegemm.families.attention.kernels import attention_decode
+from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind, attention_problem
+from mlx_tilegemm.machine import chips
 
 emulated = pytest.mark.usefixtures("kernels")
 

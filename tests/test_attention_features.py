@@ -15,14 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, chips, dtypes, emulator, mlx_route
-from mlx_tilegemm.arguments import ArraySpec
+from mlx_tilegemm import backends, emulator
 from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core import dtypes
+from mlx_tilegemm.core.arguments import ArraySpec
 from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
-from mlx_tilegemm.kernels import attention_chain
-from mlx_tilegemm.kernels.counts import AttentionTile, attention_work
-from mlx_tilegemm.kernels.mlx_sdpa import serves_attention
-from mlx_tilegemm.problem import MaskKind, attention_problem
+from mlx_tilegemm.families import fallback as mlx_route
+from mlx_tilegemm.families.attention.kernels import attention_chain
+from mlx_tilegemm.families.attention.price import serves_attention
+from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.counts import AttentionTile, attention_work
 
 Q = mx.zeros((2, 4, 5, 8))
 K = mx.zeros((2, 2, 7, 8))

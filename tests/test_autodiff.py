@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import dtypes
+from mlx_tilegemm.core import dtypes
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -15,17 +15,22 @@ from hypothesis import strategies as st
 from test_attention import cases
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, chips, dispatch, dtypes
+from mlx_tilegemm import backends, dispatch
+from mlx_tilegemm.assurance.canary import gradients
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.canary import gradients
-from mlx_tilegemm.kernels import attention_backward_key_value, attention_backward_query
-from mlx_tilegemm.kernels.attention_backward import CONFIGS, GROUPED_CONFIGS
-from mlx_tilegemm.problem import (
+from mlx_tilegemm.core import dtypes
+from mlx_tilegemm.families.attention.backward_spec import CONFIGS, GROUPED_CONFIGS
+from mlx_tilegemm.families.attention.kernels import (
+    attention_backward_key_value,
+    attention_backward_query,
+)
+from mlx_tilegemm.families.attention.problem import (
     KeyValueGradientProblem,
     MaskKind,
     QueryGradientProblem,
     attention_problem,
 )
+from mlx_tilegemm.machine import chips
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

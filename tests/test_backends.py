@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import autodiff
+from mlx_tilegemm import families as autodiff
 from mlx_tilegemm.backends import EMULATOR, METAL, emulator, resolve
 from mlx_tilegemm.errors import BackendError, DTypeError, ProblemError
 

@@ -14,13 +14,16 @@ import pytest
 from fake_metal import fake_metal, forget
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, canary, chips, ops, prepare, userfile
-from mlx_tilegemm.canary import record, trial
-from mlx_tilegemm.canary.instance import smallest_instance
+from mlx_tilegemm import backends, ops
+from mlx_tilegemm.assurance import canary, userfile
+from mlx_tilegemm.assurance.canary import record, trial
+from mlx_tilegemm.assurance.canary.instance import smallest_instance
+from mlx_tilegemm.assurance.variants import Variant, variants
+from mlx_tilegemm.assurance.verify import Outcome, Request, Status, campaign
+from mlx_tilegemm.call import prepare
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.errors import IllegalKernelError, ProblemError
-from mlx_tilegemm.variants import Variant, variants
-from mlx_tilegemm.verify import Outcome, Request, Status, campaign
+from mlx_tilegemm.machine import chips
 
 A = mx.random.normal((50, 40), key=mx.random.key(1))
 B = mx.random.normal((40, 24), key=mx.random.key(2))

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlx_tilegemm import chips
-from mlx_tilegemm.chips import accelerators
-from mlx_tilegemm.chips.accelerators import as_mlx_uses, mlx_build, tf32_enabled
-from mlx_tilegemm.chips.record import NUMBERS, Provenance
 from mlx_tilegemm.errors import ProblemError
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.chips import accelerators
+from mlx_tilegemm.machine.chips.accelerators import as_mlx_uses, mlx_build, tf32_enabled
+from mlx_tilegemm.machine.chips.record import NUMBERS, Provenance
 
 FULL = [chip for chip in chips.CHIPS if not chip.name.rsplit("-", 1)[-1].isdigit()]
 

@@ -4,9 +4,9 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import demo as demo_module
-from mlx_tilegemm import mlx_route
-from mlx_tilegemm.cli import main
+from mlx_tilegemm.cli import demo as demo_module
+from mlx_tilegemm.cli.main import main
+from mlx_tilegemm.families import fallback as mlx_route
 
 PRODUCT = ["matmul", "100x300", "70x300", "--transpose-b"]
 

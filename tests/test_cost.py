@@ -9,10 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tilegemm import chips, dispatch
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8
-from mlx_tilegemm.kernels import gemm_simdgroup, mlx_gemm, mlx_ops, mlx_sdpa
-from mlx_tilegemm.kernels.cost import (
+from mlx_tilegemm import dispatch
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8
+from mlx_tilegemm.families import price as mlx_ops
+from mlx_tilegemm.families.attention import price as mlx_sdpa
+from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup
+from mlx_tilegemm.families.gemm.problem import gemm_problem
+from mlx_tilegemm.machine import chips, mlx_gemm
+from mlx_tilegemm.machine.cost import (
     DRAM_SHARE,
     TileWork,
     estimate,
@@ -21,9 +26,8 @@ from mlx_tilegemm.kernels.cost import (
     seconds,
     streamed_bytes,
 )
-from mlx_tilegemm.kernels.counts import AttentionTile, GemmTile, attention_work, gemm_work
-from mlx_tilegemm.kernels.lines import LINE_BYTES, lines_touched, step_bytes_in_flight
-from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
+from mlx_tilegemm.machine.counts import AttentionTile, GemmTile, attention_work, gemm_work
+from mlx_tilegemm.machine.lines import LINE_BYTES, lines_touched, step_bytes_in_flight
 
 M1, M1_MAX, M2_ULTRA = (chips.get(name) for name in ("m1", "m1-max", "m2-ultra"))
 M3_MAX, M4, M4_MAX = (chips.get(name) for name in ("m3-max", "m4", "m4-max"))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_tilegemm import chips, emulator
+from mlx_tilegemm import emulator
+from mlx_tilegemm.assurance.tuning import attention_spec, matmul_spec
+from mlx_tilegemm.assurance.verify import cases
 from mlx_tilegemm.backends import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.emulator import Space
-from mlx_tilegemm.kernels import attention_chain, gemm_simdgroup, gemv
-from mlx_tilegemm.kernels.counts import AttentionTile, attention_work
-from mlx_tilegemm.tuning import attention_spec, matmul_spec
-from mlx_tilegemm.verify import cases
+from mlx_tilegemm.families.attention.kernels import attention_chain
+from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup, gemv
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.counts import AttentionTile, attention_work
 
 CHIP = chips.get("m1-max")
 GEMMS = {str(config): config for config in gemm_simdgroup.candidates(None, CHIP)}

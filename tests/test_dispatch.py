@@ -10,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import chips, dispatch, render, variants
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8, INTEGERS
+from mlx_tilegemm import dispatch
+from mlx_tilegemm.assurance import variants
+from mlx_tilegemm.core import render
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8, INTEGERS
+from mlx_tilegemm.core.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT
 from mlx_tilegemm.errors import IllegalKernelError
-from mlx_tilegemm.kernels import gemm_simdgroup
-from mlx_tilegemm.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT
-from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
+from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup
+from mlx_tilegemm.families.gemm.problem import gemm_problem
+from mlx_tilegemm.machine import chips
 
 
 def gemm(m, n, k, *, a=FLOAT16, b=FLOAT32, batch=(), **kwargs):

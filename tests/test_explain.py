@@ -8,10 +8,11 @@ import pytest
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import ArraySpec
-from mlx_tilegemm.chips import CHIPS, get
 from mlx_tilegemm.dispatch import RESOLUTION, preferred
 from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
-from mlx_tilegemm.problem import AttentionProblem, GemmProblem
+from mlx_tilegemm.families.attention.problem import AttentionProblem
+from mlx_tilegemm.families.gemm.problem import GemmProblem
+from mlx_tilegemm.machine.chips import CHIPS, get
 
 
 def spec(*shape, dtype=mx.float32):

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import chips, dtypes
-from mlx_tilegemm.kernels import gemm_scalar, gemm_simdgroup, gemm_split_k, gemv
+from mlx_tilegemm.core import dtypes
+from mlx_tilegemm.families.gemm.kernels import gemm_scalar, gemm_simdgroup, gemm_split_k, gemv
+from mlx_tilegemm.machine import chips
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

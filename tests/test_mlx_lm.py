@@ -17,11 +17,11 @@ from mlx_lm.models import base
 from mlx_lm.models.cache import QuantizedKVCache, make_prompt_cache
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import patching
-from mlx_tilegemm.dtypes import from_mlx
+from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.errors import DTypeError
 from mlx_tilegemm.integrations import mlx_lm as integration
-from mlx_tilegemm.routing import original_of
+from mlx_tilegemm.layers import patching
+from mlx_tilegemm.layers.routing import original_of
 
 ATTENTION = base.scaled_dot_product_attention
 FAST_ATTENTION = mx.fast.scaled_dot_product_attention

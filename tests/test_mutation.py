@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_tilegemm.verify import mutation
-from mlx_tilegemm.verify.mutation import campaign as campaign_module
-from mlx_tilegemm.verify.mutation.campaign import (
+from mlx_tilegemm.assurance import mutation
+from mlx_tilegemm.assurance.mutation import campaign as campaign_module
+from mlx_tilegemm.assurance.mutation.campaign import (
     Campaign,
     Verdict,
     _Mutated,
@@ -14,8 +14,8 @@ from mlx_tilegemm.verify.mutation.campaign import (
     equivalents,
     judge,
 )
-from mlx_tilegemm.verify.mutation.operators import OPERATORS, mutants
-from mlx_tilegemm.verify.mutation.subjects import subjects
+from mlx_tilegemm.assurance.mutation.operators import OPERATORS, mutants
+from mlx_tilegemm.assurance.mutation.subjects import subjects
 
 TEXT = """#line 7 "mlx_tilegemm/templates/x.metal.j2"
 constant constexpr int BLOCK_M = 32;
@@ -94,9 +94,9 @@ class TestSubjects:
     @pytest.mark.slow
     def test_every_line_of_code_of_every_template_is_in_one(self):
         """No statement may escape the campaign because no subject has its flag."""
-        from mlx_tilegemm import chips
-        from mlx_tilegemm.render import render
-        from mlx_tilegemm.variants import variants
+        from mlx_tilegemm.assurance.variants import variants
+        from mlx_tilegemm.core.render import render
+        from mlx_tilegemm.machine import chips
 
         covered = {
             (variation.mutant.template, variation.mutant.line)

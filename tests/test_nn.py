@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.dtypes import FLOATS, from_mlx
+from mlx_tilegemm.core.dtypes import FLOATS, from_mlx
 
 DTYPES = [dtype.mlx for dtype in FLOATS]
 PAIRS = [(layer, tg.nn.__dict__[layer.__name__]) for layer in (nn.Linear, nn.Embedding)]

@@ -13,12 +13,7 @@ import pytest
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, ops
 from mlx_tilegemm.backends import Route
-from mlx_tilegemm.errors import (
-    BackendError,
-    DTypeError,
-    IllegalKernelError,
-    ProblemError,
-)
+from mlx_tilegemm.errors import BackendError, DTypeError, IllegalKernelError, ProblemError
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 INTEGERS = (mx.int8, mx.uint8, mx.int16, mx.int32)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import patching
 from mlx_tilegemm.errors import DTypeError
+from mlx_tilegemm.layers import patching
 
 FAST_ATTENTION = mx.fast.scaled_dot_product_attention
 NAMES = [

@@ -7,9 +7,12 @@ import re
 import jinja2
 import pytest
 
-from mlx_tilegemm import chips, dispatch, render
-from mlx_tilegemm.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from mlx_tilegemm.problem import MaskKind, attention_problem, gemm_problem
+from mlx_tilegemm import dispatch
+from mlx_tilegemm.core import render
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.families.gemm.problem import gemm_problem
+from mlx_tilegemm.machine import chips
 
 
 def stages():

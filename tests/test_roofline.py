@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
-from mlx_tilegemm import chips, roofline, tuning
-from mlx_tilegemm.cli import main
+from mlx_tilegemm.assurance import tuning
+from mlx_tilegemm.cli import roofline
+from mlx_tilegemm.cli.main import main
 from mlx_tilegemm.dispatch import ANY, Measurements, Timing, choose
+from mlx_tilegemm.machine import chips
 
 M4 = chips.get("m4")
 PRODUCT = tuning.matmul_spec("512x4096x4096:f16,f32:nt")

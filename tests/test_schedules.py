@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from mlx_tilegemm import emulator
+from mlx_tilegemm.assurance.mutation import unique_mutants
+from mlx_tilegemm.assurance.mutation.campaign import _Mutated
+from mlx_tilegemm.assurance.mutation.subjects import subjects
+from mlx_tilegemm.assurance.verify import Request, cases, selected
 from mlx_tilegemm.backends import EMULATOR
 from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core.render import render
 from mlx_tilegemm.errors import KernelCheckError
-from mlx_tilegemm.render import render
-from mlx_tilegemm.verify import Request, cases, selected
-from mlx_tilegemm.verify.mutation import unique_mutants
-from mlx_tilegemm.verify.mutation.campaign import _Mutated
-from mlx_tilegemm.verify.mutation.subjects import subjects
 
 SCHEDULES = [
     {"order": "forward", "workers": 1},

@@ -13,7 +13,7 @@ import pytest
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.backends import EMULATOR
-from mlx_tilegemm.dtypes import from_mlx
+from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.errors import BackendError, DTypeError
 
 mx.random.seed(11)

@@ -11,10 +11,12 @@ import pytest
 import strategies
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, chips, dtypes
+from mlx_tilegemm import backends
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.kernels import gemm_simdgroup
-from mlx_tilegemm.problem import gemm_problem
+from mlx_tilegemm.core import dtypes
+from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup
+from mlx_tilegemm.families.gemm.problem import gemm_problem
+from mlx_tilegemm.machine import chips
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

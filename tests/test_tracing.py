@@ -6,8 +6,8 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.autodiff import tracing
-from mlx_tilegemm.autodiff.tracing import is_traced
+from mlx_tilegemm.call import tracing
+from mlx_tilegemm.call.tracing import is_traced
 
 X = mx.ones((3,))
 

@@ -11,18 +11,21 @@ import pytest
 from fake_metal import clocked_metal
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import canary, chips, dispatch, measurements, mlx_route, tuning
-from mlx_tilegemm.cli import main
+from mlx_tilegemm import dispatch
+from mlx_tilegemm.assurance import canary, measurements, tuning
+from mlx_tilegemm.assurance.tuning import Status
+from mlx_tilegemm.assurance.tuning.calls import flops, least_bytes, mistake, workload
+from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
+from mlx_tilegemm.cli.main import main
+from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
+from mlx_tilegemm.core.plain import from_plain, to_plain
+from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import Measurements, Timing, choose
-from mlx_tilegemm.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
 from mlx_tilegemm.errors import BackendError, ProblemError
-from mlx_tilegemm.kernels import KERNELS
-from mlx_tilegemm.problem import MaskKind
-from mlx_tilegemm.problem.plain import from_plain, to_plain
-from mlx_tilegemm.render import text_name
-from mlx_tilegemm.tuning import Status
-from mlx_tilegemm.tuning.calls import flops, least_bytes, mistake, workload
-from mlx_tilegemm.tuning.measure import Effort, measure, spread
+from mlx_tilegemm.families import KERNELS
+from mlx_tilegemm.families import fallback as mlx_route
+from mlx_tilegemm.families.attention.problem import MaskKind
+from mlx_tilegemm.machine import chips
 
 A = mx.random.normal((50, 40), key=mx.random.key(1))
 B = mx.random.normal((40, 24), key=mx.random.key(2))

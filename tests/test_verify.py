@@ -8,16 +8,23 @@ import os
 import mlx.core as mx
 import pytest
 
-from mlx_tilegemm import chips, emulator, strict, verify
+from mlx_tilegemm import emulator, strict
+from mlx_tilegemm.assurance import verify
+from mlx_tilegemm.assurance.variants import variants
+from mlx_tilegemm.assurance.verify import static
+from mlx_tilegemm.assurance.verify.report import to_markdown
+from mlx_tilegemm.assurance.verify.workers import run_tasks
 from mlx_tilegemm.backends import EMULATOR, METAL
-from mlx_tilegemm.cli import main
+from mlx_tilegemm.cli.main import main
+from mlx_tilegemm.core.plan import (
+    REGISTER_LIMIT,
+    THREADGROUP_MEMORY_LIMIT,
+    THREADS_LIMIT,
+    Resources,
+)
 from mlx_tilegemm.errors import ProblemError
-from mlx_tilegemm.kernels.limits import threads_per_core
-from mlx_tilegemm.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT, Resources
-from mlx_tilegemm.variants import variants
-from mlx_tilegemm.verify import static
-from mlx_tilegemm.verify.report import to_markdown
-from mlx_tilegemm.verify.workers import run_tasks
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.limits import threads_per_core
 
 BACKEND = METAL if mx.metal.is_available() else EMULATOR
 ALL = list(variants(chips.DEFAULT))
@@ -274,7 +281,7 @@ class TestCommand:
         assert "24 of 24 variants passed" in capsys.readouterr().out
 
     def test_a_failure_is_in_the_report_and_the_status(self, tmp_path, monkeypatch):
-        from mlx_tilegemm import cli
+        from mlx_tilegemm.cli import main as cli
 
         outcome = verify.Outcome(
             variant="x/y",
@@ -294,7 +301,7 @@ class TestCommand:
 
 
 def report_of(request, *outcomes):
-    from mlx_tilegemm.verify.report import environment
+    from mlx_tilegemm.assurance.verify.report import environment
 
     return verify.Report(
         environment=environment("emulator", ""),

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
-from mlx_tilegemm.verify import mutation
-from mlx_tilegemm.verify.report import environment
+from mlx_tilegemm.assurance import mutation
+from mlx_tilegemm.assurance.verify.report import environment
 
 REPORT = Path(__file__).parents[1] / "reports" / "mutation.md"
 

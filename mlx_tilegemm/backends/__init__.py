@@ -1,77 +1,59 @@
-"""Where a call runs: on Metal, in the emulator, or as MLX's own ops; one file per backend.
+"""Where a call runs: on a backend, or as MLX's own ops; one file per backend.
 
 The choice is made per call from three facts: what the caller asked for with `use_backend` (or the
 environment variable ``MLX_TILEGEMM_BACKEND``), what this build of MLX has, and the device of the
-call's stream.
+call's stream. To add a backend, write its file and name it in `BACKENDS`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import lru_cache
 
 import mlx.core as mx
 
+from ..core.context import Settings, current_settings, using
 from ..errors import BackendError, DTypeError, ProblemError
-from .base import Backend, Executable, StreamOrDevice
+from .base import ASKED, Backend, Capabilities, Executable, Place, Route, StreamOrDevice
 from .emulator import EmulatorBackend
 from .metal import MetalBackend
 
 __all__ = [
-    "EMULATOR",
-    "METAL",
+    "BACKENDS",
     "Backend",
+    "Capabilities",
     "Executable",
+    "Place",
     "Route",
     "StreamOrDevice",
+    "backend_named",
     "canary_setting",
     "device_type",
     "resolve",
+    "runner",
     "use_backend",
 ]
 
+BACKENDS: tuple[Backend, ...] = (MetalBackend(), EmulatorBackend())
+"""Every backend, in the order in which they are asked whether they serve a call."""
+
 ENVIRONMENT_VARIABLE = "MLX_TILEGEMM_BACKEND"
 CANARY_VARIABLE = "MLX_TILEGEMM_CANARY"
-MODES = ("auto", "metal", "emulator", "mlx")
-
-METAL: Backend = MetalBackend()
-EMULATOR: Backend = EmulatorBackend()
-
-_mode: ContextVar[str | None] = ContextVar("mlx_tilegemm_backend", default=None)
+AUTO, MLX = "auto", "mlx"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """Where a call runs.
-
-    Attributes:
-        backend: What runs its kernel; None when MLX's own ops serve it.
-        reason: Why, as a clause.
-    """
-
-    backend: Backend | None
-    reason: str
-
-    @property
-    def name(self) -> str:
-        """``metal``, ``emulator`` or ``mlx``."""
-        return self.backend.name if self.backend else "mlx"
-
-
-def use_backend(name: str) -> AbstractContextManager[None]:
+def use_backend(backend: str | Backend) -> AbstractContextManager[None]:
     """Choose where ops run, inside a ``with`` block.
 
     The choice belongs to the running thread or asynchronous task; blocks nest, the innermost wins.
 
     Args:
-        name: ``"metal"`` runs the kernels on the GPU; ``"emulator"`` runs the same kernels on the
-            CPU; ``"mlx"`` computes the same results with MLX's own ops; ``"auto"``, the default,
-            is metal on an Apple GPU, mlx where MLX's ops are faster than emulating (CUDA, or a
-            Mac whose default device is the CPU), and the emulator elsewhere.
+        backend: ``"metal"`` runs the kernels on the GPU; ``"emulator"`` runs the same kernels on
+            the CPU; ``"mlx"`` computes the same results with MLX's own ops; ``"auto"``, the
+            default, is metal on an Apple GPU, mlx where MLX's ops are faster than emulating (CUDA,
+            or a Mac whose default device is the CPU), and the emulator elsewhere. A `Backend`
+            object is taken as it is.
 
     Raises:
         ProblemError: An unknown name.
@@ -80,29 +62,35 @@ def use_backend(name: str) -> AbstractContextManager[None]:
         >>> with use_backend("mlx"):
         ...     y = matmul(a, b)
     """
-    return _using(_checked(name, "a backend"))
+    return using(backend=_checked(backend, "a backend"))
 
 
-@contextmanager
-def _using(name: str) -> Iterator[None]:
-    token = _mode.set(name)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
+def backend_named(name: str) -> Backend:
+    """Return a backend by its name.
+
+    Raises:
+        ProblemError: There is none of that name.
+    """
+    found = next((one for one in BACKENDS if one.name == name), None)
+    if found is None:
+        names = " or ".join(repr(one.name) for one in BACKENDS)
+        raise ProblemError(f"[use_backend] Expected a backend of {names}, got {name!r}.")
+    return found
 
 
-def _checked(name: str, what: str) -> str:
-    if name not in MODES:
-        raise ProblemError(
-            f"[use_backend] Expected {what} of 'auto', 'metal', 'emulator' or 'mlx', got {name!r}."
-        )
-    return name
+def _checked(backend: str | Backend, what: str) -> str | Backend:
+    names = (AUTO, *(one.name for one in BACKENDS), MLX)
+    if isinstance(backend, Backend) or backend in names:
+        return backend
+    known = ", ".join(repr(name) for name in names[:-1])
+    raise ProblemError(
+        f"[use_backend] Expected {what} of {known} or {names[-1]!r}, got {backend!r}."
+    )
 
 
 @lru_cache(maxsize=1)
-def _default_mode() -> str:
-    return _checked(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
+def _default_mode() -> str | Backend:
+    return _checked(os.environ.get(ENVIRONMENT_VARIABLE) or AUTO, ENVIRONMENT_VARIABLE)
 
 
 @lru_cache(maxsize=1)
@@ -121,20 +109,21 @@ def canary_setting() -> str:
     return value
 
 
-def resolve(stream: StreamOrDevice = None) -> Route:
+def resolve(stream: StreamOrDevice = None, settings: Settings | None = None) -> Route:
     """Return where a call with this ``stream`` runs now.
+
+    Args:
+        stream: Of the call; None for the default device.
+        settings: The settings in force, where they are at hand.
 
     Raises:
         BackendError: The backend asked for cannot run here.
         DTypeError: ``stream`` is neither a stream nor a device.
     """
     device = mx.default_device().type if stream is None else device_type(stream)
+    asked = (settings or current_settings()).backend or _default_mode()
     return _route(
-        _mode.get() or _default_mode(),
-        mx.metal.is_available(),
-        mx.cuda.is_available(),
-        device is mx.gpu,
-        stream is not None,
+        asked, mx.metal.is_available(), mx.cuda.is_available(), device is mx.gpu, stream is not None
     )
 
 
@@ -156,35 +145,32 @@ def device_type(stream: StreamOrDevice) -> mx.DeviceType:
 
 
 @lru_cache(maxsize=64)
-def _route(mode: str, has_metal: bool, has_cuda: bool, on_gpu: bool, given: bool) -> Route:
-    if given and on_gpu and not (has_metal or has_cuda):
+def _route(asked: str | Backend, metal: bool, cuda: bool, on_gpu: bool, given: bool) -> Route:
+    place = Place(metal=metal, cuda=cuda, on_gpu=on_gpu, given=given)
+    if given and on_gpu and not (metal or cuda):
         raise BackendError(
             "[use_backend] Expected a stream or device that this machine has, got one of the GPU "
             "and an MLX without Metal and CUDA."
         )
-    if mode == "auto":
-        return _automatic(has_metal, has_cuda, on_gpu, given)
-    asked = "asked for"
-    if mode == "mlx":
-        return Route(backend=None, reason=asked)
-    if mode == "emulator":
-        return Route(backend=EMULATOR, reason=asked)
-    if not has_metal:
-        raise BackendError(
-            "[use_backend] Expected Metal for the backend 'metal', got an MLX without it; use "
-            "'emulator' to run the kernels on the CPU, or 'auto'."
-        )
-    if given and not on_gpu:
-        return Route(backend=None, reason="the call's stream is on the CPU")
-    return Route(backend=METAL, reason=asked)
+    if isinstance(asked, Backend):
+        return asked.asked(place)
+    if asked == MLX:
+        return Route(backend=None, reason=ASKED)
+    if asked != AUTO:
+        return backend_named(asked).asked(place)
+    claims = (one.automatic(place) for one in BACKENDS)
+    nobody = Route(backend=None, reason="this MLX runs on CUDA, and the kernels are Metal")
+    return next((one for one in claims if one is not None), nobody)
 
 
-def _automatic(has_metal: bool, has_cuda: bool, on_gpu: bool, given: bool) -> Route:
-    if has_metal and on_gpu:
-        return Route(backend=METAL, reason="Metal is available")
-    if has_metal:
-        what = "the call's stream" if given else "the default device"
-        return Route(backend=None, reason=f"{what} is on the CPU")
-    if has_cuda:
-        return Route(backend=None, reason="this MLX runs on CUDA, and the kernels are Metal")
-    return Route(backend=EMULATOR, reason="no Metal and no CUDA on this machine")
+def runner(*, clock: bool = False) -> Backend | None:
+    """Return the backend that kernels run on here and now, also where MLX's ops serve calls.
+
+    Args:
+        clock: Only one whose times say something about a device.
+    """
+    route = resolve()
+    if route.backend is not None and (route.backend.capabilities.has_clock or not clock):
+        return route.backend
+    usable = (one for one in BACKENDS if one.missing() is None)
+    return next((one for one in usable if one.capabilities.has_clock or not clock), None)

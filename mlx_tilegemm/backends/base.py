@@ -1,13 +1,16 @@
-"""What a backend is: something that turns a rendered kernel into a callable."""
+"""Backend: a place where rendered kernels run, and what it says of itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
-from ..plan import Extent, Source
+from ..core.plan import SIMD_WIDTH, Extent, Source
 
 StreamOrDevice = (
     mx.Stream | mx.Device | mx.DeviceType | mx.ThreadLocalStream | None  # as MLX spells it
@@ -30,15 +33,113 @@ class Executable(Protocol):
         """Launch the kernel once."""
 
 
-class Backend(Protocol):
-    """A place where rendered kernels run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Properties of a backend that others act on; nothing asks for its name.
+
+    Attributes:
+        lazy: Calls become part of MLX's graph, which may trace them; else they are evaluated at
+            once and need arrays with values.
+        checks_launches: Every launch is checked for what a kernel may not do, so that kernels need
+            no proof before they serve calls.
+        rivals_mlx: MLX's own ops would run on the same device, so that their times compare.
+        has_clock: Times of calls say something about a device.
+        compiles: It compiles texts itself; else MLX does when a kernel first runs.
+        parallel: Several processes may run kernels side by side without slowing each other.
+        language: Latest version of Metal's language whose texts it takes.
+        simd_width: Threads that run in step.
+        lane_layout: Which elements of an 8x8 matrix a lane holds: ``"apple"`` is Metal's own.
+    """
+
+    lazy: bool
+    checks_launches: bool
+    rivals_mlx: bool
+    has_clock: bool
+    compiles: bool
+    parallel: bool
+    language: tuple[int, int] = (3, 2)
+    simd_width: int = SIMD_WIDTH
+    lane_layout: str = "apple"
+
+
+class Place(NamedTuple):
+    """What the choice of a backend is made from.
+
+    Attributes:
+        metal: MLX has Metal here.
+        cuda: MLX has CUDA here.
+        on_gpu: The call's stream, or the default device, is on a GPU.
+        given: The call names its stream.
+    """
+
+    metal: bool
+    cuda: bool
+    on_gpu: bool
+    given: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a call runs.
+
+    Attributes:
+        backend: What runs its kernel; None when MLX's own ops serve it.
+        reason: Why, as a clause.
+    """
+
+    backend: Backend | None
+    reason: str
 
     @property
     def name(self) -> str:
-        """``metal`` or ``emulator``."""
+        """The backend's name, or ``mlx``."""
+        return self.backend.name if self.backend else "mlx"
 
-    def __hash__(self) -> int:
-        """Backends are keys of the prepared calls."""
 
+ASKED = "asked for"
+
+
+class Backend(ABC):
+    """A place where rendered kernels run. Objects are keys of prepared calls, by identity."""
+
+    name: str
+    """What `use_backend` calls it."""
+
+    capabilities: Capabilities
+
+    @abstractmethod
     def compile(self, source: Source) -> Executable:
         """Return the ready kernel of ``source``; a source seen before costs a look-up."""
+
+    def missing(self) -> str | None:
+        """Return what keeps kernels from running here, as a clause, or None."""
+        return None
+
+    def asked(self, place: Place) -> Route:
+        """Return the route of a call for which this backend was asked.
+
+        Raises:
+            BackendError: It cannot run here.
+        """
+        return Route(backend=self, reason=ASKED)
+
+    def automatic(self, place: Place) -> Route | None:
+        """Return the route of a call for which nothing was asked, or None to leave it to others."""
+        return None
+
+    def runs(self, count: int) -> Iterator[tuple[str, AbstractContextManager[object]]]:
+        """Yield so many ways to run a kernel, by name; on a GPU they repeat."""
+        for number in range(1, count + 1):
+            yield f"run {number}", nullcontext()
+
+    def device_name(self) -> str:
+        """Return the name of the device that runs kernels, as far as it has one."""
+        return str(mx.device_info().get("device_name", ""))
+
+    def compiler_name(self, asked: str) -> str:
+        """Return what compiles kernels, for reports.
+
+        Args:
+            asked: The compiler that was asked for; empty for the first found.
+        """
+        return "MLX's, at first use"

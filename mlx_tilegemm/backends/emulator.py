@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 
 import mlx.core as mx
 
+from ..core.plan import Extent, Source
 from ..errors import BackendError
-from ..plan import Extent, Source
-from .base import Executable, StreamOrDevice
+from .base import Backend, Capabilities, Executable, Place, Route, StreamOrDevice
+
+ORDERS = ("forward", "reverse", "random")
+"""Orders in which threads take turns between barriers."""
 
 
-class EmulatorBackend:
+class EmulatorBackend(Backend):
     """The project's own executor, for machines without an Apple GPU."""
 
     name = "emulator"
+    capabilities = Capabilities(
+        lazy=False,
+        checks_launches=True,
+        rivals_mlx=False,
+        has_clock=False,
+        compiles=True,
+        parallel=True,
+    )
 
     def compile(self, source: Source) -> Executable:
         """Return the emulated kernel of ``source``."""
         return _kernel(source)
+
+    def automatic(self, place: Place) -> Route | None:
+        """Return this backend where MLX has no GPU."""
+        if place.metal or place.cuda:
+            return None
+        return Route(backend=self, reason="no Metal and no CUDA on this machine")
+
+    def runs(self, count: int) -> Iterator[tuple[str, AbstractContextManager[object]]]:
+        """Yield orders of the threads, every second one with misaligned buffers."""
+        from ..emulator import settings
+
+        for number in range(count):
+            order, misalign = ORDERS[number % len(ORDERS)], number % 2 == 1
+            detail = f"{order} order{', misaligned buffers' if misalign else ''}"
+            yield (
+                f"run {number + 1} ({detail})",
+                settings(order=order, seed=number, misalign=misalign),
+            )
+
+    def device_name(self) -> str:
+        """Return nothing: it is whatever CPU runs the process."""
+        return ""
+
+    def compiler_name(self, asked: str) -> str:
+        """Return the C++ compiler and its version."""
+        from ..emulator.toolchain import find_compiler
+
+        found = find_compiler(asked)
+        return f"{' '.join(found.command)} ({found.family} {found.version}), all checks on"
 
 
 @lru_cache(maxsize=512)

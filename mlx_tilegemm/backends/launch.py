@@ -4,106 +4,121 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from ..arguments import Number
-from ..dtypes import INT32
-from ..plan import Plan, Stage
+from ..core.plan import Plan, Stage
+from ..core.problem import Factors, Problem
 from .base import Backend, StreamOrDevice
 
-Run = Callable[[Sequence[mx.array], tuple[Number, ...], StreamOrDevice], list[mx.array]]
-"""A prepared call: operands, factors and stream in, outputs out."""
-
+if TYPE_CHECKING:
+    from ..core.family import Run
 
 _Launch = Callable[[Sequence[mx.array], StreamOrDevice], list[mx.array]]
 """A ready kernel and its launch: all inputs in, outputs out."""
 
+OWN_INPUTS = ("factors", "sizes")
+"""Inputs of kernels that are no operands."""
 
-# Where each factor a kernel may want stands among those its op passes.
-_FACTOR_POSITIONS = {"alpha": 0, "beta": 1, "scale": 0}
 
-
-def kernel_run(plan: Plan, backend: Backend, *, last_is_scalar: bool) -> Run:
+def kernel_run(problem: Problem, plan: Plan, backend: Backend) -> Run:
     """Make a plan ready to run.
 
     Args:
-        plan: The plan of a GEMM, or of an attention.
+        problem: What the plan serves: it names operands, factors and results.
+        plan: The plan.
         backend: Where its kernels are compiled.
-        last_is_scalar: Whether the last operand is an array without axes.
     """
-    positions = tuple(_FACTOR_POSITIONS[name] for name in plan.factors)
-    is_integer = INT32 in plan.stages[-1].launch.output_dtypes
-    factor_array = _factor_arrays(positions, mx.int32 if is_integer else mx.float32)
-    run = (_single if len(plan.stages) == 1 else _sequence)(plan, backend, factor_array)
-    return _with_axis(run) if last_is_scalar else run
+    positions = tuple(problem.factors.index(name) for name in plan.factors)
+    factor_array = _factor_arrays(positions, problem.accumulates.mlx)
+    run = (_single if _is_direct(problem, plan) else _sequence)(
+        problem, plan, backend, factor_array
+    )
+    single = tuple(i for i, one in enumerate(problem.operands) if one.elements == 1)
+    return _with_axes(run, single) if single else run
 
 
-def _factor_arrays(positions: tuple[int, ...], dtype: mx.Dtype) -> Callable[..., mx.array]:
-    """Return what makes the kernels' input ``factors`` of an op's, and remembers the last ones."""
+def _is_direct(problem: Problem, plan: Plan) -> bool:
+    """Whether one kernel takes the operands as they come, and gives the results."""
+    (stage, *others) = plan.stages
+    taken = tuple(name for name in stage.spec.input_names if name not in OWN_INPUTS)
+    results = tuple(one.name for one in problem.results)
+    return not others and taken == problem.operand_names and stage.spec.output_names == results
+
+
+def _factor_arrays(positions: tuple[int, ...], dtype: mx.Dtype) -> Callable[[Factors], mx.array]:
+    """Return a function that makes kernels' input ``factors``, and remembers the last ones."""
 
     @lru_cache(maxsize=64)
-    def factor_array(factors: tuple[Number, ...]) -> mx.array:
+    def factor_array(factors: Factors) -> mx.array:
         return mx.array([factors[i] for i in positions], dtype=dtype)
 
     return factor_array
 
 
-def _single(plan: Plan, backend: Backend, factor_array: Callable[..., mx.array]) -> Run:
+def _single(
+    problem: Problem, plan: Plan, backend: Backend, factor_array: Callable[[Factors], mx.array]
+) -> Run:
     """Prepare a plan of one kernel, which takes the op's operands as they come."""
     stage = plan.stages[0]
-    assert stage.spec.input_names[: len(operand_names(plan))] == operand_names(plan)
     launch = _launch(stage, backend)
-    if "factors" not in stage.spec.input_names:
-        return lambda operands, factors, stream: launch(operands, stream)
-    return lambda operands, factors, stream: launch((*operands, factor_array(factors)), stream)
+
+    def run(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        return launch(operands, stream)
+
+    def run_with_factors(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        return launch((*operands, factor_array(factors)), stream)
+
+    return run_with_factors if "factors" in stage.spec.input_names else run
 
 
-def _sequence(plan: Plan, backend: Backend, factor_array: Callable[..., mx.array]) -> Run:
-    """Prepare a plan of several kernels, whose inputs are operands and earlier outputs."""
-    names = operand_names(plan)
+def _sequence(
+    problem: Problem, plan: Plan, backend: Backend, factor_array: Callable[[Factors], mx.array]
+) -> Run:
+    """Prepare kernels whose inputs are operands and outputs of earlier ones."""
+    names = problem.operand_names
     stages = []
     for stage in plan.stages:
-        taken = [name for name in stage.spec.input_names if name not in ("factors", "sizes")]
+        taken = [name for name in stage.spec.input_names if name not in OWN_INPUTS]
         inputs = tuple(names.index(name) for name in taken)
         stages.append((_launch(stage, backend), inputs, "factors" in stage.spec.input_names))
         names += stage.spec.output_names
+    results = tuple(names.index(one.name) for one in problem.results)
 
     def run(
-        operands: Sequence[mx.array], factors: tuple[Number, ...], stream: StreamOrDevice
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        arrays, outputs = [*operands], []
+        arrays = [*operands]
         for launch, inputs, takes_factors in stages:
             values = [factor_array(factors)] if takes_factors else []
-            outputs = launch([*(arrays[i] for i in inputs), *values], stream)
-            arrays += outputs
-        return outputs
+            arrays += launch([*(arrays[i] for i in inputs), *values], stream)
+        return [arrays[i] for i in results]
 
     return run
 
 
-def _with_axis(run: Run) -> Run:
-    """Give the last operand an axis: MLX binds an array without as a reference."""
+def _with_axes(run: Run, single: tuple[int, ...]) -> Run:
+    """Give operands of one element an axis: MLX binds an array without as a reference."""
 
-    def with_axis(
-        operands: Sequence[mx.array], factors: tuple[Number, ...], stream: StreamOrDevice
+    def with_axes(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        return run([*operands[:-1], operands[-1].reshape(1)], factors, stream)
+        given = [*operands]
+        for i in single:
+            given[i] = mx.reshape(given[i], (1,), stream=stream)
+        return run(given, factors, stream)
 
-    return with_axis
-
-
-def operand_names(plan: Plan) -> tuple[str, ...]:
-    """Return the names of the arrays a plan takes from its op, in the op's order."""
-    produced = {name for stage in plan.stages for name in stage.spec.output_names}
-    names = [name for stage in plan.stages for name in stage.spec.input_names]
-    own = {"factors", "sizes"} | produced
-    return tuple(dict.fromkeys(name for name in names if name not in own))
+    return with_axes
 
 
 def _launch(stage: Stage, backend: Backend) -> _Launch:
     # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
-    from ..render import render
+    from ..core.render import render
 
     kernel = backend.compile(render(stage.spec))
     launch = stage.launch

@@ -8,22 +8,56 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from ..plan import Source
-from .base import Executable
+from ..core.plan import Source
+from ..errors import BackendError
+from .base import ASKED, Backend, Capabilities, Executable, Place, Route
 
 
-class MetalBackend:
+class MetalBackend(Backend):
     """Apple GPUs, through MLX; calls are lazy and MLX compiles a kernel when it first runs."""
 
     name = "metal"
+    capabilities = Capabilities(
+        lazy=True,
+        checks_launches=False,
+        rivals_mlx=True,
+        has_clock=True,
+        compiles=False,
+        parallel=False,
+    )
 
     def compile(self, source: Source) -> Executable:
         """Return MLX's kernel object for ``source``."""
-        return _kernel(source)
+        return mlx_kernel(source)
+
+    def missing(self) -> str | None:
+        """Return that there is no Metal, where there is none: calls are then only traced."""
+        return None if mx.metal.is_available() else "MLX has no Metal here"
+
+    def asked(self, place: Place) -> Route:
+        """Return this backend, or MLX's own ops for a stream of the CPU."""
+        if not place.metal:
+            raise BackendError(
+                "[use_backend] Expected Metal for the backend 'metal', got an MLX without it; use "
+                "'emulator' to run the kernels on the CPU, or 'auto'."
+            )
+        if place.given and not place.on_gpu:
+            return Route(backend=None, reason="the call's stream is on the CPU")
+        return Route(backend=self, reason=ASKED)
+
+    def automatic(self, place: Place) -> Route | None:
+        """Return this backend on an Apple GPU, MLX's own ops on a Mac's CPU."""
+        if not place.metal:
+            return None
+        if place.on_gpu:
+            return Route(backend=self, reason="Metal is available")
+        where = "the call's stream" if place.given else "the default device"
+        return Route(backend=None, reason=f"{where} is on the CPU")
 
 
 @lru_cache(maxsize=512)
-def _kernel(source: Source) -> Executable:
+def mlx_kernel(source: Source) -> Executable:
+    """Return MLX's kernel object for ``source``, which traces calls on machines without Metal."""
     kernel = mx.fast.metal_kernel(
         name=source.name,
         input_names=list(source.input_names),

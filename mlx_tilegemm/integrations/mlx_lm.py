@@ -17,11 +17,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import patching
-from ..inspection import ATTENTION
+from ..layers import patching
+from ..layers.inspection import ATTENTION
+from ..layers.patching import RULES, PatchReport, Rule, Rules, attention_site
+from ..layers.routing import Function, Site, original_of
 from ..nn import MultiLinearRoute, multi_linear
-from ..patching import RULES, PatchReport, Rule, Rules, attention_site
-from ..routing import Function, Site, original_of
 
 _MODELS = "mlx_lm.models"
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from ..core.plan import Source
 from ..emulator.lexer import Kind, Token, match_close, tokenize
-from ..plan import Source
 from .finding import Finding
 from .statements import Scope, Statement, statements
 from .syntax import LineMap

@@ -10,10 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..dtypes import mlx_name
+from ..core.dtypes import mlx_name
+from ..core.plan import CONSTANT_BINDING_LIMIT, Extent, Launch, Source
+from ..core.shapes import Shape
 from ..emulator.text import trace_call
-from ..plan import CONSTANT_BINDING_LIMIT, Extent, Launch, Source
-from ..problem import Shape
 from .finding import Finding
 from .lint import ATTRIBUTES, SHAPE_SUFFIXES
 

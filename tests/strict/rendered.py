@@ -10,14 +10,15 @@ from itertools import combinations
 
 import mlx.core as mx
 
+from mlx_tilegemm.assurance.variants import variants
+from mlx_tilegemm.assurance.verify import cases
 from mlx_tilegemm.backends.launch import kernel_run, operand_names
 from mlx_tilegemm.backends.metal import MetalBackend
-from mlx_tilegemm.chips import CHIPS
-from mlx_tilegemm.plan import Plan, Source, Spec, Stage
-from mlx_tilegemm.problem import GemmProblem, Problem
+from mlx_tilegemm.core.plan import Plan, Source, Spec, Stage
+from mlx_tilegemm.core.problem import Problem
+from mlx_tilegemm.families.gemm.problem import GemmProblem
+from mlx_tilegemm.machine.chips import CHIPS
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
-from mlx_tilegemm.variants import variants
-from mlx_tilegemm.verify import cases
 
 
 @dataclass(frozen=True, slots=True)

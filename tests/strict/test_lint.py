@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rendered import covering_texts, every_text
 
-from mlx_tilegemm.plan import Source
+from mlx_tilegemm.core.plan import Source
 from mlx_tilegemm.strict.lint import MAX_TEXT_BYTES, lint_source, lint_text
 
 

@@ -1,0 +1,1 @@
+"""Checks and measurements that go through problems and plans; names no family."""

@@ -1,0 +1,20 @@
+"""Measure a model's problems on this machine, so that dispatch need not trust a model.
+
+Every legal candidate and MLX's own path is checked, warmed up and timed against the others; what
+comes out is kept in the per-user file that `mlx_tilegemm.measurements` reads, problem by problem,
+so that an interrupted run goes on where it stopped.
+"""
+
+from .run import Outcome, Status, is_tuned, legal, tune
+from .shapes import Shapes, load, record
+
+__all__ = [
+    "Outcome",
+    "Shapes",
+    "Status",
+    "is_tuned",
+    "legal",
+    "load",
+    "record",
+    "tune",
+]

@@ -1,0 +1,256 @@
+"""Say what a call would do, and why, without doing it.
+
+`explain` takes an op and its arguments, or only their shapes and dtypes, and returns every fact the
+choice was made from. Nothing is compiled or evaluated.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import mlx.core as mx
+
+from ..backends import resolve
+from ..backends.launch import kernel_run
+from ..backends.metal import MetalBackend, generated_text
+from ..core.arguments import ArraySpec, as_spec
+from ..core.context import current_settings
+from ..core.dtypes import mlx_name
+from ..core.family import Op
+from ..core.plan import Plan, Source
+from ..core.problem import Problem
+from ..dispatch import Candidate, Decision
+from ..errors import DTypeError, ProblemError
+from ..families import family_of, ops
+from ..machine.chips import Chip, detect, get
+from ..machine.limits import threads_per_core
+from .choice import chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What a call would do, and why; ``str()`` of it is readable.
+
+    Attributes:
+        op: Name of the op.
+        operands: Shape and dtype of every array, by name.
+        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``.
+        backend_reason: Why there.
+        chip: The chip that was planned for.
+        problem: What is asked; None for dtypes that only MLX's own ops take.
+        solved: What the plan solves: the problem, or the one that its derivatives need.
+        decision: The dispatcher's choice; None without a problem.
+        notes: What else is worth knowing about this call.
+        canary: What is known of the kernel on this machine; empty where it need not prove itself.
+    """
+
+    op: str
+    operands: dict[str, ArraySpec]
+    backend: str
+    backend_reason: str
+    chip: Chip
+    problem: Problem | None
+    solved: Problem | None
+    decision: Decision | None
+    notes: tuple[str, ...]
+    canary: str = ""
+
+    @property
+    def plan(self) -> Plan | None:
+        """The kernel chosen for the chip, whatever the backend; None where MLX's ops serve."""
+        return self.decision.plan if self.decision else None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every kernel considered, with its time or the reason it was refused."""
+        return self.decision.candidates if self.decision else ()
+
+    @property
+    def mlx(self) -> Candidate | None:
+        """What MLX's own ops would run on the chip, and its time; None if they cannot."""
+        return self.decision.mlx if self.decision else None
+
+    @property
+    def route(self) -> str:
+        """What would serve the call: the kernel's name, or ``mlx`` for MLX's own ops."""
+        return self.plan.kernel if self.plan and self.backend != "mlx" else "mlx"
+
+    @property
+    def reason(self) -> str:
+        """Why the call takes its route."""
+        if self.decision is None:
+            return ops()[self.op].elsewhere
+        if self.backend == "mlx" and self.plan:
+            return f"the mlx backend runs no kernels ({self.backend_reason})"
+        return self.decision.reason
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The rendered kernels of `plan`, in the order they run."""
+        if self.plan is None:
+            return ()
+        # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
+        from ..core.render import render
+
+        return tuple(render(stage.spec) for stage in self.plan.stages)
+
+    @property
+    def source(self) -> Source | None:
+        """The first of `sources`, and nearly always the only one."""
+        return self.sources[0] if self.sources else None
+
+    @property
+    def text(self) -> str | None:
+        """The complete Metal text of `plan` as MLX passes it on: header, signature and body."""
+        if self.plan is None or self.solved is None:
+            return None
+        operands = [mx.zeros(spec.shape, dtype=spec.dtype) for spec in self.operands.values()]
+        run = kernel_run(self.solved, self.plan, MetalBackend())
+        factors = (1,) * len(self.solved.factors)
+        return generated_text(lambda arrays: run(arrays, factors, None), operands)
+
+    def __str__(self) -> str:
+        lines = [
+            f"[{self.op}] {_operands_text(self.operands)}{_result_text(self.problem)}",
+            f"  backend  {self.backend}: {self.backend_reason}",
+            f"  chip     {self.chip.name}",
+            f"  route    {self.plan if self.route != 'mlx' else 'mlx'}",
+            f"  because  {self.reason}",
+        ]
+        if self.canary:
+            lines.append(f"  canary   {self.canary}")
+        if self.plan and self.route != "mlx":
+            lines += _plan_lines(self.plan, self.chip)
+        lines += [f"  note     {note}" for note in self.notes]
+        if self.candidates:
+            where = self.decision.where if self.decision else ""
+            lines += ["", *_candidate_lines(self.candidates, self.plan, self.mlx, where)]
+        return "\n".join(lines)
+
+
+def _operands_text(operands: dict[str, ArraySpec]) -> str:
+    return ", ".join(
+        f"{name} {mlx_name(spec.dtype)} {list(spec.shape)}" for name, spec in operands.items()
+    )
+
+
+def _result_text(problem: Problem | None) -> str:
+    if problem is None:
+        return ""
+    results = (f"{one.dtype} {list(one.shape)}" for one in problem.results[:1])
+    return " -> " + ", ".join(results)
+
+
+def _plan_lines(plan: Plan, chip: Chip) -> list[str]:
+    lines = []
+    for stage in plan.stages:
+        launch, needs = stage.launch, stage.resources
+        lines += [
+            f"  launch   grid {launch.grid}, threadgroup {launch.threadgroup}",
+            f"  needs    {needs.threads} threads, {needs.threadgroup_bytes} bytes of threadgroup "
+            f"memory, about {needs.registers} registers a thread",
+            f"  core     holds {threads_per_core(needs, chip)} such threads at a time",
+        ]
+    return lines
+
+
+def _candidate_lines(
+    candidates: tuple[Candidate, ...], plan: Plan | None, mlx: Candidate | None, where: str
+) -> list[str]:
+    times = f"time, measured on {where}, or modelled" if where else "modelled time"
+    rows = [("candidate", f"{times}, or why it was refused")]
+    # Neighbours that are refused for one reason share a line.
+    for (kernel, reason), group in groupby(candidates, key=lambda one: (one.kernel, one.reason)):
+        members = list(group)
+        if reason is None:
+            rows += [(str(one), _time_text(one, where)) for one in members]
+        elif len(members) > 1:
+            rows.append((f"{kernel} ({len(members)} configurations)", f"refused: {reason}"))
+        else:
+            rows.append((str(members[0]), f"refused: {reason}"))
+    if mlx is not None and mlx.seconds is not None:
+        refused = f"; refused: {mlx.reason}" if mlx.reason else ""
+        rows.append((str(mlx), f"{_time_text(mlx, where)}, by MLX's own ops{refused}"))
+    width = max(len(name) for name, _ in rows)
+    return [f"  {'*' if name == str(plan) else ' '} {name:{width}}  {text}" for name, text in rows]
+
+
+def _time_text(candidate: Candidate, where: str) -> str:
+    text = f"{(candidate.seconds or 0.0) * 1e6:.2f} us"
+    if candidate.spread is not None:
+        low, high = candidate.spread
+        return f"{text} measured ({low * 1e6:.2f} to {high * 1e6:.2f})"
+    return f"{text} modelled" if where else text
+
+
+def explain(
+    op: Callable[..., Any] | str, /, *args: object, chip: Chip | str | None = None, **kwargs: object
+) -> Explanation:
+    """Return what ``op(*args, **kwargs)`` would do, and why, without doing it.
+
+    Args:
+        op: An op of this library, such as `matmul`, or its name.
+        *args: Its positional arguments: arrays, or `ArraySpec` where there is no data.
+        chip: Plan as a Mac with this chip would, for example ``"m1"``, by modelled times; None is
+            this machine.
+        **kwargs: Its keyword arguments.
+
+    Raises:
+        ProblemError: An unknown op or chip, or what the op itself would raise.
+        DTypeError: What the op itself would raise.
+        IllegalKernelError: `use_kernel` forces a kernel that may not serve the call.
+
+    Example:
+        >>> x = ArraySpec(shape=(100, 300), dtype=mx.float16)
+        >>> w = ArraySpec(shape=(70, 300), dtype=mx.float32)
+        >>> print(explain(matmul, x, w, transpose_b=True, chip="m1"))
+    """
+    name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
+    known = ops().get(name)
+    if known is None or (known.function is not op and op != name):
+        raise ProblemError(f"[explain] Expected one of {', '.join(ops())}, got {name}.")
+    try:
+        bound = inspect.signature(known.function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise DTypeError(f"[{name}] {error}.") from None
+    bound.apply_defaults()
+    return _explain(known, bound.arguments, get(chip) if isinstance(chip, str) else chip)
+
+
+def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Explanation:
+    operands = {
+        name: as_spec(op.name, name, arguments[name])
+        for name in op.arrays
+        if not isinstance(arguments.get(name), str | None)
+    }
+    problem = op.request(op.name, operands, arguments)
+    settings = current_settings()
+    route = resolve(arguments["stream"], settings)
+    planned_for, chip_note = (chip, None) if chip else detect()
+    choice = problem and chosen(
+        problem,
+        route.backend,
+        force=settings.kernel,
+        gradients=settings.gradients,
+        chip=chip,
+        try_new=False,
+    )
+    notes = [chip_note] if chip_note else []
+    if problem and choice:
+        notes += family_of(problem).notes(problem, choice.decision, route, planned_for)
+    return Explanation(
+        op=op.name,
+        operands=operands,
+        backend=route.name,
+        backend_reason=route.reason,
+        chip=planned_for,
+        problem=problem,
+        solved=choice.problem if choice else None,
+        decision=choice.decision if choice else None,
+        notes=tuple(notes),
+        canary=choice.proof if choice else "",
+    )

@@ -1,0 +1,100 @@
+"""Prepare a call: choose the kernel for a problem, render and compile it.
+
+An op does this once for each key of shapes, dtypes and options, and keeps the result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..backends import Backend
+from ..backends.launch import kernel_run
+from ..core.context import current_settings
+from ..core.problem import Problem
+from ..dispatch import ANY, MLX
+from ..errors import BackendError, IllegalKernelError
+from ..families import family_of
+from .choice import chosen
+from .transforms import transformable
+
+if TYPE_CHECKING:
+    from ..core.family import Run
+
+
+def prepare(
+    op: str,
+    problem: Problem,
+    backend: Backend | None,
+    *,
+    force: str | None = None,
+    gradients: bool = True,
+) -> Run:
+    """Return the call that solves a problem.
+
+    Args:
+        op: Name to begin messages with.
+        problem: What is asked.
+        backend: Where it runs; None for MLX's own ops.
+        force: As `mlx_tilegemm.dispatch.choose`.
+        gradients: Whether the call carries its derivatives.
+
+    Raises:
+        BackendError: A kernel is forced where none can run.
+        IllegalKernelError: As `choose`, or no kernel may serve what MLX has no ops for.
+    """
+    run = kernel_call(op, problem, backend, force=force, gradients=gradients)
+    run = run or family_of(problem).fallback(problem)
+    if run is None:
+        raise IllegalKernelError(
+            f"[{op}] Expected a problem that some kernel serves, got {problem}."
+        )
+    return run
+
+
+def kernel_call(
+    op: str,
+    problem: Problem,
+    backend: Backend | None,
+    *,
+    force: str | None = None,
+    gradients: bool = True,
+) -> Run | None:
+    """Return the call of kernels that solves a problem, as `prepare`; None for MLX's own ops."""
+    note = current_settings().recorder
+    if note is not None:
+        note(problem)
+    if backend is None:
+        check_not_forced(op, force)
+        return None
+    choice = chosen(problem, backend, force=force, gradients=gradients)
+    if choice.plan is None:
+        return None
+    run = kernel_run(choice.problem, choice.plan, backend)
+    rule = family_of(problem).rule(problem, backend) if gradients else None
+    return run if rule is None else transformable(run, rule)
+
+
+def check_not_forced(op: str, force: str | None) -> None:
+    """Check that no kernel is forced on a call that runs on no backend.
+
+    Raises:
+        BackendError: One is.
+    """
+    if force not in (None, ANY, MLX):
+        raise BackendError(
+            f"[{op}] Expected a backend that runs kernels for the forced kernel {force!r}, got "
+            'the mlx backend; call inside `with use_backend("emulator"):` or on a GPU stream.'
+        )
+
+
+def check_mlx_may_serve(op: str, force: str | None) -> None:
+    """Check that no kernel is forced on a call of dtypes that no kernel takes.
+
+    Raises:
+        IllegalKernelError: One is.
+    """
+    if force not in (None, ANY, MLX):
+        raise IllegalKernelError(
+            f"[{op}] Expected operands that the kernel {force!r} takes, got complex64 or float64, "
+            "which only MLX's own ops take."
+        )

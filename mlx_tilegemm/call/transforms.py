@@ -1,0 +1,94 @@
+"""Give a prepared call its derivatives and its batching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+import mlx.core as mx
+
+from ..backends import StreamOrDevice
+from ..core.problem import Factors
+from ..core.shapes import Shape
+from .tracing import is_traced
+
+if TYPE_CHECKING:
+    from ..core.family import Rule, Run
+
+
+def transformable(run: Run, rule: Rule) -> Run:
+    """Return the prepared call ``run``, transformed by MLX as ``rule`` says.
+
+    Where nothing is being transformed it is ``run`` itself: the detour takes longer than the rest.
+    """
+
+    @lru_cache(maxsize=64)
+    def function(factors: Factors, stream: StreamOrDevice) -> Callable[..., list[mx.array]]:
+        return _custom_function(run, rule, factors, stream)
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_traced():
+            return function(factors, stream)(*operands)
+        return run(operands, factors, stream)
+
+    return call
+
+
+def _custom_function(
+    run: Run, rule: Rule, factors: Factors, stream: StreamOrDevice
+) -> Callable[..., list[mx.array]]:
+    def forward(*operands: mx.array) -> list[mx.array]:
+        # MLX differentiates what is inside a custom function too, unless it is stopped.
+        return run([mx.stop_gradient(x, stream=stream) for x in operands], factors, stream)
+
+    def forward_on_default(*operands: mx.array) -> list[mx.array]:
+        return run([*map(mx.stop_gradient, operands)], factors, None)
+
+    def vjp(
+        primals: Sequence[mx.array],
+        cotangents: Sequence[mx.array],
+        outputs: Sequence[mx.array],
+    ) -> list[mx.array]:
+        with on(stream):
+            return rule.vjp(primals, factors, stream, cotangents, outputs)
+
+    def jvp(primals: Sequence[mx.array], tangents: Sequence[mx.array | None]) -> list[mx.array]:
+        with on(stream):
+            return rule.jvp(primals, factors, stream, tangents)
+
+    def vmap(
+        operands: Sequence[mx.array], axes: Sequence[int | None]
+    ) -> tuple[list[mx.array], list[int]]:
+        with on(stream):
+            outputs = rule.vmap(operands, factors, stream, axes)
+        return outputs, [0] * len(outputs)
+
+    function = mx.custom_function(forward_on_default if stream is None else forward)
+    function.vjp(vjp)
+    function.jvp(jvp)
+    function.vmap(vmap)
+    return cast(Callable[..., list[mx.array]], function)
+
+
+def on(stream: StreamOrDevice) -> AbstractContextManager[object]:
+    """Make MLX's ops of a ``with`` block run on ``stream``; None changes nothing."""
+    return nullcontext() if stream is None else mx.stream(stream)
+
+
+def sum_to(value: mx.array, shape: Shape) -> mx.array:
+    """Sum ``value`` over the axes along which ``shape`` was broadcast to its own."""
+    padded = (1,) * (value.ndim - len(shape)) + shape
+    axes = [i for i, (x, y) in enumerate(zip(value.shape, padded, strict=True)) if x != y]
+    return mx.reshape(mx.sum(value, axis=axes) if axes else value, shape)
+
+
+def fold_mapped(value: mx.array, axis: int | None, shape: Callable[[Shape], Shape]) -> mx.array:
+    """Bring a mapped axis to the front and give the others the shape ``shape`` makes of theirs."""
+    if axis is None:
+        return mx.reshape(value, shape(value.shape))
+    moved = mx.moveaxis(value, axis, 0)
+    return mx.reshape(moved, (moved.shape[0], *shape(moved.shape[1:])))

@@ -1,0 +1,5 @@
+"""Command line: ``mlx-tilegemm``."""
+
+from .main import main
+
+__all__ = ["main"]

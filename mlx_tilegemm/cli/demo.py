@@ -1,0 +1,155 @@
+"""The demonstration behind ``mlx-tilegemm demo``: two calls, explained, run and checked."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import mlx.core as mx
+
+from ..call.explanation import explain
+from ..core.dtypes import FLOAT32
+from ..ops import attention_chain, matmul
+
+_SEED = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One call, what it should give, and how far from that rounding may take it.
+
+    Attributes:
+        title: What the call is.
+        op: The public op.
+        operands: Its arrays.
+        options: Its keyword arguments.
+        expected: The result by MLX's float32 ops on the CPU.
+        bound: Largest difference, element by element, that rounding in both explains.
+    """
+
+    title: str
+    op: Callable[..., mx.array]
+    operands: tuple[mx.array, ...]
+    options: dict[str, Any]
+    expected: mx.array
+    bound: mx.array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a case went.
+
+    Attributes:
+        error: Largest difference from the expected result.
+        share: Largest difference as a share of its bound; at most 1 in a right result.
+    """
+
+    error: float
+    share: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every element is within its bound; a NaN is not."""
+        return self.share <= 1.0
+
+
+def demo() -> tuple[list[str], bool]:
+    """Run every case.
+
+    Returns:
+        Lines for a person to read, and whether every result was within its bound.
+    """
+    device = mx.device_info().get("device_name", "unknown device")
+    lines = [
+        f"machine  {platform.system()} {platform.machine()}, {device}, "
+        f"Python {platform.python_version()}, mlx {version('mlx')}"
+    ]
+    passed = True
+    for case in cases():
+        explanation = str(explain(case.op, *case.operands, **case.options))
+        outcome = run(case)
+        passed = passed and outcome.passed
+        lines += [
+            "",
+            case.title,
+            explanation.split("\n\n")[0],
+            f"  error    {outcome.error:.2e} at most against mx.matmul in float32 on the CPU; "
+            f"{outcome.share:.1%} of what rounding allows",
+            f"  {'right' if outcome.passed else 'WRONG'}",
+        ]
+    return lines, passed
+
+
+def run(case: Case) -> Outcome:
+    """Make the call and measure its result."""
+    result = case.op(*case.operands, **case.options).astype(mx.float32)
+    difference = mx.abs(result - case.expected)
+    return Outcome(
+        error=mx.max(difference).item(),  # type: ignore[arg-type]
+        share=mx.max(difference / case.bound).item(),  # type: ignore[arg-type]
+    )
+
+
+def cases() -> tuple[Case, ...]:
+    """Return a linear layer of ragged sizes and a grouped-query attention, both of mixed dtypes."""
+    # References come from the CPU: some GPUs multiply float32 in MLX's ops with less precision.
+    with mx.stream(mx.cpu):
+        return (_layer_case(), _attention_case())
+
+
+def _layer_case() -> Case:
+    keys = mx.random.split(mx.random.key(_SEED))
+    x = mx.random.normal((100, 300), key=keys[0]).astype(mx.float16)
+    weight = mx.random.normal((70, 300), scale=300**-0.5, key=keys[1])
+    return Case(
+        title="A linear layer: float16 activations times a float32 weight, ragged sizes",
+        op=matmul,
+        operands=(x, weight),
+        options={"transpose_b": True},
+        expected=mx.matmul(x, weight.T),
+        bound=2 * _sum_error(300) * mx.matmul(mx.abs(x), mx.abs(weight).T),
+    )
+
+
+def _attention_case() -> Case:
+    batch, heads, kv_heads, length, head_dim = 1, 4, 2, 90, 64
+    keys = mx.random.split(mx.random.key(_SEED + 1), 3)
+    q = mx.random.normal((batch, heads, length, head_dim), key=keys[0]).astype(mx.float16)
+    k = mx.random.normal((batch, kv_heads, length, head_dim), key=keys[1]).astype(mx.bfloat16)
+    v = mx.random.normal((batch, kv_heads, length, head_dim), key=keys[2])
+    expected, bound = _attention_reference(q, k, v)
+    return Case(
+        title="A causal attention: float16 queries, bfloat16 keys, float32 values, shared heads",
+        op=attention_chain,
+        operands=(q, k, v),
+        options={"mask": "causal"},
+        expected=expected,
+        bound=bound,
+    )
+
+
+def _attention_reference(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the causal attention and its error bound, by plain ops."""
+    shared = q.shape[1] // k.shape[1]
+    q, k, v = (x.astype(mx.float32) for x in (q, k, v))
+    k, v = mx.repeat(k, shared, axis=1), mx.repeat(v, shared, axis=1)
+    length, head_dim = q.shape[-2:]
+    scale = head_dim**-0.5
+    causal = mx.tril(mx.ones((length, length), dtype=mx.bool_))
+    scores = mx.where(causal, scale * mx.matmul(q, k.swapaxes(-1, -2)), -mx.inf)
+    weights = mx.softmax(scores, axis=-1)
+    sizes = scale * mx.matmul(mx.abs(q), mx.abs(k).swapaxes(-1, -2))
+    # An error d in the scores of a row is a relative error of at most 2d in its weights; then come
+    # the roundings of exp, of both sums and of the division.
+    score_error = _sum_error(head_dim + 4) * mx.max(sizes, axis=-1, keepdims=True)
+    relative = 2 * score_error + 2 * _sum_error(length + 8)
+    return mx.matmul(weights, v), 2 * relative * mx.matmul(weights, mx.abs(v))
+
+
+def _sum_error(terms: int) -> float:
+    """Return the relative error bound of a float32 sum of products with so many terms."""
+    roundings = terms * FLOAT32.unit_roundoff
+    return roundings / (1 - roundings)

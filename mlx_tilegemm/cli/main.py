@@ -1,0 +1,119 @@
+"""The command ``mlx-tilegemm``: a demonstration, and explain and render for shapes alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..assurance.verify import Outcome, Request, Status, backend_here, verify, write
+from ..dispatch import ANY
+from ..errors import TileGemmError
+from .calls import add_call_arguments, call_explanation
+from .demo import demo
+from .tune import add_commands
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 for a wrong result, 2 for a wrong call."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except TileGemmError as error:
+        print(f"mlx-tilegemm: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlx-tilegemm",
+        description="Mixed-dtype GEMM and chained attention as Metal kernels.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    shown = commands.add_parser("demo", help="run two calls here and check their results")
+    shown.set_defaults(run=_demo)
+    for name, run, text in (
+        ("explain", _explain, "say which kernel would serve a call, and why"),
+        ("render", _render, "print the Metal text of a call, for any chip"),
+    ):
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text.capitalize()}. Example: mlx-tilegemm {name} matmul 100x300 300x70 "
+            "--dtypes float16,float32",
+        )
+        command.set_defaults(run=run)
+        add_call_arguments(command)
+    checked = commands.add_parser("verify", help="run every kernel variant here and check it")
+    checked.set_defaults(run=_verify)
+    _add_verify_arguments(checked)
+    add_commands(commands)
+    return parser
+
+
+def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--kernel", default="", help="only this kernel, or kernel/config")
+    add("--sample", type=int, default=0, help="check so many variants; default: all")
+    add("--repeats", type=int, default=12, help="runs of each variant, with new buffers")
+    add("--jobs", type=int, default=0, help="processes; default: one on Metal, else one a CPU")
+    add(
+        "--no-static", dest="static", action="store_false", help="leave out strict compile and lint"
+    )
+    add("--compiler", default="", help="the emulator's C++ compiler; default: the first found")
+    add("--report", type=Path, default=Path("reports"), help="directory of the reports")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep the passes of the report that is there, if texts, machine and checks are alike",
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    lines, passed = demo()
+    print("\n".join(lines))
+    return 0 if passed else 1
+
+
+def _explain(options: argparse.Namespace) -> int:
+    print(call_explanation(options))
+    return 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    options.kernel = options.kernel or ANY  # the text is wanted, however fast MLX's own ops are
+    explanation = call_explanation(options)
+    text = explanation.text
+    if text is None:
+        print(f"mlx-tilegemm: no kernel serves this: {explanation.reason}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    request = Request(
+        backend=backend_here().name,
+        kernel=options.kernel,
+        sample=options.sample,
+        repeats=options.repeats,
+        static=options.static,
+        compiler=options.compiler,
+    )
+    earlier = options.report / "verify.json" if options.resume else None
+    report = verify(request, jobs=options.jobs, progress=_show_progress, earlier=earlier)
+    data, text = write(report, options.report)
+    passed = sum(one.status is Status.PASSED for one in report.outcomes)
+    print(f"{passed} of {len(report.outcomes)} variants passed; see {text} and {data}")
+    return 0 if report.passed else 1
+
+
+def _show_progress(done: int, total: int, outcome: Outcome) -> None:
+    if outcome.status is not Status.PASSED:
+        reason = (*outcome.failures, *outcome.unchecked)[0]
+        print(f"{outcome.status.value}: {outcome.variant}: {reason}", file=sys.stderr)
+    if sys.stderr.isatty() or done == total or done % 50 == 0:
+        end = "\r" if sys.stderr.isatty() and done < total else "\n"
+        print(f"{done} of {total} variants", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,95 @@
+"""Settings that ``with`` blocks choose for the ops called inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+Recorder = Callable[[object], None]
+
+
+class Settings(NamedTuple):
+    """Settings in force here and now; a part of every prepared call's key.
+
+    Attributes:
+        backend: A backend or the name of one, as `use_backend` takes it; None where no block says.
+        kernel: What `use_kernel` forces, or None.
+        gradients: Whether calls carry their derivatives.
+        recorder: Takes the problems that are asked for, or None. In each recording block calls are
+            prepared, and noted, anew.
+    """
+
+    backend: Any = None
+    kernel: str | None = None
+    gradients: bool = True
+    recorder: Recorder | None = None
+
+
+_settings: ContextVar[Settings] = ContextVar("mlx_tilegemm_settings", default=Settings())  # noqa: B039 - a tuple
+
+current_settings: Callable[[], Settings] = _settings.get
+"""Returns the settings of the running thread or asynchronous task."""
+
+
+@contextmanager
+def using(**changes: Any) -> Iterator[None]:  # noqa: ANN401 - fields of `Settings`
+    """Change settings inside a ``with`` block; blocks nest, the innermost wins."""
+    token = _settings.set(_settings.get()._replace(**changes))
+    try:
+        yield
+    finally:
+        _settings.reset(token)
+
+
+def use_kernel(name: str | None) -> AbstractContextManager[None]:
+    """Force a kernel for the ops called inside a ``with`` block.
+
+    The choice belongs to the running thread or asynchronous task; blocks nest, the innermost wins.
+    Gradients of these ops choose their own kernels.
+
+    Args:
+        name: A kernel (``"gemm_scalar"``: its best legal configuration), one configuration of it
+            (``"gemm_simdgroup/64x64x16-2x2-staged"``), ``"mlx"`` for MLX's own ops, ``"any"`` for
+            the best of the kernels even where MLX's ops are modelled to be faster, or None for the
+            free choice. An op raises `IllegalKernelError` with the reason if the kernel may not
+            serve it.
+
+    Example:
+        >>> with use_kernel("gemm_scalar"):
+        ...     y = matmul(a, b)
+    """
+    return using(kernel=name)
+
+
+def use_gradients(enabled: bool) -> AbstractContextManager[None]:
+    """Choose whether calls inside a ``with`` block carry their derivatives.
+
+    They do by default. Without, a call on a kernel can be neither differentiated nor passed
+    through `mx.vmap`, but `mx.export_function` takes it, which MLX's own custom functions refuse,
+    and a call that MLX follows costs a few microseconds less. The choice belongs to the running
+    thread or asynchronous task; blocks nest, the innermost wins.
+
+    Args:
+        enabled: Whether calls carry their derivatives.
+
+    Example:
+        >>> with use_gradients(False):
+        ...     y = matmul(a, b)
+    """
+    return using(gradients=bool(enabled))
+
+
+@contextmanager
+def noting_problems(note: Recorder) -> Iterator[None]:
+    """Pass every problem that is asked for inside the ``with`` block to ``note``; blocks nest."""
+    around = _settings.get().recorder
+
+    def note_in_all(problem: object) -> None:
+        note(problem)
+        if around is not None:
+            around(problem)
+
+    with using(recorder=note_in_all):
+        yield

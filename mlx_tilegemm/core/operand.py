@@ -1,0 +1,58 @@
+"""Operand: an array that a problem takes or gives, without its elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+
+from .dtypes import DType
+from .shapes import Shape
+
+
+class Role(Enum):
+    """What an operand means, from which follows how one is drawn at random."""
+
+    DATA = "data"
+    """Numbers that are multiplied or added: drawn from a normal distribution."""
+
+    MASK = "mask"
+    """Selects, or adds -inf: some rows hide everything."""
+
+    SCALE = "scale"
+    """Positive factors of other operands."""
+
+    GATE = "gate"
+    """Factors between 0 and 1."""
+
+    INDEX = "index"
+    """Positions along an axis of ``Operand.limit`` elements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operand:
+    """An array that a problem takes or gives.
+
+    Attributes:
+        name: Its name, the kernels' name of the buffer too.
+        shape: Its shape as it is stored, with every batch axis that matters to a kernel.
+        dtype: Its element format.
+        role: What it means.
+        limit: Exclusive bound of the elements of an index; 0 for other roles.
+    """
+
+    name: str
+    shape: Shape
+    dtype: DType
+    role: Role = Role.DATA
+    limit: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.elements * self.dtype.bits // 8

@@ -1,0 +1,1 @@
+"""Two chained products, usually with a softmax between."""

@@ -1,0 +1,114 @@
+"""What the text of chained attention depends on, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...core.plan import SIMD_WIDTH, Resources
+from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
+from .spec import BASE_SIZES, MASK_SIZES, ForwardSpec
+
+NAME = "attention_chain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(ForwardSpec):
+    """What the text of one attention kernel depends on.
+
+    Attributes:
+        simdgroups: Simdgroups of a threadgroup.
+        block_kv: Keys of one step.
+        staged: k and v pass through threadgroup memory.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    simdgroups: int
+    block_kv: int
+    staged: bool
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name."""
+        mask = self.mask_kind.value + "_window" * self.windowed + "_sinks" * bool(self.sinks)
+        positional = f"_dp{self.pe_dim}_{self.q_pe}_{self.k_pe}" if self.positional else ""
+        return self.label_of(self.out, mask, f"d{self.head_dim}_dv{self.value_dim}{positional}")
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+    @property
+    def window_at(self) -> int:
+        """Where among the sizes the window is."""
+        return BASE_SIZES
+
+    @property
+    def pe_heads_at(self) -> int:
+        """Where among the sizes the number of heads of ``k_pe`` is."""
+        return BASE_SIZES + (MASK_SIZES if self.mask else 0) + self.windowed
+
+    @property
+    def block_q(self) -> int:
+        """Rows of q that a threadgroup owns."""
+        return self.simdgroups // self.head_groups * FRAGMENT
+
+    @property
+    def k_tile_stride(self) -> int:
+        """Elements between two staged rows of ``k``."""
+        return self.tile_stride(self.head_fragments, self.k)
+
+    @property
+    def v_tile_stride(self) -> int:
+        """Elements between two staged rows of ``v``."""
+        return self.tile_stride(self.value_fragments, self.v)
+
+    @property
+    def k_pe_tile_stride(self) -> int:
+        """Elements between two staged rows of ``k_pe``; 0 without."""
+        return self.tile_stride(self.pe_fragments, self.k_pe) if self.k_pe else 0
+
+    @property
+    def k_tile_elements(self) -> int:
+        """Elements of the staged tile of ``k``."""
+        return self.block_kv * self.k_tile_stride
+
+    @property
+    def v_tile_elements(self) -> int:
+        """Elements of the staged tile of ``v``."""
+        return self.block_kv * self.v_tile_stride
+
+    @property
+    def k_pe_tile_elements(self) -> int:
+        """Elements of the staged tile of ``k_pe``; 0 without."""
+        return self.block_kv * self.k_pe_tile_stride
+
+    @property
+    def partial_elements(self) -> int:
+        """Pairs of scores that pass between simdgroups; 0 where each finds its own."""
+        buffers = 1 if self.staged else 2
+        pairs = self.simdgroups * self.block_kv // FRAGMENT * SIMD_WIDTH
+        return buffers * pairs if self.grouped else 0
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of the staged tiles."""
+        if not self.staged:
+            return 0
+        positional = self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0
+        return (
+            self.k_tile_elements * self.k.bytes + self.v_tile_elements * self.v.bytes + positional
+        )
+
+    @property
+    def resources(self) -> Resources:
+        """Threads, threadgroup memory and live registers."""
+        scores = self.block_kv // FRAGMENT
+        kept = self.head_fragments + self.pe_fragments + self.value_fragments
+        return Resources(
+            threads=self.threads,
+            threadgroup_bytes=self.staged_bytes + self.partial_elements * PAIR_BYTES,
+            registers=2 * (kept + 2 * scores) + ROW_REGISTERS + ADDRESSING_REGISTERS,
+        )

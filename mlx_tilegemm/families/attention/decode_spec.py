@@ -1,0 +1,154 @@
+"""What the text of a decoding attention depends on, and what a threadgroup of it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...core.dtypes import FLOAT32
+from ...core.plan import SIMD_WIDTH, Resources
+from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS, fragments
+from .spec import ForwardSpec
+
+NAME = "attention_decode"
+RUN_BYTES = 16
+"""What a lane loads at once of a row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(ForwardSpec):
+    """What the text of the attending kernel depends on.
+
+    Attributes:
+        split: Whether a threadgroup leaves a share for the second kernel: in float32, without
+            sinks and log-sum-exp, which are the second kernel's.
+        row_groups: See `Config`. Likewise ``key_groups``, ``head_groups`` and ``block_kv``.
+        key_groups: See ``row_groups``.
+        block_kv: See ``row_groups``.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    split: bool
+    row_groups: int
+    key_groups: int
+    block_kv: int
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name."""
+        sizes = f"d{self.head_dim}_dp{self.pe_dim}_dv{self.value_dim}"
+        return self.label_of(self.out, self.mask_kind.value, sizes)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The result, or the share of a split, and what belongs to its rows."""
+        if self.split:
+            return ("partials", "maxima", "totals") if self.softmax else ("partials",)
+        return ("out", "lse") if self.return_lse else ("out",)
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether several simdgroups of a threadgroup share the keys."""
+        return self.key_groups > 1
+
+    @property
+    def takes_head(self) -> bool:
+        """Whether anything depends on the head of a row."""
+        return self.mask is not None or self.sinks is not None
+
+    @property
+    def writes_rows(self) -> bool:
+        """Whether rows have more than their result to write."""
+        return self.softmax and (self.split or self.return_lse)
+
+    @property
+    def simdgroups(self) -> int:
+        """Simdgroups of a threadgroup."""
+        return self.row_groups * self.key_groups * self.head_groups
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+    @property
+    def head_run(self) -> int:
+        """Elements of k that a lane loads at once, one for each of as many fragments."""
+        return run_length(self.head_dim, self.head_groups, RUN_BYTES // self.k.bytes)
+
+    @property
+    def pe_run(self) -> int:
+        """Elements of k_pe that a lane loads at once."""
+        assert self.k_pe is not None
+        return run_length(self.pe_dim, self.head_groups, RUN_BYTES // self.k_pe.bytes)
+
+    @property
+    def value_run(self) -> int:
+        """Fragments of v of which a lane loads its elements at once, two of each."""
+        return run_length(self.value_dim, self.head_groups, RUN_BYTES // (2 * self.v.bytes))
+
+    @property
+    def shared_scores(self) -> int:
+        """Pairs of scores in threadgroup memory, of two steps."""
+        return 2 * self.simdgroups * (self.block_kv // FRAGMENT) * SIMD_WIDTH
+
+    @property
+    def shared_result(self) -> int:
+        """Pairs of elements of the result in threadgroup memory."""
+        return self.simdgroups * self.key_groups * SIMD_WIDTH
+
+    @property
+    def shared_rows(self) -> int:
+        """Rows of all simdgroups."""
+        return self.simdgroups * FRAGMENT
+
+    @property
+    def resources(self) -> Resources:
+        """Threads, threadgroup memory and live registers."""
+        rows = 2 * FLOAT32.bytes * self.shared_rows if self.softmax else 0
+        scores = PAIR_BYTES * self.shared_scores if self.grouped else 0
+        joined = PAIR_BYTES * self.shared_result + rows if self.shares_keys else 0
+        return Resources(
+            threads=self.threads,
+            threadgroup_bytes=scores + joined,
+            registers=registers(
+                head_dim=self.head_dim,
+                pe_dim=self.pe_dim,
+                value_dim=self.value_dim,
+                k_bytes=self.k.bytes,
+                v_bytes=self.v.bytes,
+                head_groups=self.head_groups,
+                block_kv=self.block_kv,
+            ),
+        )
+
+
+def run_length(size: int, groups: int, longest: int) -> int:
+    """Return the largest power of two up to ``longest`` that divides a simdgroup's fragments.
+
+    It is 1 where the last fragment of the last group is not full.
+    """
+    count = fragments(size, groups)
+    if size != FRAGMENT * groups * count:
+        return 1
+    return next(run for run in (8, 4, 2, 1) if run <= longest and count % run == 0)
+
+
+def registers(
+    *,
+    head_dim: int,
+    pe_dim: int,
+    value_dim: int,
+    k_bytes: int,
+    v_bytes: int,
+    head_groups: int,
+    block_kv: int,
+) -> int:
+    """Return the estimated live registers of a thread: q, the result, scores and what they meet."""
+    keys = block_kv // FRAGMENT
+    k_run = 2 * k_bytes * run_length(head_dim, head_groups, RUN_BYTES // k_bytes)
+    v_run = 2 * v_bytes * run_length(value_dim, head_groups, RUN_BYTES // (2 * v_bytes))
+    held = sum(fragments(size, head_groups) for size in (head_dim, pe_dim, value_dim))
+    loaded = max(k_run, v_run) * keys // 4
+    return 2 * (held + 2 * keys) + loaded + ROW_REGISTERS + ADDRESSING_REGISTERS

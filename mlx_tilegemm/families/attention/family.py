@@ -1,0 +1,148 @@
+"""The family of chained attentions, as the rest of the library sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...backends import Backend, Route
+from ...core.arguments import ArraySpec
+from ...core.family import Data, Family, Op, Part, Subject
+from ...core.problem import Factors
+from ...dispatch import Decision
+from ...machine.chips.record import Chip
+from . import fallback, ops, spelling
+from . import notes as attention_notes
+from .gradients import AttentionRule, with_log_sum_exp
+from .kernels import (
+    attention_backward_key_value,
+    attention_backward_query,
+    attention_chain,
+    attention_decode,
+)
+from .price import price_attention
+from .problem import AttentionProblem, KeyValueGradientProblem, QueryGradientProblem
+from .request import attention_request
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from ...core.family import Rule, Run
+    from ...core.reference import Expected
+    from ...machine.price import Price
+
+AnyProblem = AttentionProblem | QueryGradientProblem | KeyValueGradientProblem
+
+
+def _request(
+    op: str, arrays: Mapping[str, ArraySpec], options: Mapping[str, Any]
+) -> AttentionProblem:
+    return attention_request(
+        op,
+        q=arrays["q"],
+        k=arrays["k"],
+        v=arrays["v"],
+        softmax=options["softmax"],
+        mask=arrays.get("mask", options["mask"]),
+        window=options["window"],
+        sinks=arrays.get("sinks"),
+        q_pe=arrays.get("q_pe"),
+        k_pe=arrays.get("k_pe"),
+        return_lse=options["return_lse"],
+        out_dtype=options["out_dtype"],
+    )
+
+
+# References need NumPy, which is most of what `import mlx_tilegemm` may cost.
+def _reference(
+    problem: AnyProblem, operands: Sequence[mx.array], factors: Factors
+) -> tuple[Expected, ...]:
+    from .reference import expected
+
+    return expected(problem, operands, factors)
+
+
+def _draw(problem: AnyProblem, data: Data) -> list[mx.array]:
+    from .reference import draw
+
+    return draw(problem, data)
+
+
+def _part(
+    problem: AnyProblem, operands: Sequence[mx.array], outputs: Sequence[mx.array], rows: int
+) -> Part[AnyProblem]:
+    from .reference import part
+
+    return part(problem, operands, outputs, rows)
+
+
+def _subjects() -> Iterator[Subject[AnyProblem]]:
+    from .subjects import subjects
+
+    return subjects()
+
+
+def _trial_factors(problem: AnyProblem) -> Factors:
+    p = problem if isinstance(problem, AttentionProblem) else problem.attention
+    return ((p.head_dim + p.pe_dim) ** -0.5 if p.softmax else 0.5,)
+
+
+def _fallback(problem: AnyProblem) -> Run | None:
+    """Return MLX's own ops; of gradients MLX has none that start from what our kernels left."""
+    return partial(fallback.attention, problem) if isinstance(problem, AttentionProblem) else None
+
+
+def _price(problem: AnyProblem, chip: Chip) -> Price | None:
+    """Return a price; MLX computes gradients from what its own forward pass kept."""
+    return price_attention(problem, chip) if isinstance(problem, AttentionProblem) else None
+
+
+def _differentiable(problem: AnyProblem) -> AnyProblem:
+    return with_log_sum_exp(problem) if isinstance(problem, AttentionProblem) else problem
+
+
+def _rule(problem: AnyProblem, backend: Backend) -> Rule | None:
+    if not isinstance(problem, AttentionProblem):
+        return None
+    return AttentionRule(problem=problem, backend=backend)
+
+
+def _notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) -> list[str]:
+    if not isinstance(problem, AttentionProblem):
+        return []
+    return attention_notes.notes(problem, decision, route, chip)
+
+
+FAMILY: Family[AnyProblem] = Family(
+    name="attention",
+    problems={
+        "attention": AttentionProblem,
+        "gradient of q": QueryGradientProblem,
+        "gradient of k and v": KeyValueGradientProblem,
+    },
+    kernels=(
+        attention_decode.KERNEL,
+        attention_chain.KERNEL,
+        attention_backward_query.KERNEL,
+        attention_backward_key_value.KERNEL,
+    ),
+    ops=(
+        Op(
+            function=ops.attention_chain,
+            arrays=("q", "k", "v", "q_pe", "k_pe", "mask", "sinks"),
+            request=_request,
+        ),
+    ),
+    reference=_reference,
+    draw=_draw,
+    trial_factors=_trial_factors,
+    part=_part,
+    fallback=_fallback,
+    price=_price,
+    differentiable=_differentiable,
+    rule=_rule,
+    notes=_notes,
+    spelling=spelling.SPELLING,
+    subjects=_subjects,
+)

@@ -1,0 +1,105 @@
+"""Float64 attention and the bounds of its result and log-sum-exp, before rounding."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+
+from ...core.reference import U32, Values, to_numpy
+
+
+def attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    softmax: bool = True,
+    mask: mx.array | str | None = None,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+    q_pe: mx.array | None = None,
+    k_pe: mx.array | None = None,
+) -> tuple[Values, Values, tuple[Values, Values] | None]:
+    """Return the result, its bound before rounding and the log-sum-exp, all float64.
+
+    A row with nothing to attend to is 0 with a log-sum-exp of -inf, or of its sink.
+    """
+    queries, keys, values = to_numpy(q), to_numpy(k), to_numpy(v)
+    heads, depth = queries.shape[1], queries.shape[-1]
+    keys, values = _of_heads(keys, heads), _of_heads(values, heads)
+    if q_pe is not None and k_pe is not None:
+        queries = np.concatenate([queries, to_numpy(q_pe)], axis=-1)
+        keys = np.concatenate([keys, _of_heads(to_numpy(k_pe), heads)], axis=-1)
+        depth = queries.shape[-1]
+    transposed = np.swapaxes(keys, -1, -2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scores = scale * (queries @ transposed)
+        size = np.abs(scale) * (np.abs(queries) @ np.abs(transposed))
+        scores, size, visible = _masked(scores, size, mask, window)
+        score_error = (depth + 8) * U32 * size
+        if not softmax:
+            scores = np.where(visible, scores, 0.0)
+            score_error = np.where(visible, score_error, 0.0)
+            result = scores @ values
+            spread = (np.abs(scores) * (values.shape[-2] + 4) * U32 + score_error) @ np.abs(values)
+            return result, spread, None
+        return _softmax(scores, score_error, visible, values, sinks)
+
+
+def _of_heads(values: Values, heads: int) -> Values:
+    return np.repeat(values, heads // values.shape[1], axis=1)
+
+
+def visible_keys(rows: int, columns: int, window: int | None = None) -> Values:
+    """Return which keys the rows of a causal mask see, ``[rows, columns]``."""
+    before = np.arange(rows)[:, None] + columns - rows - np.arange(columns)
+    return np.asarray((before >= 0) & (before < (columns if window is None else window)))
+
+
+def _masked(
+    scores: Values, size: Values, mask: mx.array | str | None, window: int | None
+) -> tuple[Values, Values, Values]:
+    visible = np.ones(scores.shape, dtype=bool)
+    if mask is None:
+        return scores, size, visible
+    if isinstance(mask, str):
+        visible &= visible_keys(scores.shape[-2], scores.shape[-1], window)
+        return scores, size, visible
+    if mask.dtype == mx.bool_:
+        visible &= np.array(mask)
+        return scores, size, visible
+    added = to_numpy(mask)
+    finite = np.where(np.isfinite(added), added, 0.0)
+    return scores + added, size + np.abs(finite), visible
+
+
+def _softmax(
+    scores: Values,
+    score_error: Values,
+    visible: Values,
+    values: Values,
+    sinks: mx.array | None,
+) -> tuple[Values, Values, tuple[Values, Values]]:
+    scores = np.where(visible, scores, -np.inf)
+    maximum = scores.max(axis=-1, keepdims=True)
+    sink = np.array(-np.inf) if sinks is None else to_numpy(sinks)[:, None, None]
+    maximum = np.maximum(maximum, sink)
+    empty = maximum == -np.inf
+    weights = np.exp(scores - np.where(empty, 0.0, maximum))
+    total = weights.sum(axis=-1, keepdims=True)
+    total = total + np.exp(sink - np.where(empty, 0.0, maximum))
+    share = weights / np.where(total == 0, 1.0, total)
+    attended = np.where(np.isfinite(scores), score_error, 0.0)
+    # A sink is scaled to base 2 like the scores.
+    sink_error = 8 * U32 * np.abs(np.where(np.isfinite(sink), sink, 0.0))
+    worst = np.maximum(attended.max(axis=-1, keepdims=True), sink_error)
+    result = share @ values
+    relative = np.expm1(2 * worst) + (values.shape[-2] + 24) * U32
+    bound = relative * (share @ np.abs(values))
+    with np.errstate(divide="ignore"):
+        lse = np.where(empty, -np.inf, np.where(empty, 0.0, maximum) + np.log(total))[..., 0]
+    lse_error = (worst + (values.shape[-2] + 24) * U32)[..., 0] + 4 * U32 * np.abs(
+        np.where(np.isfinite(lse), lse, 0.0)
+    )
+    return result, bound, (lse, lse_error)

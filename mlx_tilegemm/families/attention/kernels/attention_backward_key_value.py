@@ -1,0 +1,154 @@
+"""The gradients of k and v in chained attention: candidates, legality, cost and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.kernel import Kernel
+from ....core.plan import Launch, Plan, Resources, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import seconds
+from ....machine.limits import reject_plan
+from ..backward_spec import (
+    CONFIGS,
+    GROUPED_CONFIGS,
+    BackwardSpec,
+    Config,
+    backward_fields,
+    reject_backward,
+    variant_attentions,
+)
+from ..backward_work import Side, backward_work, operand_bytes, visible_share
+from ..problem import KeyValueGradientProblem
+from ..spec import attention_sizes
+
+NAME = "attention_backward_key_value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(BackwardSpec):
+    """What the text of one kernel depends on."""
+
+    KERNEL: ClassVar[str] = NAME
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        rows = ("lse", "delta") if self.softmax else ()
+        mask = ("mask",) if self.mask else ()
+        return ("q", "k", "v", "grad", *rows, *mask, "factors", "sizes")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Both gradients."""
+        return ("k_gradient", "v_gradient")
+
+    @property
+    def q_tile_stride(self) -> int:
+        """Elements between two staged rows of ``q``."""
+        return self.tile_stride(self.head_fragments, self.q)
+
+    @property
+    def grad_tile_stride(self) -> int:
+        """Elements between two staged rows of ``grad``."""
+        return self.tile_stride(self.value_fragments, self.grad)
+
+    @property
+    def q_tile_elements(self) -> int:
+        """Elements of the staged tile of ``q``."""
+        return self.block * self.q_tile_stride
+
+    @property
+    def grad_tile_elements(self) -> int:
+        """Elements of the staged tile of ``grad``."""
+        return self.block * self.grad_tile_stride
+
+    @property
+    def resources(self) -> Resources:
+        """Threads, threadgroup memory and live registers."""
+        staged = self.q_tile_elements * self.q.bytes + self.grad_tile_elements * self.grad.bytes
+        shared = self.shared_bytes(2)
+        own = self.head_fragments + self.value_fragments
+        kept = 2 * own if self.cached else own
+        return Resources(
+            threads=self.threads,
+            threadgroup_bytes=shared + (staged if self.staged else 0),
+            registers=2 * kept + self.step_registers,
+        )
+
+
+def candidates(problem: KeyValueGradientProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from (*CONFIGS, *GROUPED_CONFIGS)
+
+
+def reject(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    p = problem.attention
+    reason = reject_backward(
+        p, config, (one for one in problem.operands if one.name in ("q", "grad"))
+    )
+    return reason or reject_plan(plan(problem, config))
+
+
+def cost(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    p, spec = problem.attention, _spec(problem, config)
+    q_bytes, grad_bytes = p.head_dim * p.q.bytes, p.value_dim * p.out.bytes
+    k_bytes, v_bytes = p.head_dim * p.k.bytes, p.value_dim * p.v.bytes
+    side = Side(
+        blocks=ceil(p.kv_len / spec.block_own),
+        heads=p.batch * p.num_kv_heads,
+        streamed=p.q_len * (p.num_heads // p.num_kv_heads) * visible_share(p),
+        products=2 * (spec.head_fragments + spec.value_fragments),
+        own_bytes=k_bytes + v_bytes,
+        streamed_bytes=q_bytes + grad_bytes,
+        loaded_bytes=2 * (q_bytes + grad_bytes),
+        moved_bytes=operand_bytes(p) + p.batch * p.num_kv_heads * p.kv_len * (k_bytes + v_bytes),
+        registers=spec.resources.registers,
+        threadgroup_memory=spec.resources.threadgroup_bytes,
+    )
+    return seconds(backward_work(side, config, chip), chip)
+
+
+def plan(problem: KeyValueGradientProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    p, spec = problem.attention, _spec(problem, config)
+    keys = (p.batch, p.num_kv_heads, p.kv_len)
+    launch = Launch(
+        grid=(ceil(p.kv_len / spec.block_own) * spec.threads, p.num_kv_heads, p.batch),
+        threadgroup=(spec.threads, 1, 1),
+        sizes=attention_sizes(p, with_mask=spec.mask is not None),
+        output_shapes=((*keys, p.head_dim), (*keys, p.value_dim)),
+        output_dtypes=(p.k, p.v),
+    )
+    return Plan(
+        kernel=NAME,
+        config=config,
+        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
+        factors=("scale",),
+    )
+
+
+def _spec(problem: KeyValueGradientProblem, config: Config) -> Spec:
+    return Spec(**backward_fields(problem.attention, config))  # type: ignore[arg-type]
+
+
+def variant_problems() -> Iterator[KeyValueGradientProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    for attention in variant_attentions():
+        yield KeyValueGradientProblem(attention=attention)
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=KeyValueGradientProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

@@ -1,0 +1,168 @@
+"""The gradient of q in chained attention: candidates, legality, cost and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.kernel import Kernel
+from ....core.plan import Launch, Plan, Resources, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import seconds
+from ....machine.limits import reject_plan
+from ..backward_spec import (
+    CONFIGS,
+    GROUPED_CONFIGS,
+    BackwardSpec,
+    Config,
+    backward_fields,
+    reject_backward,
+    variant_attentions,
+)
+from ..backward_work import Side, backward_work, operand_bytes, visible_share
+from ..problem import LSE, MaskKind, QueryGradientProblem
+from ..spec import attention_sizes, key_operands
+
+NAME = "attention_backward_query"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(BackwardSpec):
+    """What the text of one kernel depends on.
+
+    Attributes:
+        lse_gradient: A gradient of the log-sum-exp arrives too.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    lse_gradient: bool
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        mask = ("mask",) if self.mask else ()
+        if not self.softmax:
+            return ("k", "v", "grad", *mask, "factors", "sizes")
+        lse_grad = ("lse_grad",) if self.lse_gradient else ()
+        return ("q", "k", "v", "grad", "result", "lse", *lse_grad, *mask, "factors", "sizes")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The gradient, and for the softmax delta."""
+        return ("q_gradient", "delta") if self.softmax else ("q_gradient",)
+
+    @property
+    def k_tile_stride(self) -> int:
+        """Elements between two staged rows of ``k``."""
+        return self.tile_stride(self.head_fragments, self.k)
+
+    @property
+    def v_tile_stride(self) -> int:
+        """Elements between two staged rows of ``v``."""
+        return self.tile_stride(self.value_fragments, self.v)
+
+    @property
+    def k_tile_elements(self) -> int:
+        """Elements of the staged tile of ``k``."""
+        return self.block * self.k_tile_stride
+
+    @property
+    def v_tile_elements(self) -> int:
+        """Elements of the staged tile of ``v``."""
+        return self.block * self.v_tile_stride
+
+    @property
+    def resources(self) -> Resources:
+        """Threads, threadgroup memory and live registers."""
+        staged = self.k_tile_elements * self.k.bytes + self.v_tile_elements * self.v.bytes
+        shared = self.shared_bytes(2 if self.softmax else 1)
+        shared += self.threads * LSE.bytes if self.softmax and self.grouped else 0
+        own = (self.head_fragments if self.softmax else 0) + self.value_fragments
+        kept = self.head_fragments + (own if self.cached else 0)
+        return Resources(
+            threads=self.threads,
+            threadgroup_bytes=shared + (staged if self.staged else 0),
+            registers=2 * kept + self.step_registers,
+        )
+
+
+def candidates(problem: QueryGradientProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from (*CONFIGS, *GROUPED_CONFIGS)
+
+
+def reject(problem: QueryGradientProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    forward = problem.attention
+    reason = reject_backward(forward, config, key_operands(forward))
+    return reason or reject_plan(plan(problem, config))
+
+
+def cost(problem: QueryGradientProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    p, spec = problem.attention, _spec(problem, config)
+    head, value = spec.head_fragments, spec.value_fragments
+    k_bytes, v_bytes = p.head_dim * p.k.bytes, p.value_dim * p.v.bytes
+    side = Side(
+        blocks=ceil(p.q_len / spec.block_own),
+        heads=p.batch * p.num_heads,
+        streamed=p.kv_len * visible_share(p),
+        products=2 * head + value if p.softmax else head + value,
+        own_bytes=p.head_dim * p.q.bytes + p.value_dim * p.out.bytes,
+        streamed_bytes=k_bytes + v_bytes,
+        loaded_bytes=2 * k_bytes + v_bytes if p.softmax else k_bytes + v_bytes,
+        moved_bytes=operand_bytes(p) + p.nbytes("q"),
+        registers=spec.resources.registers,
+        threadgroup_memory=spec.resources.threadgroup_bytes,
+    )
+    return seconds(backward_work(side, config, chip), chip)
+
+
+def plan(problem: QueryGradientProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    p, spec = problem.attention, _spec(problem, config)
+    delta = ((p.lse_shape,), (LSE,)) if p.softmax else ((), ())
+    launch = Launch(
+        grid=(ceil(p.q_len / spec.block_own) * spec.threads, p.num_heads, p.batch),
+        threadgroup=(spec.threads, 1, 1),
+        sizes=attention_sizes(p, with_mask=spec.mask is not None),
+        output_shapes=(problem.out_shape, *delta[0]),
+        output_dtypes=(p.q, *delta[1]),
+    )
+    return Plan(
+        kernel=NAME,
+        config=config,
+        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
+        factors=("scale",),
+    )
+
+
+def _spec(problem: QueryGradientProblem, config: Config) -> Spec:
+    fields = backward_fields(problem.attention, config)
+    if not problem.takes_mask:
+        fields |= {"mask": None, "mask_kind": MaskKind.NONE}
+    return Spec(
+        **fields,  # type: ignore[arg-type]
+        lse_gradient=problem.lse_gradient,
+    )
+
+
+def variant_problems() -> Iterator[QueryGradientProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    for attention in variant_attentions():
+        yield QueryGradientProblem(attention=attention)
+    yield QueryGradientProblem(attention=next(variant_attentions()), lse_gradient=True)
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=QueryGradientProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

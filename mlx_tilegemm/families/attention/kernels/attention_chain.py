@@ -1,0 +1,215 @@
+"""Chained attention: candidates, legality, cost and plan. Pure functions of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+from typing import Any
+
+from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
+from ....core.kernel import Kernel
+from ....core.plan import Launch, Plan, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import seconds
+from ....machine.fragment import FRAGMENT, fragments
+from ....machine.limits import reject_plan, threads_per_core, tiny_operand
+from ..chain_spec import NAME, Spec
+from ..problem import AttentionProblem, MaskKind
+from ..spec import (
+    VARIANT_MASKS,
+    attention_sizes,
+    forward_fields,
+    forward_outputs,
+    key_operands,
+    reject_attention,
+    variant,
+)
+from ..work import AttentionTile, attention_work
+
+MAX_HEAD_DIM = 512
+"""Of q, k and v; of the positional parts of q and k it is a quarter."""
+
+OWN_FRAGMENTS = 36
+"""Fragments of q and of the result that one simdgroup keeps in registers without head groups."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A tile shape and how k and v reach the fragments.
+
+    Attributes:
+        simdgroups: Simdgroups of a threadgroup.
+        block_kv: Keys of one step.
+        staged: k and v pass through threadgroup memory; else fragments load from device memory.
+        head_groups: Simdgroups that own eight rows of q together, each a part of their columns.
+    """
+
+    simdgroups: int
+    block_kv: int
+    staged: bool
+    head_groups: int = 1
+
+    def __str__(self) -> str:
+        route = "staged" if self.staged else "direct"
+        groups = f"-heads{self.head_groups}" if self.head_groups > 1 else ""
+        return f"{self.block_q}x{self.block_kv}-{route}{groups}"
+
+    @property
+    def block_q(self) -> int:
+        """Rows of q that a threadgroup owns."""
+        return self.simdgroups // self.head_groups * FRAGMENT
+
+
+CONFIGS = tuple(
+    Config(simdgroups=simdgroups, block_kv=block_kv, staged=staged)
+    for staged in (True, False)
+    for simdgroups, block_kv in ((4, 32), (4, 16), (2, 32), (1, 32))
+)
+
+GROUPED_CONFIGS = tuple(
+    Config(simdgroups=rows * groups, block_kv=block_kv, staged=staged, head_groups=groups)
+    for groups in (2, 4, 8)
+    for staged, shapes in ((True, ((4, 16), (2, 16), (2, 8))), (False, ((4, 16), (2, 16), (1, 16))))
+    for rows, block_kv in shapes
+)
+"""For heads that are too large for the registers of one simdgroup."""
+
+
+def head_groups(problem: AttentionProblem) -> int:
+    """Return how many simdgroups have room for eight rows of q and of the result."""
+    columns = (problem.head_dim, problem.pe_dim, problem.value_dim)
+    for groups in (1, 2, 4):
+        if sum(fragments(size, groups) for size in columns) <= OWN_FRAGMENTS:
+            return groups
+    return 8
+
+
+def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration for heads of this size, preferred ones first."""
+    groups = head_groups(problem)
+    if groups == 1:
+        yield from CONFIGS
+    else:
+        fitting = (groups, 2 * groups)
+        yield from (config for config in GROUPED_CONFIGS if config.head_groups in fitting)
+
+
+def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    reason = _reject_problem(problem) or _reject_tile(problem, config)
+    if reason:
+        return reason
+    found = plan(problem, config)
+    resources = found.stages[0].resources
+    reason = reject_plan(found)
+    if reason is None and not threads_per_core(resources, chip):
+        return (
+            f"no core holds {resources.threads} threads of about {resources.registers} registers "
+            "at a time"
+        )
+    return reason
+
+
+def _reject_problem(problem: AttentionProblem) -> str | None:
+    if reason := reject_attention(problem):
+        return reason
+    limits = {"head_dim": MAX_HEAD_DIM, "value_dim": MAX_HEAD_DIM, "pe_dim": MAX_HEAD_DIM // 4}
+    for name, limit in limits.items():
+        if getattr(problem, name) > limit:
+            return f"{name} {getattr(problem, name)} is above {limit}"
+    return None
+
+
+def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
+    if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
+        return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
+    if config.staged and (reason := tiny_operand(key_operands(problem))):
+        return f"{reason}, from which nothing is staged"
+    return None
+
+
+def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    resources = plan(problem, config).stages[0].resources
+    tile = AttentionTile(
+        simdgroups=config.simdgroups,
+        block_kv=config.block_kv,
+        staged=config.staged,
+        registers=resources.registers,
+        threadgroup_memory=resources.threadgroup_bytes,
+        head_groups=config.head_groups,
+    )
+    return seconds(attention_work(problem, tile, chip), chip)
+
+
+def plan(problem: AttentionProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(
+        **forward_fields(problem),  # type: ignore[arg-type]
+        simdgroups=config.simdgroups,
+        block_kv=config.block_kv,
+        staged=config.staged,
+        head_groups=config.head_groups,
+    )
+    return Plan(
+        kernel=NAME,
+        config=config,
+        stages=(Stage(spec=spec, launch=_launch(problem, spec), resources=spec.resources),),
+        factors=("scale",),
+    )
+
+
+def _launch(problem: AttentionProblem, spec: Spec) -> Launch:
+    blocks = ceil(problem.q_len / spec.block_q)
+    shapes, dtypes = forward_outputs(problem)
+    return Launch(
+        grid=(blocks * spec.threads, problem.num_heads, problem.batch),
+        threadgroup=(spec.threads, 1, 1),
+        sizes=_sizes(problem),
+        output_shapes=shapes,
+        output_dtypes=dtypes,
+    )
+
+
+def _sizes(problem: AttentionProblem) -> tuple[int, ...]:
+    sizes = attention_sizes(problem, with_mask=problem.mask is not None)
+    return (*sizes, problem.num_pe_heads) if problem.pe_dim else sizes
+
+
+def variant_problems() -> Iterator[AttentionProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    for q, k, v in product(FLOATS, repeat=3):
+        yield variant(q=q, k=k, v=v)
+    for head_dim, value_dim in ((1, 1), (7, 9), (16, 24), (40, 64), (80, 80), (128, 128)):
+        yield variant(head_dim=head_dim, value_dim=value_dim)
+    for out in FLOATS:
+        yield variant(out=out)
+    for mask_kind, mask in VARIANT_MASKS:
+        yield variant(mask_kind=mask_kind, mask=mask, softmax=False)
+        for return_lse in (False, True):
+            yield variant(mask_kind=mask_kind, mask=mask, return_lse=return_lse)
+    window: dict[str, Any] = {"mask_kind": MaskKind.CAUSAL, "window": 9}
+    boolean: dict[str, Any] = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
+    yield variant(**window, return_lse=True)
+    yield variant(sinks=BFLOAT16, return_lse=True)
+    yield variant(**boolean, pe_dim=12, num_pe_heads=1)
+    yield variant(**window, sinks=FLOAT32, pe_dim=8, num_pe_heads=2)
+    # Heads that several simdgroups share: D, Dv and Dp.
+    yield variant(head_dim=192, value_dim=128, softmax=False, q=FLOAT32, v=BFLOAT16)
+    yield variant(head_dim=150, value_dim=190, **boolean, pe_dim=5, num_pe_heads=2)
+    yield variant(head_dim=256, value_dim=256, **window, sinks=FLOAT16, return_lse=True)
+    latent: dict[str, Any] = {"k": FLOAT16, "v": FLOAT16, "num_pe_heads": 1}
+    yield variant(head_dim=512, value_dim=512, pe_dim=64, **latent)
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=AttentionProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

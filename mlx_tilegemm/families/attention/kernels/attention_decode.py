@@ -1,0 +1,281 @@
+"""Attention of few rows over many keys, as in decoding: candidates, legality, cost and plan.
+
+The rows of all heads that share a head of k and v are packed together, so that each key is read
+once for them. The keys are shared out among threadgroups, whose float32 results a second kernel
+joins in order; one split needs no second kernel. How many keys a split has is a run-time number: a
+cache that grows needs no new kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from typing import Any
+
+from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
+from ....core.kernel import Kernel
+from ....core.plan import REGISTER_LIMIT, Launch, Plan, Stage
+from ....core.shapes import Shape
+from ....machine.chips.record import Chip
+from ....machine.cost import seconds
+from ....machine.fragment import FRAGMENT
+from ....machine.limits import reject_launch, reject_resources, tiny_operand
+from ..combine_splits import combine_stage
+from ..decode_spec import NAME, Spec, registers
+from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
+from ..problem import AttentionProblem, MaskKind
+from ..spec import (
+    forward_fields,
+    forward_outputs,
+    key_operands,
+    mask_sizes,
+    reject_attention,
+    variant,
+)
+
+SIMDGROUPS = 4
+"""Simdgroups of a threadgroup, where head groups do not make them more. They wait for each other
+only at the end, so that larger threadgroups would just leave more registers of a core unused."""
+
+MAX_QUERIES = 64
+"""Length of q up to which this may be what decoding and its like ask for."""
+
+MAX_SPLITS = 128
+WAVES = 4
+"""Threadgroups a core from which on more splits are of no use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How rows, keys and head sizes are shared out.
+
+    Attributes:
+        row_groups: Simdgroups of a threadgroup with rows of their own, eight each.
+        key_groups: Simdgroups that share those rows and have keys of their own.
+        head_groups: Simdgroups that share rows and keys, and have a share of D and Dv each.
+        block_kv: Keys of one step of a simdgroup.
+        splits: Threadgroups that share the keys.
+    """
+
+    row_groups: int
+    key_groups: int
+    head_groups: int
+    block_kv: int
+    splits: int
+
+    def __str__(self) -> str:
+        groups = f"{self.row_groups}x{self.key_groups}x{self.head_groups}"
+        return f"{self.block_kv}-{groups}-split{self.splits}"
+
+    @property
+    def round_keys(self) -> int:
+        """Keys of one step of a threadgroup."""
+        return self.key_groups * self.block_kv
+
+
+def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
+    """Yield the configurations that make sense for the problem, preferred ones first."""
+    p = problem
+    tile = _tile(p.head_dim, p.pe_dim, p.value_dim, p.k.bytes, p.v.bytes)
+    if tile is None or _reject_problem(problem):
+        # One to be refused, so that the reason is known.
+        yield Config(row_groups=1, key_groups=1, head_groups=8, block_kv=16, splits=1)
+        return
+    head_groups, block_kv = tile
+    rows, keys = packed_rows(problem), problem.kv_len - first_key(problem)
+    for row_groups in (1, 2, 4):
+        key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
+        if key_groups == 0 or (row_groups > 1 and rows <= FRAGMENT * row_groups // 2):
+            return
+        blocks = ceil(rows / (FRAGMENT * row_groups)) * problem.batch * problem.num_kv_heads
+        for splits in _splits(keys, key_groups * block_kv, blocks, chip):
+            yield Config(
+                row_groups=row_groups,
+                key_groups=key_groups,
+                head_groups=head_groups,
+                block_kv=block_kv,
+                splits=splits,
+            )
+
+
+def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int]:
+    """Yield powers of two: as many as fill the chip, and no more than there are rounds of keys."""
+    enough = WAVES * chip.cores
+    splits = 1
+    yield splits
+    while splits * round_keys < keys and splits * blocks < enough and splits < MAX_SPLITS:
+        splits *= 2
+        yield splits
+
+
+@lru_cache(maxsize=256)
+def _tile(
+    head_dim: int, pe_dim: int, value_dim: int, k_bytes: int, v_bytes: int
+) -> tuple[int, int] | None:
+    """Return the fewest head groups, and then the longest steps, that registers allow."""
+    for head_groups in (1, 2, 4, 8):
+        for block_kv in (32, 16):
+            needed = registers(
+                head_dim=head_dim,
+                pe_dim=pe_dim,
+                value_dim=value_dim,
+                k_bytes=k_bytes,
+                v_bytes=v_bytes,
+                head_groups=head_groups,
+                block_kv=block_kv,
+            )
+            if needed < REGISTER_LIMIT:
+                return head_groups, block_kv
+    return None
+
+
+def first_key(problem: AttentionProblem) -> int:
+    """Return the first key that any row sees."""
+    if problem.window is None:
+        return 0
+    return max(0, problem.kv_len - problem.q_len - problem.window + 1)
+
+
+def split_keys(problem: AttentionProblem, config: Config) -> int:
+    """Return the keys of one split: whole steps of a threadgroup, as even as can be."""
+    keys, round_keys = problem.kv_len - first_key(problem), config.round_keys
+    return ceil(keys / (config.splits * round_keys)) * round_keys
+
+
+def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    reason = _reject_problem(problem)
+    if reason:
+        return reason
+    keys = problem.kv_len - first_key(problem)
+    if config.splits > 1 and split_keys(problem, config) >= keys:
+        return f"{keys} keys are too few to share out"
+    spec = _spec(problem, config)
+    return reject_resources(spec.resources) or reject_launch(_launch(problem, config, spec))
+
+
+def _reject_problem(problem: AttentionProblem) -> str | None:
+    if reason := reject_attention(problem):
+        return reason
+    if problem.q_len > MAX_QUERIES:
+        return f"{problem.q_len} queries are more than the {MAX_QUERIES} of decoding"
+    if reason := tiny_operand(key_operands(problem)):
+        return f"{reason}, from which no run of elements is loaded"
+    return None
+
+
+def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    resources = _spec(problem, config).resources
+    tile = DecodeTile(
+        row_groups=config.row_groups,
+        key_groups=config.key_groups,
+        head_groups=config.head_groups,
+        block_kv=config.block_kv,
+        keys=problem.kv_len - first_key(problem),
+        split_keys=split_keys(problem, config),
+        registers=resources.registers,
+        threadgroup_memory=resources.threadgroup_bytes,
+    )
+    time = seconds(decode_work(problem, tile, chip), chip)
+    return time + (combining_seconds(problem, tile, chip) if config.splits > 1 else 0.0)
+
+
+def plan(problem: AttentionProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = _spec(problem, config)
+    attending = Stage(spec=spec, launch=_launch(problem, config, spec), resources=spec.resources)
+    splits = attending.launch.grid[1]
+    joining = (combine_stage(problem, splits),) if spec.split else ()
+    return Plan(
+        kernel=NAME,
+        config=config,
+        stages=(attending, *joining),
+        factors=("scale",),
+    )
+
+
+def _spec(problem: AttentionProblem, config: Config) -> Spec:
+    split = config.splits > 1
+    fields = forward_fields(problem)
+    if split:
+        # Splits are joined in float32, whatever becomes of the result.
+        fields |= {"out": FLOAT32, "sinks": None, "return_lse": False}
+    return Spec(
+        **fields,  # type: ignore[arg-type]
+        split=split,
+        row_groups=config.row_groups,
+        key_groups=config.key_groups,
+        head_groups=config.head_groups,
+        block_kv=config.block_kv,
+    )
+
+
+def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
+    keys, first, rows = split_keys(problem, config), first_key(problem), packed_rows(problem)
+    splits = ceil((problem.kv_len - first) / keys)
+    matrices = problem.batch * problem.num_kv_heads
+    shapes = _output_shapes(problem, spec, splits)
+    sizes = (rows, problem.q_len, problem.kv_len, first, keys, matrices * rows)
+    return Launch(
+        grid=(ceil(rows / (FRAGMENT * config.row_groups)) * spec.threads, splits, matrices),
+        threadgroup=(spec.threads, 1, 1),
+        sizes=(*sizes, problem.num_kv_heads, *_feature_sizes(problem)),
+        output_shapes=shapes,
+        output_dtypes=(spec.out, *(FLOAT32,) * (len(shapes) - 1)),
+    )
+
+
+def _output_shapes(problem: AttentionProblem, spec: Spec, splits: int) -> tuple[Shape, ...]:
+    if not spec.split:
+        return forward_outputs(problem)[0]
+    rows = problem.batch * problem.num_heads * problem.q_len
+    per_row = ((splits, rows), (splits, rows)) if spec.softmax else ()
+    return ((splits, rows, problem.value_dim), *per_row)
+
+
+def _feature_sizes(problem: AttentionProblem) -> tuple[int, ...]:
+    """Return the window, how many heads of k share one of k_pe, and the steps of the mask."""
+    pe_share = problem.num_kv_heads // problem.num_pe_heads if problem.pe_dim else 1
+    sizes = (problem.window or 0, pe_share)
+    return sizes + (mask_sizes(problem) if problem.mask is not None else ())
+
+
+def variant_problems() -> Iterator[AttentionProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    for i, q in enumerate(FLOATS):
+        for j, k in enumerate(FLOATS):
+            yield _variant(q=q, k=k, v=FLOATS[(i + j) % 3])
+    for head_dim, value_dim in ((1, 7), (40, 72), (64, 64), (128, 128), (192, 128), (256, 256)):
+        yield _variant(head_dim=head_dim, value_dim=value_dim)
+    for out in FLOATS:
+        yield _variant(out=out, return_lse=True, sinks=out)
+    for q_len in (5, 17):
+        yield _variant(q_len=q_len)
+    for softmax in (True, False):
+        for mask in (BOOL, *FLOATS):
+            kind = MaskKind.BOOLEAN if mask is BOOL else MaskKind.ADDITIVE
+            yield _variant(mask_kind=kind, mask=mask, softmax=softmax)
+        for window in (None, 201):
+            yield _variant(mask_kind=MaskKind.CAUSAL, window=window, softmax=softmax)
+        yield _variant(softmax=softmax)
+    yield _variant(head_dim=128, pe_dim=64, value_dim=128, pe=(BFLOAT16, FLOAT16))
+    yield _variant(head_dim=512, pe_dim=64, value_dim=512, pe=(FLOAT32, FLOAT16), v=FLOAT16)
+    yield _variant(pe_dim=9, pe=(FLOAT16, FLOAT32), sinks=FLOAT16)
+
+
+def _variant(q_len: int = 3, **options: Any) -> AttentionProblem:  # noqa: ANN401
+    return variant(q_len=q_len, kv_len=270, **options)
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=AttentionProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

@@ -1,0 +1,166 @@
+"""The public operation on attentions: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import mlx.core as mx
+
+from ...backends import StreamOrDevice, resolve
+from ...core.arguments import as_array, as_number
+from ...core.context import current_settings
+from .key import AttentionKey, Extras, ReturnLse, Softmax, attention_call
+
+
+@overload
+def attention_chain(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    /,
+    *,
+    scale: float | None = None,
+    softmax: bool = True,
+    mask: Literal["causal"] | mx.array | None = None,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+    q_pe: mx.array | None = None,
+    k_pe: mx.array | None = None,
+    return_lse: Literal[False] = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array: ...
+
+
+@overload
+def attention_chain(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    /,
+    *,
+    scale: float | None = None,
+    softmax: bool = True,
+    mask: Literal["causal"] | mx.array | None = None,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+    q_pe: mx.array | None = None,
+    k_pe: mx.array | None = None,
+    return_lse: Literal[True],
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> tuple[mx.array, mx.array]: ...
+
+
+def attention_chain(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    /,
+    *,
+    scale: float | None = None,
+    softmax: bool = True,
+    mask: str | mx.array | None = None,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+    q_pe: mx.array | None = None,
+    k_pe: mx.array | None = None,
+    return_lse: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array | tuple[mx.array, mx.array]:
+    """Chain two products in one kernel: ``softmax(scale * q @ k.T + mask) @ v``.
+
+    The scores stay in float32 registers from the first product into the second. Each operand keeps
+    its own dtype; neither k and v nor their heads are copied.
+
+    Args:
+        q: ``[B, Hq, Lq, D]`` of float32, float16 or bfloat16.
+        k: ``[B, Hkv, Lk, D]``; Hq is a multiple of Hkv.
+        v: ``[B, Hkv, Lk, Dv]``.
+        scale: Factor of the scores. None is ``(D + Dp)**-0.5`` with the softmax and 1 without.
+        softmax: False gives the literal chain ``(scale * q @ k.T) @ v``.
+        mask: None; ``"causal"``, aligned to the last position of both sequences as in MLX; a bool
+            array, True where a score counts; or a floating point array that is added to the
+            scores. Arrays broadcast to ``[B, Hq, Lq, Lk]``. Without the softmax, scores that do
+            not count are 0. With it, a row with nothing to attend to is 0 and its log-sum-exp
+            -inf.
+        window: Keys that a row sees at most, the one at its own position and those before it;
+            only with ``mask="causal"``. None for all.
+        sinks: ``[Hq]``, floating point: one further score for every row of a head, not scaled,
+            that takes part in the softmax and the log-sum-exp and has no value.
+        q_pe: ``[B, Hq, Lq, Dp]``, the positional part of q where it is kept apart: the scores are
+            then ``scale * (q @ k.T + q_pe @ k_pe.T)``, and nothing is concatenated.
+        k_pe: ``[B, Hkv, Lk, Dp]``, or ``[B, 1, Lk, Dp]`` for all heads.
+        return_lse: Also return the natural log-sum-exp of every row; needs the softmax.
+        out_dtype: Result dtype; None is MLX's promotion of q, k, v, q_pe and k_pe.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[B, Hq, Lq, Dv]``, or that and the log-sum-exp ``[B, Hq, Lq]`` in float32.
+
+    Raises:
+        ProblemError: Shapes or options that do not fit together (a `ValueError`).
+        DTypeError: Arguments of the wrong kind or dtype (a `TypeError`).
+
+    Example:
+        >>> q = mx.random.normal((1, 8, 128, 64)).astype(mx.float16)
+        >>> k = mx.random.normal((1, 2, 128, 64)).astype(mx.bfloat16)
+        >>> v = mx.random.normal((1, 2, 128, 64))
+        >>> attention_chain(q, k, v, mask="causal").shape
+        (1, 8, 128, 64)
+    """
+    if type(q) is not mx.array:
+        q = as_array("attention_chain", "q", q)
+    if type(k) is not mx.array:
+        k = as_array("attention_chain", "k", k)
+    if type(v) is not mx.array:
+        v = as_array("attention_chain", "v", v)
+    operands: tuple[mx.array, ...] = (q, k, v)
+    extras: Extras = ()
+    mask_name = None
+    if mask is None or isinstance(mask, str):
+        mask, mask_name = None, mask
+    if mask is not None or sinks is not None or q_pe is not None or k_pe is not None:
+        given, extras = _extra_operands(q_pe=q_pe, k_pe=k_pe, mask=mask, sinks=sinks)
+        operands += given
+    if scale is not None and type(scale) is not float:
+        scale = as_number("attention_chain", "scale", scale)
+    settings = current_settings()
+    key = AttentionKey(
+        q.shape,
+        q.dtype,
+        k.shape,
+        k.dtype,
+        v.shape,
+        v.dtype,
+        extras,
+        mask_name,
+        window,
+        Softmax(softmax),
+        ReturnLse(return_lse),
+        out_dtype,
+        resolve(stream, settings).backend,
+        settings,
+    )
+    call = attention_call(key)
+    if scale is None:
+        scale = _default_scale(q.shape[3] + (0 if q_pe is None else q_pe.shape[3]), softmax)
+    outputs = call(operands, (scale,), stream)
+    return (outputs[0], outputs[1]) if return_lse else outputs[0]
+
+
+def _extra_operands(**values: object) -> tuple[tuple[mx.array, ...], Extras]:
+    """Return the arrays among ``values``, and each one's name, shape and dtype."""
+    arrays, extras = [], []
+    for name, value in values.items():
+        if value is None:
+            continue
+        array = as_array("attention_chain", name, value)
+        arrays.append(array)
+        extras.append((name, array.shape, array.dtype))
+    return tuple(arrays), tuple(extras)
+
+
+def _default_scale(head_dim: int, softmax: bool) -> float:
+    return head_dim**-0.5 if softmax else 1.0

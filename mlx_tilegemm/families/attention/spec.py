@@ -1,0 +1,252 @@
+"""What the attention kernels share: what is common of a spec, of legality and of a launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ...core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
+from ...core.operand import Operand
+from ...core.shapes import Shape
+from ...machine.fragment import FRAGMENT, fragments, staged_stride
+from .problem import LSE, AttentionProblem, MaskKind, attention_problem
+
+BASE_SIZES = 4
+"""Sizes that come first in `attention_sizes`: lengths, heads and heads that share keys."""
+
+MASK_SIZES = 4
+"""Sizes of an array mask, which come next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """What the text of an attention or of a gradient depends on; lengths and heads are run-time.
+
+    Attributes:
+        q: Element type of ``q``. Likewise ``k``, ``v`` and ``mask`` (None without an array).
+        k: See ``q``.
+        v: See ``q``.
+        mask: See ``q``.
+        mask_kind: Which mask there is.
+        head_dim: D, of ``q`` and ``k``.
+        value_dim: Dv, of ``v`` and the result.
+        softmax: Whether rows are normalised between the two products.
+        windowed: Whether a row of a causal mask sees a window of keys only.
+        head_groups: Simdgroups that own rows together, each a share of D and Dv.
+    """
+
+    q: DType
+    k: DType
+    v: DType
+    mask: DType | None
+    mask_kind: MaskKind
+    head_dim: int
+    value_dim: int
+    softmax: bool
+    windowed: bool
+    head_groups: int
+
+    KERNEL: ClassVar[str]
+    """Name of the kernel and stem of its template."""
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"attention/{self.KERNEL}.metal.j2"
+
+    @property
+    def causal(self) -> bool:
+        """Whether the mask is causal."""
+        return self.mask_kind is MaskKind.CAUSAL
+
+    @property
+    def mask_is_boolean(self) -> bool:
+        """Whether an array mask selects rather than adds."""
+        return self.mask_kind is MaskKind.BOOLEAN
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several simdgroups own rows together."""
+        return self.head_groups > 1
+
+    @property
+    def head_fragments(self) -> int:
+        """Fragments along D, of one simdgroup."""
+        return fragments(self.head_dim, self.head_groups)
+
+    @property
+    def value_fragments(self) -> int:
+        """Fragments along Dv, of one simdgroup."""
+        return fragments(self.value_dim, self.head_groups)
+
+    def tile_stride(self, count: int, dtype: DType) -> int:
+        """Return the elements between two staged rows, of so many fragments a simdgroup."""
+        return staged_stride(count * self.head_groups * FRAGMENT, dtype)
+
+    def label_of(self, out: DType, mask: str, sizes: str) -> str:
+        """Return a readable name that is a legal part of a Metal name."""
+        dtypes = "_".join(str(dtype) for dtype in (self.q, self.k, self.v, out))
+        softmax = "softmax" if self.softmax else "literal"
+        return f"tilegemm_{self.KERNEL}_{softmax}_{mask}_{dtypes}_{sizes}"
+
+
+def attention_fields(problem: AttentionProblem) -> dict[str, object]:
+    """Return the fields of an `AttentionSpec` that the problem alone decides."""
+    return {
+        "q": problem.q,
+        "k": problem.k,
+        "v": problem.v,
+        "mask": problem.mask,
+        "mask_kind": problem.mask_kind,
+        "head_dim": problem.head_dim,
+        "value_dim": problem.value_dim,
+        "softmax": problem.softmax,
+        "windowed": problem.window is not None,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardSpec(AttentionSpec):
+    """What the text of a kernel that computes an attention depends on.
+
+    Attributes:
+        out: Element type of ``out``. Likewise ``sinks``, ``q_pe`` and ``k_pe``, None without.
+        sinks: See ``out``.
+        q_pe: See ``out``.
+        k_pe: See ``out``.
+        pe_dim: Dp, of the positional parts of q and k; 0 without them.
+        return_lse: Whether the log-sum-exp is written.
+    """
+
+    out: DType
+    sinks: DType | None
+    q_pe: DType | None
+    k_pe: DType | None
+    pe_dim: int
+    return_lse: bool
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        positional = ("q_pe", "k_pe") if self.positional else ()
+        mask = ("mask",) if self.mask else ()
+        sinks = ("sinks",) if self.sinks else ()
+        return ("q", "k", "v", *positional, *mask, *sinks, "factors", "sizes")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The result, and the log-sum-exp if it is wanted."""
+        return ("out", "lse") if self.return_lse else ("out",)
+
+    @property
+    def positional(self) -> bool:
+        """Whether q and k have positional parts."""
+        return self.pe_dim > 0
+
+    @property
+    def pe_fragments(self) -> int:
+        """Fragments along Dp, of one simdgroup."""
+        return fragments(self.pe_dim, self.head_groups)
+
+
+def forward_fields(problem: AttentionProblem) -> dict[str, object]:
+    """Return the fields of a `ForwardSpec` that the problem alone decides."""
+    return attention_fields(problem) | {
+        "out": problem.out,
+        "sinks": problem.sinks,
+        "q_pe": problem.q_pe,
+        "k_pe": problem.k_pe,
+        "pe_dim": problem.pe_dim,
+        "return_lse": problem.return_lse,
+    }
+
+
+def reject_attention(problem: AttentionProblem) -> str | None:
+    """Return why no attention kernel may serve the problem, or None."""
+    if 0 in problem.out_shape:
+        return "the result is empty"
+    if problem.kv_len == 0:
+        return "there are no keys"
+    return None
+
+
+def key_operands(problem: AttentionProblem) -> tuple[Operand, ...]:
+    """Return the operands that belong to the keys."""
+    return tuple(one for one in problem.operands if one.name in ("k", "v", "k_pe"))
+
+
+def attention_sizes(problem: AttentionProblem, *, with_mask: bool) -> tuple[int, ...]:
+    """Return the run-time sizes of a kernel whose threadgroups have rows of one head each.
+
+    Args:
+        problem: The attention.
+        with_mask: The kernel takes the array mask.
+    """
+    lengths = (problem.q_len, problem.kv_len)
+    heads = (problem.num_heads, problem.num_heads // problem.num_kv_heads)
+    mask = mask_sizes(problem) if with_mask else ()
+    window = () if problem.window is None else (problem.window,)
+    return (*lengths, *heads, *mask, *window)
+
+
+def mask_sizes(problem: AttentionProblem) -> tuple[int, int, int, int]:
+    """Return the matrices from one batch and from one head to the next, rows and columns."""
+    batch, heads, rows, columns = problem.mask_shape
+    return (heads if batch > 1 else 0, 1 if heads > 1 else 0, rows, columns)
+
+
+def forward_outputs(problem: AttentionProblem) -> tuple[tuple[Shape, ...], tuple[DType, ...]]:
+    """Return shapes and types of the result, and of the log-sum-exp if it is wanted."""
+    if problem.return_lse:
+        return (problem.out_shape, problem.lse_shape), (problem.out, LSE)
+    return (problem.out_shape,), (problem.out,)
+
+
+VARIANT_MASKS: tuple[tuple[MaskKind, DType | None], ...] = (
+    (MaskKind.NONE, None),
+    (MaskKind.CAUSAL, None),
+    (MaskKind.BOOLEAN, BOOL),
+    *((MaskKind.ADDITIVE, mask) for mask in FLOATS),
+)
+"""Every kind of mask with every type it may have."""
+
+
+def variant(
+    *,
+    q: DType = FLOAT16,
+    k: DType = BFLOAT16,
+    v: DType = FLOAT32,
+    q_len: int = 19,
+    kv_len: int = 37,
+    head_dim: int = 24,
+    value_dim: int = 17,
+    pe_dim: int = 0,
+    num_pe_heads: int = 1,
+    pe: tuple[DType, DType] = (FLOAT32, FLOAT16),
+    mask_kind: MaskKind = MaskKind.NONE,
+    mask: DType | None = None,
+    softmax: bool = True,
+    sinks: DType | None = None,
+    **options: Any,  # noqa: ANN401 - of `attention_problem`
+) -> AttentionProblem:
+    """Return a small attention with everything but what is named left at its default."""
+    return attention_problem(
+        "variant",
+        q_shape=(2, 4, q_len, head_dim),
+        k_shape=(2, 2, kv_len, head_dim),
+        v_shape=(2, 2, kv_len, value_dim),
+        q=q,
+        k=k,
+        v=v,
+        softmax=softmax,
+        mask_kind=mask_kind,
+        mask_shape=(2, 1, q_len, kv_len) if mask else None,
+        mask=mask,
+        sinks_shape=(4,) if sinks else None,
+        sinks=sinks,
+        q_pe_shape=(2, 4, q_len, pe_dim) if pe_dim else None,
+        q_pe=pe[0] if pe_dim else None,
+        k_pe_shape=(2, num_pe_heads, kv_len, pe_dim) if pe_dim else None,
+        k_pe=pe[1] if pe_dim else None,
+        **options,
+    )

@@ -1,0 +1,141 @@
+"""Products by MLX's own ops: for the ``mlx`` backend and for what no kernel serves.
+
+Same semantics as the kernels: accumulation in float32 and one rounding to the result type, integer
+products exact modulo 2^32. Unlike the kernels, these cast operands into copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import mlx.core as mx
+
+from ...backends import StreamOrDevice, device_type
+from ...core.dtypes import promote
+from ...core.problem import Number
+from .problem import GemmProblem
+
+_LIMB_BITS = 16
+
+
+# Products of two 16-bit limbs are below 2^32; sums of 2^20 of them are exact in float64.
+_EXACT_SUM_LENGTH = 1 << 20
+
+
+def gemm(
+    problem: GemmProblem,
+    operands: Sequence[mx.array],
+    factors: Sequence[Number],
+    stream: StreamOrDevice,
+) -> list[mx.array]:
+    """Return ``[alpha * op(a) @ op(b) + beta * c]`` for operands ``(a, b)`` or ``(a, b, c)``."""
+    a, b = _transposed(operands, problem.transpose_a, problem.transpose_b, stream)
+    c = operands[2] if len(operands) > 2 else None
+    compute = _integer_gemm if problem.is_integer else _float_gemm
+    return [compute(problem, a, b, c, factors, stream)]
+
+
+def wide_gemm(
+    transpose_a: bool,
+    transpose_b: bool,
+    operands: Sequence[mx.array],
+    factors: Sequence[Number],
+    stream: StreamOrDevice,
+) -> list[mx.array]:
+    """Return the product of types that no kernel takes (complex64, float64) by MLX's own rules."""
+    a, b = _transposed(operands, transpose_a, transpose_b, stream)
+    return [_product(a, b, operands[2] if len(operands) > 2 else None, factors, stream)]
+
+
+def _transposed(
+    operands: Sequence[mx.array], transpose_a: bool, transpose_b: bool, stream: StreamOrDevice
+) -> tuple[mx.array, mx.array]:
+    a, b = operands[:2]
+    if transpose_a and a.ndim > 1:
+        a = mx.swapaxes(a, -1, -2, stream=stream)
+    if transpose_b and b.ndim > 1:
+        b = mx.swapaxes(b, -1, -2, stream=stream)
+    return a, b
+
+
+def _float_gemm(
+    problem: GemmProblem,
+    a: mx.array,
+    b: mx.array,
+    c: mx.array | None,
+    factors: Sequence[Number],
+    stream: StreamOrDevice,
+) -> mx.array:
+    natural = promote(problem.a, problem.b)
+    if problem.c is not None:
+        natural = promote(natural, problem.c)
+    if problem.out is not natural:
+        # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
+        a, b = a.astype(mx.float32, stream=stream), b.astype(mx.float32, stream=stream)
+    if c is not None:
+        a, b, c = _matrices(a, b, mx.broadcast_to(c, problem.out_shape, stream=stream), stream)
+    product = _product(a, b, c, factors, stream).astype(problem.out.mlx, stream=stream)
+    return mx.reshape(product, problem.out_shape, stream=stream)
+
+
+def _matrices(
+    a: mx.array, b: mx.array, c: mx.array, stream: StreamOrDevice
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Give vectors their second axis: `mx.addmm` refuses some addends of products with vectors."""
+    if b.ndim == 1:
+        b, c = (mx.expand_dims(x, -1, stream=stream) for x in (b, c))
+    if a.ndim == 1:
+        a, c = (mx.expand_dims(x, -2, stream=stream) for x in (a, c))
+    return a, b, c
+
+
+def _product(
+    a: mx.array, b: mx.array, c: mx.array | None, factors: Sequence[Number], stream: StreamOrDevice
+) -> mx.array:
+    if c is None:
+        return mx.matmul(a, b, stream=stream)
+    alpha, beta = factors
+    return mx.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
+
+
+def _integer_gemm(
+    problem: GemmProblem,
+    a: mx.array,
+    b: mx.array,
+    c: mx.array | None,
+    factors: Sequence[Number],
+    stream: StreamOrDevice,
+) -> mx.array:
+    # float64 lives on the CPU only.
+    with mx.stream(stream if stream is not None and device_type(stream) is mx.cpu else mx.cpu):
+        total = _integer_product(a, b, problem.k)
+        if c is None:
+            return total.astype(mx.int32)
+        alpha, beta = (mx.array(int(factor) % 2**32, dtype=mx.uint32) for factor in factors)
+        return (alpha * total + beta * _wrapped(c)).astype(mx.int32)
+
+
+def _integer_product(a: mx.array, b: mx.array, k: int) -> mx.array:
+    """Return ``a @ b`` modulo 2^32 as uint32, by exact float64 products of 16-bit limbs."""
+    total = mx.array(0, dtype=mx.uint32)
+    starts = range(0, max(k, 1), _EXACT_SUM_LENGTH)
+    for start, (i, x), (j, y) in product(starts, enumerate(_limbs(a)), enumerate(_limbs(b))):
+        if i + j > 1:
+            continue  # a multiple of 2^32
+        part = slice(start, start + _EXACT_SUM_LENGTH)
+        partial = mx.matmul(x[..., part], y[..., part, :] if y.ndim > 1 else y[part])
+        total = total + mx.left_shift(_wrapped(partial), _LIMB_BITS * (i + j))
+    return total
+
+
+def _limbs(x: mx.array) -> list[mx.array]:
+    """Return float64 digits of ``x`` in base 2^16, lowest first; the highest is signed."""
+    if x.itemsize <= 2:
+        return [x.astype(mx.float64)]
+    low = mx.bitwise_and(x, (1 << _LIMB_BITS) - 1)
+    return [low.astype(mx.float64), mx.right_shift(x, _LIMB_BITS).astype(mx.float64)]
+
+
+def _wrapped(x: mx.array) -> mx.array:
+    return x.astype(mx.int64).astype(mx.uint32)

@@ -1,0 +1,105 @@
+"""The family of matrix products, as the rest of the library sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...backends import Backend
+from ...core.arguments import ArraySpec, as_number
+from ...core.family import Data, Family, Op, Part, Subject
+from ...core.problem import Factors
+from . import fallback, notes, ops, price, spelling
+from .gradients import ProductRule
+from .kernels import gemm_scalar, gemm_simdgroup, gemm_split_k, gemv
+from .problem import GemmProblem
+from .request import gemm_request
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+    from ...core.family import Rule, Run
+    from ...core.reference import Expected
+
+
+def _request(
+    op: str, arrays: Mapping[str, ArraySpec], options: Mapping[str, Any]
+) -> GemmProblem | None:
+    return gemm_request(
+        op,
+        a=arrays["a"],
+        b=arrays["b"],
+        c=arrays.get("c"),
+        transpose_a=options["transpose_a"],
+        transpose_b=options["transpose_b"],
+        out_dtype=options["out_dtype"],
+        scaled=as_number(op, "alpha", options.get("alpha", 1)) != 1,
+        batch_invariant=options["batch_invariant"],
+    )
+
+
+# References need NumPy, which is most of what `import mlx_tilegemm` may cost.
+def _reference(
+    problem: GemmProblem, operands: Sequence[mx.array], factors: Factors
+) -> tuple[Expected, ...]:
+    from .reference import expected
+
+    return expected(problem, operands, factors)
+
+
+def _draw(problem: GemmProblem, data: Data) -> list[mx.array]:
+    from .reference import draw
+
+    return draw(problem, data)
+
+
+def _part(
+    problem: GemmProblem, operands: Sequence[mx.array], outputs: Sequence[mx.array], rows: int
+) -> Part[GemmProblem]:
+    from .reference import part
+
+    return part(problem, operands, outputs, rows)
+
+
+def _subjects() -> Iterator[Subject[GemmProblem]]:
+    from .subjects import subjects
+
+    return subjects()
+
+
+def _trial_factors(problem: GemmProblem) -> Factors:
+    # Powers of two: they leave exact sums exact.
+    alpha, beta = (3, -2) if problem.is_integer else (0.5, -2.0)
+    return (alpha if problem.scaled else 1, beta)
+
+
+def _fallback(problem: GemmProblem) -> Run:
+    return partial(fallback.gemm, problem)
+
+
+def _rule(problem: GemmProblem, backend: Backend) -> Rule:
+    return ProductRule(problem=problem, backend=backend)
+
+
+_ELSEWHERE = "complex64 and float64 are served by MLX's own ops"
+
+FAMILY: Family[GemmProblem] = Family(
+    name="gemm",
+    problems={"gemm": GemmProblem},
+    kernels=(gemm_simdgroup.KERNEL, gemv.KERNEL, gemm_split_k.KERNEL, gemm_scalar.KERNEL),
+    ops=(
+        Op(function=ops.matmul, arrays=("a", "b"), request=_request, elsewhere=_ELSEWHERE),
+        Op(function=ops.addmm, arrays=("a", "b", "c"), request=_request, elsewhere=_ELSEWHERE),
+    ),
+    reference=_reference,
+    draw=_draw,
+    trial_factors=_trial_factors,
+    part=_part,
+    fallback=_fallback,
+    price=price.price,
+    rule=_rule,
+    notes=notes.notes,
+    spelling=spelling.SPELLING,
+    subjects=_subjects,
+)

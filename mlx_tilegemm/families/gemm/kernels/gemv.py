@@ -1,0 +1,232 @@
+"""Product of few rows with a matrix: candidates, legality, cost and plan.
+
+Decoding multiplies one or a few rows with a weight, which is bound by reading the weight: this
+kernel reads it once, in its own type, and multiplies every row with what it read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, seconds
+from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.limits import reject_plan
+from ....machine.products import dram_bytes
+from ..problem import GemmProblem
+from ..spec import (
+    GemmSpec,
+    gemm_factors,
+    gemm_fields,
+    gemm_sizes,
+    reject_gemm,
+    rows_decide,
+    tiny_gemm_operand,
+)
+from ..spec import variant as gemm_variant
+
+NAME = "gemv"
+MAX_ROWS = 16
+"""Beyond it the rows no longer fit a thread's registers beside the columns they meet."""
+
+VECTOR_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How much of the result a simdgroup computes.
+
+    Attributes:
+        rows: Rows held in registers; a problem of fewer repeats its last one.
+        columns: Columns of a simdgroup where ``b`` is ``[n, k]``; else each lane takes a vector.
+        simdgroups: Simdgroups of a threadgroup.
+    """
+
+    rows: int
+    columns: int
+    simdgroups: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}-{self.simdgroups}"
+
+
+CONFIGS = (
+    Config(rows=1, columns=4, simdgroups=8),
+    Config(rows=4, columns=4, simdgroups=8),
+    Config(rows=16, columns=4, simdgroups=4),
+)
+"""Few heights, so that decoding in batches of any size needs few kernels. Several columns share
+what is read of ``a``, which with many rows is most of what a simdgroup reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(GemmSpec):
+    """What the text of one small-m product depends on.
+
+    Attributes:
+        rows: Rows held in registers.
+        columns: Columns of a simdgroup where ``b`` is ``[n, k]``.
+        simdgroups: Simdgroups of a threadgroup.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    rows: int
+    columns: int
+    simdgroups: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+    @property
+    def vector_length(self) -> int:
+        """Elements of ``b`` that a lane reads at once; fewer where many rows share registers."""
+        return vector_length(self.b, self.rows)
+
+    @property
+    def align_k(self) -> bool:
+        """Whether k is whole steps of a simdgroup."""
+        return self.k % (SIMD_WIDTH * self.vector_length) == 0
+
+    @property
+    def shares_elements(self) -> int:
+        """Partial sums of one row that the simdgroups of a threadgroup exchange."""
+        return self.simdgroups * self.vector_length * SIMD_WIDTH
+
+    @property
+    def resources(self) -> Resources:
+        """Threads, threadgroup memory and live registers."""
+        length = self.vector_length
+        by_columns = self.rows * self.columns + (self.columns + 1) * length
+        live = by_columns if self.transpose_b else (self.rows + 1) * length
+        return Resources(
+            threads=self.threads,
+            threadgroup_bytes=0 if self.transpose_b else 4 * self.shares_elements,
+            registers=live + ADDRESSING_REGISTERS,
+        )
+
+
+def vector_length(b: DType, rows: int) -> int:
+    """Return the elements of ``b`` that a lane reads at once."""
+    return min(VECTOR_BYTES // b.bytes, 4 if rows > 4 else VECTOR_BYTES)
+
+
+def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if problem.is_integer:
+        return f"it multiplies floats, not {problem.a} and {problem.b}"
+    reason = reject_gemm(problem) or tiny_gemm_operand(problem) or rows_decide(problem)
+    if reason:
+        return reason
+    if problem.m > MAX_ROWS:
+        return f"m {problem.m} is above {MAX_ROWS}: it reads b again for every {config.rows} rows"
+    if any(problem.m <= other.rows < config.rows for other in CONFIGS):
+        return f"{config.rows} rows are more than m {problem.m} needs"
+    return reject_plan(plan(problem, config))
+
+
+def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration, as the model counts it."""
+    columns = _threadgroup_columns(problem, config)
+    depth = problem.k if problem.transpose_b else ceil(problem.k / config.simdgroups)
+    per_simdgroup = config.rows * columns * depth / SIMD_WIDTH
+    if problem.transpose_b:
+        per_simdgroup /= config.simdgroups
+    b_bytes = columns * problem.k * problem.b.bytes
+    a_bytes = config.rows * problem.k * problem.a.bytes
+    # Each simdgroup reads all of the rows of a, or its share of their depth.
+    a_repeated = (config.simdgroups - 1) * a_bytes if problem.transpose_b else 0
+    passes = ceil(problem.m / config.rows)
+    return TileWork(
+        tiles=ceil(problem.n / columns) * passes * problem.batch_size,
+        simdgroups=config.simdgroups,
+        chains=config.rows * config.columns,
+        issue_cycles=config.simdgroups * per_simdgroup * chip.alu_cycles,
+        threadgroup_bytes=0
+        if problem.transpose_b
+        else 8 * config.rows * config.simdgroups * columns,
+        vector_bytes=a_repeated,
+        cache_bytes=b_bytes + a_bytes,
+        repeated_bytes=a_repeated,
+        dram_bytes=dram_bytes(problem.product) + (passes - 1) * problem.nbytes("b"),
+    )
+
+
+def _threadgroup_columns(problem: GemmProblem, config: Config) -> int:
+    if problem.transpose_b:
+        return config.simdgroups * config.columns
+    return SIMD_WIDTH * vector_length(problem.b, config.rows)
+
+
+def plan(problem: GemmProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(
+        **gemm_fields(problem),  # type: ignore[arg-type]
+        block_m=config.rows,
+        block_n=_threadgroup_columns(problem, config),
+        block_k=SIMD_WIDTH * vector_length(problem.b, config.rows),
+        rows=config.rows,
+        columns=config.columns,
+        simdgroups=config.simdgroups,
+    )
+    blocks = ceil(problem.n / spec.block_n)
+    launch = Launch(
+        grid=(blocks * spec.threads, ceil(problem.m / config.rows), problem.batch_size),
+        threadgroup=(spec.threads, 1, 1),
+        sizes=gemm_sizes(problem),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+    return Plan(
+        kernel=NAME,
+        config=config,
+        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
+        factors=gemm_factors(problem),
+    )
+
+
+def variant_problems() -> Iterator[GemmProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    for rows in (1, 3, 11):
+        for transpose_b in (False, True):
+            for a, b in ((x, y) for x in FLOATS for y in FLOATS):
+                yield gemm_variant(a, b, rows, 37, 43, transpose_b=transpose_b)
+            yield gemm_variant(FLOAT16, FLOAT32, rows, 256, 256, transpose_b=transpose_b)
+            yield gemm_variant(
+                FLOAT32, BFLOAT16, rows, 37, 300, transpose_a=True, transpose_b=transpose_b
+            )
+            yield gemm_variant(
+                FLOAT32, FLOAT16, rows, 300, 19, transpose_b=transpose_b, c=FLOAT16, c_shape=(300,)
+            )
+            yield gemm_variant(
+                FLOAT32, FLOAT16, rows, 40, 19, transpose_b=transpose_b, a_batch=(3,), b_batch=(3,)
+            )
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=GemmProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

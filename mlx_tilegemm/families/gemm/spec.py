@@ -1,0 +1,264 @@
+"""What the GEMM kernels share: the part of a spec, of legality and of a launch that is common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar
+
+from ...core.dtypes import FLOATS, INTEGERS, DType, Kind
+from ...core.plan import CONSTANT_BINDING_LIMIT, Launch
+from ...core.shapes import Shape
+from ...machine.limits import tiny_operand
+from .problem import GemmProblem, gemm_problem
+
+MAX_BATCH_AXES = 8
+"""Batch axes a kernel decomposes; more never survive merging in practice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmSpec:
+    """What the text of a GEMM depends on; m and the batch sizes are run-time.
+
+    Attributes:
+        a: Element type of ``a``. Likewise ``b``, ``c`` (None without an addend) and ``out``.
+        b: See ``a``.
+        c: See ``a``.
+        out: See ``a``.
+        transpose_a: ``a`` is stored ``[k, m]``.
+        transpose_b: ``b`` is stored ``[n, k]``.
+        n: Columns of the result.
+        k: Length of the contracted axis.
+        c_rows: ``c`` has a row for every row of the result.
+        c_columns: ``c`` has a column for every column of the result.
+        scaled: The product is multiplied by ``factors[0]``.
+        batch_axes: Number of batch axes.
+        block_m: Rows of the result that a threadgroup computes.
+        block_n: Columns of the result that a threadgroup computes.
+        block_k: Depth of one step.
+    """
+
+    a: DType
+    b: DType
+    c: DType | None
+    out: DType
+    transpose_a: bool
+    transpose_b: bool
+    n: int
+    k: int
+    c_rows: bool
+    c_columns: bool
+    scaled: bool
+    batch_axes: int
+    block_m: int
+    block_n: int
+    block_k: int
+
+    KERNEL: ClassVar[str]
+    """Name of the kernel and stem of its template."""
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"gemm/{self.KERNEL}.metal.j2"
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name, legal in a Metal name."""
+        dtypes = "_".join(str(dtype) for dtype in (self.a, self.b, self.out))
+        block = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        return f"tilegemm_{self.KERNEL}_{self.layout}_{dtypes}_{block}_n{self.n}_k{self.k}"
+
+    @property
+    def layout(self) -> str:
+        """``nn``, ``nt``, ``tn`` or ``tt``."""
+        return ("t" if self.transpose_a else "n") + ("t" if self.transpose_b else "n")
+
+    @property
+    def batch_sizes(self) -> int:
+        """Index in ``sizes`` of the first batch axis."""
+        return 1
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        addend = ("c",) if self.c else ()
+        factors = ("factors",) if self.c or self.scaled else ()
+        return ("a", "b", *addend, *factors, "sizes")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The one output."""
+        return ("out",)
+
+    @property
+    def c_row_stride(self) -> str:
+        """Metal for the elements between two rows of ``c``."""
+        if not self.c_rows:
+            return "size_t(0)"
+        return "size_t(N)" if self.c_columns else "size_t(1)"
+
+    @property
+    def c_column_stride(self) -> str:
+        """Metal for the elements between two columns of ``c``."""
+        return "size_t(1)" if self.c_columns else "size_t(0)"
+
+    @property
+    def c_matrix_size(self) -> str:
+        """Metal for the elements of one matrix of ``c``."""
+        rows = "size_t(m)" if self.c_rows else "1"
+        return f"{rows} * N" if self.c_columns else rows
+
+
+def gemm_fields(problem: GemmProblem) -> dict[str, object]:
+    """Return the fields of a `GemmSpec` that the problem alone decides."""
+    return {
+        "a": problem.a,
+        "b": problem.b,
+        "c": problem.c,
+        "out": problem.out,
+        "transpose_a": problem.transpose_a,
+        "transpose_b": problem.transpose_b,
+        "n": problem.n,
+        "k": problem.k,
+        "c_rows": problem.c_rows,
+        "c_columns": problem.c_columns,
+        "scaled": problem.scaled,
+        "batch_axes": len(problem.batch),
+    }
+
+
+def gemm_factors(problem: GemmProblem) -> tuple[str, ...]:
+    """Return the run-time factors in the order of the input ``factors``."""
+    if problem.c:
+        return ("alpha", "beta")
+    return ("alpha",) if problem.scaled else ()
+
+
+def gemm_sizes(problem: GemmProblem) -> tuple[int, ...]:
+    """Return the run-time sizes: m, then size and steps of a, b and c for each batch axis."""
+    axes = ((axis.size, axis.a, axis.b, axis.c) for axis in problem.batch)
+    return (problem.m, *(value for axis in axes for value in axis))
+
+
+def gemm_launch(
+    problem: GemmProblem, *, block_m: int, block_n: int, threads: int, swizzle_log: int = 0
+) -> Launch:
+    """Return the launch of one threadgroup for each block of the result.
+
+    With ``swizzle_log`` s, 2**s neighbouring block rows are walked together before the next block
+    column, which keeps their operands in cache; the few threadgroups past the last row return.
+    """
+    tiles_m = -(-problem.m // block_m)
+    tiles_n = -(-problem.n // block_n)
+    panel = 1 << swizzle_log
+    return Launch(
+        grid=(tiles_n * panel * threads, -(-tiles_m // panel), problem.batch_size),
+        threadgroup=(threads, 1, 1),
+        sizes=gemm_sizes(problem),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+
+
+def reject_gemm(problem: GemmProblem) -> str | None:
+    """Return why no GEMM kernel may serve the problem, or None."""
+    if problem.m == 0 or problem.n == 0 or problem.batch_size == 0:
+        return "the result is empty"
+    if problem.k == 0:
+        return "k is 0, so there is nothing to multiply"
+    if len(problem.batch) > MAX_BATCH_AXES:
+        return f"{len(problem.batch)} batch axes remain after merging; at most {MAX_BATCH_AXES}"
+    return None
+
+
+def tiny_gemm_operand(problem: GemmProblem) -> str | None:
+    """Return which operand MLX binds in the constant address space, in words, or None."""
+    return tiny_operand(problem.operands[:2])
+
+
+def variant_problems(pairs: Iterable[tuple[DType, DType]]) -> Iterator[GemmProblem]:
+    """Yield small problems that together reach every flag of a GEMM's text.
+
+    Every dtype pair meets every layout, ragged and aligned; result dtypes, addends, factors and
+    batch axes are each gone through once, with one pair and layout.
+    """
+    pairs = tuple(pairs)
+    for a, b in pairs:
+        for transpose_a, transpose_b in product((False, True), repeat=2):
+            for sizes in (RAGGED, ALIGNED):
+                yield variant(a, b, *sizes, transpose_a=transpose_a, transpose_b=transpose_b)
+    a, b = pairs[1]
+    for m, n, k in product(
+        (RAGGED[0], ALIGNED[0]), (RAGGED[1], ALIGNED[1]), (RAGGED[2], ALIGNED[2])
+    ):
+        yield variant(a, b, m, n, k)
+    yield variant(a, b, *RAGGED, scaled=True)
+    for batch in ((3,), (2, 3)):
+        for shared in (False, True):
+            yield variant(a, b, *RAGGED, a_batch=batch, b_batch=() if shared else batch[-1:])
+    addends = FLOATS if a.kind is Kind.FLOAT else INTEGERS
+    for c in addends:
+        for rows, columns in product((1, RAGGED[0]), (1, RAGGED[1])):
+            yield variant(a, b, *RAGGED, c=c, c_shape=(rows, columns))
+    yield variant(a, b, *RAGGED, a_batch=(3,), b_batch=(3,), c=a, c_shape=(3, 1, RAGGED[1]))
+    if a.kind is Kind.FLOAT:
+        for (x, y), out in product(pairs, FLOATS):
+            yield variant(x, y, *RAGGED, out=out)
+
+
+RAGGED = (33, 37, 43)
+"""m, n, k off every tile, in more than one block of the smaller ones."""
+
+ALIGNED = (64, 64, 64)
+"""m, n, k on every tile."""
+
+
+def variant(
+    a: DType,
+    b: DType,
+    m: int,
+    n: int,
+    k: int,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    a_batch: Shape = (),
+    b_batch: Shape = (),
+    c: DType | None = None,
+    c_shape: Shape | None = None,
+    out: DType | None = None,
+    scaled: bool = False,
+) -> GemmProblem:
+    """Return the problem of a product with everything but what is named left at its default."""
+    return gemm_problem(
+        "variant",
+        a_shape=(*a_batch, *((k, m) if transpose_a else (m, k))),
+        b_shape=(*b_batch, *((n, k) if transpose_b else (k, n))),
+        a=a,
+        b=b,
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        c_shape=c_shape,
+        c=c,
+        out=out,
+        scaled=scaled,
+    )
+
+
+def rows_decide(problem: GemmProblem) -> str | None:
+    """Return why a kernel whose sums depend on the number of rows may not serve, or None."""
+    if problem.batch_invariant:
+        return "batch_invariant: the order of its sums depends on the number of rows"
+    return None
+
+
+def invariant_by_scalar(problem: GemmProblem) -> bool:
+    """Return whether a batch-invariant product is the scalar kernel's.
+
+    Whether ``a`` is too small for the simdgroup kernel may depend on m, so every product is the
+    scalar kernel's in which a single row would be.
+    """
+    one_row = min(problem.k, problem.product.b_elements)
+    return problem.is_integer or one_row < CONSTANT_BINDING_LIMIT

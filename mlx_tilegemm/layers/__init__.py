@@ -1,0 +1,1 @@
+"""Layers of `mlx.nn` routed through the ops."""

@@ -1,0 +1,1 @@
+"""Facts of GPUs and of MLX's kernels on them, and what follows for time."""

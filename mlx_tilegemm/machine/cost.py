@@ -1,0 +1,290 @@
+"""Modelled seconds from counted work.
+
+A launch is counted as `TileWork`: what one threadgroup does, how many threadgroups there are, and
+what each holds of a core. `estimate` turns that into seconds for a chip. Two times are computed,
+and the larger one counts: how long the busiest core is kept *busy* when its threadgroups hide one
+another's waiting, and how long its threadgroups take when each *waits* for memory at every step and
+too few are there to fill in.
+
+The model leaves out: bank conflicts, misses of the page tables, registers that the compiler spills
+below the limit, and the milliseconds a cold GPU takes to reach its clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, exp
+
+from ..core.plan import SIMD_WIDTH
+from .chips.record import Chip
+
+EXPOSED_SHARE = 0.15
+"""Share of the shorter phases (arithmetic, threadgroup memory, caches, memory) that the longest
+does not hide. Fitted by bench/model.py."""
+
+SCATTERED_READ_FACTOR = 1.5
+"""What a fragment loaded straight from device memory costs over a staged read of as many bytes: its
+rows are 16 or 32 bytes long and a matrix row apart, a fraction of a 128-byte line each. Assumed:
+published times hardly depend on it."""
+
+DRIFT_SHARE = 0.3
+"""Share of what simdgroups of a threadgroup load alike that each fetches from the shared cache on
+its own, where no barrier keeps them together. Fitted by bench/model.py."""
+
+WAIT_FACTOR = 1.5
+"""Latencies of memory that one wait of a threadgroup costs: address, line, store, barrier. Fitted
+by bench/model.py."""
+
+DRAM_SHARE = 0.93
+"""Share of the memory bandwidth that streaming reaches, as measured on M4 Pro and M5 Max."""
+
+SPILL_FACTOR = 10.0
+"""How much longer arithmetic takes once registers spill, as measured on an M5 Max."""
+
+CHAINS_THAT_COUNT = 4
+"""Independent chains of a simdgroup beyond which more do not help, from M1's latency tables."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """The constants that no data sheet tells; see the module's of the same names.
+
+    Attributes:
+        exposed_share: See `EXPOSED_SHARE`.
+        scattered_read_factor: See `SCATTERED_READ_FACTOR`.
+        drift_share: See `DRIFT_SHARE`.
+        wait_factor: See `WAIT_FACTOR`.
+    """
+
+    exposed_share: float = EXPOSED_SHARE
+    scattered_read_factor: float = SCATTERED_READ_FACTOR
+    drift_share: float = DRIFT_SHARE
+    wait_factor: float = WAIT_FACTOR
+
+
+FITTED = Constants()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileWork:
+    """What one threadgroup does, and how many there are.
+
+    Attributes:
+        tiles: Threadgroups of the launch.
+        simdgroups: Simdgroups of a threadgroup.
+        chains: Independent accumulations of one simdgroup, which hide each other's latency.
+        issue_cycles: Cycles of one scheduler that a threadgroup's multiply-accumulates take.
+        alu_cycles: Likewise of all its other arithmetic, part of which the chip runs beside them.
+        threadgroup_bytes: Threadgroup memory a threadgroup reads and writes.
+        fragment_bytes: Bytes it loads straight from device memory into fragments, through L1.
+        vector_bytes: Bytes that its simdgroups load again from L1 a line or more at a time.
+        cache_bytes: Bytes it reads from the shared cache, each once.
+        line_bytes: Bytes of the lines that hold these, each once a step: what the cache behind the
+            shared one gives of them. 0 where all of a line is read before it is lost.
+        repeated_bytes: Bytes that a second simdgroup and others load again, with no barrier to keep
+            them together: part of these comes from the shared cache too.
+        dram_bytes: Bytes the whole launch has to move to and from memory.
+        waits: Times a threadgroup asks for memory and can do nothing until it comes: its steps.
+        registers: Live 32-bit registers of one thread.
+        threadgroup_memory: Bytes of threadgroup memory a threadgroup holds.
+        prefetched: The next step's data is asked for before the current step's arithmetic.
+        shared_bytes: Size of what the threadgroups running together read of the shared cache before
+            one of them reads any of it again: keys and values that all walk through, or the lines
+            of one step of a GEMM. 0 where that is little.
+        barriers: The simdgroups of a threadgroup wait for each other at every step.
+        exposed_share: Overrides the model's constant, for kernels that this library does not build.
+    """
+
+    tiles: int
+    simdgroups: int
+    chains: int
+    issue_cycles: float
+    threadgroup_bytes: float
+    cache_bytes: float
+    dram_bytes: float
+    alu_cycles: float = 0.0
+    fragment_bytes: float = 0.0
+    vector_bytes: float = 0.0
+    line_bytes: float = 0.0
+    repeated_bytes: float = 0.0
+    waits: float = 1.0
+    registers: int = 0
+    threadgroup_memory: int = 0
+    prefetched: bool = False
+    shared_bytes: float = 0.0
+    barriers: bool = True
+    exposed_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Modelled seconds of one launch, by what takes them.
+
+    Attributes:
+        arithmetic: All instructions issued. Each phase is given as if it were alone.
+        threadgroup: Threadgroup memory.
+        l1: Fragments through the core's own cache.
+        l2: Reads from the shared cache.
+        dram: Memory.
+        busy: The five together, as far as they do not hide each other.
+        waiting: The busiest core's threadgroups one round after another, waits included.
+        launch: Fixed cost.
+    """
+
+    arithmetic: float
+    threadgroup: float
+    l1: float
+    l2: float
+    dram: float
+    busy: float
+    waiting: float
+    launch: float
+
+    @property
+    def seconds(self) -> float:
+        """The modelled time."""
+        return self.launch + max(self.busy, self.waiting)
+
+    @property
+    def bound(self) -> str:
+        """What limits the launch: ``launch``, ``waiting`` or the longest phase."""
+        longest = max(self.busy, self.waiting)
+        if self.launch > longest:
+            return "launch"
+        if self.waiting > self.busy:
+            return "waiting"
+        phases = ("arithmetic", "threadgroup", "l1", "l2", "dram")
+        return max(phases, key=lambda name: float(getattr(self, name)))
+
+
+def resident_threadgroups(work: TileWork, chip: Chip) -> int:
+    """Return how many threadgroups of this kind a core holds at a time."""
+    threads = next(
+        (threads for registers, threads in chip.occupancy if work.registers <= registers),
+        chip.occupancy[-1][1],
+    )
+    by_registers = threads // (SIMD_WIDTH * work.simdgroups)
+    by_memory = (
+        chip.threadgroup_memory_bytes // work.threadgroup_memory
+        if work.threadgroup_memory
+        else by_registers
+    )
+    return max(1, min(by_registers, by_memory))
+
+
+def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estimate:
+    """Return the modelled time of a launch and its parts."""
+    per_core = ceil(work.tiles / chip.cores)
+    resident = min(per_core, resident_threadgroups(work, chip))
+    cycles = _tile_cycles(work, chip, resident * work.simdgroups, constants)
+    arithmetic, threadgroup, l1, l2 = (per_core * one / chip.clock_hz for one in cycles)
+    dram = work.dram_bytes / (DRAM_SHARE * chip.dram_bytes_per_second)
+    phases = (arithmetic, threadgroup, l1, l2, dram)
+    exposed = constants.exposed_share if work.exposed_share is None else work.exposed_share
+    return Estimate(
+        arithmetic=arithmetic,
+        threadgroup=threadgroup,
+        l1=l1,
+        l2=l2,
+        dram=dram,
+        busy=max(phases) + exposed * (sum(phases) - max(phases)),
+        waiting=per_core / resident * _alone(work, chip, constants),
+        launch=chip.launch_seconds,
+    )
+
+
+def _alone(work: TileWork, chip: Chip, constants: Constants) -> float:
+    """Return the seconds of a threadgroup that has a core to itself, waits included.
+
+    Without barriers that is the time of one of its simdgroups: the others do not wait for it.
+    """
+    independent = 1 if work.barriers else work.simdgroups
+    cycles = _tile_cycles(work, chip, work.simdgroups // independent, constants)
+    computing = sum(cycles) / independent / chip.clock_hz
+    waits = work.waits * constants.wait_factor * chip.memory_latency_seconds
+    return max(computing, waits) if work.prefetched else computing + waits
+
+
+def _tile_cycles(
+    work: TileWork, chip: Chip, simdgroups: int, constants: Constants
+) -> tuple[float, float, float, float]:
+    """Return a threadgroup's cycles of arithmetic, threadgroup memory, L1 and the shared caches.
+
+    Arithmetic is as fast as so many simdgroups on a core make it.
+    """
+    spill = SPILL_FACTOR if work.registers >= chip.occupancy[-1][0] else 1.0
+    issued = work.issue_cycles * spill + work.alu_cycles * (1.0 - chip.coissue_share)
+    in_flight = simdgroups * min(work.chains, CHAINS_THAT_COUNT)
+    utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
+    schedulers = min(chip.schedulers * utilisation, simdgroups)
+    cache_bytes = work.cache_bytes + constants.drift_share * work.repeated_bytes
+    l1_bytes = work.fragment_bytes * constants.scattered_read_factor + work.vector_bytes
+    return (
+        issued / schedulers,
+        work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
+        l1_bytes / chip.l1_bytes_per_cycle,
+        _shared_cache_cycles(work, cache_bytes, chip),
+    )
+
+
+def _shared_cache_cycles(work: TileWork, read_bytes: float, chip: Chip) -> float:
+    """Return the cycles of reading so many bytes, some of which the shared cache has lost."""
+    kept = kept_share(work.shared_bytes / chip.l2_bytes)
+    lost_bytes = max(read_bytes, work.line_bytes) * (1.0 - kept)
+    return read_bytes * kept / chip.l2_bytes_per_cycle + lost_bytes / chip.slc_bytes_per_cycle
+
+
+def kept_share(sweep: float) -> float:
+    """Return the share of its reads that a cache serves itself when swept again and again.
+
+    Of a cache that replaces lines at random, a line survives a sweep of ``sweep`` times its size
+    with probability exp(-misses / size), and the misses of a sweep are what has not survived: the
+    share h solves h = exp(-(1 - h) sweep). Up to its size a cache keeps all.
+    """
+    if sweep <= 1.0:
+        return 1.0
+    share, step = 0.0, 1.0
+    while step > 1e-9:
+        survive = exp(-(1.0 - share) * sweep)
+        # Newton's method from below, where the difference is convex and falls to its root.
+        step = (survive - share) / (1.0 - sweep * survive)
+        share += step
+    return share
+
+
+def seconds(work: TileWork, chip: Chip) -> float:
+    """Return the modelled time of a launch, in seconds."""
+    return estimate(work, chip).seconds
+
+
+def streamed_bytes(
+    *,
+    a_bytes: float,
+    b_bytes: float,
+    out_bytes: float,
+    tiles_m: int,
+    tiles_n: int,
+    wave: int,
+    panel: int,
+    chip: Chip,
+) -> float:
+    """Return the bytes a GEMM moves to and from memory, re-reads included.
+
+    The threadgroups that run together cover ``panel`` block rows or more, and read all of ``b`` by
+    the time those rows are done; what of it the last cache does not keep is read again for the next
+    rows. ``a`` is read once: a panel of it stays in cache.
+
+    Args:
+        a_bytes: Size of ``a``.
+        b_bytes: Size of ``b``.
+        out_bytes: Size of the result, addends included.
+        tiles_m: Block rows.
+        tiles_n: Block columns.
+        wave: Threadgroups that run at a time.
+        panel: Block rows that are walked together.
+        chip: Where it runs.
+    """
+    rows_together = max(panel, wave / tiles_n)
+    passes = max(1.0, tiles_m / rows_together)
+    missed = max(0.0, 1.0 - chip.slc_bytes / b_bytes) if b_bytes else 0.0
+    return a_bytes + b_bytes * (1.0 + (passes - 1.0) * missed) + out_bytes

@@ -1,0 +1,78 @@
+"""Limits of Metal and MLX that every kernel is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..core.operand import Operand
+from ..core.plan import (
+    CONSTANT_BINDING_LIMIT,
+    REGISTER_LIMIT,
+    THREADGROUP_MEMORY_LIMIT,
+    THREADS_LIMIT,
+    Launch,
+    Plan,
+    Resources,
+)
+from .chips.record import Chip
+
+MAX_INT = 2**31 - 1
+"""MLX passes each dimension of the grid as a C int, and kernels take sizes as int32."""
+
+
+def reject_resources(resources: Resources) -> str | None:
+    """Return which limit of a threadgroup is exceeded, or None."""
+    if resources.threadgroup_bytes > THREADGROUP_MEMORY_LIMIT:
+        return (
+            f"{resources.threadgroup_bytes} bytes of threadgroup memory exceed "
+            f"{THREADGROUP_MEMORY_LIMIT}"
+        )
+    if resources.registers >= REGISTER_LIMIT:
+        return f"about {resources.registers} registers a thread reach the limit of {REGISTER_LIMIT}"
+    if resources.threads > THREADS_LIMIT:
+        return f"{resources.threads} threads exceed the {THREADS_LIMIT} of a threadgroup"
+    return None
+
+
+def reject_launch(launch: Launch) -> str | None:
+    """Return why MLX cannot make the launch, or None."""
+    if max(launch.grid) > MAX_INT:
+        return f"a grid of {launch.grid} threads exceeds {MAX_INT} in one dimension"
+    if max(launch.sizes, default=0) > MAX_INT:
+        return f"a size of {max(launch.sizes)} exceeds {MAX_INT}"
+    return None
+
+
+def tiny_operand(operands: Iterable[Operand]) -> str | None:
+    """Return which operand MLX binds in the constant address space, in words, or None."""
+    for one in operands:
+        if one.elements < CONSTANT_BINDING_LIMIT:
+            return (
+                f"{one.name} has {one.elements} elements: below {CONSTANT_BINDING_LIMIT}, MLX "
+                "binds an input in the constant address space"
+            )
+    return None
+
+
+def reject_plan(plan: Plan) -> str | None:
+    """Return which limit a stage of the plan exceeds, or None."""
+    for stage in plan.stages:
+        reason = reject_resources(stage.resources) or reject_launch(stage.launch)
+        if reason:
+            return reason
+    return None
+
+
+def threads_per_core(resources: Resources, chip: Chip) -> int:
+    """Return how many threads of such threadgroups a core holds at a time; 0 if not even one.
+
+    Args:
+        resources: What one threadgroup needs.
+        chip: Its table says how many threads a core's registers hold.
+    """
+    held = (threads for registers, threads in chip.occupancy if resources.registers <= registers)
+    threadgroups = next(held, 0) // resources.threads
+    if resources.threadgroup_bytes:
+        by_memory = chip.threadgroup_memory_bytes // resources.threadgroup_bytes
+        threadgroups = min(threadgroups, by_memory)
+    return threadgroups * resources.threads
