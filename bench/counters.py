@@ -19,22 +19,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
+import cases
 import mlx.core as mx
 import mlx_kernels
 import numpy as np
 from counters_report import markdown
 
 from mlx_tilegemm import emulator
-from mlx_tilegemm.assurance.tuning import attention_spec, matmul_spec
-from mlx_tilegemm.assurance.verify import cases
 from mlx_tilegemm.backends import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.emulator import Counters, Space
-from mlx_tilegemm.families import price as mlx_ops
+from mlx_tilegemm.families import family_of
 from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
+from mlx_tilegemm.families.attention.spelling import parse as attention_spec
 from mlx_tilegemm.families.gemm.problem import GemmProblem
+from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.lines import LINE_BYTES
@@ -165,7 +166,7 @@ def count_row(case: Case, chip: Chip) -> Row:
     plan = decision.plan
     assert plan is not None
     assert decision.mlx is not None
-    run = kernel_run(plan, EmulatorBackend(), last_is_scalar=False)
+    run = kernel_run(problem, plan, EmulatorBackend())
     with emulator.count(sample=case.sample) as launches:
         (out,) = run(arrays, cases.factors(problem), None)
     check(problem, arrays, _floats(out))
@@ -175,7 +176,7 @@ def count_row(case: Case, chip: Chip) -> Row:
     with emulator.count(sample=case.sample) as launches:
         out, path = run_mlx(problem, arrays, chip)
     check(problem, arrays, out)
-    price = mlx_ops.price(problem, chip)
+    price = family_of(problem).price(problem, chip)
     assert price is not None
     theirs = side(path, price.seconds, launches, problem)
     return Row(
@@ -196,7 +197,7 @@ def run_mlx(
     problem: GemmProblem | AttentionProblem, arrays: Sequence[mx.array], chip: Chip
 ) -> tuple[np.ndarray, str]:
     """Run MLX's casts and kernels; return the result and the path in words."""
-    price = mlx_ops.price(problem, chip)
+    price = family_of(problem).price(problem, chip)
     assert price is not None
     path = price.path.split(",")[0]
     is_gemm = isinstance(problem, GemmProblem)

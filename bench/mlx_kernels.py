@@ -20,7 +20,6 @@ from pathlib import Path
 import mlx
 import numpy as np
 import numpy.typing as npt
-from mlx_tilegemm.machine.mlx_gemm import wide_gemv
 
 from mlx_tilegemm import emulator
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
@@ -28,6 +27,7 @@ from mlx_tilegemm.families.attention.price import key_blocks
 from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
 from mlx_tilegemm.families.gemm.problem import GemmProblem
 from mlx_tilegemm.machine.chips.record import Chip
+from mlx_tilegemm.machine.mlx_products import wide_gemv
 
 Array = npt.NDArray[np.generic]
 

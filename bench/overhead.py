@@ -147,7 +147,9 @@ def traced(case: Case, rounds: int, calls: int) -> Times:
     found: list[Times] = []
 
     def followed(*operands: mx.array) -> mx.array:
-        times, backend = _measured(case, operands, backends.METAL.compile, rounds, calls)
+        times, backend = _measured(
+            case, operands, backends.backend_named("metal").compile, rounds, calls
+        )
         found.append(times)
         with tg.use_gradients(False), _on(backend):  # as the result of an export has to be
             return case.call(*operands)
@@ -157,7 +159,7 @@ def traced(case: Case, rounds: int, calls: int) -> Times:
 
 
 def _bare() -> Callable[[Source], Executable]:
-    return backends.METAL.compile if mx.metal.is_available() else stand_in
+    return backends.backend_named("metal").compile if mx.metal.is_available() else stand_in
 
 
 def _measured(

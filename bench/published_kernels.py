@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
-from mlx_tilegemm.families import price as mlx_ops
+from mlx_tilegemm.families.attention.price import price_attention
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
 from mlx_tilegemm.families.gemm.problem import GemmProblem, gemm_problem
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.cost import Constants, TileWork
-from mlx_tilegemm.machine.counts import STEP_INSTRUCTIONS, GemmTile, gemm_work
+from mlx_tilegemm.machine.counts import STEP_INSTRUCTIONS
+from mlx_tilegemm.machine.mlx_products import price_gemm
+from mlx_tilegemm.machine.products import GemmTile, gemm_work
 
 DTYPES = {"float16": FLOAT16, "float32": FLOAT32, "bfloat16": BFLOAT16}
 ADDRESSING_REGISTERS = 24
@@ -279,7 +281,7 @@ def gemm_kernel_work(
         prefetched="double" in name,
     )
     mma = chip.mma_half_cycles if dtype is FLOAT16 else chip.mma_cycles
-    work = gemm_work(problem, tile, chip, mma_cycles=mma)
+    work = gemm_work(problem.product, tile, chip, mma_cycles=mma)
     if "async" not in name:
         return work
     # The copies take no instructions.
@@ -309,10 +311,10 @@ def mlx_seconds(name: str, dtype: DType, size: int, dim: int, chip: Chip) -> flo
     It was measured with a causal mask by an MLX that, as the source says, computed all scores.
     """
     if name == "mlx gemm":
-        found = mlx_ops.price(square(dtype, size), chip)
+        found = price_gemm(square(dtype, size).product, chip)
     else:
         shape = (2, 8, size, dim)
-        found = mlx_ops.price(
+        found = price_attention(
             attention_problem(
                 "model",
                 q_shape=shape,

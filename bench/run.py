@@ -27,7 +27,7 @@ import mlx.core as mx
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, emulator
-from mlx_tilegemm.assurance import canary, tuning
+from mlx_tilegemm.assurance import canary
 from mlx_tilegemm.assurance.tuning.calls import (
     Workload,
     flops,
@@ -43,11 +43,13 @@ from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.dispatch import ANY, MLX, Decision, choose
 from mlx_tilegemm.errors import TileGemmError
 from mlx_tilegemm.families.attention.problem import AttentionProblem
+from mlx_tilegemm.families.attention.spelling import parse as attention_spec
 from mlx_tilegemm.families.gemm.problem import GemmProblem
+from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips import Chip
 
-SPECS = {"matmul": tuning.matmul_spec, "attention": tuning.attention_spec}
+SPECS = {"matmul": matmul_spec, "attention": attention_spec}
 EMULATED_FLOPS = 1 << 31
 """Larger problems are not emulated: that would take minutes."""
 
@@ -85,7 +87,7 @@ def compare(problem: GemmProblem | AttentionProblem, options: Options) -> dict[s
         "least_bytes": least_bytes(problem),
         "modelled": _modelled(choose(problem, options.chip, options.kernel), options.chip),
     }
-    if route.backend is backends.EMULATOR and flops(problem) > EMULATED_FLOPS:
+    if route.backend is backends.backend_named("emulator") and flops(problem) > EMULATED_FLOPS:
         return found | {"kernel": None, "right": None, "check": "not run: too large to emulate"}
     work = workload(problem)
     if route.backend is None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from lazy_kernels import LazyKernels
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, ops
+from mlx_tilegemm import backends
 
 _COMMON = {
     "deadline": None,  # the first example of a kernel compiles it
@@ -53,9 +53,8 @@ def forced():
 
 
 @pytest.fixture
-def lazy(kernels, monkeypatch):
-    """Route the block's ops to kernels that may be traced, and return their recorder."""
+def lazy(kernels):
+    """Run the block's ops on kernels that may be traced, and return their recorder."""
     recorder = LazyKernels(backends.resolve().backend)
-    route = backends.Route(backend=recorder, reason="a test")
-    monkeypatch.setattr(ops, "resolve", lambda stream=None: route)
-    return recorder
+    with tg.use_backend(recorder):
+        yield recorder

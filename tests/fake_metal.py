@@ -9,11 +9,11 @@ from unittest import mock
 
 import mlx.core as mx
 
-from mlx_tilegemm import backends, dispatch, ops
-from mlx_tilegemm import families as autodiff
+from mlx_tilegemm import backends, dispatch
 from mlx_tilegemm.assurance import canary, measurements
-from mlx_tilegemm.families import fallback as mlx_route
-from mlx_tilegemm.machine import chips
+from mlx_tilegemm.backends import Backend, Capabilities
+from mlx_tilegemm.core.caches import forget_prepared
+from mlx_tilegemm.families.gemm import fallback
 
 THREADS = (
     "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."
@@ -21,7 +21,7 @@ THREADS = (
 COMPILE = "[metal::Device] Unable to build metal library from source\nerror: no\nmatching function"
 
 
-class FakeMetal:
+class FakeMetal(Backend):
     """Makes kernels of one product each: of the text it reads no more than the name's layout.
 
     Args:
@@ -30,7 +30,15 @@ class FakeMetal:
 
     name = "metal"
 
-    def __init__(self, fault=lambda name: None):
+    def __init__(self, fault=lambda name: None, *, rivals_mlx=False):
+        self.capabilities = Capabilities(
+            lazy=True,
+            checks_launches=False,
+            rivals_mlx=rivals_mlx,
+            has_clock=True,
+            compiles=False,
+            parallel=False,
+        )
         self.fault = fault
         self.launched = []
 
@@ -98,20 +106,9 @@ FAULTS = {
 
 def forget():
     """Forget everything that a new process would not know."""
-    caches = (
-        canary._only_ledger,
-        measurements._known,
-        measurements._measured,
-        backends.canary_setting,
-        backends._route,
-        dispatch.choose,
-        ops._gemm_call,
-        ops._attention_call,
-        autodiff.gemm._call,
-        autodiff.attention._forward_run,
-        autodiff.attention._backward_run,
-    )
-    for cache in caches:
+    forget_prepared()
+    measurements.forget()
+    for cache in (canary._only_ledger, backends.canary_setting, dispatch.choose):
         cache.cache_clear()
 
 
@@ -126,15 +123,11 @@ def fake_metal(setting, fault=lambda name: None, backend=None):
         fault: As `FakeMetal`.
         backend: What to put in the place of the metal backend instead.
     """
-    chips.detect()  # remembers the chip that stands in, before the machine pretends
     backend = backend or FakeMetal(fault)
     forget()
     with (
-        mock.patch.object(backends, "METAL", backend),
-        mock.patch.object(mx.metal, "is_available", return_value=True),
-        mock.patch.object(dispatch, "_mlx", return_value=None, create=True),
         mock.patch.dict(os.environ, {backends.CANARY_VARIABLE: str(setting)}),
-        backends.use_backend("metal"),
+        backends.use_backend(backend),
     ):
         yield backend
     forget()
@@ -165,11 +158,11 @@ class ClockedMetal(FakeMetal):
 def clocked_metal(setting, seconds, *, mlx_seconds=3e-3, fault=lambda name: None):
     """Pretend as `fake_metal` does, with a `ClockedMetal`; MLX's products take time on it too."""
     metal = ClockedMetal(seconds, fault)
-    by_mlx = mlx_route.gemm
+    by_mlx = fallback.gemm
 
     def timed(*arguments):
         metal.now += mlx_seconds
         return by_mlx(*arguments)
 
-    with fake_metal(setting, backend=metal), mock.patch.object(mlx_route, "gemm", timed):
+    with fake_metal(setting, backend=metal), mock.patch.object(fallback, "gemm", timed):
         yield metal

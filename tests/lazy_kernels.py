@@ -6,14 +6,16 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_tilegemm.backends import Backend
 from mlx_tilegemm.errors import BackendError
 
 
-class LazyKernels:
+class LazyKernels(Backend):
     """A backend that records launches; what is traced has no values until it is run."""
 
     def __init__(self, backend: Any) -> None:
         self.name = backend.name
+        self.capabilities = backend.capabilities
         self.backend = backend
         self.launches: list[tuple[str, dict[str, Any]]] = []
 

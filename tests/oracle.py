@@ -1,3 +1,5 @@
-"""The references that tests hold results against; see `mlx_tilegemm.verify.reference`."""
+"""The float64 references that tests hold results against, and the proven bounds of their errors."""
 
-from mlx_tilegemm.assurance.verify.reference import *  # noqa: F403
+from mlx_tilegemm.core.reference import *  # noqa: F403
+from mlx_tilegemm.families.attention.forward_reference import *  # noqa: F403
+from mlx_tilegemm.families.gemm.reference import *  # noqa: F403

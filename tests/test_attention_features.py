@@ -20,12 +20,12 @@ from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core import dtypes
 from mlx_tilegemm.core.arguments import ArraySpec
 from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
-from mlx_tilegemm.families import fallback as mlx_route
+from mlx_tilegemm.families.attention import fallback
 from mlx_tilegemm.families.attention.kernels import attention_chain
 from mlx_tilegemm.families.attention.price import serves_attention
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
 from mlx_tilegemm.machine import chips
-from mlx_tilegemm.machine.counts import AttentionTile, attention_work
 
 Q = mx.zeros((2, 4, 5, 8))
 K = mx.zeros((2, 2, 7, 8))
@@ -103,8 +103,8 @@ class TestWhatIsAsked:
     def test_a_head_of_256_is_left_to_mlx_where_that_is_fused(self, monkeypatch, name, fused):
         fast = Mock(return_value=mx.zeros((1, 1, 1024, 256), dtype=mx.float16))
         monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", fast)
-        monkeypatch.setattr(mlx_route, "_on_metal", lambda stream: True)
-        monkeypatch.setattr(mlx_route, "detect", lambda: (chips.get(name), None))
+        monkeypatch.setattr(fallback, "_on_metal", lambda stream: True)
+        monkeypatch.setattr(fallback, "detect", lambda: (chips.get(name), None))
         q = mx.zeros((1, 1, 1024, 256), dtype=mx.float16)
         with tg.use_backend("mlx"):
             tg.attention_chain(q, q, q, mask="causal")
@@ -341,7 +341,7 @@ class TestLongContexts:
         stage = replace(stage, launch=replace(stage.launch, **launch))
         with tg.use_backend("emulator"):
             backend = backends.resolve().backend
-            run = kernel_run(replace(found, stages=(stage,)), backend, last_is_scalar=False)
+            run = kernel_run(problem, replace(found, stages=(stage,)), backend)
             few = [mx.zeros((5000,), dtype=mx.float16)] * len(problem.operand_names)
             with pytest.raises(KernelCheckError) as caught:
                 run(few, (1.0,), None)

@@ -304,7 +304,7 @@ def test_every_configuration(kind, config, case):
 def check_plan(plan, problem, seed=0, scale=0.3):
     """Run one kernel of the backward pass and compare it with float64."""
     arrays = gradients.operands(problem, np.random.default_rng(seed), scale)
-    run = kernel_run(plan, backends.resolve().backend, last_is_scalar=False)
+    run = kernel_run(problem, plan, backends.resolve().backend)
     outputs = run(list(arrays.values()), (scale,), None)
     expected = gradients.expected(problem, arrays, scale)
     for output, (value, bound) in zip(outputs, expected, strict=True):
@@ -584,7 +584,7 @@ class Recorded:
         self.launched = []
 
     def compile(self, source):
-        launch = backends.EMULATOR.compile(source)
+        launch = backends.backend_named("emulator").compile(source)
 
         def execute(**arguments):
             self.launched.append(source.name.split("_softmax")[0].removeprefix("tilegemm_"))

@@ -11,14 +11,14 @@ import pytest
 from fake_metal import clocked_metal
 
 from mlx_tilegemm import backends
-from mlx_tilegemm.assurance import tuning
 from mlx_tilegemm.assurance.tuning.measure import Effort
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 
 SPEC = "50x24x40:f32"
-PROBLEM = tuning.matmul_spec(SPEC)
+PROBLEM = matmul_spec(SPEC)
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ class TestPass:
     def test_the_emulator_and_traces_without_metal_need_none(self, monkeypatch):
         monkeypatch.setattr(canary, "_only_ledger", None)
         problem = tg.explain("matmul", A, B).problem
-        for backend in (backends.EMULATOR, backends.METAL):
+        for backend in (backends.backend_named("emulator"), backends.backend_named("metal")):
             assert canary.chosen_plan(problem, backend) == first()
 
     def test_the_record_is_the_user_s_own(self, monkeypatch, tmp_path):
@@ -508,7 +508,7 @@ class TestTracing:
 
         def call(x):
             found = smallest_instance(explanation.problem, explanation.plan, chips.DEFAULT)
-            reasons.append(trial.trial(found, backends.EMULATOR))
+            reasons.append(trial.trial(found, backends.backend_named("emulator")))
             return x @ B
 
         mx.eval(TRANSFORMS[name](call))
@@ -583,7 +583,7 @@ class TestInstance:
         for members in kernels.values():
             for variant in members[3 :: max(1, len(members) // 2)]:
                 found = smallest_instance(variant.problem, variant.plan, chips.DEFAULT)
-                assert trial.trial(found, backends.EMULATOR) is None, variant
+                assert trial.trial(found, backends.backend_named("emulator")) is None, variant
 
 
 class Changed:
@@ -595,7 +595,7 @@ class Changed:
         self.output, self.change = output, change
 
     def compile(self, source):
-        kernel = backends.EMULATOR.compile(source)
+        kernel = backends.backend_named("emulator").compile(source)
 
         def execute(**arguments):
             outputs = kernel(**arguments)
@@ -620,7 +620,7 @@ class TestAttention:
         return smallest_instance(explanation.problem, explanation.plan, chips.detect()[0])
 
     def test_a_right_kernel_passes(self, instance):
-        assert trial.trial(instance, backends.EMULATOR) is None
+        assert trial.trial(instance, backends.backend_named("emulator")) is None
 
     @pytest.mark.parametrize(
         "change",
@@ -655,7 +655,7 @@ class EmulatedMetal:
 
     def compile(self, source):
         self.compiled.append(source.name)
-        return backends.EMULATOR.compile(source)
+        return backends.backend_named("emulator").compile(source)
 
 
 class TestRealKernels:

@@ -1,3 +1,5 @@
+from importlib import import_module
+
 """The command, called as a function."""
 
 import mlx.core as mx
@@ -6,7 +8,7 @@ import pytest
 import mlx_tilegemm as tg
 from mlx_tilegemm.cli import demo as demo_module
 from mlx_tilegemm.cli.main import main
-from mlx_tilegemm.families import fallback as mlx_route
+from mlx_tilegemm.core import caches
 
 PRODUCT = ["matmul", "100x300", "70x300", "--transpose-b"]
 
@@ -90,8 +92,7 @@ class TestWrongCalls:
 
 
 def forget_calls():
-    tg.ops._gemm_call.cache_clear()
-    tg.ops._attention_call.cache_clear()
+    caches.forget_prepared()
 
 
 @pytest.fixture
@@ -120,9 +121,10 @@ class TestDemo:
     @pytest.mark.parametrize("wrong", ["gemm", "attention"])
     @pytest.mark.parametrize("spoil", [lambda x: x + 1e-3, lambda x: x * mx.nan])
     def test_wrong_results_fail(self, capsys, monkeypatch, wrong, spoil):
-        right = getattr(mlx_route, wrong)
+        module = import_module(f"mlx_tilegemm.families.{wrong}.fallback")
+        right = getattr(module, wrong)
         spoiled = lambda *arguments: [spoil(right(*arguments)[0])]  # noqa: E731
-        monkeypatch.setattr(mlx_route, wrong, spoiled)
+        monkeypatch.setattr(module, wrong, spoiled)
         assert main(["demo"]) == 1
         printed = capsys.readouterr().out
         assert printed.count("\n  right") == printed.count("\n  WRONG") == 1

@@ -6,17 +6,18 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from cases import price_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tilegemm import dispatch
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8
-from mlx_tilegemm.families import price as mlx_ops
 from mlx_tilegemm.families.attention import price as mlx_sdpa
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
 from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup
 from mlx_tilegemm.families.gemm.problem import gemm_problem
-from mlx_tilegemm.machine import chips, mlx_gemm
+from mlx_tilegemm.machine import chips, mlx_products, products
 from mlx_tilegemm.machine.cost import (
     DRAM_SHARE,
     TileWork,
@@ -26,12 +27,18 @@ from mlx_tilegemm.machine.cost import (
     seconds,
     streamed_bytes,
 )
-from mlx_tilegemm.machine.counts import AttentionTile, GemmTile, attention_work, gemm_work
 from mlx_tilegemm.machine.lines import LINE_BYTES, lines_touched, step_bytes_in_flight
+from mlx_tilegemm.machine.products import GemmTile
 
 M1, M1_MAX, M2_ULTRA = (chips.get(name) for name in ("m1", "m1-max", "m2-ultra"))
 M3_MAX, M4, M4_MAX = (chips.get(name) for name in ("m3-max", "m4", "m4-max"))
 M5, M5_MAX = chips.get("m5"), chips.get("m5-max")
+
+
+def gemm_work(problem, tile, chip):
+    return products.gemm_work(problem.product, tile, chip)
+
+
 TILE = GemmTile(block_m=64, block_n=64, block_k=16, simdgroups_m=2, simdgroups_n=2, staged=True)
 
 
@@ -157,7 +164,7 @@ class TestLimits:
     @given(m=sizes, n=sizes, k=sizes, a=st.sampled_from(FLOATS), chip=chip_strategy)
     def test_nothing_beats_the_machine(self, m, n, k, a, chip):
         problem = gemm(m, n, k, a=a)
-        least = problem.m * problem.n * problem.out.bytes + problem.b_elements * problem.b.bytes
+        least = problem.m * problem.n * problem.out.bytes + problem.nbytes("b")
         for one in dispatch.choose(problem, chip).candidates:
             if one.seconds is not None:
                 assert one.seconds > chip.launch_seconds
@@ -367,16 +374,16 @@ class TestMlxPaths:
         ],
     )
     def test_products(self, problem, chip, path):
-        assert mlx_ops.price(problem, chip).path == path
+        assert price_of(problem, chip).path == path
 
     def test_a_wide_gemv_reads_its_matrix_again_for_every_five_rows(self):
         for m, passes in ((2, 1), (5, 1), (6, 2), (10, 2), (11, 3), (15, 3)):
-            work = mlx_gemm.wide_gemv_work(gemm(m, 4096, 4096), M3_MAX)
+            work = mlx_products.wide_gemv_work(gemm(m, 4096, 4096).product, M3_MAX)
             assert work.tiles == passes * 4096 // 4
             matrix, rows = 2 * 4 * 4096, 2 * -(-m // passes) * 4096
             assert work.cache_bytes + work.vector_bytes == matrix + work.simdgroups * rows
             assert matrix < work.cache_bytes < matrix + rows
-        wide = mlx_gemm.wide_gemv_work(gemm(10, 65536, 4096), M3_MAX)
+        wide = mlx_products.wide_gemv_work(gemm(10, 65536, 4096).product, M3_MAX)
         assert wide.tiles == 65536 // 4
 
     @pytest.mark.parametrize(
@@ -431,7 +438,7 @@ class TestMlxPaths:
         ],
     )
     def test_attentions(self, problem, chip, path):
-        assert mlx_ops.price(problem, chip).path == path
+        assert price_of(problem, chip).path == path
 
     @pytest.mark.parametrize(
         "options",
@@ -447,26 +454,26 @@ class TestMlxPaths:
     def test_what_the_fused_attention_cannot_give_is_a_chain(self, options):
         problem = attention(**options)
         assert not mlx_sdpa.serves_attention(problem, M1)
-        assert mlx_ops.price(problem, M1).path.startswith("chain")
+        assert price_of(problem, M1).path.startswith("chain")
 
     def test_copies_are_charged(self):
-        same = mlx_ops.price(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT32), M1_MAX)
-        mixed = mlx_ops.price(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT16), M1_MAX)
+        same = price_of(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT32), M1_MAX)
+        mixed = price_of(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT16), M1_MAX)
         copied = 4096 * 4096 * (2 + 4)
         assert (same.copied_bytes, mixed.copied_bytes) == (0, copied)
         moving = copied / (DRAM_SHARE * M1_MAX.dram_bytes_per_second)
         assert mixed.seconds - same.seconds == pytest.approx(moving + M1_MAX.launch_seconds)
 
     def test_a_result_of_another_type_is_computed_in_float32(self):
-        price = mlx_ops.price(gemm(64, 64, 64, out=FLOAT32), M1)
+        price = price_of(gemm(64, 64, 64, out=FLOAT32), M1)
         assert price.copied_bytes == 2 * 64 * 64 * (2 + 4)
 
     def test_integers_are_not_multiplied_on_the_gpu(self):
-        assert mlx_ops.price(gemm(64, 64, 64, a=INT8, b=INT8), M1) is None
+        assert price_of(gemm(64, 64, 64, a=INT8, b=INT8), M1) is None
 
     def test_rows_that_must_not_depend_on_their_number_are_not_left_to_it(self):
         problem = gemm(64, 64, 64, batch_invariant=True)
-        assert mlx_ops.price(problem, M1) is None
+        assert price_of(problem, M1) is None
 
 
 class TestCompetition:
@@ -487,9 +494,9 @@ class TestCompetition:
 
     def test_float32_stays_float32(self):
         problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)
-        assert mlx_ops.price(problem, M5_MAX).reduced
-        assert mlx_ops.price(problem, M5_MAX).path == "neural-64x128, in TF32"
-        assert not mlx_ops.price(problem, M4_MAX).reduced
+        assert price_of(problem, M5_MAX).reduced
+        assert price_of(problem, M5_MAX).path == "neural-64x128, in TF32"
+        assert not price_of(problem, M4_MAX).reduced
         decision = dispatch.choose(problem, M5_MAX, mlx_competes=True)
         assert decision.mlx.seconds < min(one.seconds for one in decision.candidates if one.plan)
         assert decision.plan is not None
@@ -506,14 +513,14 @@ class TestCompetition:
         assert dispatch.choose(narrow, exact, mlx_competes=True).route == dispatch.MLX
 
     def test_results_beyond_the_edge_are_not_computed_on_the_accelerators(self):
-        few, more = (mlx_ops.price(gemm(m, 4096, 4096), M5).seconds for m in (1056, 1152))
+        few, more = (price_of(gemm(m, 4096, 4096), M5).seconds for m in (1056, 1152))
         assert few == pytest.approx(more * 1056 / 1152, rel=0.02)
 
     def test_only_attention_on_the_accelerators_is_less_exact(self):
         rows = {"q": FLOAT32, "k": FLOAT32, "v": FLOAT32}
-        assert mlx_ops.price(attention(**rows), M5_MAX).reduced
-        assert not mlx_ops.price(attention(q_len=1, **rows), M5_MAX).reduced
-        assert not mlx_ops.price(attention(dim=80, **rows), M5_MAX).reduced
+        assert price_of(attention(**rows), M5_MAX).reduced
+        assert not price_of(attention(q_len=1, **rows), M5_MAX).reduced
+        assert not price_of(attention(dim=80, **rows), M5_MAX).reduced
 
     def test_a_tie_is_ours(self):
         problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import cases
 import pytest
 
 from mlx_tilegemm import emulator
-from mlx_tilegemm.assurance.tuning import attention_spec, matmul_spec
-from mlx_tilegemm.assurance.verify import cases
 from mlx_tilegemm.backends import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.emulator import Space
 from mlx_tilegemm.families.attention.kernels import attention_chain
+from mlx_tilegemm.families.attention.spelling import parse as attention_spec
+from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
 from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup, gemv
+from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
-from mlx_tilegemm.machine.counts import AttentionTile, attention_work
 
 CHIP = chips.get("m1-max")
 GEMMS = {str(config): config for config in gemm_simdgroup.candidates(None, CHIP)}
 
 
 def run(problem, plan):
-    call = kernel_run(plan, EmulatorBackend(), last_is_scalar=False)
+    call = kernel_run(problem, plan, EmulatorBackend())
     with emulator.count() as launches:
         call(cases.operands(problem, cases.Data()), cases.factors(problem), None)
     (counted,) = launches
@@ -111,6 +112,6 @@ def test_attention(mask):
     threadgroup = counted.accesses.total(Space.THREADGROUP)
     assert threadgroup.bytes == work.tiles * work.threadgroup_bytes
     assert threadgroup.conflicts == 0
-    rows = problem.q_elements * problem.q.bytes
+    rows = problem.nbytes("q")
     loaded = counted.accesses.total(Space.DEVICE, stores=False).bytes
     assert loaded == work.tiles * work.cache_bytes + rows

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import mlx
 import pytest
-from mlx_tilegemm.machine.mlx_gemm import wide_gemv_work
 
-from mlx_tilegemm.assurance.tuning import matmul_spec
+from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.mlx_products import wide_gemv_work
 
 BENCH = Path(__file__).parent.parent / "bench"
 STEEL = Path(next(iter(mlx.__path__))) / "include/mlx/backend/metal/kernels/steel"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, ops
+from mlx_tilegemm import ops
 from mlx_tilegemm.backends import Route
 from mlx_tilegemm.errors import BackendError, DTypeError, IllegalKernelError, ProblemError
 
@@ -410,11 +410,12 @@ class RecordingBackend:
 
 
 @pytest.fixture
-def recording(monkeypatch):
+def recording():
     backend = RecordingBackend()
-    route = Route(backend=backend, reason="a test")
-    monkeypatch.setattr(ops, "resolve", lambda stream=None: route)
-    with tg.use_gradients(False):  # with them, MLX hands on equal arrays of its own
+    with (
+        tg.use_backend(backend),
+        tg.use_gradients(False),
+    ):  # with them, MLX hands on equal arrays of its own
         yield backend
 
 
@@ -590,12 +591,17 @@ def test_threads_may_share_everything():
     assert results == [[[7.0] * 3] * 5] * 200
 
 
-def test_metal_calls_are_lazy_graph_nodes(monkeypatch):
-    route = Route(backend=backends.METAL, reason="a test")
-    monkeypatch.setattr(ops, "resolve", lambda stream=None: route)
+class TracedMetal(MetalBackend):
+    """Metal where there is none: calls are traced, not run."""
+
+    def asked(self, place):
+        return Route(backend=self, reason="a test")
+
+
+def test_metal_calls_are_lazy_graph_nodes():
     events = []
     x, w = mx.zeros((33, 65), dtype=mx.float16), mx.zeros((65, 19))
-    with tg.use_gradients(False):
+    with tg.use_backend(TracedMetal()), tg.use_gradients(False):
         mx.export_function(events.append, lambda x, w: tg.matmul(x, w), x, w)
     kernels = [event for event in events if event.get("name") == "CustomKernel"]
     assert len(kernels) == 1

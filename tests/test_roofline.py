@@ -9,12 +9,13 @@ from mlx_tilegemm.assurance import tuning
 from mlx_tilegemm.cli import roofline
 from mlx_tilegemm.cli.main import main
 from mlx_tilegemm.dispatch import ANY, Measurements, Timing, choose
+from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 
 M4 = chips.get("m4")
-PRODUCT = tuning.matmul_spec("512x4096x4096:f16,f32:nt")
-SAME = tuning.matmul_spec("512x4096x4096:f16")
-DECODE = tuning.matmul_spec("1x4096x4096:f16:nt")
+PRODUCT = matmul_spec("512x4096x4096:f16,f32:nt")
+SAME = matmul_spec("512x4096x4096:f16")
+DECODE = matmul_spec("1x4096x4096:f16:nt")
 DRAWN = ["roofline", "--chip", "m1", "--matmul", "1x4096x4096:f16:nt", "--out"]
 
 

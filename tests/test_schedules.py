@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cases
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from mlx_tilegemm import emulator
 from mlx_tilegemm.assurance.mutation import unique_mutants
 from mlx_tilegemm.assurance.mutation.campaign import _Mutated
 from mlx_tilegemm.assurance.mutation.subjects import subjects
-from mlx_tilegemm.assurance.verify import Request, cases, selected
-from mlx_tilegemm.backends import EMULATOR
+from mlx_tilegemm.assurance.verify import Request, selected
+from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.render import render
 from mlx_tilegemm.errors import KernelCheckError
@@ -29,7 +30,7 @@ DATA = cases.Data(seed=5)
 
 
 def bits(plan, problem, backend):
-    run = kernel_run(plan, backend, last_is_scalar=False)
+    run = kernel_run(problem, plan, backend)
     outputs = run(cases.operands(problem, DATA), cases.factors(problem), None)
     return [np.array(one.reshape(-1).view(mx.uint8)).tobytes() for one in outputs]
 
@@ -40,7 +41,7 @@ def test_results_are_the_same_bits_in_every_schedule(variant):
     seen = []
     for schedule in SCHEDULES:
         with emulator.settings(**schedule):
-            seen.append(bits(variant.plan, variant.problem, EMULATOR))
+            seen.append(bits(variant.plan, variant.problem, backend_named("emulator")))
     assert all(one == seen[0] for one in seen)
 
 

@@ -12,7 +12,7 @@ import oracle
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.backends import EMULATOR
+from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.errors import BackendError, DTypeError
 
@@ -66,7 +66,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
         monkeypatch.setattr(mx.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(mx, "default_device", lambda: mx.Device(default))
-        monkeypatch.setattr(type(EMULATOR), "compile", refuse)
+        monkeypatch.setattr(type(backend_named("emulator")), "compile", refuse)
 
     return pretend
 

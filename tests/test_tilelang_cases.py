@@ -74,7 +74,7 @@ def test_simdgroup_tiles_with_the_accumulator_in_registers(tile, staged):
     )
     assert gemm_simdgroup.reject(problem, config, chips.DEFAULT) is None
     backend = backends.resolve().backend
-    run = kernel_run(gemm_simdgroup.plan(problem, config), backend, last_is_scalar=False)
+    run = kernel_run(problem, gemm_simdgroup.plan(problem, config), backend)
     (got,) = run((a, b), (1.0, 1.0), None)
     value, magnitude = oracle.gemm(a, b)
     oracle.assert_close(got, value, oracle.gemm_bound(value, magnitude, k, dtypes.FLOAT32))

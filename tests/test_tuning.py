@@ -23,8 +23,10 @@ from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import Measurements, Timing, choose
 from mlx_tilegemm.errors import BackendError, ProblemError
 from mlx_tilegemm.families import KERNELS
-from mlx_tilegemm.families import fallback as mlx_route
+from mlx_tilegemm.families.attention import fallback
 from mlx_tilegemm.families.attention.problem import MaskKind
+from mlx_tilegemm.families.attention.spelling import parse as attention_spec
+from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 
 A = mx.random.normal((50, 40), key=mx.random.key(1))
@@ -220,12 +222,12 @@ class TestTune:
 
 class TestDecoding:
     def test_a_growing_sequence_shares_what_was_measured(self, tmp_path):
-        decode = tuning.attention_spec("1x4x2x1x1000x64:f16")
-        later = tuning.attention_spec("1x4x2x1x1003x64:f16")
-        much_later = tuning.attention_spec("1x4x2x1x2000x64:f16")
+        decode = attention_spec("1x4x2x1x1000x64:f16")
+        later = attention_spec("1x4x2x1x1003x64:f16")
+        much_later = attention_spec("1x4x2x1x2000x64:f16")
         chip = chips.detect()[0]
         last = list(candidates(decode))[-1]
-        by_mlx = partial(mlx_route.attention, dispatch.alike(decode))
+        by_mlx = partial(fallback.attention, decode.alike())
         with mac(tmp_path) as metal:
             # Attention is right on this fake only by MLX's ops.
             def on_kernel(work, plan, backend):
@@ -245,7 +247,7 @@ class TestDecoding:
                 mock.patch.object(canary, "look_up", return_value=proven),
             ):
                 (outcome,) = tuned(metal, (decode, later))
-            assert outcome.problem == dispatch.alike(decode)
+            assert outcome.problem == decode.alike()
             assert outcome.status is Status.MEASURED
             for problem in (decode, later):
                 known = measurements.measured(problem, chip)
@@ -410,11 +412,11 @@ class TestShapes:
             tuning.load(path)
 
     def test_specs(self):
-        product = tuning.matmul_spec("5x7x9:f16,bf16:tn")
+        product = matmul_spec("5x7x9:f16,bf16:tn")
         assert (product.m, product.n, product.k, product.layout) == (5, 7, 9, "tn")
         assert str(product.out) == "float32"
-        assert tuning.matmul_spec("5x7x9").a is FLOAT32
-        attention = tuning.attention_spec("1x4x2x5x9x16x8:f16:causal")
+        assert matmul_spec("5x7x9").a is FLOAT32
+        attention = attention_spec("1x4x2x5x9x16x8:f16:causal")
         assert (attention.kv_len, attention.head_dim, attention.value_dim) == (9, 16, 8)
 
     def test_blocks_nest(self):
@@ -461,23 +463,23 @@ class TestShapes:
         letters = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u"}
         kind, bits = re.fullmatch(r"([a-z]+)(\d+)", dtype.name).groups()
         for spelled in (dtype.name, letters[kind] + bits):
-            assert tuning.matmul_spec(f"5x6x7:{spelled}").a is dtype
+            assert matmul_spec(f"5x6x7:{spelled}").a is dtype
 
     def test_no_mask_may_be_spelled(self):
         text = "1x4x2x5x9x16:f16"
-        assert tuning.attention_spec(f"{text}:none") == tuning.attention_spec(text)
+        assert attention_spec(f"{text}:none") == attention_spec(text)
 
     @pytest.mark.parametrize(
         "text", ["5x7", "5x7xk", "0x7x9", "5x7x9:f17", "5x7x9:f16,f16,f16", "5x7x9::nx", "1x1x1:::"]
     )
     def test_wrong_specs(self, text):
         with pytest.raises(ProblemError, match=r"\[tune\] Expected --matmul"):
-            tuning.matmul_spec(text)
+            matmul_spec(text)
 
     @pytest.mark.parametrize("text", ["1x2x3", "1x4x2x5x9x16:f16:full", "1x4x2x5x9x16:f16,f16"])
     def test_wrong_attention_specs(self, text):
         with pytest.raises(ProblemError, match=r"\[tune\] Expected --attention"):
-            tuning.attention_spec(text)
+            attention_spec(text)
 
 
 def _forward_problems():

@@ -75,7 +75,7 @@ def chosen(
         place,
         force,
         mlx_competes=rivals or not here,
-        measurements=measured(problem, place) if rivals and here else None,
+        measurements=measured(problem, place) if here and _is_clocked(backend) else None,
     )
     solved = family_of(problem).differentiable(problem) if gradients else problem
     needed = here and backend is not None and canary.is_needed(backend)
@@ -92,6 +92,13 @@ def chosen(
             return Choice(problem=solved, decision=replace(decision, plan=plan), proof=proof)
         decision = _refused(decision, decision.plan, problem, force, reason, failures)
     return Choice(problem=problem, decision=decision)
+
+
+def _is_clocked(backend: Backend | None) -> bool:
+    """Whether what was measured on this machine was measured where the call would run."""
+    if backend is None or not backend.capabilities.has_clock:
+        return False
+    return backend.missing() is None
 
 
 def _solving(

@@ -11,12 +11,10 @@ from itertools import combinations
 import mlx.core as mx
 
 from mlx_tilegemm.assurance.variants import variants
-from mlx_tilegemm.assurance.verify import cases
-from mlx_tilegemm.backends.launch import kernel_run, operand_names
+from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.plan import Plan, Source, Spec, Stage
 from mlx_tilegemm.core.problem import Problem
-from mlx_tilegemm.families.gemm.problem import GemmProblem
 from mlx_tilegemm.machine.chips import CHIPS
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
 
@@ -51,14 +49,9 @@ class Recorder:
         return record
 
 
-def operands(problem: Problem, plan: Plan) -> list[mx.array]:
+def operands(problem: Problem) -> list[mx.array]:
     """Return arrays of the operands' sizes and dtypes."""
-    if not isinstance(problem, GemmProblem):
-        return cases.operands(problem, cases.Data())
-    return [
-        mx.zeros((getattr(problem, f"{name}_elements"),), dtype=getattr(problem, name).mlx)
-        for name in operand_names(plan)
-    ]
+    return [mx.zeros(one.shape, dtype=one.dtype.mlx) for one in problem.operands]
 
 
 @lru_cache(maxsize=1)
@@ -79,8 +72,8 @@ def every_text() -> tuple[Rendered, ...]:
 
 def _calls(problem: Problem, plan: Plan) -> Iterator[Rendered]:
     recorder = Recorder()
-    run = kernel_run(plan, recorder, last_is_scalar=False)
-    run(operands(problem, plan), (1,) * len(plan.factors), None)
+    run = kernel_run(problem, plan, recorder)
+    run(operands(problem), (1,) * len(problem.factors), None)
     for stage, call in zip(plan.stages, recorder.calls, strict=True):
         yield Rendered(stage, *call)
 
