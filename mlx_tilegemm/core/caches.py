@@ -1,13 +1,14 @@
-"""Caches of prepared calls, all of which are forgotten together when more becomes known."""
+"""Caches: of prepared calls, which are forgotten when more becomes known, and of pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 K = TypeVar("K")
 V = TypeVar("V")
+Arguments = ParamSpec("Arguments")
 
 SIZE = 4096
 """Calls that one cache keeps."""
@@ -20,6 +21,11 @@ def prepared(prepare: Callable[[K], V]) -> Callable[[K], V]:
     cached = lru_cache(maxsize=SIZE)(prepare)
     _caches.append(cached)
     return cached
+
+
+def kept(function: Callable[Arguments, V]) -> Callable[Arguments, V]:
+    """Return a pure function of hashable arguments that keeps its latest values."""
+    return cast("Callable[Arguments, V]", lru_cache(maxsize=256)(function))
 
 
 def forget_prepared() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, exp
 
+from ..core.caches import kept
 from ..core.plan import SIMD_WIDTH
 from .chips.record import Chip
 
@@ -159,17 +160,24 @@ class Estimate:
 
 def resident_threadgroups(work: TileWork, chip: Chip) -> int:
     """Return how many threadgroups of this kind a core holds at a time."""
-    threads = next(
-        (threads for registers, threads in chip.occupancy if work.registers <= registers),
-        chip.occupancy[-1][1],
-    )
-    by_registers = threads // (SIMD_WIDTH * work.simdgroups)
-    by_memory = (
-        chip.threadgroup_memory_bytes // work.threadgroup_memory
-        if work.threadgroup_memory
-        else by_registers
-    )
-    return max(1, min(by_registers, by_memory))
+    return residents(work.simdgroups, work.registers, work.threadgroup_memory, chip)
+
+
+@kept
+def residents(simdgroups: int, registers: int, threadgroup_memory: int, chip: Chip) -> int:
+    """Return how many threadgroups a core holds at a time, at least one.
+
+    Args:
+        simdgroups: Simdgroups of a threadgroup.
+        registers: Live 32-bit registers of one thread.
+        threadgroup_memory: Bytes of threadgroup memory of a threadgroup.
+        chip: Its table says how many threads a core's registers hold.
+    """
+    threads = next((threads for most, threads in chip.occupancy if registers <= most), None)
+    by_registers = (threads or chip.occupancy[-1][1]) // (SIMD_WIDTH * simdgroups)
+    if not threadgroup_memory:
+        return max(1, by_registers)
+    return max(1, min(by_registers, chip.threadgroup_memory_bytes // threadgroup_memory))
 
 
 def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estimate:

@@ -8,14 +8,15 @@ from math import ceil
 from ..core.dtypes import FLOAT32, DType, promote
 from ..core.plan import SIMD_WIDTH
 from .chips.record import Chip
-from .cost import DRAM_SHARE, TileWork, resident_threadgroups, seconds
+from .cost import DRAM_SHARE, TileWork, resident_threadgroups, residents, seconds
 from .fragment import ADDRESSING_REGISTERS, FRAGMENT
 from .price import Price, make_price
-from .products import GemmTile, Product, dram_bytes, gemm_work, with_dram_bytes, written_bytes
+from .products import GemmTile, Product, dram_bytes, gemm_work, moved_bytes, written_bytes
 
 PADDING_BYTES = 16
 """Padding of a row in threadgroup memory."""
 
+NEURAL_REGISTERS = 64
 NEURAL_SIMDGROUP = 32
 """Rows and columns of results of one simdgroup on neural accelerators."""
 
@@ -290,17 +291,18 @@ def _neural_work(product: Product, block_m: int, block_n: int, chip: Chip) -> Ti
     rows = ceil(product.m / NEURAL_SIMDGROUP) * NEURAL_SIMDGROUP / tiles[0]
     columns = ceil(product.n / NEURAL_SIMDGROUP) * NEURAL_SIMDGROUP / tiles[1]
     macs = rows * columns * product.k
-    work = TileWork(
+    simdgroups = block_m * block_n // NEURAL_SIMDGROUP**2
+    held = residents(simdgroups, NEURAL_REGISTERS, 0, chip)
+    return TileWork(
         tiles=tiles[0] * tiles[1] * product.batch_size,
-        simdgroups=block_m * block_n // NEURAL_SIMDGROUP**2,
+        simdgroups=simdgroups,
         chains=4,
         # Given as cycles of four schedulers, of which the accelerator is independent.
         issue_cycles=macs / neural_rate(product.a, chip) * chip.schedulers,
         threadgroup_bytes=0,
         cache_bytes=product.k * (rows + columns) * product.a.bytes,
-        dram_bytes=0,
+        dram_bytes=moved_bytes(product, tiles, 4, held, chip),
         waits=ceil(product.k / 64),
-        registers=64,
+        registers=NEURAL_REGISTERS,
         barriers=False,
     )
-    return with_dram_bytes(work, product, tiles, 4, chip)

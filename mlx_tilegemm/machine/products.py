@@ -6,12 +6,12 @@ MLX's, and the published ones that the model is compared with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from ..core.dtypes import DType
 from .chips.record import Chip
-from .cost import TileWork, resident_threadgroups, streamed_bytes
+from .cost import TileWork, residents, streamed_bytes
 from .counts import copying_cycles, widening_cycles
 from .fragment import FRAGMENT
 from .lines import step_bytes_in_flight, tile_line_bytes
@@ -136,8 +136,13 @@ def gemm_work(
     loaded = tile.simdgroups * depth * FRAGMENT_ELEMENTS * (rows * sizes[0] + columns * sizes[1])
     unique = steps * tile.block_k * (tile.block_m * sizes[0] + tile.block_n * sizes[1])
     tiles_m, tiles_n = ceil(product.m / tile.block_m), ceil(product.n / tile.block_n)
-    work = TileWork(
-        tiles=tiles_m * tiles_n * product.batch_size,
+    tiles = tiles_m * tiles_n * product.batch_size
+    held = residents(tile.simdgroups, tile.registers, tile.threadgroup_memory, chip)
+    wave = chip.cores * min(held, ceil(tiles / chip.cores))
+    lines = step_lines(product, tile)
+    launched = (product.batch_size, tiles_m, tiles_n)
+    return TileWork(
+        tiles=tiles,
         simdgroups=tile.simdgroups,
         chains=rows * columns,
         issue_cycles=tile.simdgroups * depth * rows * columns * (mma_cycles or chip.mma_cycles),
@@ -146,20 +151,15 @@ def gemm_work(
         threadgroup_bytes=loaded + unique if tile.staged else 0,
         fragment_bytes=0 if tile.staged else loaded,
         cache_bytes=unique,
-        dram_bytes=0.0,
+        dram_bytes=moved_bytes(product, (tiles_m, tiles_n), tile.panel, held, chip),
         waits=steps,
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
         prefetched=tile.prefetched,
         barriers=tile.staged,
+        shared_bytes=step_bytes_in_flight(*lines, launched, wave, tile.panel),
+        line_bytes=steps * sum(lines),
     )
-    work = with_dram_bytes(work, product, (tiles_m, tiles_n), tile.panel, chip)
-    resident = min(resident_threadgroups(work, chip), ceil(work.tiles / chip.cores))
-    wave = chip.cores * resident
-    lines = step_lines(product, tile)
-    launched = (product.batch_size, tiles_m, tiles_n)
-    shared = step_bytes_in_flight(*lines, launched, wave, tile.panel)
-    return replace(work, shared_bytes=shared, line_bytes=steps * sum(lines))
 
 
 def step_lines(product: Product, tile: GemmTile) -> tuple[float, float]:
@@ -172,10 +172,18 @@ def step_lines(product: Product, tile: GemmTile) -> tuple[float, float]:
     )
 
 
-def with_dram_bytes(
-    work: TileWork, product: Product, tiles: tuple[int, int], panel: int, chip: Chip
-) -> TileWork:
-    """Return the work of one launch with what it moves to and from memory, re-reads included."""
+def moved_bytes(
+    product: Product, tiles: tuple[int, int], panel: int, held: int, chip: Chip
+) -> float:
+    """Return the bytes that one launch moves to and from memory, re-reads included.
+
+    Args:
+        product: What is multiplied.
+        tiles: Block rows and block columns.
+        panel: Block rows that are walked together.
+        held: Threadgroups that a core holds.
+        chip: Where it runs.
+    """
     batch = product.batch_size
     moved = streamed_bytes(
         a_bytes=product.a_elements * product.a.bytes / batch,
@@ -183,11 +191,11 @@ def with_dram_bytes(
         out_bytes=written_bytes(product) / batch,
         tiles_m=tiles[0],
         tiles_n=tiles[1],
-        wave=chip.cores * resident_threadgroups(work, chip),
+        wave=chip.cores * held,
         panel=panel,
         chip=chip,
     )
-    return replace(work, dram_bytes=moved * batch)
+    return moved * batch
 
 
 def written_bytes(product: Product) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from ...core.caches import kept
 from ...core.dtypes import FLOAT32
 from ...machine.chips.record import Chip
 from ...machine.cost import TileWork
@@ -120,20 +121,46 @@ def exchanged_bytes(tile: AttentionTile) -> int:
     return written * (1 + tile.head_groups)
 
 
+@kept
 def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
     """Return the steps over the keys that a block of rows makes, in the mean."""
     if problem.mask_kind is not MaskKind.CAUSAL:
         return ceil(problem.kv_len / block_kv)
     # Row i sees the keys up to i + offset, and of these as many as the window has.
-    offset = problem.kv_len - problem.q_len
-    steps = 0
-    for first in range(0, problem.q_len, block_q):
-        end = min(first + block_q, problem.q_len) + offset
-        begin = first + offset + 1 - problem.window if problem.window is not None else 0
-        steps += max(0, ceil(end / block_kv)) - max(0, begin) // block_kv
-    return max(1.0, steps / ceil(problem.q_len / block_q))
+    offset, blocks = problem.kv_len - problem.q_len, ceil(problem.q_len / block_q)
+    # Steps up to the last key of every block but the last, then of that, which may be shorter.
+    steps = positive_quotients(blocks - 1, block_kv, block_q, block_q + offset + block_kv - 1)
+    steps += max(0, ceil(problem.kv_len / block_kv))
+    if problem.window is not None:
+        steps -= positive_quotients(blocks, block_kv, block_q, offset + 1 - problem.window)
+    return max(1.0, steps / blocks)
 
 
+def positive_quotients(count: int, divisor: int, slope: int, start: int) -> int:
+    """Return the sum of ``max(0, start + i * slope) // divisor`` for i below ``count``."""
+    skipped = max(0, ceil(-start / slope)) if start < 0 else 0
+    return floor_sum(count - skipped, divisor, slope, start + skipped * slope)
+
+
+def floor_sum(count: int, divisor: int, slope: int, start: int) -> int:
+    """Return the sum of ``(start + i * slope) // divisor`` for i below ``count``.
+
+    By the Euclidean algorithm; ``slope`` and ``start`` are not negative.
+    """
+    total = 0
+    while count > 0:
+        total += count * (count - 1) // 2 * (slope // divisor) + count * (start // divisor)
+        slope, start = slope % divisor, start % divisor
+        reach = slope * count + start
+        if reach < divisor:
+            break
+        # The same lattice points, counted along the other axis.
+        count, start = reach // divisor, reach % divisor
+        slope, divisor = divisor, slope
+    return total
+
+
+@kept
 def attention_bytes(problem: AttentionProblem) -> int:
     """Return the bytes an attention has to move at least."""
     positional = problem.nbytes("q_pe")

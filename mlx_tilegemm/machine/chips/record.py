@@ -108,6 +108,10 @@ class Chip:
     neural_float32_fma_per_cycle: int
     sources: tuple[Source, ...]
 
+    def __hash__(self) -> int:
+        # Chips are keys of everything that is modelled; equal ones have equal names.
+        return hash(self.name)
+
     @property
     def peak_flops(self) -> float:
         """Float32 operations a second outside the neural accelerators; an FMA is two."""

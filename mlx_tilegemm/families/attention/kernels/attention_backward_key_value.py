@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
+from ....core.caches import kept
 from ....core.kernel import Kernel
 from ....core.plan import Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
@@ -114,6 +115,7 @@ def cost(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> float:
     return seconds(backward_work(side, config, chip), chip)
 
 
+@kept
 def plan(problem: KeyValueGradientProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     p, spec = problem.attention, _spec(problem, config)

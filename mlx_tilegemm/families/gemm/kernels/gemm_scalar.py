@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
+from ....core.caches import kept
 from ....core.dtypes import FLOATS, INTEGERS
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage
@@ -176,6 +177,7 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
     return seconds(work, chip)
 
 
+@kept
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ....core.caches import kept
 from ....core.dtypes import FLOATS
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage
@@ -249,6 +250,7 @@ def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
     return gemm_work(problem.product, tile, chip)
 
 
+@kept
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(

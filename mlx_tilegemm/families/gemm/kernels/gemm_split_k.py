@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
 
+from ....core.caches import kept
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
 from ....core.plan import Launch, Plan, Resources, Stage
@@ -115,6 +116,7 @@ def split_count(k: int, config: Config) -> int:
     return ceil(k / split_depth(k, config))
 
 
+@kept
 def _share_problem(problem: GemmProblem) -> GemmProblem:
     return replace(problem, c=None, c_rows=False, c_columns=False, scaled=False, out=FLOAT32)
 
@@ -136,6 +138,7 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
     return gemm_simdgroup.cost(shares, config.share, chip) + adding
 
 
+@kept
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     return Plan(

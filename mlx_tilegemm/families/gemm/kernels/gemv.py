@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
+from ....core.caches import kept
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
@@ -176,6 +177,7 @@ def _threadgroup_columns(problem: GemmProblem, config: Config) -> int:
     return SIMD_WIDTH * vector_length(problem.b, config.rows)
 
 
+@kept
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(
