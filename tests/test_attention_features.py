@@ -20,8 +20,10 @@ from mlx_tilegemm.arguments import ArraySpec
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
 from mlx_tilegemm.kernels import attention_chain
+from mlx_tilegemm.kernels.attention import MASK_SIZES, ROW_SIZES
 from mlx_tilegemm.kernels.counts import AttentionTile, attention_work
 from mlx_tilegemm.kernels.mlx_sdpa import serves_attention
+from mlx_tilegemm.plan import Sizes
 from mlx_tilegemm.problem import MaskKind, attention_problem
 
 Q = mx.zeros((2, 4, 5, 8))
@@ -380,7 +382,8 @@ class TestLongContexts:
             return_lse=True,
         )
         # The second batch row, where so many heads share one k and v.
-        sizes = (q_len, kv_len, heads, heads, heads, 1, q_len, kv_len)
+        values = (q_len, kv_len, heads, heads, heads, 1, q_len, kv_len)
+        sizes = Sizes((*ROW_SIZES, *MASK_SIZES), values)
         missed = self.first_missed(4, problem, grid=(128, 1, 2), sizes=sizes)
         assert heads * q_len * kv_len > 2**31
         # The order of the lanes decides which element of a matrix is asked for first.

@@ -438,7 +438,7 @@ class TestWhatABackendGets:
         assert inputs["a"] is x
         assert inputs["b"] is w
         plan = tg.explain("matmul", x, w, transpose_b=True).plan
-        assert inputs["sizes"].tolist() == list(plan.stages[0].launch.sizes)
+        assert inputs["sizes"].tolist() == list(plan.stages[0].launch.sizes.values)
         assert inputs["sizes"].dtype == mx.int32
         assert (launch["grid"], launch["threadgroup"]) == (
             plan.stages[0].launch.grid,

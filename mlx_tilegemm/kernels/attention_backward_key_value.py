@@ -8,9 +8,9 @@ from math import ceil
 from typing import ClassVar
 
 from ..chips.record import Chip
-from ..plan import Launch, Plan, Resources, Stage
+from ..plan import Launch, Plan, Resources, Sizes, Stage, features
 from ..problem import KeyValueGradientProblem, Problem
-from .attention import attention_sizes
+from .attention import MASK_SIZES, ROW_SIZES, attention_sizes
 from .attention_backward import (
     CONFIGS,
     GROUPED_CONFIGS,
@@ -33,18 +33,20 @@ class Spec(BackwardSpec):
     """What the text of one kernel depends on."""
 
     KERNEL: ClassVar[str] = NAME
+    INPUTS = ("q", "k", "v", "grad", "lse", "delta", "mask", "factors", "sizes")
+    OUTPUTS = ("k_gradient", "v_gradient")
+    SIZES = (*ROW_SIZES, *MASK_SIZES, "window")
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        rows = ("lse", "delta") if self.softmax else ()
-        mask = ("mask",) if self.mask else ()
-        return ("q", "k", "v", "grad", *rows, *mask, "factors", "sizes")
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Both gradients."""
-        return ("k_gradient", "v_gradient")
+    def lacks(self) -> frozenset[str]:
+        """Inputs and sizes that this variant is not given."""
+        return features(
+            {
+                ("lse", "delta"): not self.softmax,
+                ("mask", *MASK_SIZES): not self.masked,
+                ("window",): not self.windowed,
+            }
+        )
 
     @property
     def q_tile_stride(self) -> int:
@@ -122,7 +124,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     launch = Launch(
         grid=(ceil(p.kv_len / spec.block_own) * spec.threads, p.num_kv_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
-        sizes=attention_sizes(p, with_mask=spec.mask is not None),
+        sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=((*keys, p.head_dim), (*keys, p.value_dim)),
         output_dtypes=(p.k, p.v),
     )

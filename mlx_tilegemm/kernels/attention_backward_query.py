@@ -8,9 +8,9 @@ from math import ceil
 from typing import ClassVar
 
 from ..chips.record import Chip
-from ..plan import Launch, Plan, Resources, Stage
+from ..plan import Launch, Plan, Resources, Sizes, Stage, features
 from ..problem import MaskKind, Problem, QueryGradientProblem
-from .attention import LSE, attention_sizes, key_elements
+from .attention import LSE, MASK_SIZES, ROW_SIZES, attention_sizes, key_elements
 from .attention_backward import (
     CONFIGS,
     GROUPED_CONFIGS,
@@ -37,22 +37,23 @@ class Spec(BackwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
+    INPUTS = ("q", "k", "v", "grad", "result", "lse", "lse_grad", "mask", "factors", "sizes")
+    OUTPUTS = ("q_gradient", "delta")
+    SIZES = (*ROW_SIZES, *MASK_SIZES, "window")
 
     lse_gradient: bool
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        mask = ("mask",) if self.mask else ()
-        if not self.softmax:
-            return ("k", "v", "grad", *mask, "factors", "sizes")
-        lse_grad = ("lse_grad",) if self.lse_gradient else ()
-        return ("q", "k", "v", "grad", "result", "lse", *lse_grad, *mask, "factors", "sizes")
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The gradient, and for the softmax delta."""
-        return ("q_gradient", "delta") if self.softmax else ("q_gradient",)
+    def lacks(self) -> frozenset[str]:
+        """Inputs, outputs and sizes that this variant is not given."""
+        return features(
+            {
+                ("q", "result", "lse", "delta"): not self.softmax,
+                ("lse_grad",): not (self.softmax and self.lse_gradient),
+                ("mask", *MASK_SIZES): not self.masked,
+                ("window",): not self.windowed,
+            }
+        )
 
     @property
     def k_tile_stride(self) -> int:
@@ -131,7 +132,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     launch = Launch(
         grid=(ceil(p.q_len / spec.block_own) * spec.threads, p.num_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
-        sizes=attention_sizes(p, with_mask=spec.mask is not None),
+        sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=(problem.out_shape, *delta[0]),
         output_dtypes=(p.q, *delta[1]),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..plan import SIMD_WIDTH, Resources
-from .attention import BASE_SIZES, MASK_SIZES, ForwardSpec
+from .attention import MASK_SIZES, ROW_SIZES, ForwardSpec
 from .fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
 
 NAME = "attention_chain"
@@ -23,6 +23,8 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
+    OUTPUTS = ("out", "lse")
+    SIZES = (*ROW_SIZES, *MASK_SIZES, "window", "num_pe_heads")
 
     simdgroups: int
     block_kv: int
@@ -39,16 +41,6 @@ class Spec(ForwardSpec):
     def threads(self) -> int:
         """Threads of one threadgroup."""
         return self.simdgroups * SIMD_WIDTH
-
-    @property
-    def window_at(self) -> int:
-        """Where among the sizes the window is."""
-        return BASE_SIZES
-
-    @property
-    def pe_heads_at(self) -> int:
-        """Where among the sizes the number of heads of ``k_pe`` is."""
-        return BASE_SIZES + (MASK_SIZES if self.mask else 0) + self.windowed
 
     @property
     def block_q(self) -> int:
@@ -86,11 +78,15 @@ class Spec(ForwardSpec):
         return self.block_kv * self.k_pe_tile_stride
 
     @property
+    def partial_buffers(self) -> int:
+        """Buffers for the scores that pass between simdgroups: two need no barrier more."""
+        return 1 if self.staged else 2
+
+    @property
     def partial_elements(self) -> int:
         """Pairs of scores that pass between simdgroups; 0 where each finds its own."""
-        buffers = 1 if self.staged else 2
         pairs = self.simdgroups * self.block_kv // FRAGMENT * SIMD_WIDTH
-        return buffers * pairs if self.grouped else 0
+        return self.partial_buffers * pairs if self.grouped else 0
 
     @property
     def staged_bytes(self) -> int:

@@ -13,13 +13,14 @@ from typing import ClassVar
 
 from ..chips.record import Chip
 from ..dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
-from ..plan import Launch, Plan, Resources, Stage
+from ..plan import Launch, Plan, Resources, Sizes, Stage
 from ..problem import GemmProblem, Problem
 from . import gemm_simdgroup
 from .gemm import (
     GemmSpec,
     gemm_factors,
     gemm_fields,
+    gemm_sizes,
     rows_decide,
 )
 from .gemm import (
@@ -69,16 +70,9 @@ class ReduceSpec(GemmSpec):
     """
 
     KERNEL: ClassVar[str] = "reduce_splits"
+    INPUTS = ("partials", "c", "factors", "sizes")
 
     splits: int
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        operands = {"a", "b"}
-        # Explicit base: zero-argument super() does not survive the class a slotted dataclass makes.
-        names = GemmSpec.input_names.fget(self)  # type: ignore[attr-defined]
-        return ("partials", *(name for name in names if name not in operands))
 
     @property
     def threads(self) -> int:
@@ -181,7 +175,7 @@ def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
     launch = Launch(
         grid=(ceil(problem.m * problem.n / REDUCE_THREADS) * REDUCE_THREADS, 1, 1),
         threadgroup=(REDUCE_THREADS, 1, 1),
-        sizes=(problem.m,),
+        sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from ..chips.record import Chip
 from ..dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
-from ..plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
+from ..plan import SIMD_WIDTH, Launch, Plan, Resources, Sizes, Stage
 from ..problem import GemmProblem, Problem
 from .cost import TileWork, seconds
 from .fragment import ADDRESSING_REGISTERS
@@ -196,7 +196,7 @@ def plan(problem: Problem, config: Config) -> Plan:
     launch = Launch(
         grid=(blocks * spec.threads, ceil(problem.m / config.rows), problem.batch_size),
         threadgroup=(spec.threads, 1, 1),
-        sizes=gemm_sizes(problem),
+        sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )

@@ -8,7 +8,7 @@ from rendered import every_text
 
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.dtypes import FLOAT16, FLOAT32, INT8
-from mlx_tilegemm.plan import Launch, Source
+from mlx_tilegemm.plan import Launch, Sizes, Source
 from mlx_tilegemm.strict.lint import ATTRIBUTES
 from mlx_tilegemm.strict.signature import argument, compare, expected_text, trace
 
@@ -23,7 +23,7 @@ def launch(grid=(64, 2, 3), threadgroup=(32, 1, 1), shapes=((4,),), dtypes=(FLOA
     return Launch(
         grid=grid,
         threadgroup=threadgroup,
-        sizes=(),
+        sizes=Sizes(),
         output_shapes=shapes,
         output_dtypes=dtypes,
     )
