@@ -86,6 +86,21 @@ class AttentionSpec(Arguments):
         """Fragments along Dv, of one simdgroup."""
         return fragments(self.value_dim, self.head_groups)
 
+    @property
+    def streamed(self) -> tuple[DType, DType]:
+        """Types of the operands that come in blocks of rows: of D columns, and of Dv."""
+        return self.k, self.v
+
+    @property
+    def head_tile_stride(self) -> int:
+        """Elements between two staged rows of D columns."""
+        return self.tile_stride(self.head_fragments, self.streamed[0])
+
+    @property
+    def value_tile_stride(self) -> int:
+        """Elements between two staged rows of Dv columns."""
+        return self.tile_stride(self.value_fragments, self.streamed[1])
+
     def tile_stride(self, count: int, dtype: DType) -> int:
         """Return the elements between two staged rows, of so many fragments a simdgroup."""
         return staged_stride(count * self.head_groups * FRAGMENT, dtype)

@@ -8,6 +8,7 @@ from math import ceil
 from typing import ClassVar
 
 from ..chips.record import Chip
+from ..dtypes import DType
 from ..plan import Launch, Plan, Resources, Sizes, Stage, features
 from ..problem import KeyValueGradientProblem, Problem
 from .attention import MASK_SIZES, ROW_SIZES, attention_sizes
@@ -49,35 +50,19 @@ class Spec(BackwardSpec):
         )
 
     @property
-    def q_tile_stride(self) -> int:
-        """Elements between two staged rows of ``q``."""
-        return self.tile_stride(self.head_fragments, self.q)
-
-    @property
-    def grad_tile_stride(self) -> int:
-        """Elements between two staged rows of ``grad``."""
-        return self.tile_stride(self.value_fragments, self.grad)
-
-    @property
-    def q_tile_elements(self) -> int:
-        """Elements of the staged tile of ``q``."""
-        return self.block * self.q_tile_stride
-
-    @property
-    def grad_tile_elements(self) -> int:
-        """Elements of the staged tile of ``grad``."""
-        return self.block * self.grad_tile_stride
+    def streamed(self) -> tuple[DType, DType]:
+        """Types of the operands that come in blocks of rows: of D columns, and of Dv."""
+        return self.q, self.grad
 
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        staged = self.q_tile_elements * self.q.bytes + self.grad_tile_elements * self.grad.bytes
         shared = self.shared_bytes(2)
         own = self.head_fragments + self.value_fragments
         kept = 2 * own if self.cached else own
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=shared + (staged if self.staged else 0),
+            threadgroup_bytes=shared + self.staged_bytes,
             registers=2 * kept + self.step_registers,
         )
 

@@ -56,36 +56,15 @@ class Spec(BackwardSpec):
         )
 
     @property
-    def k_tile_stride(self) -> int:
-        """Elements between two staged rows of ``k``."""
-        return self.tile_stride(self.head_fragments, self.k)
-
-    @property
-    def v_tile_stride(self) -> int:
-        """Elements between two staged rows of ``v``."""
-        return self.tile_stride(self.value_fragments, self.v)
-
-    @property
-    def k_tile_elements(self) -> int:
-        """Elements of the staged tile of ``k``."""
-        return self.block * self.k_tile_stride
-
-    @property
-    def v_tile_elements(self) -> int:
-        """Elements of the staged tile of ``v``."""
-        return self.block * self.v_tile_stride
-
-    @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        staged = self.k_tile_elements * self.k.bytes + self.v_tile_elements * self.v.bytes
         shared = self.shared_bytes(2 if self.softmax else 1)
         shared += self.threads * LSE.bytes if self.softmax and self.grouped else 0
         own = (self.head_fragments if self.softmax else 0) + self.value_fragments
         kept = self.head_fragments + (own if self.cached else 0)
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=shared + (staged if self.staged else 0),
+            threadgroup_bytes=shared + self.staged_bytes,
             registers=2 * kept + self.step_registers,
         )
 

@@ -48,29 +48,19 @@ class Spec(ForwardSpec):
         return self.simdgroups // self.head_groups * FRAGMENT
 
     @property
-    def k_tile_stride(self) -> int:
-        """Elements between two staged rows of ``k``."""
-        return self.tile_stride(self.head_fragments, self.k)
-
-    @property
-    def v_tile_stride(self) -> int:
-        """Elements between two staged rows of ``v``."""
-        return self.tile_stride(self.value_fragments, self.v)
-
-    @property
     def k_pe_tile_stride(self) -> int:
         """Elements between two staged rows of ``k_pe``; 0 without."""
         return self.tile_stride(self.pe_fragments, self.k_pe) if self.k_pe else 0
 
     @property
-    def k_tile_elements(self) -> int:
+    def head_tile_elements(self) -> int:
         """Elements of the staged tile of ``k``."""
-        return self.block_kv * self.k_tile_stride
+        return self.block_kv * self.head_tile_stride
 
     @property
-    def v_tile_elements(self) -> int:
+    def value_tile_elements(self) -> int:
         """Elements of the staged tile of ``v``."""
-        return self.block_kv * self.v_tile_stride
+        return self.block_kv * self.value_tile_stride
 
     @property
     def k_pe_tile_elements(self) -> int:
@@ -93,10 +83,8 @@ class Spec(ForwardSpec):
         """Bytes of the staged tiles."""
         if not self.staged:
             return 0
-        positional = self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0
-        return (
-            self.k_tile_elements * self.k.bytes + self.v_tile_elements * self.v.bytes + positional
-        )
+        staged = self.head_tile_elements * self.k.bytes + self.value_tile_elements * self.v.bytes
+        return staged + (self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0)
 
     @property
     def resources(self) -> Resources:
