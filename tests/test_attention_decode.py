@@ -185,7 +185,7 @@ def test_keys_outside_the_window_are_not_read():
     asked = problem((2, 1), 600, q_len=2, dims=(32, 16), mask_kind=MaskKind.CAUSAL, window=100)
     config = next(iter(attention_decode.candidates(asked, chips.DEFAULT)))
     stage = attention_decode.plan(asked, config).stages[0]
-    assert stage.launch.sizes[3] == 600 - 2 - 100 + 1
+    assert stage.launch.sizes["first_key"] == 600 - 2 - 100 + 1
     # What is not a number would reach every row that reads it, even with a weight of zero.
     v[:, :, :499] = mx.nan
     got = check_finite(q, k, v, mask="causal", window=100)
@@ -305,7 +305,7 @@ class TestChoice:
         for kv_len in [*range(101, 300), *range(2000, 2100, 7)]:
             asked = problem(kv_len=kv_len, mask_kind=mask, window=window)
             decision = choose(asked, chips.DEFAULT)
-            assert decision.plan.stages[0].launch.sizes[2] == kv_len
+            assert decision.plan.stages[0].launch.sizes["kv_len"] == kv_len
             assert decision.plan in [one.plan for one in decision.candidates]
             for one in decision.candidates:
                 if one.recipe is None:
@@ -336,7 +336,7 @@ class TestChoice:
                 if attention_decode.reject(problem(kv_len=kv_len), config, chips.DEFAULT):
                     continue
                 launch = attention_decode.plan(problem(kv_len=kv_len), config).stages[0].launch
-                splits, keys = launch.grid[1], launch.sizes[4]
+                splits, keys = launch.grid[1], launch.sizes["keys_per_split"]
                 assert (splits - 1) * keys < kv_len <= splits * keys
                 assert keys % config.round_keys == 0
 

@@ -25,6 +25,9 @@ from mlx_tilegemm.families.attention.kernels import attention_chain
 from mlx_tilegemm.families.attention.price import serves_attention
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
 from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
+from mlx_tilegemm.families.attention.spec import MASK_SIZES
+from mlx_tilegemm.families.attention.spec import ROW_SIZES
+from mlx_tilegemm.core.plan import Sizes
 from mlx_tilegemm.machine import chips
 
 Q = mx.zeros((2, 4, 5, 8))
@@ -383,7 +386,8 @@ class TestLongContexts:
             return_lse=True,
         )
         # The second batch row, where so many heads share one k and v.
-        sizes = (q_len, kv_len, heads, heads, heads, 1, q_len, kv_len)
+        values = (q_len, kv_len, heads, heads, heads, 1, q_len, kv_len)
+        sizes = Sizes((*ROW_SIZES, *MASK_SIZES), values)
         missed = self.first_missed(4, problem, grid=(128, 1, 2), sizes=sizes)
         assert heads * q_len * kv_len > 2**31
         # The order of the lanes decides which element of a matrix is asked for first.

@@ -13,6 +13,7 @@ import pytest
 import mlx_tilegemm as tg
 from mlx_tilegemm import ops
 from mlx_tilegemm.backends import Route
+from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.errors import BackendError, DTypeError, IllegalKernelError, ProblemError
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
@@ -434,7 +435,7 @@ class TestWhatABackendGets:
         assert inputs["a"] is x
         assert inputs["b"] is w
         plan = tg.explain("matmul", x, w, transpose_b=True).plan
-        assert inputs["sizes"].tolist() == list(plan.stages[0].launch.sizes)
+        assert inputs["sizes"].tolist() == list(plan.stages[0].launch.sizes.values)
         assert inputs["sizes"].dtype == mx.int32
         assert (launch["grid"], launch["threadgroup"]) == (
             plan.stages[0].launch.grid,

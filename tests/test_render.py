@@ -68,9 +68,9 @@ def test_every_line_maps_back_to_its_template(stage):
     for text in (source.header, source.body):
         name, number = "", 0
         for line in text.splitlines():
-            directive = re.fullmatch(r'#line (\d+) "mlx_tilegemm/templates/(.*)"', line)
+            directive = re.fullmatch(r'#line (\d+)(?: "mlx_tilegemm/templates/(.*)")?', line)
             if directive:
-                number, name = int(directive[1]), directive[2]
+                number, name = int(directive[1]), directive[2] or name
                 continue
             original = (render.TEMPLATES / name).read_text().splitlines()[number - 1]
             fixed_parts = re.split(r"\{\{.*?\}\}", original)

@@ -122,7 +122,7 @@ def _launch(stage: Stage, backend: Backend) -> _Launch:
 
     kernel = backend.compile(render(stage.spec))
     launch = stage.launch
-    sizes = mx.array(launch.sizes, dtype=mx.int32)
+    sizes = mx.array(launch.sizes.values, dtype=mx.int32)
     output_shapes = list(launch.output_shapes)
     output_dtypes = [dtype.mlx for dtype in launch.output_dtypes]
     grid, threadgroup = launch.grid, launch.threadgroup

@@ -8,8 +8,9 @@ chip is forgotten here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from .dtypes import DType
 from .shapes import Shape
@@ -54,7 +55,103 @@ class Spec(Protocol):
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs."""
 
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """Names of the elements of the input ``sizes``, in order."""
+
     def __hash__(self) -> int: ...
+
+
+class Arguments:
+    """Base of specs: all that a kernel's variants are given by name, and what one of them is.
+
+    A template may use every name: ``lib/arguments`` declares those that a variant lacks.
+    """
+
+    __slots__ = ()
+
+    INPUTS: ClassVar[tuple[str, ...]]
+    """Inputs of all variants, in order."""
+
+    OUTPUTS: ClassVar[tuple[str, ...]] = ("out",)
+    """Outputs of all variants, in order."""
+
+    SIZES: ClassVar[tuple[str, ...]]
+    """Run-time sizes of all variants, in order."""
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Inputs, outputs and sizes that this variant is not given."""
+        return frozenset()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs in order."""
+        return self._given(self.INPUTS)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Outputs in order."""
+        return self._given(self.OUTPUTS)
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """Run-time sizes, in the order of the input ``sizes``."""
+        return self._given(self.SIZES)
+
+    @property
+    def absent_inputs(self) -> tuple[str, ...]:
+        """Inputs of other variants."""
+        return self._absent(self.INPUTS)
+
+    @property
+    def absent_outputs(self) -> tuple[str, ...]:
+        """Outputs of other variants."""
+        return self._absent(self.OUTPUTS)
+
+    @property
+    def absent_sizes(self) -> tuple[str, ...]:
+        """Run-time sizes of other variants."""
+        return self._absent(self.SIZES)
+
+    def _given(self, names: Iterable[str]) -> tuple[str, ...]:
+        lacks = self.lacks
+        return tuple(name for name in names if name not in lacks)
+
+    def _absent(self, names: Iterable[str]) -> tuple[str, ...]:
+        lacks = self.lacks
+        return tuple(name for name in names if name in lacks)
+
+
+def features(absent: Mapping[tuple[str, ...], bool]) -> frozenset[str]:
+    """Return the names that a variant lacks, of names by whether it lacks them."""
+    return frozenset(name for names, lacking in absent.items() if lacking for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Run-time sizes of one launch by name, in the order of the kernel's input ``sizes``.
+
+    Attributes:
+        names: Their names.
+        values: Their values, the int32 elements of the input.
+    """
+
+    names: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, spec: Spec, values: Mapping[str, int]) -> Sizes:
+        """Return the sizes that a text reads, out of those of a problem.
+
+        Raises:
+            KeyError: The text reads a size that is not there.
+        """
+        names = spec.size_names
+        return cls(names, tuple(values[name] for name in names))
+
+    def __getitem__(self, name: str) -> int:
+        return self.values[self.names.index(name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +161,14 @@ class Launch:
     Attributes:
         grid: Threads in each dimension, a multiple of ``threadgroup``.
         threadgroup: Threads of one threadgroup in each dimension.
-        sizes: Run-time sizes, the int32 elements of the kernel's input ``sizes``.
+        sizes: Run-time sizes by name, the elements of the kernel's input ``sizes``.
         output_shapes: Shape of each output.
         output_dtypes: Element type of each output.
     """
 
     grid: Extent
     threadgroup: Extent
-    sizes: tuple[int, ...]
+    sizes: Sizes
     output_shapes: tuple[Shape, ...]
     output_dtypes: tuple[DType, ...]
 
@@ -107,6 +204,11 @@ class Stage:
     spec: Spec
     launch: Launch
     resources: Resources
+
+    def __post_init__(self) -> None:
+        read, passed = self.spec.size_names, self.launch.sizes.names
+        if read != passed:
+            raise ValueError(f"[{self.spec.label}] Expected sizes {read}, got {passed}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ so a compiler or the emulator names a line of the template and not of the render
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,9 +55,16 @@ def _printable(value: object) -> str | int:
     raise TypeError(f"template printed {value!r}; only str and int may become Metal text")
 
 
+def _flag(value: object) -> str:
+    """Return Metal for a truth, in a template ``{{ spec.causal | flag }}``."""
+    if not isinstance(value, bool):
+        raise TypeError(f"template printed {value!r} as a flag; only bool may")
+    return "true" if value else "false"
+
+
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=_LineLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -65,11 +73,25 @@ def _environment() -> jinja2.Environment:
         finalize=_printable,
         autoescape=False,
     )
+    environment.filters["flag"] = _flag
+    return environment
 
 
 def _render_block(template: jinja2.Template, block: str, spec: Spec) -> str:
     context = template.new_context({"spec": spec})
-    return "".join(template.blocks[block](context))
+    return _name_once("".join(template.blocks[block](context)))
+
+
+def _name_once(text: str) -> str:
+    """Leave the file out of each ``#line`` that names the one before's: MLX hashes every call."""
+    named = ""
+
+    def shortened(directive: re.Match[str]) -> str:
+        nonlocal named
+        repeated, named = directive[2] == named, directive[2]
+        return directive[1] if repeated else directive[0]
+
+    return re.sub(r'^(#line \d+)( ".*")$', shortened, text, flags=re.MULTILINE)
 
 
 @lru_cache(maxsize=1024)

@@ -38,8 +38,9 @@ def reject_launch(launch: Launch) -> str | None:
     """Return why MLX cannot make the launch, or None."""
     if max(launch.grid) > MAX_INT:
         return f"a grid of {launch.grid} threads exceeds {MAX_INT} in one dimension"
-    if max(launch.sizes, default=0) > MAX_INT:
-        return f"a size of {max(launch.sizes)} exceeds {MAX_INT}"
+    largest = max(launch.sizes.values, default=0)
+    if largest > MAX_INT:
+        return f"a size of {largest} exceeds {MAX_INT}"
     return None
 
 

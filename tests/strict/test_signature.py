@@ -10,6 +10,7 @@ from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, INT8
 from mlx_tilegemm.core.plan import Launch, Source
 from mlx_tilegemm.strict.lint import ATTRIBUTES
+from mlx_tilegemm.core.plan import Sizes
 from mlx_tilegemm.strict.signature import argument, compare, expected_text, trace
 
 HEADER = "// A header.\n"
@@ -23,7 +24,7 @@ def launch(grid=(64, 2, 3), threadgroup=(32, 1, 1), shapes=((4,),), dtypes=(FLOA
     return Launch(
         grid=grid,
         threadgroup=threadgroup,
-        sizes=(),
+        sizes=Sizes(),
         output_shapes=shapes,
         output_dtypes=dtypes,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 _NOISE = re.compile(r"//[^\n]*|/\*.*?\*/|^#[^\n]*|\[\[.*?\]\]|^typedef[^\n]*", re.M | re.S)
-_LINE_MARKER = re.compile(r'#line (\d+) "([^"]*)"')
+_LINE_MARKER = re.compile(r'#line (\d+)(?: "([^"]*)")?')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -85,7 +85,7 @@ class _Places:
         for row in text.splitlines(keepends=True):
             marker = _LINE_MARKER.match(row)
             if marker:
-                file, number = marker.group(2), int(marker.group(1)) - 1
+                file, number = marker.group(2) or file, int(marker.group(1)) - 1
             self._starts.append(start)
             self._places.append((file, number))
             start += len(row)

@@ -101,6 +101,23 @@ class BackwardSpec(AttentionSpec):
         return self.simdgroups // self.head_groups * FRAGMENT
 
     @property
+    def head_tile_elements(self) -> int:
+        """Elements of the staged tile of D columns."""
+        return self.block * self.head_tile_stride
+
+    @property
+    def value_tile_elements(self) -> int:
+        """Elements of the staged tile of Dv columns."""
+        return self.block * self.value_tile_stride
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of the staged tiles."""
+        head, value = (dtype.bytes for dtype in self.streamed)
+        staged = self.head_tile_elements * head + self.value_tile_elements * value
+        return staged if self.staged else 0
+
+    @property
     def partial_pairs(self) -> int:
         """Pairs of float32 through which the slices of a product are summed."""
         return self.threads * self.block // FRAGMENT

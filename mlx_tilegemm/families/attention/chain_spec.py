@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ...core.plan import SIMD_WIDTH, Resources
 from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
-from .spec import BASE_SIZES, MASK_SIZES, ForwardSpec
+from .spec import MASK_SIZES, ROW_SIZES, ForwardSpec
 
 NAME = "attention_chain"
 
@@ -23,6 +23,8 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
+    OUTPUTS = ("out", "lse")
+    SIZES = (*ROW_SIZES, *MASK_SIZES, "window", "num_pe_heads")
 
     simdgroups: int
     block_kv: int
@@ -41,29 +43,9 @@ class Spec(ForwardSpec):
         return self.simdgroups * SIMD_WIDTH
 
     @property
-    def window_at(self) -> int:
-        """Where among the sizes the window is."""
-        return BASE_SIZES
-
-    @property
-    def pe_heads_at(self) -> int:
-        """Where among the sizes the number of heads of ``k_pe`` is."""
-        return BASE_SIZES + (MASK_SIZES if self.mask else 0) + self.windowed
-
-    @property
     def block_q(self) -> int:
         """Rows of q that a threadgroup owns."""
         return self.simdgroups // self.head_groups * FRAGMENT
-
-    @property
-    def k_tile_stride(self) -> int:
-        """Elements between two staged rows of ``k``."""
-        return self.tile_stride(self.head_fragments, self.k)
-
-    @property
-    def v_tile_stride(self) -> int:
-        """Elements between two staged rows of ``v``."""
-        return self.tile_stride(self.value_fragments, self.v)
 
     @property
     def k_pe_tile_stride(self) -> int:
@@ -71,14 +53,14 @@ class Spec(ForwardSpec):
         return self.tile_stride(self.pe_fragments, self.k_pe) if self.k_pe else 0
 
     @property
-    def k_tile_elements(self) -> int:
+    def head_tile_elements(self) -> int:
         """Elements of the staged tile of ``k``."""
-        return self.block_kv * self.k_tile_stride
+        return self.block_kv * self.head_tile_stride
 
     @property
-    def v_tile_elements(self) -> int:
+    def value_tile_elements(self) -> int:
         """Elements of the staged tile of ``v``."""
-        return self.block_kv * self.v_tile_stride
+        return self.block_kv * self.value_tile_stride
 
     @property
     def k_pe_tile_elements(self) -> int:
@@ -86,21 +68,23 @@ class Spec(ForwardSpec):
         return self.block_kv * self.k_pe_tile_stride
 
     @property
+    def partial_buffers(self) -> int:
+        """Buffers for the scores that pass between simdgroups: two need no barrier more."""
+        return 1 if self.staged else 2
+
+    @property
     def partial_elements(self) -> int:
         """Pairs of scores that pass between simdgroups; 0 where each finds its own."""
-        buffers = 1 if self.staged else 2
         pairs = self.simdgroups * self.block_kv // FRAGMENT * SIMD_WIDTH
-        return buffers * pairs if self.grouped else 0
+        return self.partial_buffers * pairs if self.grouped else 0
 
     @property
     def staged_bytes(self) -> int:
         """Bytes of the staged tiles."""
         if not self.staged:
             return 0
-        positional = self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0
-        return (
-            self.k_tile_elements * self.k.bytes + self.v_tile_elements * self.v.bytes + positional
-        )
+        staged = self.head_tile_elements * self.k.bytes + self.value_tile_elements * self.v.bytes
+        return staged + (self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0)
 
     @property
     def resources(self) -> Resources:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ...core.dtypes import DType
-from ...core.plan import Launch, Resources, Stage
+from ...core.plan import Arguments, Launch, Resources, Sizes, Stage, features
 from .problem import AttentionProblem
 from .spec import forward_outputs
 
@@ -15,7 +15,7 @@ REGISTERS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CombineSpec:
+class CombineSpec(Arguments):
     """What the text of the joining kernel depends on; all sizes are run-time.
 
     Attributes:
@@ -24,6 +24,10 @@ class CombineSpec:
         softmax: Whether the splits have maxima and totals.
         return_lse: Whether the log-sum-exp is written.
     """
+
+    INPUTS = ("partials", "maxima", "totals", "sinks", "sizes")
+    OUTPUTS = ("out", "lse")
+    SIZES = ("rows", "value_dim", "splits", "q_len", "num_heads")
 
     out: DType
     sinks: DType | None
@@ -42,16 +46,15 @@ class CombineSpec:
         return f"tilegemm_combine_splits_{softmax}_{self.out}"
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        rows = ("maxima", "totals") if self.softmax else ()
-        sinks = ("sinks",) if self.sinks else ()
-        return ("partials", *rows, *sinks, "sizes")
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The result, and the log-sum-exp if it is wanted."""
-        return ("out", "lse") if self.return_lse else ("out",)
+    def lacks(self) -> frozenset[str]:
+        """Inputs and outputs that this variant is not given."""
+        return features(
+            {
+                ("maxima", "totals"): not self.softmax,
+                ("sinks",): self.sinks is None,
+                ("lse",): not self.return_lse,
+            }
+        )
 
     @property
     def threads(self) -> int:
@@ -73,11 +76,13 @@ def combine_stage(problem: AttentionProblem, splits: int) -> Stage:
         return_lse=problem.return_lse,
     )
     rows = problem.batch * problem.num_heads * problem.q_len
+    sizes = {"rows": rows, "value_dim": problem.value_dim, "splits": splits}
+    sizes |= {"q_len": problem.q_len, "num_heads": problem.num_heads}
     shapes, dtypes = forward_outputs(problem)
     launch = Launch(
         grid=(ceil(rows * problem.value_dim / THREADS) * THREADS, 1, 1),
         threadgroup=(THREADS, 1, 1),
-        sizes=(rows, problem.value_dim, splits, problem.q_len, problem.num_heads),
+        sizes=Sizes.of(spec, sizes),
         output_shapes=shapes,
         output_dtypes=dtypes,
     )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.dtypes import FLOAT32
-from ...core.plan import SIMD_WIDTH, Resources
+from ...core.plan import SIMD_WIDTH, Resources, features
 from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS, fragments
-from .spec import ForwardSpec
+from .spec import MASK_SIZES, ForwardSpec
 
 NAME = "attention_decode"
 RUN_BYTES = 16
@@ -28,6 +28,19 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
+    OUTPUTS = ("partials", "maxima", "totals", "out", "lse")
+    SIZES = (
+        "rows",
+        "q_len",
+        "kv_len",
+        "first_key",
+        "keys_per_split",
+        "all_rows",
+        "num_kv_heads",
+        "window",
+        "kv_heads_per_pe_head",
+        *MASK_SIZES,
+    )
 
     split: bool
     row_groups: int
@@ -41,11 +54,19 @@ class Spec(ForwardSpec):
         return self.label_of(self.out, self.mask_kind.value, sizes)
 
     @property
-    def output_names(self) -> tuple[str, ...]:
-        """The result, or the share of a split, and what belongs to its rows."""
-        if self.split:
-            return ("partials", "maxima", "totals") if self.softmax else ("partials",)
-        return ("out", "lse") if self.return_lse else ("out",)
+    def lacks(self) -> frozenset[str]:
+        """Inputs, outputs and sizes that this variant is not given."""
+        return features(
+            {
+                ("q_pe", "k_pe"): not self.positional,
+                ("mask", *MASK_SIZES): not self.masked,
+                ("sinks",): self.sinks is None,
+                ("partials",): not self.split,
+                ("maxima", "totals"): not (self.split and self.softmax),
+                ("out",): self.split,
+                ("lse",): self.split or not self.return_lse,
+            }
+        )
 
     @property
     def shares_keys(self) -> bool:

@@ -7,19 +7,20 @@ from typing import Any, ClassVar
 
 from ...core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ...core.operand import Operand
+from ...core.plan import Arguments, features
 from ...core.shapes import Shape
 from ...machine.fragment import FRAGMENT, fragments, staged_stride
 from .problem import LSE, AttentionProblem, MaskKind, attention_problem
 
-BASE_SIZES = 4
-"""Sizes that come first in `attention_sizes`: lengths, heads and heads that share keys."""
+ROW_SIZES = ("q_len", "kv_len", "num_heads", "heads_per_kv_head")
+"""Sizes of kernels whose threadgroups have rows of one head each."""
 
-MASK_SIZES = 4
-"""Sizes of an array mask, which come next."""
+MASK_SIZES = ("mask_batch_step", "mask_head_step", "mask_rows", "mask_columns")
+"""Sizes of an array mask: matrices from one batch and from one head to the next, and their size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionSpec:
+class AttentionSpec(Arguments):
     """What the text of an attention or of a gradient depends on; lengths and heads are run-time.
 
     Attributes:
@@ -60,6 +61,11 @@ class AttentionSpec:
         return self.mask_kind is MaskKind.CAUSAL
 
     @property
+    def masked(self) -> bool:
+        """Whether there is an array mask."""
+        return self.mask is not None
+
+    @property
     def mask_is_boolean(self) -> bool:
         """Whether an array mask selects rather than adds."""
         return self.mask_kind is MaskKind.BOOLEAN
@@ -78,6 +84,21 @@ class AttentionSpec:
     def value_fragments(self) -> int:
         """Fragments along Dv, of one simdgroup."""
         return fragments(self.value_dim, self.head_groups)
+
+    @property
+    def streamed(self) -> tuple[DType, DType]:
+        """Types of the operands that come in blocks of rows: of D columns, and of Dv."""
+        return self.k, self.v
+
+    @property
+    def head_tile_stride(self) -> int:
+        """Elements between two staged rows of D columns."""
+        return self.tile_stride(self.head_fragments, self.streamed[0])
+
+    @property
+    def value_tile_stride(self) -> int:
+        """Elements between two staged rows of Dv columns."""
+        return self.tile_stride(self.value_fragments, self.streamed[1])
 
     def tile_stride(self, count: int, dtype: DType) -> int:
         """Return the elements between two staged rows, of so many fragments a simdgroup."""
@@ -125,18 +146,20 @@ class ForwardSpec(AttentionSpec):
     pe_dim: int
     return_lse: bool
 
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        positional = ("q_pe", "k_pe") if self.positional else ()
-        mask = ("mask",) if self.mask else ()
-        sinks = ("sinks",) if self.sinks else ()
-        return ("q", "k", "v", *positional, *mask, *sinks, "factors", "sizes")
+    INPUTS = ("q", "k", "v", "q_pe", "k_pe", "mask", "sinks", "factors", "sizes")
 
     @property
-    def output_names(self) -> tuple[str, ...]:
-        """The result, and the log-sum-exp if it is wanted."""
-        return ("out", "lse") if self.return_lse else ("out",)
+    def lacks(self) -> frozenset[str]:
+        """Inputs, outputs and sizes that this variant is not given."""
+        return features(
+            {
+                ("q_pe", "k_pe", "num_pe_heads"): not self.positional,
+                ("mask", *MASK_SIZES): not self.masked,
+                ("sinks",): self.sinks is None,
+                ("window",): not self.windowed,
+                ("lse",): not self.return_lse,
+            }
+        )
 
     @property
     def positional(self) -> bool:
@@ -175,24 +198,23 @@ def key_operands(problem: AttentionProblem) -> tuple[Operand, ...]:
     return tuple(one for one in problem.operands if one.name in ("k", "v", "k_pe"))
 
 
-def attention_sizes(problem: AttentionProblem, *, with_mask: bool) -> tuple[int, ...]:
-    """Return the run-time sizes of a kernel whose threadgroups have rows of one head each.
+def attention_sizes(problem: AttentionProblem) -> dict[str, int]:
+    """Return the run-time sizes of an attention by name, of which each kernel reads its own."""
+    sizes = {
+        "q_len": problem.q_len,
+        "kv_len": problem.kv_len,
+        "num_heads": problem.num_heads,
+        "heads_per_kv_head": problem.num_heads // problem.num_kv_heads,
+        "window": problem.window or 0,
+        "num_pe_heads": problem.num_pe_heads,
+    }
+    return sizes | (_mask_sizes(problem) if problem.mask is not None else {})
 
-    Args:
-        problem: The attention.
-        with_mask: The kernel takes the array mask.
-    """
-    lengths = (problem.q_len, problem.kv_len)
-    heads = (problem.num_heads, problem.num_heads // problem.num_kv_heads)
-    mask = mask_sizes(problem) if with_mask else ()
-    window = () if problem.window is None else (problem.window,)
-    return (*lengths, *heads, *mask, *window)
 
-
-def mask_sizes(problem: AttentionProblem) -> tuple[int, int, int, int]:
-    """Return the matrices from one batch and from one head to the next, rows and columns."""
+def _mask_sizes(problem: AttentionProblem) -> dict[str, int]:
     batch, heads, rows, columns = problem.mask_shape
-    return (heads if batch > 1 else 0, 1 if heads > 1 else 0, rows, columns)
+    values = (heads if batch > 1 else 0, 1 if heads > 1 else 0, rows, columns)
+    return dict(zip(MASK_SIZES, values, strict=True))
 
 
 def forward_outputs(problem: AttentionProblem) -> tuple[tuple[Shape, ...], tuple[DType, ...]]:

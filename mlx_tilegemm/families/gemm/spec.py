@@ -8,7 +8,7 @@ from itertools import product
 from typing import ClassVar
 
 from ...core.dtypes import FLOATS, INTEGERS, DType, Kind
-from ...core.plan import CONSTANT_BINDING_LIMIT, Launch
+from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Launch, Sizes, features
 from ...core.shapes import Shape
 from ...machine.limits import tiny_operand
 from .problem import GemmProblem, gemm_problem
@@ -18,7 +18,7 @@ MAX_BATCH_AXES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GemmSpec:
+class GemmSpec(Arguments):
     """What the text of a GEMM depends on; m and the batch sizes are run-time.
 
     Attributes:
@@ -58,6 +58,9 @@ class GemmSpec:
     KERNEL: ClassVar[str]
     """Name of the kernel and stem of its template."""
 
+    INPUTS: ClassVar[tuple[str, ...]] = ("a", "b", "c", "factors", "sizes")
+    SIZES = ("m",)
+
     @property
     def template(self) -> str:
         """Template of the kernel."""
@@ -76,21 +79,15 @@ class GemmSpec:
         return ("t" if self.transpose_a else "n") + ("t" if self.transpose_b else "n")
 
     @property
-    def batch_sizes(self) -> int:
-        """Index in ``sizes`` of the first batch axis."""
-        return 1
+    def size_names(self) -> tuple[str, ...]:
+        """m, then the size and the steps of a, b and c of each batch axis."""
+        axes = (name for axis in range(self.batch_axes) for name in axis_sizes(axis))
+        return (*self.SIZES, *axes)
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        addend = ("c",) if self.c else ()
-        factors = ("factors",) if self.c or self.scaled else ()
-        return ("a", "b", *addend, *factors, "sizes")
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The one output."""
-        return ("out",)
+    def lacks(self) -> frozenset[str]:
+        """Inputs that this variant is not given."""
+        return features({("c",): self.c is None, ("factors",): not (self.c or self.scaled)})
 
     @property
     def c_row_stride(self) -> str:
@@ -136,27 +133,35 @@ def gemm_factors(problem: GemmProblem) -> tuple[str, ...]:
     return ("alpha",) if problem.scaled else ()
 
 
-def gemm_sizes(problem: GemmProblem) -> tuple[int, ...]:
-    """Return the run-time sizes: m, then size and steps of a, b and c for each batch axis."""
-    axes = ((axis.size, axis.a, axis.b, axis.c) for axis in problem.batch)
-    return (problem.m, *(value for axis in axes for value in axis))
+def axis_sizes(axis: int) -> tuple[str, str, str, str]:
+    """Return the names of a batch axis's size and of its steps of a, b and c."""
+    return (f"batch{axis}", f"a_step{axis}", f"b_step{axis}", f"c_step{axis}")
+
+
+def gemm_sizes(problem: GemmProblem) -> dict[str, int]:
+    """Return the run-time sizes of a product by name."""
+    sizes = {"m": problem.m}
+    for number, axis in enumerate(problem.batch):
+        values = (axis.size, axis.a, axis.b, axis.c)
+        sizes |= zip(axis_sizes(number), values, strict=True)
+    return sizes
 
 
 def gemm_launch(
-    problem: GemmProblem, *, block_m: int, block_n: int, threads: int, swizzle_log: int = 0
+    problem: GemmProblem, spec: GemmSpec, *, threads: int, swizzle_log: int = 0
 ) -> Launch:
     """Return the launch of one threadgroup for each block of the result.
 
     With ``swizzle_log`` s, 2**s neighbouring block rows are walked together before the next block
     column, which keeps their operands in cache; the few threadgroups past the last row return.
     """
-    tiles_m = -(-problem.m // block_m)
-    tiles_n = -(-problem.n // block_n)
+    tiles_m = -(-problem.m // spec.block_m)
+    tiles_n = -(-problem.n // spec.block_n)
     panel = 1 << swizzle_log
     return Launch(
         grid=(tiles_n * panel * threads, -(-tiles_m // panel), problem.batch_size),
         threadgroup=(threads, 1, 1),
-        sizes=gemm_sizes(problem),
+        sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )

@@ -8,8 +8,9 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept
+from ....core.dtypes import DType
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Resources, Stage
+from ....core.plan import Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.limits import reject_plan
@@ -24,7 +25,7 @@ from ..backward_spec import (
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
 from ..problem import KeyValueGradientProblem
-from ..spec import attention_sizes
+from ..spec import MASK_SIZES, ROW_SIZES, attention_sizes
 
 NAME = "attention_backward_key_value"
 
@@ -34,49 +35,35 @@ class Spec(BackwardSpec):
     """What the text of one kernel depends on."""
 
     KERNEL: ClassVar[str] = NAME
+    INPUTS = ("q", "k", "v", "grad", "lse", "delta", "mask", "factors", "sizes")
+    OUTPUTS = ("k_gradient", "v_gradient")
+    SIZES = (*ROW_SIZES, *MASK_SIZES, "window")
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        rows = ("lse", "delta") if self.softmax else ()
-        mask = ("mask",) if self.mask else ()
-        return ("q", "k", "v", "grad", *rows, *mask, "factors", "sizes")
+    def lacks(self) -> frozenset[str]:
+        """Inputs and sizes that this variant is not given."""
+        return features(
+            {
+                ("lse", "delta"): not self.softmax,
+                ("mask", *MASK_SIZES): not self.masked,
+                ("window",): not self.windowed,
+            }
+        )
 
     @property
-    def output_names(self) -> tuple[str, ...]:
-        """Both gradients."""
-        return ("k_gradient", "v_gradient")
-
-    @property
-    def q_tile_stride(self) -> int:
-        """Elements between two staged rows of ``q``."""
-        return self.tile_stride(self.head_fragments, self.q)
-
-    @property
-    def grad_tile_stride(self) -> int:
-        """Elements between two staged rows of ``grad``."""
-        return self.tile_stride(self.value_fragments, self.grad)
-
-    @property
-    def q_tile_elements(self) -> int:
-        """Elements of the staged tile of ``q``."""
-        return self.block * self.q_tile_stride
-
-    @property
-    def grad_tile_elements(self) -> int:
-        """Elements of the staged tile of ``grad``."""
-        return self.block * self.grad_tile_stride
+    def streamed(self) -> tuple[DType, DType]:
+        """Types of the operands that come in blocks of rows: of D columns, and of Dv."""
+        return self.q, self.grad
 
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        staged = self.q_tile_elements * self.q.bytes + self.grad_tile_elements * self.grad.bytes
         shared = self.shared_bytes(2)
         own = self.head_fragments + self.value_fragments
         kept = 2 * own if self.cached else own
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=shared + (staged if self.staged else 0),
+            threadgroup_bytes=shared + self.staged_bytes,
             registers=2 * kept + self.step_registers,
         )
 
@@ -123,7 +110,7 @@ def plan(problem: KeyValueGradientProblem, config: Config) -> Plan:
     launch = Launch(
         grid=(ceil(p.kv_len / spec.block_own) * spec.threads, p.num_kv_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
-        sizes=attention_sizes(p, with_mask=spec.mask is not None),
+        sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=((*keys, p.head_dim), (*keys, p.value_dim)),
         output_dtypes=(p.k, p.v),
     )

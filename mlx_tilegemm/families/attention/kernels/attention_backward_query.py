@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ....core.caches import kept
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Resources, Stage
+from ....core.plan import Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.limits import reject_plan
@@ -24,7 +24,7 @@ from ..backward_spec import (
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
 from ..problem import LSE, MaskKind, QueryGradientProblem
-from ..spec import attention_sizes, key_operands
+from ..spec import MASK_SIZES, ROW_SIZES, attention_sizes, key_operands
 
 NAME = "attention_backward_query"
 
@@ -38,54 +38,34 @@ class Spec(BackwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
+    INPUTS = ("q", "k", "v", "grad", "result", "lse", "lse_grad", "mask", "factors", "sizes")
+    OUTPUTS = ("q_gradient", "delta")
+    SIZES = (*ROW_SIZES, *MASK_SIZES, "window")
 
     lse_gradient: bool
 
     @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        mask = ("mask",) if self.mask else ()
-        if not self.softmax:
-            return ("k", "v", "grad", *mask, "factors", "sizes")
-        lse_grad = ("lse_grad",) if self.lse_gradient else ()
-        return ("q", "k", "v", "grad", "result", "lse", *lse_grad, *mask, "factors", "sizes")
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The gradient, and for the softmax delta."""
-        return ("q_gradient", "delta") if self.softmax else ("q_gradient",)
-
-    @property
-    def k_tile_stride(self) -> int:
-        """Elements between two staged rows of ``k``."""
-        return self.tile_stride(self.head_fragments, self.k)
-
-    @property
-    def v_tile_stride(self) -> int:
-        """Elements between two staged rows of ``v``."""
-        return self.tile_stride(self.value_fragments, self.v)
-
-    @property
-    def k_tile_elements(self) -> int:
-        """Elements of the staged tile of ``k``."""
-        return self.block * self.k_tile_stride
-
-    @property
-    def v_tile_elements(self) -> int:
-        """Elements of the staged tile of ``v``."""
-        return self.block * self.v_tile_stride
+    def lacks(self) -> frozenset[str]:
+        """Inputs, outputs and sizes that this variant is not given."""
+        return features(
+            {
+                ("q", "result", "lse", "delta"): not self.softmax,
+                ("lse_grad",): not (self.softmax and self.lse_gradient),
+                ("mask", *MASK_SIZES): not self.masked,
+                ("window",): not self.windowed,
+            }
+        )
 
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        staged = self.k_tile_elements * self.k.bytes + self.v_tile_elements * self.v.bytes
         shared = self.shared_bytes(2 if self.softmax else 1)
         shared += self.threads * LSE.bytes if self.softmax and self.grouped else 0
         own = (self.head_fragments if self.softmax else 0) + self.value_fragments
         kept = self.head_fragments + (own if self.cached else 0)
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=shared + (staged if self.staged else 0),
+            threadgroup_bytes=shared + self.staged_bytes,
             registers=2 * kept + self.step_registers,
         )
 
@@ -130,7 +110,7 @@ def plan(problem: QueryGradientProblem, config: Config) -> Plan:
     launch = Launch(
         grid=(ceil(p.q_len / spec.block_own) * spec.threads, p.num_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
-        sizes=attention_sizes(p, with_mask=spec.mask is not None),
+        sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=(problem.out_shape, *delta[0]),
         output_dtypes=(p.q, *delta[1]),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from ....core.caches import kept
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Stage
+from ....core.plan import Launch, Plan, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT, fragments
@@ -169,15 +169,10 @@ def _launch(problem: AttentionProblem, spec: Spec) -> Launch:
     return Launch(
         grid=(blocks * spec.threads, problem.num_heads, problem.batch),
         threadgroup=(spec.threads, 1, 1),
-        sizes=_sizes(problem),
+        sizes=Sizes.of(spec, attention_sizes(problem)),
         output_shapes=shapes,
         output_dtypes=dtypes,
     )
-
-
-def _sizes(problem: AttentionProblem) -> tuple[int, ...]:
-    sizes = attention_sizes(problem, with_mask=problem.mask is not None)
-    return (*sizes, problem.num_pe_heads) if problem.pe_dim else sizes
 
 
 def variant_problems() -> Iterator[AttentionProblem]:

@@ -17,7 +17,7 @@ from typing import Any
 from ....core.caches import kept
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import REGISTER_LIMIT, Launch, Plan, Stage
+from ....core.plan import REGISTER_LIMIT, Launch, Plan, Sizes, Stage
 from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
@@ -28,10 +28,10 @@ from ..decode_spec import NAME, Spec, registers
 from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
 from ..problem import AttentionProblem, MaskKind
 from ..spec import (
+    attention_sizes,
     forward_fields,
     forward_outputs,
     key_operands,
-    mask_sizes,
     reject_attention,
     variant,
 )
@@ -220,11 +220,18 @@ def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
     splits = ceil((problem.kv_len - first) / keys)
     matrices = problem.batch * problem.num_kv_heads
     shapes = _output_shapes(problem, spec, splits)
-    sizes = (rows, problem.q_len, problem.kv_len, first, keys, matrices * rows)
+    sizes = {
+        "rows": rows,
+        "first_key": first,
+        "keys_per_split": keys,
+        "all_rows": matrices * rows,
+        "num_kv_heads": problem.num_kv_heads,
+        "kv_heads_per_pe_head": problem.num_kv_heads // max(1, problem.num_pe_heads),
+    }
     return Launch(
         grid=(ceil(rows / (FRAGMENT * config.row_groups)) * spec.threads, splits, matrices),
         threadgroup=(spec.threads, 1, 1),
-        sizes=(*sizes, problem.num_kv_heads, *_feature_sizes(problem)),
+        sizes=Sizes.of(spec, attention_sizes(problem) | sizes),
         output_shapes=shapes,
         output_dtypes=(spec.out, *(FLOAT32,) * (len(shapes) - 1)),
     )
@@ -236,13 +243,6 @@ def _output_shapes(problem: AttentionProblem, spec: Spec, splits: int) -> tuple[
     rows = problem.batch * problem.num_heads * problem.q_len
     per_row = ((splits, rows), (splits, rows)) if spec.softmax else ()
     return ((splits, rows, problem.value_dim), *per_row)
-
-
-def _feature_sizes(problem: AttentionProblem) -> tuple[int, ...]:
-    """Return the window, how many heads of k share one of k_pe, and the steps of the mask."""
-    pe_share = problem.num_kv_heads // problem.num_pe_heads if problem.pe_dim else 1
-    sizes = (problem.window or 0, pe_share)
-    return sizes + (mask_sizes(problem) if problem.mask is not None else ())
 
 
 def variant_problems() -> Iterator[AttentionProblem]:

@@ -189,9 +189,7 @@ def plan(problem: GemmProblem, config: Config) -> Plan:
         thread_n=config.thread_n,
         integer=problem.is_integer,
     )
-    launch = gemm_launch(
-        problem, block_m=config.block_m, block_n=config.block_n, threads=spec.threads
-    )
+    launch = gemm_launch(problem, spec, threads=spec.threads)
     return Plan(
         kernel=NAME,
         config=config,

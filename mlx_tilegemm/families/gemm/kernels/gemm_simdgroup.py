@@ -9,7 +9,7 @@ from typing import ClassVar
 from ....core.caches import kept
 from ....core.dtypes import FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage
+from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
@@ -95,6 +95,7 @@ class Spec(GemmSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
+    OUTPUTS = ("out", "partials")
 
     simdgroups_m: int
     simdgroups_n: int
@@ -107,9 +108,11 @@ class Spec(GemmSpec):
     split_k: int = 0
 
     @property
-    def output_names(self) -> tuple[str, ...]:
-        """The result, or each threadgroup's share of it."""
-        return ("partials",) if self.split_k else ("out",)
+    def lacks(self) -> frozenset[str]:
+        """Inputs and outputs that this variant is not given."""
+        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
+        # Not plain super(): that does not survive the class a slotted dataclass makes.
+        return super(Spec, self).lacks | split
 
     @property
     def result(self) -> str:
@@ -267,13 +270,7 @@ def plan(problem: GemmProblem, config: Config) -> Plan:
         align_k=problem.k % config.block_k == 0,
         double_buffered=config.double_buffered,
     )
-    launch = gemm_launch(
-        problem,
-        block_m=config.block_m,
-        block_n=config.block_n,
-        threads=spec.threads,
-        swizzle_log=config.swizzle_log,
-    )
+    launch = gemm_launch(problem, spec, threads=spec.threads, swizzle_log=config.swizzle_log)
     return Plan(
         kernel=NAME,
         config=config,

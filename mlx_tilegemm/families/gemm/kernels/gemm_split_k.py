@@ -14,11 +14,11 @@ from typing import ClassVar
 from ....core.caches import kept
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Resources, Stage
+from ....core.plan import Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.limits import reject_plan
 from ..problem import GemmProblem
-from ..spec import GemmSpec, gemm_factors, gemm_fields, rows_decide
+from ..spec import GemmSpec, gemm_factors, gemm_fields, gemm_sizes, rows_decide
 from ..spec import variant as gemm_variant
 from . import gemm_simdgroup
 
@@ -63,16 +63,9 @@ class ReduceSpec(GemmSpec):
     """
 
     KERNEL: ClassVar[str] = "reduce_splits"
+    INPUTS = ("partials", "c", "factors", "sizes")
 
     splits: int
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Inputs in order."""
-        operands = {"a", "b"}
-        # Explicit base: zero-argument super() does not survive the class a slotted dataclass makes.
-        names = GemmSpec.input_names.fget(self)  # type: ignore[attr-defined]
-        return ("partials", *(name for name in names if name not in operands))
 
     @property
     def threads(self) -> int:
@@ -174,7 +167,7 @@ def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
     launch = Launch(
         grid=(ceil(problem.m * problem.n / REDUCE_THREADS) * REDUCE_THREADS, 1, 1),
         threadgroup=(REDUCE_THREADS, 1, 1),
-        sizes=(problem.m,),
+        sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )

@@ -14,7 +14,7 @@ from typing import ClassVar
 from ....core.caches import kept
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
+from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import ADDRESSING_REGISTERS
@@ -193,7 +193,7 @@ def plan(problem: GemmProblem, config: Config) -> Plan:
     launch = Launch(
         grid=(blocks * spec.threads, ceil(problem.m / config.rows), problem.batch_size),
         threadgroup=(spec.threads, 1, 1),
-        sizes=gemm_sizes(problem),
+        sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
