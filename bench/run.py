@@ -18,12 +18,11 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import mlx.core as mx
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, canary, chips, emulator, tuning
@@ -37,7 +36,10 @@ from mlx_tilegemm.tuning.calls import Workload, flops, launches, least_bytes, mi
 from mlx_tilegemm.tuning.measure import Clock, Effort, measure, spread
 from mlx_tilegemm.userfile import now, this_machine
 
-SPECS = {"matmul": tuning.matmul_spec, "attention": tuning.attention_spec}
+SPECS: dict[str, Callable[[str], GemmProblem | AttentionProblem]] = {
+    "matmul": tuning.matmul_spec,
+    "attention": tuning.attention_spec,
+}
 EMULATED_FLOPS = 1 << 31
 """Larger problems are not emulated: that would take minutes."""
 
@@ -206,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TileGemmError as error:
         parser.error(str(error))
     if options.json:
-        system = f"{platform.system()} {platform.machine()}, MLX {mx.__version__}"
+        system = f"{platform.system()} {platform.machine()}, MLX {version('mlx')}"
         command = " ".join(["python", "bench/run.py", *(arguments or sys.argv[1:])])
         content = {"when": now(), "command": command, "system": system, "results": results}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -64,7 +64,7 @@ def _add_problems(command: argparse.ArgumentParser) -> None:
 
 
 def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
-    spelled = [tuning.matmul_spec(text) for text in options.matmul]
+    spelled: list[Problem] = [tuning.matmul_spec(text) for text in options.matmul]
     spelled += [tuning.attention_spec(text) for text in options.attention]
     recorded = [one for path in options.shapes for one in tuning.load(path).problems]
     return tuple(dict.fromkeys([*spelled, *recorded]))

@@ -15,7 +15,7 @@ from ..arguments import ArraySpec, attention_request, gemm_request
 from ..context import noting_problems
 from ..dtypes import DTYPES
 from ..errors import ProblemError
-from ..problem import AttentionProblem, Problem
+from ..problem import AttentionProblem, GemmProblem, Problem
 from ..problem.plain import from_plain, to_plain
 
 VERSION = 1
@@ -96,7 +96,7 @@ def forget_calls() -> None:
                 clear()
 
 
-def matmul_spec(text: str) -> Problem:
+def matmul_spec(text: str) -> GemmProblem:
     """Return the product that ``MxNxK[:dtypes[:layout]]`` spells: ``512x4096x4096:f16,bf16:nt``.
 
     Raises:

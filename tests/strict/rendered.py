@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations
+from typing import Any, cast
 
 import mlx.core as mx
 
+from mlx_tilegemm.backends.base import Executable
 from mlx_tilegemm.backends.launch import kernel_run, operand_names
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.chips import CHIPS
@@ -35,13 +37,13 @@ class Recorder:
 
     name = "metal"
 
-    def __init__(self):
-        self.calls = []
+    def __init__(self) -> None:
+        self.calls: list[tuple[Source, tuple[Argument, ...], Traced]] = []
 
-    def compile(self, source: Source):
+    def compile(self, source: Source) -> Executable:
         kernel = MetalBackend().compile(source)
 
-        def record(*, stream=None, **arguments):
+        def record(*, stream: object = None, **arguments: Any) -> list[mx.array]:
             inputs = tuple(argument(array) for array in arguments["inputs"])
             self.calls.append((source, inputs, trace(kernel, arguments)))
             outputs = zip(arguments["output_shapes"], arguments["output_dtypes"], strict=True)
@@ -98,6 +100,6 @@ def covering_texts() -> tuple[Rendered, ...]:
 
 
 def _traits(spec: Spec) -> set[object]:
-    values = [(field.name, getattr(spec, field.name)) for field in fields(spec)]
+    values = [(field.name, getattr(spec, field.name)) for field in fields(cast(Any, spec))]
     flags = [(name, value) for name, value in values if isinstance(value, bool | Enum)]
     return {(spec.template, *one) for one in (*values, *combinations(flags, 2))}
