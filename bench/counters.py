@@ -15,9 +15,9 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
 import cases
 import mlx.core as mx
@@ -39,8 +39,6 @@ from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.lines import LINE_BYTES
-
-AnyProblem = TypeVar("AnyProblem", GemmProblem, AttentionProblem)
 
 HERE = Path(__file__).parent
 SAMPLE = 8
@@ -174,8 +172,8 @@ def count_row(case: Case, chip: Chip) -> Row:
     assert seconds is not None
     ours = side(str(plan), seconds, launches, problem)
     with emulator.count(sample=case.sample) as launches:
-        out, path = run_mlx(problem, arrays, chip)
-    check(problem, arrays, out)
+        result, path = run_mlx(problem, arrays, chip)
+    check(problem, arrays, result)
     price = family_of(problem).price(problem, chip)
     assert price is not None
     theirs = side(path, price.seconds, launches, problem)
@@ -200,25 +198,40 @@ def run_mlx(
     price = family_of(problem).price(problem, chip)
     assert price is not None
     path = price.path.split(",")[0]
-    is_gemm = isinstance(problem, GemmProblem)
-    dtypes = (problem.a, problem.b) if is_gemm else (problem.q, problem.k, problem.v)
-    compute = dtypes[0]
-    for dtype in dtypes[1:]:
-        compute = promote(compute, dtype)
-    inputs = []
+    dtypes = operand_dtypes(problem)
+    compute = reduce(promote, dtypes)
+    inputs: list[mlx_kernels.Array] = []
     for array, dtype in zip(arrays, dtypes, strict=True):
         values = mlx_kernels.encode(_floats(array), dtype)
         inputs.append(values if dtype is compute else mlx_kernels.cast(values, dtype, compute))
-    run = mlx_kernels.run_gemm if is_gemm else mlx_kernels.run_attention
-    out = run(_same(problem, compute), path, *inputs, chip)
+    out = _run_alike(problem, compute, path, inputs, chip)
     copies = sum(dtype is not compute for dtype in dtypes)
     text = f"{path}, {copies} cast{'s' if copies > 1 else ''}" if copies else path
     return mlx_kernels.decode(out, compute).astype(np.float32), text
 
 
-def _same(problem: AnyProblem, compute: DType) -> AnyProblem:
-    names = ("a", "b", "out") if isinstance(problem, GemmProblem) else ("q", "k", "v", "out")
-    return replace(problem, **dict.fromkeys(names, compute))
+def _run_alike(
+    problem: GemmProblem | AttentionProblem,
+    dtype: DType,
+    path: str,
+    inputs: Sequence[mlx_kernels.Array],
+    chip: Chip,
+) -> mlx_kernels.Array:
+    """Run MLX's kernel of a problem on operands of one dtype."""
+    if isinstance(problem, GemmProblem):
+        a, b = inputs
+        product = replace(problem, a=dtype, b=dtype, out=dtype)
+        return mlx_kernels.run_gemm(product, path, a, b, chip)
+    q, k, v = inputs
+    attention = replace(problem, q=dtype, k=dtype, v=dtype, out=dtype)
+    return mlx_kernels.run_attention(attention, path, q, k, v, chip)
+
+
+def operand_dtypes(problem: GemmProblem | AttentionProblem) -> tuple[DType, ...]:
+    """Return the dtypes of the operands, in their order."""
+    if isinstance(problem, GemmProblem):
+        return problem.a, problem.b
+    return problem.q, problem.k, problem.v
 
 
 def side(

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from functools import lru_cache
 from importlib.metadata import version
+from math import sqrt
 from pathlib import Path
 
 import mlx
@@ -23,6 +24,8 @@ import numpy.typing as npt
 
 from mlx_tilegemm import emulator
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
+from mlx_tilegemm.emulator.rewrite import ConstantValue
+from mlx_tilegemm.emulator.run import BufferValue
 from mlx_tilegemm.families.attention.price import key_blocks
 from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
 from mlx_tilegemm.families.gemm.problem import GemmProblem
@@ -30,6 +33,8 @@ from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.mlx_products import wide_gemv
 
 Array = npt.NDArray[np.generic]
+Buffers = dict[int | str, BufferValue]
+Constants = dict[int | str, ConstantValue]
 
 KERNELS = "mlx/backend/metal/kernels"
 NUMPY = {FLOAT16: np.float16, FLOAT32: np.float32, BFLOAT16: np.uint16}
@@ -46,8 +51,10 @@ def headers() -> Path:
 def _downloaded() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="mlx-headers-"))
     wheel = f"mlx-metal=={version('mlx')}"
-    options = ["--no-deps", "--only-binary=:all:", "--platform=macosx_14_0_arm64", "-d", folder]
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", wheel, *options], check=True)
+    options = ["--no-deps", "--only-binary=:all:", "--platform=macosx_14_0_arm64"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", wheel, *options, f"-d{folder}"], check=True
+    )
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
         archive.extractall(folder)
     return folder / "mlx" / "include"
@@ -57,10 +64,10 @@ def launch(
     files: str,
     kernel: str,
     arguments: str,
-    buffers: dict[int, object],
+    buffers: Buffers,
     threadgroups: tuple[int, int, int],
     threadgroup: tuple[int, int, int],
-    constants: dict[str, object] | None = None,
+    constants: Constants | None = None,
 ) -> dict[int, Array]:
     """Run an instance of a kernel template on so many threadgroups; return its outputs."""
     lines = [f'#include "{KERNELS}/{name}.h"' for name in ("utils", *files.split())]
@@ -240,9 +247,16 @@ def _wide_gemv(problem: GemmProblem, a: Array, b: Array) -> Array:
         "gemv",
         "gemv_wide",
         f"{problem.a.metal}, {wide.rows}, {wide.lanes}",
-        {0: b, 1: a, 3: empty(problem.a, problem.m, problem.n)}
-        | {4 + i: np.int32(size) for i, size in enumerate(sizes)}
-        | {11: np.int32(1), 12: np.ones(1, np.int32), 13: zero, 14: zero},
+        {
+            0: b,
+            1: a,
+            3: empty(problem.a, problem.m, problem.n),
+            **{4 + i: np.int32(size) for i, size in enumerate(sizes)},
+            11: np.int32(1),
+            12: np.ones(1, np.int32),
+            13: zero,
+            14: zero,
+        },
         (wide.passes // wide.in_turn, -(-problem.n // 4), 1),
         (32, wide.lanes // 8, 1),
         {"gemv_wide_has_batch": False, "gemv_wide_do_axpby": False},
@@ -270,7 +284,8 @@ def run_attention(
 
 
 def _scale(problem: AttentionProblem) -> np.float32:
-    return np.float32(problem.head_dim**-0.5)
+    scale: np.float32 = np.float32(1 / sqrt(problem.head_dim))
+    return scale
 
 
 def _strides(array: Array) -> list[int]:
@@ -315,12 +330,12 @@ def _vector_attention(
     shared, depth = heads // problem.num_kv_heads, problem.head_dim
     steps = [np.uint64(stride) for array in (k, v) for stride in _strides(array)[1:3]]
     names = ("has_mask", "query_transposed", "bool_mask", "float_mask", "has_sinks")
-    constants: dict[str, object] = dict.fromkeys(names, False)
+    constants: Constants = dict.fromkeys(names, False)
     constants["do_causal"] = problem.mask_kind is MaskKind.CAUSAL and rows > 1
     kind = f"{problem.q.metal}, {depth}"
     out = empty(problem.q, *q.shape)
     if not two_passes:
-        buffers = {0: q, 1: k, 2: v, 3: out, 4: np.int32(shared), 5: np.int32(keys)}
+        buffers: Buffers = {0: q, 1: k, 2: v, 3: out, 4: np.int32(shared), 5: np.int32(keys)}
         buffers |= dict(enumerate([*steps, _scale(problem)], start=6))
         grid = (problem.batch * heads, rows, 1)
         arguments = f"{kind}, {depth}"

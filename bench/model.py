@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 from dataclasses import dataclass, replace
-from math import exp, log
+from math import exp, log, sqrt
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -129,7 +129,7 @@ def rank_correlation(xs: list[float], ys: list[float]) -> float:
     mean = (len(xs) - 1) / 2
     covariance = sum((x - mean) * (y - mean) for x, y in zip(rx, ry, strict=True))
     spread = [sum((x - mean) ** 2 for x in ranks) for ranks in (rx, ry)]
-    return covariance / (spread[0] * spread[1]) ** 0.5
+    return covariance / sqrt(spread[0] * spread[1])
 
 
 def _ranks(values: list[float]) -> list[float]:

@@ -23,6 +23,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -152,7 +153,7 @@ def traced(case: Case, rounds: int, calls: int) -> Times:
         )
         found.append(times)
         with tg.use_gradients(False), _on(backend):  # as the result of an export has to be
-            return case.call(*operands)
+            return cast(mx.array, case.call(*operands))
 
     mx.export_function(lambda _: None, followed, *case.operands)
     return found[0]
@@ -234,7 +235,7 @@ def document(lines: list[str], options: argparse.Namespace) -> str:
     return f"""# What a call of an op costs in Python
 
 Measured on {platform.system()} {platform.machine()}, Python {platform.python_version()}, mlx
-{mx.__version__}; the eager bare kernel is {kernel}. Written by
+{version("mlx")}; the eager bare kernel is {kernel}. Written by
 
     python bench/overhead.py --rounds {options.rounds} --calls {options.calls} --write
 

@@ -18,12 +18,11 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import mlx.core as mx
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, emulator
@@ -49,7 +48,10 @@ from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips import Chip
 
-SPECS = {"matmul": matmul_spec, "attention": attention_spec}
+SPECS: dict[str, Callable[[str], GemmProblem | AttentionProblem]] = {
+    "matmul": matmul_spec,
+    "attention": attention_spec,
+}
 EMULATED_FLOPS = 1 << 31
 """Larger problems are not emulated: that would take minutes."""
 
@@ -218,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TileGemmError as error:
         parser.error(str(error))
     if options.json:
-        system = f"{platform.system()} {platform.machine()}, MLX {mx.__version__}"
+        system = f"{platform.system()} {platform.machine()}, MLX {version('mlx')}"
         command = " ".join(["python", "bench/run.py", *(arguments or sys.argv[1:])])
         content = {"when": now(), "command": command, "system": system, "results": results}
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -24,11 +24,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_tilegemm import emulator
-from mlx_tilegemm.backends import EmulatorBackend
+from mlx_tilegemm.assurance.mutation.subjects import Subject, Trial, subjects
+from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.render import TEMPLATES
-from mlx_tilegemm.verify import cases
-from mlx_tilegemm.verify.mutation.subjects import Subject, Trial, subjects
+from mlx_tilegemm.core.render import TEMPLATES
+from mlx_tilegemm.families import family_of
 
 COUNTS = (
     "device_loaded",
@@ -67,10 +67,11 @@ def shares() -> dict[str, float]:
 
 def count(subject: Subject, trial: Trial) -> dict[str, int | str]:
     """Run one problem of a subject; return its counts and a hash of its results."""
-    run = kernel_run(trial.plan, EmulatorBackend(), last_is_scalar=False)
-    arrays = cases.operands(trial.problem, trial.data)
+    family = family_of(trial.problem)
+    run = kernel_run(trial.problem, trial.plan, backend_named("emulator"))
+    arrays = family.draw(trial.problem, trial.data)
     with emulator.count() as launches:
-        outputs = run(arrays, cases.factors(trial.problem), None)
+        outputs = run(arrays, family.trial_factors(trial.problem), None)
     counted: dict[str, int | str] = {
         name: sum(getattr(launch, name) for launch in launches)
         for name in COUNTS

@@ -61,7 +61,7 @@ def learn(model: Model, steps: int) -> float:
         loss, gradients = step(model)
         optimizer.update(model, gradients)
         mx.eval(model.parameters(), optimizer.state)
-    return float(loss.item())
+    return float(loss)
 
 
 def continued(model: Model, prompt: str, length: int) -> str:

@@ -55,9 +55,9 @@ def train(model: nn.Module, steps: int, show: Callable[[int, float], None]) -> t
         optimizer.update(model, gradients)
         mx.eval(model.parameters(), optimizer.state)
         if number % 25 == 0:
-            show(number, float(loss.item()))
+            show(number, float(loss))
     right = mx.mean(mx.argmax(model(points), axis=-1) == labels)
-    return float(loss.item()), float(right.item())
+    return float(loss), float(right)
 
 
 def main(arguments: Sequence[str] | None = None) -> float:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -11,8 +14,9 @@ from lazy_kernels import LazyKernels
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends
+from mlx_tilegemm.strict.toolchain import Clang, ClangMissingError, find_clang
 
-_COMMON = {
+_COMMON: dict[str, Any] = {
     "deadline": None,  # the first example of a kernel compiles it
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
@@ -24,13 +28,13 @@ settings.register_profile("ci", max_examples=10, derandomize=True, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--exhaustive", action="store_true", help="run what goes through every kernel text, too"
     )
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--exhaustive"):
         return
     kept = [item for item in items if item.get_closest_marker("exhaustive") is None]
@@ -39,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
-def kernels():
+def kernels() -> Iterator[None]:
     """Run the block's ops on this project's kernels: Metal where there is one, else emulated."""
     backend = "metal" if mx.metal.is_available() else "emulator"
     with tg.use_backend(backend), tg.use_kernel("any"):
@@ -47,14 +51,25 @@ def kernels():
 
 
 @pytest.fixture
-def forced():
+def forced() -> Callable[[str | None], AbstractContextManager[None]]:
     """Return a context manager that forces a kernel."""
     return tg.use_kernel
 
 
 @pytest.fixture
-def lazy(kernels):
+def lazy(kernels: None) -> Iterator[LazyKernels]:
     """Run the block's ops on kernels that may be traced, and return their recorder."""
-    recorder = LazyKernels(backends.resolve().backend)
+    backend = backends.resolve().backend
+    assert backend is not None
+    recorder = LazyKernels(backend)
     with tg.use_backend(recorder):
         yield recorder
+
+
+@pytest.fixture(scope="session")
+def clang() -> Clang:
+    """Return the clang of the strict compile check."""
+    try:
+        return find_clang()
+    except ClangMissingError as missing:
+        pytest.skip(f"strict compilation is not checked: {missing}")

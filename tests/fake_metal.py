@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, NoReturn
 from unittest import mock
 
 import mlx.core as mx
 
 from mlx_tilegemm import backends, dispatch
 from mlx_tilegemm.assurance import canary, measurements
-from mlx_tilegemm.backends import Backend, Capabilities
+from mlx_tilegemm.backends import Backend, Capabilities, Executable
 from mlx_tilegemm.core.caches import forget_prepared
+from mlx_tilegemm.core.plan import Source
 from mlx_tilegemm.families.gemm import fallback
+
+Fault = Callable[[str], str | None]
+"""Name of the fault that a kernel of a name has, or None."""
+
+Broken = Callable[[list[mx.array], mx.array], mx.array]
+"""Result of a kernel, from its operands and what is right."""
 
 THREADS = (
     "Thread group size (1024) is greater than  the maximum allowed threads per threadgroup (896)."
@@ -30,20 +39,22 @@ class FakeMetal(Backend):
 
     name = "metal"
 
-    def __init__(self, fault=lambda name: None, *, rivals_mlx=False):
+    def __init__(self, fault: Fault = lambda name: None) -> None:
         self.capabilities = Capabilities(
             lazy=True,
             checks_launches=False,
-            rivals_mlx=rivals_mlx,
+            rivals_mlx=False,
             has_clock=True,
             compiles=False,
             parallel=False,
         )
         self.fault = fault
-        self.launched = []
+        self.launched: list[str] = []
 
-    def compile(self, source):
-        def execute(*, inputs, output_shapes, output_dtypes, grid, threadgroup, stream=None):
+    def compile(self, source: Source) -> Executable:
+        def execute(
+            *, inputs: Any, output_shapes: Any, output_dtypes: Any, **_: Any
+        ) -> list[mx.array]:
             self.launched.append(source.name)
             operands = _as_multiplied(source.name, inputs)
             broken = FAULTS[self.fault(source.name)](operands, operands[0] @ operands[1])
@@ -52,8 +63,8 @@ class FakeMetal(Backend):
         return execute
 
 
-def _as_multiplied(name, inputs):
-    layout = re.search("_([nt]{2})_", name).group(1)
+def _as_multiplied(name: str, inputs: list[mx.array]) -> list[mx.array]:
+    (layout,) = re.findall("_([nt]{2})_", name)
     operands = [one.astype(mx.float32) for one in inputs[:2]]
     return [
         mx.swapaxes(one, -1, -2) if stored == "t" else one
@@ -61,15 +72,15 @@ def _as_multiplied(name, inputs):
     ]
 
 
-def _raises(error):
-    def fault(inputs, result):
+def _raises(error: BaseException) -> Broken:
+    def fault(inputs: list[mx.array], result: mx.array) -> NoReturn:
         raise error
 
     return fault
 
 
-def _with_one(value):
-    def fault(inputs, result):
+def _with_one(value: float) -> Broken:
+    def fault(inputs: list[mx.array], result: mx.array) -> mx.array:
         columns = mx.arange(result.shape[-1]) == result.shape[-1] - 1
         rows = mx.arange(result.shape[-2])[:, None] == result.shape[-2] - 1
         return mx.where(rows & columns, value, result)
@@ -77,19 +88,19 @@ def _with_one(value):
     return fault
 
 
-def _in_half(inputs, result):
+def _in_half(inputs: list[mx.array], result: mx.array) -> mx.array:
     return inputs[0].astype(mx.float16).astype(mx.float32) @ inputs[1]
 
 
-def _without_last_term(inputs, result):
+def _without_last_term(inputs: list[mx.array], result: mx.array) -> mx.array:
     return inputs[0][..., :-1] @ inputs[1][..., :-1, :]
 
 
-def _dies(inputs, result):
+def _dies(inputs: list[mx.array], result: mx.array) -> NoReturn:
     os._exit(9)
 
 
-FAULTS = {
+FAULTS: dict[str | None, Broken] = {
     None: lambda inputs, result: result,
     "compile": _raises(RuntimeError(COMPILE)),
     "threads": _raises(ValueError(THREADS)),
@@ -100,11 +111,11 @@ FAULTS = {
     "wrong": _with_one(1.0),
     "half": _in_half,
     "term": _without_last_term,
-    "shifted": lambda inputs, result: mx.roll(result, 1, axis=-1),
+    "shifted": lambda inputs, result: mx.roll(result, 1, -1),
 }
 
 
-def forget():
+def forget() -> None:
     """Forget everything that a new process would not know."""
     forget_prepared()
     measurements.forget()
@@ -113,7 +124,9 @@ def forget():
 
 
 @contextmanager
-def fake_metal(setting, fault=lambda name: None, backend=None):
+def fake_metal(
+    setting: object, fault: Fault = lambda name: None, backend: FakeMetal | None = None
+) -> Iterator[FakeMetal]:
     """Pretend that this machine has Metal, as the backend yielded, and that the process is new.
 
     MLX's own ops do not compete: whether they are modelled to be faster is not the matter here.
@@ -136,18 +149,18 @@ def fake_metal(setting, fault=lambda name: None, backend=None):
 class ClockedMetal(FakeMetal):
     """A fake GPU whose kernels take given seconds, 2 ms if none are given, on its own clock."""
 
-    def __init__(self, seconds, fault=lambda name: None):
+    def __init__(self, seconds: Mapping[str, float], fault: Fault = lambda name: None) -> None:
         super().__init__(fault)
         self.seconds = seconds
         self.now = 0.0
 
-    def clock(self):
+    def clock(self) -> float:
         return self.now
 
-    def compile(self, source):
+    def compile(self, source: Source) -> Executable:
         execute = super().compile(source)
 
-        def timed(**arguments):
+        def timed(**arguments: Any) -> list[mx.array]:
             self.now += self.seconds.get(source.name, 2e-3)
             return execute(**arguments)
 
@@ -155,12 +168,18 @@ class ClockedMetal(FakeMetal):
 
 
 @contextmanager
-def clocked_metal(setting, seconds, *, mlx_seconds=3e-3, fault=lambda name: None):
+def clocked_metal(
+    setting: object,
+    seconds: Mapping[str, float],
+    *,
+    mlx_seconds: float = 3e-3,
+    fault: Fault = lambda name: None,
+) -> Iterator[ClockedMetal]:
     """Pretend as `fake_metal` does, with a `ClockedMetal`; MLX's products take time on it too."""
     metal = ClockedMetal(seconds, fault)
     by_mlx = fallback.gemm
 
-    def timed(*arguments):
+    def timed(*arguments: Any) -> Any:
         metal.now += mlx_seconds
         return by_mlx(*arguments)
 

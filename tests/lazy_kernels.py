@@ -6,23 +6,24 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_tilegemm.backends import Backend
+from mlx_tilegemm.backends import Backend, Executable
+from mlx_tilegemm.core.plan import Source
 from mlx_tilegemm.errors import BackendError
 
 
 class LazyKernels(Backend):
     """A backend that records launches; what is traced has no values until it is run."""
 
-    def __init__(self, backend: Any) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.name = backend.name
         self.capabilities = backend.capabilities
         self.backend = backend
         self.launches: list[tuple[str, dict[str, Any]]] = []
 
-    def compile(self, source):
+    def compile(self, source: Source) -> Executable:
         kernel = self.backend.compile(source)
 
-        def execute(**launch):
+        def execute(**launch: Any) -> list[mx.array]:
             self.launches.append((source.name, launch))
             try:
                 return kernel(**launch)

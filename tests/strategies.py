@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -59,7 +60,11 @@ BATCHES = (
 
 
 @st.composite
-def gemm_cases(draw, dtypes=FLOATS, rows=RUNTIME_SIZES) -> GemmCase:
+def gemm_cases(
+    draw: st.DrawFn,
+    dtypes: Sequence[mx.Dtype] = FLOATS,
+    rows: Sequence[int] = RUNTIME_SIZES,
+) -> GemmCase:
     """Draw a product: any dtype pair, layout, batch and off-tile sizes."""
     m = draw(st.sampled_from(rows))
     n, k = draw(st.sampled_from(COMPILED_SIZES)), draw(st.sampled_from(COMPILED_SIZES))

@@ -19,15 +19,14 @@ from mlx_tilegemm import backends, emulator
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core import dtypes
 from mlx_tilegemm.core.arguments import ArraySpec
+from mlx_tilegemm.core.plan import Sizes
 from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
 from mlx_tilegemm.families.attention import fallback
 from mlx_tilegemm.families.attention.kernels import attention_chain
 from mlx_tilegemm.families.attention.price import serves_attention
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
+from mlx_tilegemm.families.attention.spec import MASK_SIZES, ROW_SIZES
 from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
-from mlx_tilegemm.families.attention.spec import MASK_SIZES
-from mlx_tilegemm.families.attention.spec import ROW_SIZES
-from mlx_tilegemm.core.plan import Sizes
 from mlx_tilegemm.machine import chips
 
 Q = mx.zeros((2, 4, 5, 8))

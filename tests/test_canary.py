@@ -157,16 +157,20 @@ class TestPass:
             assert name_of(first()) not in metal.launched
 
     @pytest.mark.parametrize(
-        ("status", "failures", "state"),
+        ("status", "launches", "failures", "state"),
         [
-            (Status.PASSED, (), canary.State.PROVEN),
-            (Status.FAILED, ("run 2: other bits than the first run",), canary.State.DISABLED),
-            (Status.UNCHECKED, (), canary.State.UNTRIED),
+            (Status.PASSED, 2, (), canary.State.PROVEN),
+            (Status.FAILED, 2, ("run 2: other bits than the first run",), canary.State.DISABLED),
+            (Status.FAILED, 0, ("run 1: the text does not compile",), canary.State.DISABLED),
+            (Status.UNCHECKED, 2, (), canary.State.PROVEN),
+            (Status.UNCHECKED, 0, (), canary.State.UNTRIED),
         ],
+        ids=["right", "wrong", "no launch", "right without clang", "no reference"],
     )
-    def test_verify_fills_the_record(self, path, status, failures, state):
+    def test_verify_fills_the_record(self, path, status, launches, failures, state):
         variant = Variant(problem=tg.explain("matmul", A, B).problem, plan=first())
-        outcome = Outcome(variant="", kernel="", config="", status=status, failures=failures)
+        fields = {"status": status, "launches": launches, "failures": failures}
+        outcome = Outcome(variant="", kernel="", config="", **fields)
         with fake_metal(path) as metal, mock.patch.object(campaign, "METAL", metal):
             checked = mock.patch.object(campaign, "check_variant", return_value=outcome)
             chosen = mock.patch.object(campaign, "selected", return_value=[variant])

@@ -7,7 +7,7 @@ import pytest
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.cli import demo as demo_module
-from mlx_tilegemm.cli.main import main
+from mlx_tilegemm.cli import main
 from mlx_tilegemm.core import caches
 
 PRODUCT = ["matmul", "100x300", "70x300", "--transpose-b"]

@@ -1,15 +1,18 @@
-"""A module imports only from lower layers."""
+"""A module imports only from lower layers, and what must be pure is.
+
+Imports under ``if TYPE_CHECKING:`` do not count: they say what a type is, and run never.
+"""
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
+from imports import UNREADABLE, Use, run_time, under, upward, uses
 
 import mlx_tilegemm
 
-ROOT = Path(mlx_tilegemm.__file__).parent
+# From the lowest to the highest. A folder may have several: "core" and above it "core.plan".
 LAYERS = [
     "errors",
     "context",
@@ -46,45 +49,95 @@ LAYERS = [
     "cli",
     "__main__",
 ]
-MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+# Modules and folders that only compute: the same arguments give the same plan and the same text.
+PURE = ["errors", "dtypes", "problem", "plan", "kernels", "dispatch", "render"]
+PURE_WITH_MLX = ["dtypes"]
+
+CLOCKS = ["time", "datetime"]
+RANDOM_NUMBERS = ["random", "secrets", "uuid", "numpy.random", "mlx.core.random"]
+SURROUNDINGS = ["os", "sys", "platform", "subprocess", "socket", "importlib.metadata"]
+DEVICES = [
+    f"mlx.core.{name}"
+    for name in (
+        "Device",
+        "Stream",
+        "clear_streams",
+        "cpu",
+        "cuda",
+        "default_device",
+        "default_stream",
+        "device_count",
+        "device_info",
+        "get_memory_limit",
+        "gpu",
+        "is_available",
+        "metal",
+        "new_stream",
+        "set_default_device",
+        "set_default_stream",
+        "stream",
+    )
+]
+IMPURE = [*CLOCKS, *RANDOM_NUMBERS, *SURROUNDINGS, *DEVICES]
+
+# Names of which one file is the only user.
+ONLY_USERS = {
+    "jinja2": {"render.py"},
+    "mlx.core.fast.metal_kernel": {"backends/metal.py", "emulator/metal_kernel.py"},
+}
+# They import what a user names, or what may not be installed.
+COMPUTED_IMPORTS = {"integrations/__init__.py", "integrations/mlx_lm.py"}
+
+ROOT = Path(mlx_tilegemm.__file__).parent
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+# The package itself re-exports from everywhere.
+MODULES = [path for path in FILES if path != Path("__init__.py")]
 
 
-def layer(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def dotted(path: Path) -> str:
+    return ".".join(("mlx_tilegemm", *path.with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imported_layers(path: Path):
-    package = ["mlx_tilegemm", *path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            parts = package[: len(package) - node.level + 1]
-            parts += node.module.split(".") if node.module else []
-            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-            yield from names
+def uses_of(path: Path) -> list[Use]:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return uses(text, dotted(path), is_package=path.name == "__init__.py")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def inside(path: Path, names: list[str]) -> bool:
+    return any(f"{dotted(path)}.".startswith(f"mlx_tilegemm.{name}.") for name in names)
+
+
+def where(found: list[Use]) -> list[str]:
+    return [f"line {use.line}: {use.name}" for use in found]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
 def test_imports_point_down(path):
-    own = LAYERS.index(layer(path))
-    for name in imported_layers(path):
-        assert LAYERS.index(name) <= own, f"{path.name} imports {name}"
+    assert inside(path, LAYERS)
+    assert where(upward(uses_of(path), dotted(path), LAYERS)) == []
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if inside(path, PURE)], ids=str)
+def test_choice_and_rendering_touch_no_device_clock_or_environment(path):
+    refused = IMPURE if inside(path, PURE_WITH_MLX) else [*IMPURE, "mlx"]
+    assert where(under(uses_of(path), refused)) == []
+
+
+def test_every_name_on_a_list_exists():
+    for name in (*LAYERS, *PURE):
+        assert any(inside(path, [name]) for path in MODULES), name
 
 
 def test_only_one_module_renders_and_one_calls_metal():
-    def importing(what: str) -> set[str]:
-        return {str(p.relative_to(ROOT)) for p in MODULES if what in p.read_text()}
+    for name, files in ONLY_USERS.items():
+        assert {path.as_posix() for path in FILES if under(uses_of(path), [name])} == files
 
-    assert importing("import jinja2") == {"render.py"}
-    assert importing("mx.fast.metal_kernel(") <= {
-        "backends/metal.py",
-        "emulator/metal_kernel.py",
+
+def test_only_few_modules_compute_what_they_import():
+    computing = {
+        path.as_posix()
+        for path in MODULES
+        if any(use.name == UNREADABLE for use in run_time(uses_of(path)))
     }
-
-
-def test_choice_and_rendering_touch_no_device_clock_or_environment():
-    pure = [ROOT / f"{name}.py" for name in ("plan", "dispatch", "render")]
-    packages = (path for name in ("problem", "kernels") for path in (ROOT / name).glob("*.py"))
-    for path in (*pure, *packages):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
-            assert not names & {"os", "time", "random", "mlx.core"}, path
+    assert computing == COMPUTED_IMPORTS

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from mlx_tilegemm.assurance import tuning
-from mlx_tilegemm.cli import roofline
-from mlx_tilegemm.cli.main import main
+from mlx_tilegemm.cli import main, roofline
 from mlx_tilegemm.dispatch import ANY, Measurements, Timing, choose
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips

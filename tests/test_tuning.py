@@ -16,7 +16,7 @@ from mlx_tilegemm.assurance import canary, measurements, tuning
 from mlx_tilegemm.assurance.tuning import Status
 from mlx_tilegemm.assurance.tuning.calls import flops, least_bytes, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
-from mlx_tilegemm.cli.main import main
+from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.render import text_name

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from dataclasses import replace
+from unittest import mock
 
 import mlx.core as mx
 import pytest
@@ -11,11 +14,11 @@ import pytest
 from mlx_tilegemm import emulator, strict
 from mlx_tilegemm.assurance import verify
 from mlx_tilegemm.assurance.variants import variants
-from mlx_tilegemm.assurance.verify import static
+from mlx_tilegemm.assurance.verify import check, static
 from mlx_tilegemm.assurance.verify.report import to_markdown
 from mlx_tilegemm.assurance.verify.workers import run_tasks
 from mlx_tilegemm.backends import EMULATOR, METAL
-from mlx_tilegemm.cli.main import main
+from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.plan import (
     REGISTER_LIMIT,
     THREADGROUP_MEMORY_LIMIT,
@@ -25,6 +28,7 @@ from mlx_tilegemm.core.plan import (
 from mlx_tilegemm.errors import ProblemError
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.limits import threads_per_core
+from mlx_tilegemm.strict import vocabulary
 
 BACKEND = METAL if mx.metal.is_available() else EMULATOR
 ALL = list(variants(chips.DEFAULT))
@@ -165,11 +169,37 @@ class TestCheck:
         assert self.check(backend, repeats=6).status is verify.Status.PASSED
         assert len(set(seen)) == 6
 
-    def test_it_says_what_could_not_be_checked(self, monkeypatch):
+    def test_a_check_that_could_not_run_is_no_pass(self, monkeypatch):
         missing = strict.Report(name="x", checked=False, tool="no clang here")
         monkeypatch.setattr(static.strict, "check", lambda text, name: missing)
         outcome = self.check(EMULATOR, static=True)
+        assert outcome.status is verify.Status.UNCHECKED
         assert outcome.unchecked == ("strict compile and vocabulary: no clang here",)
+        assert outcome.launches == 4
+
+    def test_a_missing_word_list_is_no_pass(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(vocabulary, "DATA", tmp_path / "vocabulary.tsv")
+        vocabulary.vocabulary.cache_clear()
+        report = strict.Report(name="x", checked=True, tool="clang", foreign=frozenset({"half"}))
+        monkeypatch.setattr(static.strict, "check", lambda text, name: report)
+        outcome = self.check(EMULATOR, static=True)
+        assert outcome.status is verify.Status.UNCHECKED
+        assert "vocabulary.tsv" in outcome.unchecked[0]
+
+    def test_a_wrong_one_fails_whatever_could_not_be_checked(self, monkeypatch):
+        missing = strict.Report(name="x", checked=False, tool="no clang here")
+        monkeypatch.setattr(static.strict, "check", lambda text, name: missing)
+        outcome = self.check(Spoiled(SPOILED["wrong numbers"][0]), static=True)
+        assert outcome.status is verify.Status.FAILED
+        assert outcome.unchecked
+
+    def test_a_threadgroup_too_large_fails_without_a_reference(self, monkeypatch):
+        monkeypatch.setattr(check, "supported", lambda problem: False)
+        assert self.check(EMULATOR).status is verify.Status.UNCHECKED
+        monkeypatch.setattr(check, "threads_per_core", lambda resources, chip: 0)
+        outcome = self.check(EMULATOR)
+        assert outcome.status is verify.Status.FAILED
+        assert "does not fit on a core" in outcome.failures[0]
 
     def test_findings_of_the_static_checks_fail_it(self, monkeypatch):
         finding = strict.Finding(file="x", line=3, column=1, rule="compile", message="no such word")
@@ -200,8 +230,11 @@ def test_an_interrupt_leaves_what_was_found(monkeypatch):
     report = verify.verify(request, jobs=1, progress=stop)
     assert len(report.outcomes) == 2
     assert report.total == 6
+    assert report.verdict is verify.Verdict.INTERRUPTED
     assert not report.passed
-    assert "the first 2 of 6 variants, then interrupted" in to_markdown(report)
+    said = "2 variants passed, static checks switched off, interrupted after 2 of 6 variants"
+    assert verify.summary(report) == said
+    assert said in to_markdown(report)
 
 
 class TestResume:
@@ -265,6 +298,34 @@ def test_tasks_survive_a_process_that_dies():
     assert "ValueError: three" in done[3].error
 
 
+RIGHT = verify.Outcome(variant="x/y", kernel="x", config="y", status=verify.Status.PASSED)
+WRONG = replace(RIGHT, status=verify.Status.FAILED, failures=("line 3 is wrong",))
+OPEN = replace(RIGHT, status=verify.Status.UNCHECKED, unchecked=("strict compile: no clang",))
+VERDICTS = {
+    "passed": ((RIGHT, RIGHT), 0, "2 variants passed", 0),
+    "failed": ((RIGHT, WRONG), 0, "1 variants passed, 1 failed", 1),
+    "unchecked": (
+        (RIGHT, OPEN),
+        0,
+        "1 variants passed, 1 not fully checked: strict compile: no clang",
+        3,
+    ),
+    "interrupted": (
+        (RIGHT, OPEN),
+        1,
+        "1 variants passed, 1 not fully checked: strict compile: no clang, "
+        "interrupted after 2 of 3 variants",
+        130,
+    ),
+    "failed, interrupted": (
+        (WRONG,),
+        1,
+        "0 variants passed, 1 failed, interrupted after 1 of 2 variants",
+        1,
+    ),
+}
+
+
 class TestCommand:
     @pytest.mark.slow
     def test_a_sample_of_every_kernel_is_right_here(self, tmp_path, capsys):
@@ -277,37 +338,63 @@ class TestCommand:
         assert len(report["variants"]) == 24
         assert report["environment"]["backend"] == BACKEND.name
         text = (tmp_path / "verify.md").read_text()
-        assert "24 variants passed, 0 failed, 0 not checked" in text
-        assert "24 of 24 variants passed" in capsys.readouterr().out
+        assert "**24 variants passed**" in text
+        assert capsys.readouterr().out.startswith("24 variants passed; see ")
 
-    def test_a_failure_is_in_the_report_and_the_status(self, tmp_path, monkeypatch):
-        from mlx_tilegemm.cli import main as cli
+    @pytest.mark.parametrize("verdict", VERDICTS)
+    def test_each_verdict_has_its_words_and_its_status(
+        self, verdict, tmp_path, monkeypatch, capsys
+    ):
+        from mlx_tilegemm.cli import command as cli
 
-        outcome = verify.Outcome(
-            variant="x/y",
-            kernel="x",
-            config="y",
-            status=verify.Status.FAILED,
-            failures=("line 3 is wrong",),
-        )
-        request = verify.Request(backend="emulator")
-        monkeypatch.setattr(cli, "verify", lambda *_, **__: report_of(request, outcome))
-        assert main(["verify", "--report", str(tmp_path)]) == 1
-        assert "line 3 is wrong" in (tmp_path / "verify.md").read_text()
+        outcomes, left, words, status = VERDICTS[verdict]
+        report = report_of(verify.Request(backend="emulator"), *outcomes, left=left)
+        monkeypatch.setattr(cli, "verify", lambda *_, **__: report)
+        assert main(["verify", "--report", str(tmp_path)]) == status
+        assert capsys.readouterr().out.startswith(f"{words}; see ")
+        assert f"**{words}**" in (tmp_path / "verify.md").read_text()
+        stored = json.loads((tmp_path / "verify.json").read_text())
+        assert stored["summary"] == words
+        assert stored["verdict"] == verdict.split(",")[0]
+        assert stored["passed"] == (verdict == "passed")
+
+    def test_a_failure_is_in_the_report(self, tmp_path):
+        report = report_of(verify.Request(backend="emulator"), WRONG)
+        assert "line 3 is wrong" in verify.to_markdown(report)
+
+    def test_checks_that_were_not_asked_for_are_said_to_be_off(self, tmp_path):
+        report = report_of(verify.Request(backend="emulator", static=False), RIGHT)
+        assert report.verdict is verify.Verdict.PASSED
+        assert verify.summary(report) == "1 variants passed, static checks switched off"
+        text = verify.to_markdown(report)
+        assert "vocabulary: static checks switched off." in text.partition("## Not checked")[2]
+
+    def test_an_interrupt_before_the_first_variant_is_told_in_one_line(self, monkeypatch, capsys):
+        from mlx_tilegemm.cli import command as cli
+
+        monkeypatch.setattr(cli, "verify", mock.Mock(side_effect=KeyboardInterrupt))
+        assert main(["verify"]) == 130
+        assert capsys.readouterr().err == "mlx-tilegemm: interrupted\n"
+
+    def test_help_lists_every_exit_status(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["verify", "-h"])
+        listed = re.findall(r"^  (\d+)  ", capsys.readouterr().out, re.MULTILINE)
+        assert listed == ["0", "1", "2", "3", "130"]
 
     def test_wrong_words_are_told_in_one_line(self, capsys):
         assert main(["verify", "--kernel", "gem"]) == 2
         assert "Expected the name of a kernel, got 'gem'" in capsys.readouterr().err
 
 
-def report_of(request, *outcomes):
+def report_of(request, *outcomes, left=0):
     from mlx_tilegemm.assurance.verify.report import environment
 
     return verify.Report(
         environment=environment("emulator", ""),
         request=request,
         seconds=1.0,
-        total=len(outcomes),
+        total=len(outcomes) + left,
         outcomes=outcomes,
     )
 

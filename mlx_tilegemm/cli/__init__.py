@@ -1,5 +1,5 @@
 """Command line: ``mlx-tilegemm``."""
 
-from .main import main
+from .command import main
 
 __all__ = ["main"]

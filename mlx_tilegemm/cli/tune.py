@@ -57,7 +57,7 @@ def _spellings() -> list[Spelling[Any]]:
 
 
 def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
-    spelled = [
+    spelled: list[Problem] = [
         spelling.parse(text)
         for spelling in _spellings()
         for text in getattr(options, spelling.name)

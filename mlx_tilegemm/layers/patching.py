@@ -304,7 +304,7 @@ def _layers(op: str, model: object) -> list[tuple[str, nn.Module]]:
     if not isinstance(model, nn.Module):
         raise DTypeError(f"[{op}] Expected an mlx.nn.Module, got {type(model).__name__}.")
     # MLX walks a model from its last layer to its first.
-    layers: list[tuple[str, nn.Module]] = model.named_modules()  # type: ignore[no-untyped-call]
+    layers: list[tuple[str, nn.Module]] = model.named_modules()
     return sorted(layers, key=lambda one: [_numbered(part) for part in one[0].split(".")])
 
 

@@ -18,7 +18,15 @@ from .finding import Finding, Report
 from .instantiate import instantiate
 from .lint import words
 from .syntax import read_tree
-from .toolchain import FLAGS, INCLUDE, Clang, ClangMissingError, find_clang, precompiled_prelude
+from .toolchain import (
+    FLAGS,
+    INCLUDE,
+    Clang,
+    ClangMissingError,
+    HeadersMissingError,
+    find_clang,
+    precompiled_prelude,
+)
 
 TIMEOUT_SECONDS = 120.0
 
@@ -58,7 +66,8 @@ def check(text: str, name: str = "kernel.metal") -> Report:
         name: Names the text, and its lines up to the first ``#line``.
 
     Returns:
-        A report that is not ``checked`` where there is no clang; it says so.
+        A report that is not ``checked`` where there is no clang or a strict header is missing; it
+        says so.
     """
     return check_all({name: text}, workers=1)[name]
 
@@ -68,7 +77,7 @@ def check_all(texts: Mapping[str, str], workers: int = 2) -> dict[str, Report]:
     try:
         clang = find_clang()
         precompiled_prelude(clang)
-    except ClangMissingError as missing:
+    except (ClangMissingError, HeadersMissingError) as missing:
         return {name: Report(name=name, checked=False, tool=str(missing)) for name in texts}
     with ThreadPoolExecutor(workers) as pool:
         reports = pool.map(lambda item: _check(clang, *item), texts.items())

@@ -84,6 +84,10 @@ class ClangMissingError(Exception):
     """No usable clang; the message says what was looked for."""
 
 
+class HeadersMissingError(Exception):
+    """Strict headers that are not installed; the message names the first one missing."""
+
+
 def find_clang() -> Clang:
     """Return the first usable clang.
 
@@ -147,6 +151,7 @@ def precompiled_prelude(clang: Clang) -> Path:
     """Return the strict headers as a precompiled header that lives as long as this process.
 
     Raises:
+        HeadersMissingError: A header is not there.
         ClangMissingError: This clang does not take the headers; the message holds its first error.
     """
     folder = Path(tempfile.mkdtemp(prefix="mlx_tilegemm_strict_"))
@@ -156,5 +161,7 @@ def precompiled_prelude(clang: Clang) -> Path:
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         reason = (errors or [f"exit status {done.returncode}"])[0]
+        if re.search("no such file|file not found", reason):
+            raise HeadersMissingError(f"this installation lacks strict headers: {reason}")
         raise ClangMissingError(f"{clang.version} does not take the strict headers: {reason}")
     return out

@@ -9,7 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-INCLUDE = Path(__file__).parents[2] / "mlx_tilegemm" / "emulator" / "include"
+from mlx_tilegemm import emulator
+
+INCLUDE = Path(emulator.__file__).parent / "include"
 _FLAGS = (
     "-std=c++17",
     "-fsigned-char",

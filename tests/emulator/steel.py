@@ -5,13 +5,17 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx
 import numpy as np
+import numpy.typing as npt
 
 from mlx_tilegemm import emulator
 
 INCLUDE = Path(next(iter(mlx.__path__))) / "include"
+Array = npt.NDArray[Any]
+
 _KERNELS = "mlx/backend/metal/kernels"
 _METAL_TYPES = {np.float16: "half", np.float32: "float"}
 
@@ -27,7 +31,9 @@ class Tile:
     wn: int
 
 
-def gemm(a, b, tile: Tile, *, transpose_a=False, transpose_b=False):
+def gemm(
+    a: Array, b: Array, tile: Tile, *, transpose_a: bool = False, transpose_b: bool = False
+) -> tuple[Array, emulator.Counters]:
     """op(a) @ op(b) by MLX's steel_gemm_fused."""
     m, k = a.shape[::-1] if transpose_a else a.shape
     n = b.shape[0] if transpose_b else b.shape[1]
@@ -70,7 +76,17 @@ def gemm(a, b, tile: Tile, *, transpose_a=False, transpose_b=False):
     return launched.outputs[3], launched.counters
 
 
-def attention(q, k, v, *, scale, causal, block_q=32, block_k=32, wm=4):
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    causal: bool,
+    block_q: int = 32,
+    block_k: int = 32,
+    wm: int = 4,
+) -> tuple[Array, emulator.Counters]:
     """softmax(scale q k') v by MLX's steel_attention; arrays are [batch, heads, length, depth]."""
     batch, heads, q_length, depth = q.shape
     k_length = k.shape[2]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations
+from typing import Any, cast
 
 import mlx.core as mx
 
 from mlx_tilegemm.assurance.variants import variants
+from mlx_tilegemm.backends import Backend, Executable
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.plan import Plan, Source, Spec, Stage
@@ -29,18 +31,18 @@ class Rendered:
     traced: Traced
 
 
-class Recorder:
+class Recorder(Backend):
     """A backend that has MLX write the text of every call instead of running it."""
 
     name = "metal"
 
-    def __init__(self):
-        self.calls = []
+    def __init__(self) -> None:
+        self.calls: list[tuple[Source, tuple[Argument, ...], Traced]] = []
 
-    def compile(self, source: Source):
+    def compile(self, source: Source) -> Executable:
         kernel = MetalBackend().compile(source)
 
-        def record(*, stream=None, **arguments):
+        def record(*, stream: object = None, **arguments: Any) -> list[mx.array]:
             inputs = tuple(argument(array) for array in arguments["inputs"])
             self.calls.append((source, inputs, trace(kernel, arguments)))
             outputs = zip(arguments["output_shapes"], arguments["output_dtypes"], strict=True)
@@ -58,15 +60,9 @@ def operands(problem: Problem) -> list[mx.array]:
 def every_text() -> tuple[Rendered, ...]:
     """Return every distinct text of every chip, in order of enumeration."""
     found: dict[str, Rendered] = {}
-    known: set[Spec] = set()
-    for chip in CHIPS:
-        for variant in variants(chip):
-            specs = {stage.spec for stage in variant.plan.stages}
-            if specs <= known:
-                continue
-            known |= specs
-            for rendered in _calls(variant.problem, variant.plan):
-                found.setdefault(rendered.source.name, rendered)
+    for variant in variants(CHIPS):
+        for rendered in _calls(variant.problem, variant.plan):
+            found.setdefault(rendered.source.name, rendered)
     return tuple(found.values())
 
 
@@ -92,6 +88,6 @@ def covering_texts() -> tuple[Rendered, ...]:
 
 
 def _traits(spec: Spec) -> set[object]:
-    values = [(field.name, getattr(spec, field.name)) for field in fields(spec)]
+    values = [(field.name, getattr(spec, field.name)) for field in fields(cast(Any, spec))]
     flags = [(name, value) for name, value in values if isinstance(value, bool | Enum)]
     return {(spec.template, *one) for one in (*values, *combinations(flags, 2))}

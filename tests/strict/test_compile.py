@@ -8,7 +8,7 @@ import stat
 import pytest
 from rendered import covering_texts, every_text
 
-from mlx_tilegemm.strict import check, check_all, find_clang
+from mlx_tilegemm.strict import check, check_all, find_clang, toolchain
 from mlx_tilegemm.strict.compile import prepare
 from mlx_tilegemm.strict.toolchain import ENVIRONMENT_VARIABLE, ClangMissingError
 from mlx_tilegemm.strict.vocabulary import unknown_words, vocabulary
@@ -142,6 +142,18 @@ def test_an_unusable_clang_is_said(monkeypatch, tmp_path, answer, reason):
     report = check(GOOD)
     assert not report.checked
     assert reason in report.tool
+
+
+@pytest.mark.parametrize("prelude", [None, '#include "strict/nowhere.h"\n'])
+def test_missing_headers_are_not_blamed_on_clang(monkeypatch, tmp_path, clang, prelude):
+    if prelude:
+        (tmp_path / "mlx_prelude.h").write_text(prelude)
+    monkeypatch.setattr(toolchain, "PRELUDE", tmp_path / "mlx_prelude.h")
+    toolchain.precompiled_prelude.cache_clear()
+    report = check(GOOD)
+    assert not report.checked
+    assert report.tool.startswith("this installation lacks strict headers: ")
+    assert ("nowhere.h" if prelude else "mlx_prelude.h") in report.tool
 
 
 def test_a_clang_that_crashes_is_not_a_pass(monkeypatch, tmp_path, clang):

@@ -8,9 +8,8 @@ from rendered import every_text
 
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, INT8
-from mlx_tilegemm.core.plan import Launch, Source
+from mlx_tilegemm.core.plan import Launch, Sizes, Source
 from mlx_tilegemm.strict.lint import ATTRIBUTES
-from mlx_tilegemm.core.plan import Sizes
 from mlx_tilegemm.strict.signature import argument, compare, expected_text, trace
 
 HEADER = "// A header.\n"

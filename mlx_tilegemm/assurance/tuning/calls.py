@@ -70,7 +70,7 @@ def launches(call: Call) -> Launches:
             waiting += outputs
             pending += sum(one.nbytes for one in outputs)
             if pending >= PENDING_BYTES:
-                mx.async_eval(*waiting)  # type: ignore[no-untyped-call]
+                mx.async_eval(*waiting)
                 waiting, pending = waiting[-1:], 0
         mx.eval(*waiting)
 

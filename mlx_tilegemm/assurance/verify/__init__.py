@@ -6,16 +6,18 @@ question the checks themselves.
 
 from .campaign import Request, backend_here, selected, verify
 from .check import Outcome, Status, check_variant
-from .report import Report, to_json, to_markdown, write
+from .report import Report, Verdict, summary, to_json, to_markdown, write
 
 __all__ = [
     "Outcome",
     "Report",
     "Request",
     "Status",
+    "Verdict",
     "backend_here",
     "check_variant",
     "selected",
+    "summary",
     "to_json",
     "to_markdown",
     "verify",

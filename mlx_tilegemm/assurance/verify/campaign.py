@@ -109,6 +109,8 @@ def verify(
 ) -> Report:
     """Check the variants a request is about; an interrupt ends it with what was found until then.
 
+    The report of an interrupted run says so; see `Report.verdict`.
+
     Args:
         request: What to check.
         jobs: Processes; 0 is one on Metal and one for each CPU on the emulator.
@@ -133,8 +135,7 @@ def verify(
             if progress:
                 progress(len(outcomes), len(chosen), outcome)
     except KeyboardInterrupt:
-        if not outcomes:
-            raise
+        pass  # fewer outcomes than variants say it
     return Report(
         environment=here,
         request=request,
@@ -173,7 +174,8 @@ def _checker(request: Request) -> Callable[[int], Outcome]:
 
 def _remember(variant: Variant, outcome: Outcome, backend: Backend) -> None:
     """Spare calls the trial of a kernel that was verified on this very machine."""
-    if outcome.status is not Status.UNCHECKED and canary.is_needed(backend):
+    ran = bool(outcome.launches or outcome.failures)
+    if ran and canary.is_needed(backend):
         canary.remember(variant.plan, "; ".join(outcome.failures) or None)
 
 

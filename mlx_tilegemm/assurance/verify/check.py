@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Status(str, Enum):
-    """How a variant did."""
+    """Verdict on a variant.
+
+    ``FAILED`` if a check failed; else ``UNCHECKED`` if a check could not run; else ``PASSED``.
+    """
 
     PASSED = "passed"
     FAILED = "failed"
@@ -63,7 +66,7 @@ class Outcome:
         config: Its configuration.
         status: How it did.
         failures: Every reason why it failed, with the full error text.
-        unchecked: What could not be checked, and why.
+        unchecked: Checks that were asked for and could not run, and why.
         stages: Its kernels.
         text_bytes: Size of its longest text.
         launches: Times it was run.
@@ -118,8 +121,14 @@ def check_variant(
     try:
         outcome |= _checked(variant, backend, chip, repeats, static)
     except Exception as error:
-        outcome |= {"status": Status.FAILED, "failures": (_error_text(error),)}
-    return Outcome(**outcome)
+        outcome["failures"] = (_error_text(error),)
+    return Outcome(status=_status(outcome), **outcome)
+
+
+def _status(outcome: dict[str, Any]) -> Status:
+    if outcome["failures"]:
+        return Status.FAILED
+    return Status.UNCHECKED if outcome["unchecked"] else Status.PASSED
 
 
 def _checked(
@@ -139,14 +148,11 @@ def _checked(
         failures += seen.findings
         unchecked += seen.unchecked
         fields["text_bytes"] = seen.text_bytes
-    else:
-        unchecked.append("strict compile, lint, signature and vocabulary: switched off")
     runs = _run_repeatedly(variant, backend, repeats)
     failures += runs.failures
     seconds = runs.seconds
     later = statistics.median(seconds[1:]) if len(seconds) > 1 else 0.0
     return fields | {
-        "status": Status.FAILED if failures else Status.PASSED,
         "failures": tuple(failures),
         "unchecked": tuple(unchecked),
         "launches": runs.launches,

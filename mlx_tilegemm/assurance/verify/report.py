@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +19,31 @@ from typing import TYPE_CHECKING
 from ...backends import backend_named
 from ...core.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT
 from ...machine import chips
-from ...strict import ClangMissingError, find_clang
+from ...strict.toolchain import (
+    ClangMissingError,
+    HeadersMissingError,
+    find_clang,
+    precompiled_prelude,
+)
 from .check import Outcome, Status
 
 if TYPE_CHECKING:
     from .campaign import Request
+
+STATIC_OFF = "static checks switched off"
+
+
+class Verdict(str, Enum):
+    """Verdict on a campaign; the first that applies, in this order.
+
+    ``FAILED`` if a variant failed, ``INTERRUPTED`` if variants are left, ``UNCHECKED`` if a check
+    that was asked for could not run, ``PASSED`` otherwise.
+    """
+
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    UNCHECKED = "unchecked"
+    PASSED = "passed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +96,24 @@ class Report:
     outcomes: tuple[Outcome, ...]
 
     @property
+    def interrupted(self) -> bool:
+        """Whether variants are left that the request is about."""
+        return len(self.outcomes) < self.total
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on all checks that were asked for."""
+        found = {outcome.status for outcome in self.outcomes}
+        if Status.FAILED in found:
+            return Verdict.FAILED
+        if self.interrupted:
+            return Verdict.INTERRUPTED
+        return Verdict.UNCHECKED if Status.UNCHECKED in found else Verdict.PASSED
+
+    @property
     def passed(self) -> bool:
-        """Whether every variant was checked and is right."""
-        done = len(self.outcomes) == self.total
-        return done and all(outcome.status is Status.PASSED for outcome in self.outcomes)
+        """Whether every check that was asked for ran, on every variant, and passed."""
+        return self.verdict is Verdict.PASSED
 
 
 def environment(backend: str, compiler: str) -> Environment:
@@ -125,8 +160,10 @@ def _processor() -> str:
 
 def _strict() -> str:
     try:
-        return find_clang().version
-    except ClangMissingError as missing:
+        clang = find_clang()
+        precompiled_prelude(clang)
+        return clang.version
+    except (ClangMissingError, HeadersMissingError) as missing:
         return f"not checked: {missing}"
 
 
@@ -160,6 +197,8 @@ def to_json(report: Report) -> str:
         "seconds": round(report.seconds, 1),
         "total": report.total,
         "passed": report.passed,
+        "verdict": report.verdict,
+        "summary": summary(report),
     }
     rows = ",\n".join("  " + _row(outcome) for outcome in report.outcomes)
     return f'{json.dumps(head, indent=1)[:-2]},\n "variants": [\n{rows}\n]}}\n'
@@ -172,30 +211,48 @@ def _row(outcome: Outcome) -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
+def summary(report: Report) -> str:
+    """Return how many variants passed, failed and were not fully checked, and why not."""
+    parts = [f"{_count(report.outcomes, Status.PASSED)} variants passed"]
+    if failed := _count(report.outcomes, Status.FAILED):
+        parts.append(f"{failed} failed")
+    if unchecked := _count(report.outcomes, Status.UNCHECKED):
+        reasons = "; ".join(_reasons(report))
+        parts.append(f"{unchecked} not fully checked: {reasons}")
+    if not report.request.static:
+        parts.append(STATIC_OFF)
+    if report.interrupted:
+        parts.append(f"interrupted after {len(report.outcomes)} of {report.total} variants")
+    return ", ".join(parts)
+
+
+def _reasons(report: Report) -> Counter[str]:
+    """Return why checks that were asked for could not run, and for how many variants."""
+    return Counter(reason for one in report.outcomes for reason in one.unchecked)
+
+
 def to_markdown(report: Report) -> str:
     """Return a report to read."""
-    parts = [_summary(report), _machine(report), _kernels(report), _resources(report)]
+    parts = [_head(report), _machine(report), _kernels(report), _resources(report)]
     return "\n".join([*parts, _failures(report), _unchecked(report)])
 
 
-def _summary(report: Report) -> str:
-    counts = {status: sum(one.status is status for one in report.outcomes) for status in Status}
+def _head(report: Report) -> str:
     launches = sum(one.launches for one in report.outcomes)
     texts = len({stage.name for one in report.outcomes for stage in one.stages})
     asked = report.request
     scope = f"a sample of {asked.sample}" if asked.sample else "every variant"
     scope += f" of {asked.kernel}" if asked.kernel else ""
-    if len(report.outcomes) < report.total:
-        scope = f"the first {len(report.outcomes)} of {report.total} variants, then interrupted"
+    static = "" if asked.static else f" Here: {STATIC_OFF}."
     return f"""# Verification report
 
-**{counts[Status.PASSED]} variants passed, {counts[Status.FAILED]} failed, \
-{counts[Status.UNCHECKED]} not checked**: {scope}, {texts} different texts, {launches} launches, \
-{report.seconds:.0f} s.
+**{summary(report)}**
+
+Of {scope}: {texts} different texts, {launches} launches, {report.seconds:.0f} s.
 
 A variant passes if its kernels render and compile, if each of {asked.repeats} runs with new
 buffers breaks no rule and gives the same bits, if every element is within the error that float32
-accumulation allows (computed in float64), and if the static checks find nothing.
+accumulation allows (computed in float64), and if the static checks find nothing.{static}
 {_earlier(report)}"""
 
 
@@ -303,11 +360,9 @@ def _failures(report: Report) -> str:
 
 
 def _unchecked(report: Report) -> str:
-    counts: dict[str, int] = defaultdict(int)
-    for outcome in report.outcomes:
-        for reason in outcome.unchecked:
-            counts[reason] += 1
-    lines = [f"- {count} variants: {reason}" for reason, count in counts.items()]
+    lines = [f"- {count} variants: {reason}" for reason, count in _reasons(report).items()]
+    if not report.request.static:
+        lines.append(f"- All variants: strict compile, lint, signature, vocabulary: {STATIC_OFF}.")
     if not backend_named(report.environment.backend).capabilities.has_clock:
         lines += [
             "- Apple's compiler, its register allocation, and rounding inside the hardware's "

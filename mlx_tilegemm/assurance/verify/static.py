@@ -103,13 +103,16 @@ def check_static(problem: Problem, plan: Plan) -> StaticOutcome:
         found += compare(stage.source, planned.launch, inputs, stage.traced)
         report = strict.check(text, name)
         found += report.findings
-        if report.checked:
-            found += unknown_words(report)
-        else:
+        if not report.checked:
             unchecked.append(f"strict compile and vocabulary: {report.tool}")
+        else:
+            try:
+                found += unknown_words(report)
+            except OSError as error:
+                unchecked.append(f"vocabulary: {error}")
         findings += [str(one) for one in found]
     return StaticOutcome(
         findings=tuple(findings),
-        unchecked=tuple(unchecked),
+        unchecked=tuple(dict.fromkeys(unchecked)),
         text_bytes=max(len(stage.traced.text) for stage in stages),
     )

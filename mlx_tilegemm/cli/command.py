@@ -7,22 +7,53 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..assurance.verify import Outcome, Request, Status, backend_here, verify, write
+from ..assurance.verify import (
+    Outcome,
+    Request,
+    Status,
+    Verdict,
+    backend_here,
+    summary,
+    verify,
+    write,
+)
 from ..dispatch import ANY
 from ..errors import TileGemmError
 from .calls import add_call_arguments, call_explanation
 from .demo import demo
 from .tune import add_commands
 
+_VERIFY_STATUS = {
+    Verdict.PASSED: 0,
+    Verdict.FAILED: 1,
+    Verdict.UNCHECKED: 3,
+    Verdict.INTERRUPTED: 130,
+}
+_VERIFY_STATUS_HELP = """\
+exit status:
+  0    every check that was asked for ran and passed
+  1    something failed
+  2    the call is wrong
+  3    nothing failed, but a check that was asked for could not run
+  130  interrupted before all variants were checked, and nothing had failed
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 for a wrong result, 2 for a wrong call."""
+    """Run the command and return its exit status.
+
+    0, 1 for a wrong result, 2 for a wrong call, 3 for a check that could not run, 130 after an
+    interrupt.
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
     except TileGemmError as error:
         print(f"mlx-tilegemm: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mlx-tilegemm: interrupted", file=sys.stderr)
+        return 130
     return status
 
 
@@ -46,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(run=run)
         add_call_arguments(command)
-    checked = commands.add_parser("verify", help="run every kernel variant here and check it")
+    checked = commands.add_parser(
+        "verify",
+        help="run every kernel variant here and check it",
+        epilog=_VERIFY_STATUS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     checked.set_defaults(run=_verify)
     _add_verify_arguments(checked)
     add_commands(commands)
@@ -60,7 +96,10 @@ def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=12, help="runs of each variant, with new buffers")
     add("--jobs", type=int, default=0, help="processes; default: one on Metal, else one a CPU")
     add(
-        "--no-static", dest="static", action="store_false", help="leave out strict compile and lint"
+        "--no-static",
+        dest="static",
+        action="store_false",
+        help="do not ask for strict compile, lint, signature and vocabulary; the report says so",
     )
     add("--compiler", default="", help="the emulator's C++ compiler; default: the first found")
     add("--report", type=Path, default=Path("reports"), help="directory of the reports")
@@ -105,9 +144,8 @@ def _verify(options: argparse.Namespace) -> int:
     earlier = options.report / "verify.json" if options.resume else None
     report = verify(request, jobs=options.jobs, progress=_show_progress, earlier=earlier)
     data, text = write(report, options.report)
-    passed = sum(one.status is Status.PASSED for one in report.outcomes)
-    print(f"{passed} of {len(report.outcomes)} variants passed; see {text} and {data}")
-    return 0 if report.passed else 1
+    print(f"{summary(report)}; see {text} and {data}")
+    return _VERIFY_STATUS[report.verdict]
 
 
 def _show_progress(done: int, total: int, outcome: Outcome) -> None:
