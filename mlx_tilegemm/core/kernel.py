@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .plan import Plan
 from .problem import Problem
@@ -41,3 +42,8 @@ class Kernel(Generic[P, C]):
 
     def __str__(self) -> str:
         return self.name
+
+
+def load_kernels(package: str, names: Iterable[str]) -> tuple[Kernel[Any, Any], ...]:
+    """Return the ``KERNEL`` of each module of a package, by the modules' names."""
+    return tuple(import_module(f"{package}.{name}").KERNEL for name in names)

@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ...backends import Backend, Route
 from ...core.arguments import ArraySpec
 from ...core.family import Data, Family, Op, Part, Subject
+from ...core.kernel import load_kernels
 from ...core.problem import Factors
 from ...dispatch import Decision
 from ...machine.chips.record import Chip
-from . import fallback, ops, spelling
+from . import fallback, kernels, ops, spelling
 from . import notes as attention_notes
 from .gradients import AttentionRule, with_log_sum_exp
-from .kernels import (
-    attention_backward_key_value,
-    attention_backward_query,
-    attention_chain,
-    attention_decode,
-)
 from .price import price_attention
 from .problem import AttentionProblem, KeyValueGradientProblem, QueryGradientProblem
 from .request import attention_request
@@ -121,12 +116,7 @@ FAMILY: Family[AnyProblem] = Family(
         "gradient of q": QueryGradientProblem,
         "gradient of k and v": KeyValueGradientProblem,
     },
-    kernels=(
-        attention_decode.KERNEL,
-        attention_chain.KERNEL,
-        attention_backward_query.KERNEL,
-        attention_backward_key_value.KERNEL,
-    ),
+    kernels=load_kernels(kernels.__name__, kernels.KERNELS),
     ops=(
         Op(
             function=ops.attention_chain,

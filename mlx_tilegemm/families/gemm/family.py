@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ...backends import Backend
 from ...core.arguments import ArraySpec, as_number
 from ...core.family import Data, Family, Op, Part, Subject
+from ...core.kernel import load_kernels
 from ...core.problem import Factors
-from . import fallback, notes, ops, price, spelling
+from . import fallback, kernels, notes, ops, price, spelling
 from .gradients import ProductRule
-from .kernels import gemm_scalar, gemm_simdgroup, gemm_split_k, gemv
 from .problem import GemmProblem
 from .request import gemm_request
 
@@ -87,7 +87,7 @@ _ELSEWHERE = "complex64 and float64 are served by MLX's own ops"
 FAMILY: Family[GemmProblem] = Family(
     name="gemm",
     problems={"gemm": GemmProblem},
-    kernels=(gemm_simdgroup.KERNEL, gemv.KERNEL, gemm_split_k.KERNEL, gemm_scalar.KERNEL),
+    kernels=load_kernels(kernels.__name__, kernels.KERNELS),
     ops=(
         Op(function=ops.matmul, arrays=("a", "b"), request=_request, elsewhere=_ELSEWHERE),
         Op(function=ops.addmm, arrays=("a", "b", "c"), request=_request, elsewhere=_ELSEWHERE),
