@@ -8,6 +8,7 @@ import pytest
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import ArraySpec
+from mlx_tilegemm.backends.emulator import EmulatorBackend
 from mlx_tilegemm.dispatch import RESOLUTION, preferred
 from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
 from mlx_tilegemm.families.attention.problem import AttentionProblem
@@ -95,12 +96,10 @@ class TestFacts:
         assert not all(left)
 
     @pytest.mark.parametrize(("a", "b"), list(itertools.product((1, 9, 200), repeat=2)))
-    def test_the_op_launches_the_kernel_that_was_named(self, monkeypatch, a, b):
+    def test_the_op_launches_the_kernel_that_was_named(self, a, b):
         launched = []
 
-        class Recorder:
-            name = "emulator"
-
+        class Recorder(EmulatorBackend):
             def compile(self, source):
                 def run(*, output_shapes, output_dtypes, **launch):
                     launched.append((source, launch["grid"], launch["threadgroup"]))
@@ -108,12 +107,11 @@ class TestFacts:
 
                 return run
 
-        route = tg.backends.Route(backend=Recorder(), reason="a test")
-        monkeypatch.setattr(tg.ops, "resolve", lambda stream=None: route)
         x, w = mx.zeros((a, 40), dtype=mx.bfloat16), mx.zeros((40, b))
         plan = tg.explain(tg.matmul, x, w).plan
         source = tg.explain(tg.matmul, x, w).source
-        tg.matmul(x, w)
+        with tg.use_backend(Recorder()):
+            tg.matmul(x, w)
         assert launched == [(source, plan.stages[0].launch.grid, plan.stages[0].launch.threadgroup)]
 
 
@@ -243,6 +241,8 @@ class TestRefusals:
         with pytest.raises(DTypeError, match=r"\[matmul\] missing a required argument: 'b'"):
             tg.explain(tg.matmul, X)
 
+        with pytest.raises(DTypeError, match=r"Expected b to be an mlx\.core\.array, got NoneType"):
+            tg.explain(tg.matmul, X, None)
         with pytest.raises(DTypeError, match=r"Expected sinks to be an mlx\.core\.array, got str"):
             tg.explain(tg.attention_chain, Q, K, K, sinks="none")
 

@@ -218,14 +218,23 @@ def explain(
     except TypeError as error:
         raise DTypeError(f"[{name}] {error}.") from None
     bound.apply_defaults()
-    return _explain(known, bound.arguments, get(chip) if isinstance(chip, str) else chip)
+    known_chip = chip if chip is None or isinstance(chip, Chip) else get(chip)
+    return _explain(known, bound.arguments, known_chip)
+
+
+def _stands_for_none(parameter: inspect.Parameter, value: object) -> bool:
+    """Whether a value is one that an op takes in the place of an array."""
+    if value is None:
+        return parameter.default is None
+    return isinstance(value, str) and "str" in str(parameter.annotation)
 
 
 def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Explanation:
+    parameters = inspect.signature(op.function).parameters
     operands = {
         name: as_spec(op.name, name, arguments[name])
         for name in op.arrays
-        if not isinstance(arguments.get(name), str | None)
+        if not _stands_for_none(parameters[name], arguments[name])
     }
     problem = op.request(op.name, operands, arguments)
     settings = current_settings()
