@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +17,7 @@ class LazyKernels(Backend):
 
     def __init__(self, backend: Backend) -> None:
         self.name = backend.name
-        self.capabilities = backend.capabilities
+        self.capabilities = replace(backend.capabilities, lazy=True)
         self.backend = backend
         self.launches: list[tuple[str, dict[str, Any]]] = []
 

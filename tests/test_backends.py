@@ -9,11 +9,14 @@ import threading
 
 import mlx.core as mx
 import pytest
+from lazy_kernels import LazyKernels
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import families as autodiff
-from mlx_tilegemm.backends import EMULATOR, METAL, emulator, resolve
+from mlx_tilegemm.backends import Route, backend_named, emulator, resolve
+from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.errors import BackendError, DTypeError, ProblemError
+
+METAL, EMULATOR = backend_named("metal"), backend_named("emulator")
 
 
 @pytest.fixture
@@ -122,6 +125,39 @@ class TestUseBackend:
         assert all(asked == got for asked, got in seen)
 
 
+class Elsewhere(LazyKernels):
+    """A backend that leaves every call to MLX's own ops."""
+
+    def asked(self, place):
+        return Route(backend=None, reason="a test")
+
+
+class TestBackendObjects:
+    A, B = mx.ones((5, 7)), mx.ones((7, 3))
+
+    def test_they_are_taken_as_they_are(self):
+        backend = LazyKernels(EMULATOR)
+        with tg.use_backend(backend):
+            assert resolve().backend is backend
+            y = tg.matmul(self.A, self.B)
+        assert mx.array_equal(y, mx.full((5, 3), 7.0))
+        assert len(backend.launches) == 1
+
+    def test_two_of_one_name_share_no_prepared_calls(self):
+        backends = [LazyKernels(EMULATOR), LazyKernels(EMULATOR)]
+        for backend in (*backends, backends[0]):
+            with tg.use_backend(backend):
+                tg.matmul(self.A, self.B)
+        assert [len(one.launches) for one in backends] == [2, 1]
+
+    def test_they_say_where_calls_run(self):
+        backend = Elsewhere(EMULATOR)
+        with tg.use_backend(backend):
+            assert resolve() == Route(backend=None, reason="a test")
+            assert mx.array_equal(tg.matmul(self.A, self.B), mx.full((5, 3), 7.0))
+        assert backend.launches == []
+
+
 def python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -171,11 +207,11 @@ class TestEmulator:
 
         monkeypatch.setattr(tg.emulator, "metal_kernel", fake, raising=False)
         # A kernel made from the stand-in must serve no other test, nor the other way round.
-        for cache in (emulator._kernel, tg.ops._gemm_call, autodiff.gemm._call):
-            cache.cache_clear()
+        emulator._kernel.cache_clear()
+        forget_prepared()
         yield
-        for cache in (emulator._kernel, tg.ops._gemm_call, autodiff.gemm._call):
-            cache.cache_clear()
+        emulator._kernel.cache_clear()
+        forget_prepared()
 
     @pytest.fixture
     def call(self):

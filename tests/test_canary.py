@@ -548,7 +548,7 @@ class TestExplain:
 
 @pytest.fixture(scope="module")
 def all_variants():
-    return list(variants(chips.DEFAULT))
+    return list(variants((chips.DEFAULT,)))
 
 
 class TestInstance:

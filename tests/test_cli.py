@@ -1,6 +1,6 @@
-from importlib import import_module
-
 """The command, called as a function."""
+
+from importlib import import_module
 
 import mlx.core as mx
 import pytest

@@ -5,15 +5,16 @@ Values are checked on MLX's own ops here; the kernels' values have tests of thei
 
 import itertools
 import threading
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import ops
-from mlx_tilegemm.backends import Route
+from mlx_tilegemm.backends import Backend, Route, backend_named
 from mlx_tilegemm.backends.metal import MetalBackend
+from mlx_tilegemm.core.context import current_settings
 from mlx_tilegemm.errors import BackendError, DTypeError, IllegalKernelError, ProblemError
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
@@ -388,10 +389,11 @@ def test_objects_that_give_an_array_are_taken():
         tg.matmul(M23, type("Fake", (), {"__mlx_array__": lambda self: 3})())
 
 
-class RecordingBackend:
+class RecordingBackend(Backend):
     """Keeps what ops hand to a backend, and returns zeros."""
 
     name = "recording"
+    capabilities = replace(backend_named("emulator").capabilities, lazy=True)
 
     def __init__(self):
         self.sources = []
@@ -413,10 +415,8 @@ class RecordingBackend:
 @pytest.fixture
 def recording():
     backend = RecordingBackend()
-    with (
-        tg.use_backend(backend),
-        tg.use_gradients(False),
-    ):  # with them, MLX hands on equal arrays of its own
+    # With gradients, MLX hands on equal arrays of its own.
+    with tg.use_backend(backend), tg.use_gradients(False):
         yield backend
 
 
@@ -562,14 +562,14 @@ class TestUseKernel:
     def test_blocks_nest_and_end(self):
         with tg.use_kernel("gemm_scalar"):
             with tg.use_kernel(None):
-                assert ops.forced_kernel() is None
-            assert ops.forced_kernel() == "gemm_scalar"
-        assert ops.forced_kernel() is None
+                assert current_settings().kernel is None
+            assert current_settings().kernel == "gemm_scalar"
+        assert current_settings().kernel is None
 
     def test_a_block_is_of_its_thread(self):
         seen = []
         with tg.use_kernel("gemm_scalar"):
-            thread = threading.Thread(target=lambda: seen.append(ops.forced_kernel()))
+            thread = threading.Thread(target=lambda: seen.append(current_settings().kernel))
             thread.start()
             thread.join()
         assert seen == [None]

@@ -31,7 +31,7 @@ from mlx_tilegemm.machine.limits import threads_per_core
 from mlx_tilegemm.strict import vocabulary
 
 BACKEND = METAL if mx.metal.is_available() else EMULATOR
-ALL = list(variants(chips.DEFAULT))
+ALL = list(variants((chips.DEFAULT,)))
 FAMILIES = list({chip.family: chip for chip in chips.CHIPS}.values())
 KERNELS = sorted({variant.plan.kernel for variant in ALL})
 
@@ -54,13 +54,13 @@ class TestResources:
 
     @pytest.mark.parametrize("chip", FAMILIES, ids=lambda chip: chip.family)
     def test_a_core_holds_a_threadgroup_of_every_variant(self, chip):
-        for variant in variants(chip):
+        for variant in variants((chip,)):
             for stage in variant.plan.stages:
                 assert threads_per_core(stage.resources, chip) >= stage.resources.threads, variant
 
     @pytest.mark.parametrize("chip", FAMILIES, ids=lambda chip: chip.family)
     def test_every_family_chooses_from_the_same_texts(self, chip):
-        assert {one.plan for one in variants(chip)} == {one.plan for one in ALL}
+        assert {one.plan for one in variants((chip,))} == {one.plan for one in ALL}
 
     @pytest.mark.parametrize(
         ("threads", "threadgroup_bytes", "registers", "held"),

@@ -12,7 +12,7 @@ from typing import Any, cast
 import mlx.core as mx
 
 from mlx_tilegemm.assurance.variants import variants
-from mlx_tilegemm.backends import Backend, Executable
+from mlx_tilegemm.backends import Executable
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.plan import Plan, Source, Spec, Stage
@@ -31,16 +31,14 @@ class Rendered:
     traced: Traced
 
 
-class Recorder(Backend):
-    """A backend that has MLX write the text of every call instead of running it."""
-
-    name = "metal"
+class Recorder(MetalBackend):
+    """Metal that has MLX write the text of every call instead of running it."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Source, tuple[Argument, ...], Traced]] = []
 
     def compile(self, source: Source) -> Executable:
-        kernel = MetalBackend().compile(source)
+        kernel = super().compile(source)
 
         def record(*, stream: object = None, **arguments: Any) -> list[mx.array]:
             inputs = tuple(argument(array) for array in arguments["inputs"])
