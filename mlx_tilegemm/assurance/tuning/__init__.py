@@ -5,10 +5,12 @@ comes out is kept in the per-user file that `mlx_tilegemm.measurements` reads, p
 so that an interrupted run goes on where it stopped.
 """
 
+from .measure import Effort
 from .run import Outcome, Status, is_tuned, legal, tune
 from .shapes import Shapes, load, record
 
 __all__ = [
+    "Effort",
     "Outcome",
     "Shapes",
     "Status",

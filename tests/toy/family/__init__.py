@@ -1,0 +1,1 @@
+"""Rows scaled by a factor each, and how many of their elements are negative."""

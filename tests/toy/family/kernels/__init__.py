@@ -1,0 +1,3 @@
+"""The kernel of the family."""
+
+KERNELS = ("row_scale",)
