@@ -105,7 +105,8 @@ class TestWhatIsAsked:
     def test_a_head_of_256_is_left_to_mlx_where_that_is_fused(self, monkeypatch, name, fused):
         fast = Mock(return_value=mx.zeros((1, 1, 1024, 256), dtype=mx.float16))
         monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", fast)
-        monkeypatch.setattr(fallback, "_on_metal", lambda stream: True)
+        monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
         monkeypatch.setattr(fallback, "detect", lambda: (chips.get(name), None))
         q = mx.zeros((1, 1, 1024, 256), dtype=mx.float16)
         with tg.use_backend("mlx"):
