@@ -11,48 +11,74 @@ import pytest
 from imports import UNREADABLE, Use, run_time, under, upward, uses
 
 import mlx_tilegemm
+from mlx_tilegemm.families import FAMILIES
 
-# From the lowest to the highest. A folder may have several: "core" and above it "core.plan".
+# From the lowest to the highest. A folder may have several: "families" holds the registry, and
+# each family's own folder stands above what goes through the registry.
 LAYERS = [
     "errors",
-    "context",
-    "dtypes",
-    "problem",
-    "plan",
-    "chips",
-    "kernels",
-    "dispatch",
-    "render",
-    "variants",
+    "core",
+    "machine",
     "emulator",
     "strict",
-    "arguments",
     "backends",
-    "mlx_route",
-    "userfile",
-    "measurements",
-    "canary",
-    "autodiff",
-    "prepare",
+    "families",
+    "dispatch",
+    "assurance",
+    "call",
+    *(f"families.{name}" for name in FAMILIES),
     "ops",
-    "explanation",
-    "verify",
-    "tuning",
-    "roofline",
     "nn",
-    "routing",
-    "inspection",
-    "patching",
+    "layers",
     "integrations",
-    "demo",
-    "cli_tune",
     "cli",
     "__main__",
 ]
 
 # Modules and folders that only compute: the same arguments give the same plan and the same text.
-PURE = ["errors", "dtypes", "problem", "plan", "kernels", "dispatch", "render"]
-PURE_WITH_MLX = ["dtypes"]
+PURE = [
+    "errors",
+    *(
+        f"core.{name}"
+        for name in (
+            "caches",
+            "dtypes",
+            "kernel",
+            "operand",
+            "plain",
+            "plan",
+            "problem",
+            "render",
+            "shapes",
+            "spelling",
+        )
+    ),
+    *(
+        f"machine.{name}"
+        for name in (
+            "chips.apple7",
+            "chips.apple8",
+            "chips.apple9",
+            "chips.apple10",
+            "chips.record",
+            "cost",
+            "counts",
+            "fragment",
+            "limits",
+            "lines",
+            "mlx_products",
+            "price",
+            "products",
+        )
+    ),
+    "dispatch",
+    *(
+        f"families.{name}.{part}"
+        for name in FAMILIES
+        for part in ("kernels", "price", "problem", "spec")
+    ),
+]
+PURE_WITH_MLX = ["core.dtypes", "core.spelling"]
 
 CLOCKS = ["time", "datetime"]
 RANDOM_NUMBERS = ["random", "secrets", "uuid", "numpy.random", "mlx.core.random"]
@@ -83,11 +109,16 @@ IMPURE = [*CLOCKS, *RANDOM_NUMBERS, *SURROUNDINGS, *DEVICES]
 
 # Names of which one file is the only user.
 ONLY_USERS = {
-    "jinja2": {"render.py"},
+    "jinja2": {"core/render.py"},
     "mlx.core.fast.metal_kernel": {"backends/metal.py", "emulator/metal_kernel.py"},
 }
-# They import what a user names, or what may not be installed.
-COMPUTED_IMPORTS = {"integrations/__init__.py", "integrations/mlx_lm.py"}
+# They import what a registry or a user names, or what may not be installed.
+COMPUTED_IMPORTS = {
+    "core/kernel.py",
+    "families/__init__.py",
+    "integrations/__init__.py",
+    "integrations/mlx_lm.py",
+}
 
 ROOT = Path(mlx_tilegemm.__file__).parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
