@@ -52,6 +52,8 @@ INT16 = DType(name="int16", metal="short", bytes=2, kind=Kind.INTEGER, unit_roun
 INT8 = DType(name="int8", metal="char", bytes=1, kind=Kind.INTEGER, unit_roundoff=0.0)
 UINT8 = DType(name="uint8", metal="uchar", bytes=1, kind=Kind.INTEGER, unit_roundoff=0.0)
 BOOL = DType(name="bool", metal="bool", bytes=1, kind=Kind.BOOL, unit_roundoff=0.0)
+UINT32 = DType(name="uint32", metal="uint", bytes=4, kind=Kind.INTEGER, unit_roundoff=0.0)
+"""Sums of integers only: no operand has it."""
 
 DTYPES = (FLOAT32, FLOAT16, BFLOAT16, INT32, INT16, INT8, UINT8, BOOL)
 FLOATS = tuple(dtype for dtype in DTYPES if dtype.kind is Kind.FLOAT)
