@@ -43,9 +43,9 @@ def named(text: str) -> Iterator[str]:
             yield from node.name.split(".")
         elif isinstance(node, ast.ImportFrom):
             yield from (node.module or "").split(".")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in documents and " " not in node.value:
-                yield from re.findall(r"\w+", node.value)
+        elif isinstance(node, ast.Constant) and id(node) not in documents:
+            word = node.value if isinstance(node.value, str) else ""
+            yield from re.findall(r"\w+", "" if " " in word else word)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -52,7 +52,7 @@ PLANTED = [
     ("delete-statement", "threadgroup_barrier", "attention_chain.metal.j2"),
     ("delete-statement", "tile_fill(sum, 0.0f)", "gemm_simdgroup.metal.j2"),
     ("drop-conjunct", "row < m && column < N", "gemm_scalar.metal.j2"),
-    ("shift-index", "out_block[", "lib/gemm_epilogue.metal.j2"),
+    ("shift-index", "out_block[", "gemm_simdgroup.metal.j2"),
     ("swap-axis", "threadgroup_position_in_grid.x", "attention_chain.metal.j2"),
 ]
 

@@ -111,6 +111,10 @@ INT16 = DType(
 INT8 = DType(name="int8", short="i8", metal="char", bits=8, kind=Kind.INTEGER, unit_roundoff=0.0)
 UINT8 = DType(name="uint8", short="u8", metal="uchar", bits=8, kind=Kind.INTEGER, unit_roundoff=0.0)
 BOOL = DType(name="bool", short="bool", metal="bool", bits=8, kind=Kind.BOOL, unit_roundoff=0.0)
+UINT32 = DType(
+    name="uint32", short="u32", metal="uint", bits=32, kind=Kind.INTEGER, unit_roundoff=0.0
+)
+"""Sums of integers only, because int32 overflow has to wrap: no operand has it."""
 
 DTYPES = (FLOAT32, FLOAT16, BFLOAT16, INT32, INT16, INT8, UINT8, BOOL)
 NATIVE = tuple(dtype for dtype in DTYPES if dtype.native)
@@ -118,7 +122,7 @@ FLOATS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.FLOAT)
 INTEGERS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.INTEGER)
 
 _BY_MLX = {dtype.mlx: dtype for dtype in NATIVE}
-_BY_NAME = {name: dtype for dtype in DTYPES for name in (dtype.name, dtype.short)}
+_BY_NAME = {name: dtype for dtype in (*DTYPES, UINT32) for name in (dtype.name, dtype.short)}
 
 
 def from_mlx(dtype: object) -> DType | None:

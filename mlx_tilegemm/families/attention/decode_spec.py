@@ -56,17 +56,17 @@ class Spec(ForwardSpec):
     @property
     def lacks(self) -> frozenset[str]:
         """Inputs, outputs and sizes that this variant is not given."""
-        return features(
+        absent = features(
             {
-                ("q_pe", "k_pe"): not self.positional,
-                ("mask", *MASK_SIZES): not self.masked,
-                ("sinks",): self.sinks is None,
-                ("partials",): not self.split,
+                ("num_kv_heads",): not (self.masked or self.sinks),
+                ("kv_heads_per_pe_head",): not self.positional,
+                ("partials", "all_rows"): not self.split,
                 ("maxima", "totals"): not (self.split and self.softmax),
                 ("out",): self.split,
-                ("lse",): self.split or not self.return_lse,
             }
         )
+        # Not plain super(): that does not survive the class a slotted dataclass makes.
+        return super(Spec, self).lacks | absent
 
     @property
     def shares_keys(self) -> bool:
@@ -74,14 +74,9 @@ class Spec(ForwardSpec):
         return self.key_groups > 1
 
     @property
-    def takes_head(self) -> bool:
-        """Whether anything depends on the head of a row."""
-        return self.mask is not None or self.sinks is not None
-
-    @property
-    def writes_rows(self) -> bool:
-        """Whether rows have more than their result to write."""
-        return self.softmax and (self.split or self.return_lse)
+    def result(self) -> str:
+        """Name of the output that holds the result, or a share of it."""
+        return self.output_names[0]
 
     @property
     def simdgroups(self) -> int:
@@ -100,8 +95,9 @@ class Spec(ForwardSpec):
 
     @property
     def pe_run(self) -> int:
-        """Elements of k_pe that a lane loads at once."""
-        assert self.k_pe is not None
+        """Elements of k_pe that a lane loads at once; 1 without."""
+        if self.k_pe is None:
+            return 1
         return run_length(self.pe_dim, self.head_groups, RUN_BYTES // self.k_pe.bytes)
 
     @property

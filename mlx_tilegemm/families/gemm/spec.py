@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-from ...core.dtypes import FLOATS, INTEGERS, DType, Kind
+from ...core.dtypes import FLOAT32, FLOATS, INTEGERS, DType, Kind
 from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Launch, Sizes, features
 from ...core.shapes import Shape
 from ...machine.limits import tiny_operand
@@ -90,22 +90,14 @@ class GemmSpec(Arguments):
         return features({("c",): self.c is None, ("factors",): not (self.c or self.scaled)})
 
     @property
-    def c_row_stride(self) -> str:
-        """Metal for the elements between two rows of ``c``."""
-        if not self.c_rows:
-            return "size_t(0)"
-        return "size_t(N)" if self.c_columns else "size_t(1)"
+    def operand(self) -> DType:
+        """Type to which an element of an operand is widened before anything else."""
+        return FLOAT32
 
     @property
-    def c_column_stride(self) -> str:
-        """Metal for the elements between two columns of ``c``."""
-        return "size_t(1)" if self.c_columns else "size_t(0)"
-
-    @property
-    def c_matrix_size(self) -> str:
-        """Metal for the elements of one matrix of ``c``."""
-        rows = "size_t(m)" if self.c_rows else "1"
-        return f"{rows} * N" if self.c_columns else rows
+    def accumulator(self) -> DType:
+        """Type of products and sums."""
+        return FLOAT32
 
 
 def gemm_fields(problem: GemmProblem) -> dict[str, object]:

@@ -12,7 +12,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept
-from ....core.dtypes import FLOATS, INTEGERS
+from ....core.dtypes import FLOAT32, FLOATS, INT32, INTEGERS, UINT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage
 from ....machine.chips.record import Chip
@@ -88,19 +88,14 @@ class Spec(GemmSpec):
         return (self.block_m // self.thread_m) * (self.block_n // self.thread_n)
 
     @property
-    def operand_type(self) -> str:
-        """Metal type an operand is widened to before anything else happens to it."""
-        return "int" if self.integer else "float"
+    def operand(self) -> DType:
+        """Type to which an element of an operand is widened before anything else."""
+        return INT32 if self.integer else FLOAT32
 
     @property
-    def accumulator_type(self) -> str:
-        """Metal type of products and sums; unsigned, because int32 overflow has to wrap."""
-        return "uint" if self.integer else "float"
-
-    @property
-    def out_conversion(self) -> str:
-        """Metal that turns an accumulator into a result."""
-        return "as_type<int>" if self.integer else "out_type"
+    def accumulator(self) -> DType:
+        """Type of products and sums; unsigned, because int32 overflow has to wrap."""
+        return UINT32 if self.integer else FLOAT32
 
     @property
     def a_tile_elements(self) -> int:
