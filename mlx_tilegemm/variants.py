@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from .chips import DEFAULT, get
 from .chips.record import Chip
-from .kernels import KERNELS
+from .errors import IllegalKernelError
+from .kernels import KERNELS, Kernel
 from .plan import Plan, Spec
 from .problem import Problem
+
+COVERING: tuple[Chip, ...] = (DEFAULT, get("m5"))
+"""Chips that reach every text between them: one without neural accelerators and one with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,19 +23,38 @@ class Variant:
     Attributes:
         problem: The problem.
         plan: The plan.
+        chip: The first chip that may run it.
     """
 
     problem: Problem
     plan: Plan
+    chip: Chip
 
     def __str__(self) -> str:
         return "+".join(stage.spec.label for stage in self.plan.stages) + f"/{self.plan.config}"
 
 
-def variants(chip: Chip) -> Iterator[Variant]:
-    """Yield a variant for every distinct spec of every legal configuration of every kernel."""
-    seen: set[Spec] = set()
+def variants(chips: Sequence[Chip] = COVERING) -> Iterator[Variant]:
+    """Yield a variant for every distinct spec of every kernel that any of the chips may run.
+
+    Raises:
+        IllegalKernelError: None of the chips may run a kernel, so that nothing would check it.
+    """
     for kernel in KERNELS:
+        found = list(variants_of(kernel, chips))
+        if not found:
+            names = ", ".join(chip.name for chip in chips)
+            raise IllegalKernelError(
+                f"[variants] Expected every kernel to have a variant on one of {names}, got none "
+                f"of {kernel.NAME}."
+            )
+        yield from found
+
+
+def variants_of(kernel: Kernel, chips: Sequence[Chip]) -> Iterator[Variant]:
+    """Yield a variant for every distinct spec of a kernel's legal configurations on any chip."""
+    seen: set[Spec] = set()
+    for chip in chips:
         for problem in kernel.variant_problems():
             for config in kernel.candidates(problem, chip):
                 if kernel.reject(problem, config, chip) is not None:
@@ -39,4 +63,4 @@ def variants(chip: Chip) -> Iterator[Variant]:
                 specs = {stage.spec for stage in plan.stages}
                 if not specs <= seen:
                     seen |= specs
-                    yield Variant(problem=problem, plan=plan)
+                    yield Variant(problem=problem, plan=plan, chip=chip)

@@ -18,7 +18,7 @@ from ..backends import EMULATOR, METAL, Backend, resolve
 from ..emulator import settings
 from ..errors import ProblemError
 from ..kernels import KERNELS
-from ..variants import Variant, variants
+from ..variants import Variant, variants, variants_of
 from .check import Outcome, Status, check_variant, stage_names
 from .earlier import earlier_passes
 from .report import Report, environment
@@ -68,11 +68,26 @@ def selected(request: Request) -> list[Variant]:
 
     The order goes round all kernels and configurations, so the first of them are a fair sample.
     """
-    chip, _ = chips.detect()
-    found = [one for one in variants(chip) if _matches(one, request.kernel)]
+    found = [one for one in _variants(request.backend) if _matches(one, request.kernel)]
     if not found:
         raise ProblemError(f"[verify] Expected a kernel/config, got {request.kernel!r}.")
     return list(_interleaved(found))[: request.sample or None]
+
+
+def _variants(backend: str) -> Iterator[Variant]:
+    """Yield all variants that a backend can run: a GPU runs those of its chip alone."""
+    if backend != "metal":
+        return variants()
+    here = [chips.detect()[0]]
+    return (one for kernel in KERNELS for one in variants_of(kernel, here))
+
+
+def _left_out(backend: str) -> tuple[str, ...]:
+    """Return the kernels of which a backend can run no variant."""
+    if backend != "metal":
+        return ()
+    here = [chips.detect()[0]]
+    return tuple(kernel.NAME for kernel in KERNELS if not any(variants_of(kernel, here)))
 
 
 def _matches(variant: Variant, kernel: str) -> bool:
@@ -136,6 +151,7 @@ def verify(
         seconds=time.perf_counter() - start,
         total=len(chosen),
         outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
+        left_out=_left_out(request.backend),
     )
 
 
@@ -153,12 +169,11 @@ def _checker(request: Request) -> Callable[[int], Outcome]:
     """Return what checks one variant; runs in a process of its own."""
     chosen = selected(request)
     backend = METAL if request.backend == "metal" else EMULATOR
-    chip, _ = chips.detect()
 
     def check(number: int) -> Outcome:
         with settings(workers=1, compiler=request.compiler, time_limit=120.0):
             outcome = check_variant(
-                chosen[number], backend, chip, repeats=request.repeats, static=request.static
+                chosen[number], backend, repeats=request.repeats, static=request.static
             )
         _remember(chosen[number], outcome, backend)
         return outcome

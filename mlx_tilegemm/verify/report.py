@@ -27,6 +27,7 @@ from ..strict.toolchain import (
     find_clang,
     precompiled_prelude,
 )
+from ..variants import COVERING
 from .check import Outcome, Status
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Report:
         seconds: How long it took.
         total: Variants it is about; more than outcomes after an interrupt.
         outcomes: One for each variant.
+        left_out: Kernels that this machine's chip may not run.
     """
 
     environment: Environment
@@ -96,6 +98,7 @@ class Report:
     seconds: float
     total: int
     outcomes: tuple[Outcome, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -120,7 +123,6 @@ class Report:
 
 def environment(backend: str, compiler: str) -> Environment:
     """Describe this machine."""
-    chip, note = chips.detect()
     device = mx.device_info().get("device_name", "") if backend == "metal" else _processor()
     return Environment(
         machine=f"{device or platform.machine()}, {os.cpu_count()} CPUs",
@@ -132,7 +134,7 @@ def environment(backend: str, compiler: str) -> Environment:
         backend=backend,
         compiler="MLX's, at first use" if backend == "metal" else _compiler(compiler),
         strict=_strict(),
-        chip=f"{chip.name} ({note})" if note else chip.name,
+        chip=_chip(backend),
         checks=_checks(),
     )
 
@@ -162,6 +164,13 @@ def _processor() -> str:
 def _compiler(preferred: str) -> str:
     found = find_compiler(preferred)
     return f"{' '.join(found.command)} ({found.family} {found.version}), all checks on"
+
+
+def _chip(backend: str) -> str:
+    chip, note = chips.detect()
+    if backend != "metal":
+        return f"{', '.join(one.name for one in COVERING)} (every kernel is for one of them)"
+    return f"{chip.name} ({note})" if note else chip.name
 
 
 def _strict() -> str:
@@ -205,6 +214,7 @@ def to_json(report: Report) -> str:
         "passed": report.passed,
         "verdict": report.verdict,
         "summary": summary(report),
+        "left_out": report.left_out,
     }
     rows = ",\n".join("  " + _row(outcome) for outcome in report.outcomes)
     return f'{json.dumps(head, indent=1)[:-2]},\n "variants": [\n{rows}\n]}}\n'
@@ -326,9 +336,9 @@ def _resources(report: Report) -> str:
             "",
             f"The largest of all variants of a configuration. Limits: {THREADS_LIMIT} threads, "
             f"{THREADGROUP_MEMORY_LIMIT} bytes, fewer than {REGISTER_LIMIT} registers. Registers "
-            "are our estimate; threads per core follow from the occupancy table of "
-            f"{report.environment.chip.split(' ')[0]}. Each text declares its threads as its "
-            "limit; MLX does not tell what limit a compiled kernel has.",
+            "are our estimate; threads per core follow from the occupancy table of a chip that may "
+            f"run it, of {_chips_of(report)}. Each text declares its threads as its limit; MLX "
+            "does not tell what limit a compiled kernel has.",
             "",
             "| kernel | configuration | threads | threadgroup bytes | registers "
             "| threads per core |",
@@ -337,6 +347,10 @@ def _resources(report: Report) -> str:
             "",
         ]
     )
+
+
+def _chips_of(report: Report) -> str:
+    return report.environment.chip.partition(" (")[0]
 
 
 def _needs(outcomes: Iterable[Outcome]) -> str:
@@ -374,6 +388,8 @@ def _unchecked(report: Report) -> str:
             "- Apple's compiler, its register allocation, and rounding inside the hardware's "
             "matrix and simd functions: no Apple GPU was at hand; the emulator ran the same text.",
         ]
+    if report.left_out:
+        lines.append(f"- {', '.join(report.left_out)}: no variant is for {_chips_of(report)}.")
     lines += [
         "- Sizes n, k and head_dim other than those of the variants' problems: they are constants "
         "of the text and give other texts of the same shape.",

@@ -14,7 +14,6 @@ import mlx.core as mx
 from mlx_tilegemm.backends.base import Executable
 from mlx_tilegemm.backends.launch import kernel_run, operand_names
 from mlx_tilegemm.backends.metal import MetalBackend
-from mlx_tilegemm.chips import CHIPS
 from mlx_tilegemm.plan import Plan, Source, Spec, Stage
 from mlx_tilegemm.problem import GemmProblem, Problem
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
@@ -64,17 +63,11 @@ def operands(problem: Problem, plan: Plan) -> list[mx.array]:
 
 @lru_cache(maxsize=1)
 def every_text() -> tuple[Rendered, ...]:
-    """Return every distinct text of every chip, in order of enumeration."""
+    """Return every distinct text, in order of enumeration."""
     found: dict[str, Rendered] = {}
-    known: set[Spec] = set()
-    for chip in CHIPS:
-        for variant in variants(chip):
-            specs = {stage.spec for stage in variant.plan.stages}
-            if specs <= known:
-                continue
-            known |= specs
-            for rendered in _calls(variant.problem, variant.plan):
-                found.setdefault(rendered.source.name, rendered)
+    for variant in variants():
+        for rendered in _calls(variant.problem, variant.plan):
+            found.setdefault(rendered.source.name, rendered)
     return tuple(found.values())
 
 
