@@ -168,7 +168,8 @@ class TestPass:
         ids=["right", "wrong", "no launch", "right without clang", "no reference"],
     )
     def test_verify_fills_the_record(self, path, status, launches, failures, state):
-        variant = Variant(problem=tg.explain("matmul", A, B).problem, plan=first())
+        problem = tg.explain("matmul", A, B).problem
+        variant = Variant(problem=problem, plan=first(), chip=chips.DEFAULT)
         fields = {"status": status, "launches": launches, "failures": failures}
         outcome = Outcome(variant="", kernel="", config="", **fields)
         with fake_metal(path) as metal, mock.patch.object(campaign, "METAL", metal):
@@ -548,7 +549,7 @@ class TestExplain:
 
 @pytest.fixture(scope="module")
 def all_variants():
-    return list(variants((chips.DEFAULT,)))
+    return list(variants())
 
 
 class TestInstance:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,11 @@ from ..core.plan import Plan, Spec
 from ..core.problem import Problem
 from ..errors import IllegalKernelError
 from ..families import all_kernels
+from ..machine.chips import DEFAULT, get
 from ..machine.chips.record import Chip
+
+COVERING: tuple[Chip, ...] = (DEFAULT, get("m5"))
+"""Chips that reach every text between them: one without neural accelerators and one with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,50 +25,50 @@ class Variant:
     Attributes:
         problem: The problem.
         plan: The plan.
+        chip: The first chip that may run it.
     """
 
     problem: Problem
     plan: Plan
+    chip: Chip
 
     def __str__(self) -> str:
         return "+".join(stage.spec.label for stage in self.plan.stages) + f"/{self.plan.config}"
 
 
 def variants(
-    chips: Iterable[Chip], kernels: Iterable[Kernel[Any, Any]] | None = None
+    chips: Sequence[Chip] = COVERING, kernels: Iterable[Kernel[Any, Any]] | None = None
 ) -> Iterator[Variant]:
-    """Yield a variant for every distinct spec of every legal configuration of every kernel.
+    """Yield a variant for every distinct spec of every kernel that any of the chips may run.
 
     Args:
         chips: Chips to choose for.
         kernels: Kernels to go through; None for all there are.
 
     Raises:
-        IllegalKernelError: A kernel may serve none of its own small problems on any of the chips.
+        IllegalKernelError: None of the chips may run a kernel, so that nothing would check it.
     """
-    chips = tuple(chips)
-    seen: set[Spec] = set()
     for kernel in all_kernels() if kernels is None else kernels:
-        found = False
-        for problem, plan in _legal(kernel, chips):
-            found = True
-            specs = {stage.spec for stage in plan.stages}
-            if not specs <= seen:
-                seen |= specs
-                yield Variant(problem=problem, plan=plan)
+        found = list(variants_of(kernel, chips))
         if not found:
             names = ", ".join(chip.name for chip in chips)
             raise IllegalKernelError(
-                f"[variants] Expected a problem that the kernel {kernel.name} may serve on one of "
-                f"{names}, got none."
+                f"[variants] Expected every kernel to have a variant on one of {names}, got none "
+                f"of {kernel.name}."
             )
+        yield from found
 
 
-def _legal(kernel: Kernel[Any, Any], chips: tuple[Chip, ...]) -> Iterator[tuple[Problem, Plan]]:
-    for problem in kernel.variant_problems():
-        done = set()
-        for chip in chips:
+def variants_of(kernel: Kernel[Any, Any], chips: Sequence[Chip]) -> Iterator[Variant]:
+    """Yield a variant for every distinct spec of a kernel's legal configurations on any chip."""
+    seen: set[Spec] = set()
+    for chip in chips:
+        for problem in kernel.variant_problems():
             for config in kernel.candidates(problem, chip):
-                if config not in done and kernel.reject(problem, config, chip) is None:
-                    done.add(config)
-                    yield problem, kernel.plan(problem, config)
+                if kernel.reject(problem, config, chip) is not None:
+                    continue
+                plan = kernel.plan(problem, config)
+                specs = {stage.spec for stage in plan.stages}
+                if not specs <= seen:
+                    seen |= specs
+                    yield Variant(problem=problem, plan=plan, chip=chip)

@@ -17,7 +17,6 @@ from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.plan import Plan, Source, Spec, Stage
 from mlx_tilegemm.core.problem import Problem
-from mlx_tilegemm.machine.chips import CHIPS
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
 
 
@@ -56,9 +55,9 @@ def operands(problem: Problem) -> list[mx.array]:
 
 @lru_cache(maxsize=1)
 def every_text() -> tuple[Rendered, ...]:
-    """Return every distinct text of every chip, in order of enumeration."""
+    """Return every distinct text, in order of enumeration."""
     found: dict[str, Rendered] = {}
-    for variant in variants(CHIPS):
+    for variant in variants():
         for rendered in _calls(variant.problem, variant.plan):
             found.setdefault(rendered.source.name, rendered)
     return tuple(found.values())

@@ -54,7 +54,7 @@ def _of_family(family: Family[Any]) -> Iterator[Subject]:
     if family.subjects is not None:
         yield from (_planned(subject) for subject in family.subjects())
         return
-    for variant in variants((chips.DEFAULT,), family.kernels):
+    for variant in variants(kernels=family.kernels):
         trial = Trial(problem=variant.problem, plan=variant.plan, data=Data())
         yield Subject(name=str(variant), trials=(trial,))
 

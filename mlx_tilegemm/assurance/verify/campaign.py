@@ -18,7 +18,7 @@ from ...errors import ProblemError
 from ...families import all_kernels
 from ...machine import chips
 from .. import canary
-from ..variants import Variant, variants
+from ..variants import Variant, variants, variants_of
 from .check import Outcome, Status, check_variant, stage_names
 from .earlier import earlier_passes
 from .report import Report, environment
@@ -69,15 +69,31 @@ def selected(request: Request) -> list[Variant]:
 
     The order goes round all kernels and configurations, so the first of them are a fair sample.
     """
-    found = [one for one in _all_variants() if _matches(one, request.kernel)]
+    found = [one for one in _variants(request.backend) if _matches(one, request.kernel)]
     if not found:
         raise ProblemError(f"[verify] Expected a kernel/config, got {request.kernel!r}.")
     return list(_interleaved(found))[: request.sample or None]
 
 
-@lru_cache(maxsize=1)
-def _all_variants() -> tuple[Variant, ...]:
-    return tuple(variants((chips.detect()[0], *chips.REPRESENTATIVES)))
+@lru_cache(maxsize=2)
+def _variants(backend: str) -> tuple[Variant, ...]:
+    """Return all variants that a backend can run: a GPU runs those of its chip alone."""
+    if not _is_of_one_chip(backend):
+        return tuple(variants())
+    here = [chips.detect()[0]]
+    return tuple(one for kernel in all_kernels() for one in variants_of(kernel, here))
+
+
+def _is_of_one_chip(backend: str) -> bool:
+    return backend_named(backend).capabilities.has_clock
+
+
+def _left_out(backend: str) -> tuple[str, ...]:
+    """Return the kernels of which a backend can run no variant."""
+    if not _is_of_one_chip(backend):
+        return ()
+    here = [chips.detect()[0]]
+    return tuple(kernel.name for kernel in all_kernels() if not any(variants_of(kernel, here)))
 
 
 def _matches(variant: Variant, kernel: str) -> bool:
@@ -142,6 +158,7 @@ def verify(
         seconds=time.perf_counter() - start,
         total=len(chosen),
         outcomes=tuple(outcomes[number] for number in sorted(outcomes)),
+        left_out=_left_out(request.backend),
     )
 
 
@@ -159,12 +176,11 @@ def _checker(request: Request) -> Callable[[int], Outcome]:
     """Return what checks one variant; runs in a process of its own."""
     chosen = selected(request)
     backend = backend_named(request.backend)
-    chip, _ = chips.detect()
 
     def check(number: int) -> Outcome:
         with settings(workers=1, compiler=request.compiler, time_limit=120.0):
             outcome = check_variant(
-                chosen[number], backend, chip, repeats=request.repeats, static=request.static
+                chosen[number], backend, repeats=request.repeats, static=request.static
             )
         _remember(chosen[number], outcome, backend)
         return outcome

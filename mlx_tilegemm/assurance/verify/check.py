@@ -46,7 +46,7 @@ class StageRecord:
         threads: Threads of a threadgroup, also the limit that its text declares.
         threadgroup_bytes: Threadgroup memory, in bytes.
         registers: Estimated live 32-bit registers of one thread.
-        threads_per_core: Threads a core holds at a time, by the occupancy table.
+        threads_per_core: Threads a core of its chip holds at a time, by the occupancy table.
     """
 
     name: str
@@ -101,15 +101,12 @@ class _Runs:
     seconds: tuple[float, ...]
 
 
-def check_variant(
-    variant: Variant, backend: Backend, chip: Chip, *, repeats: int, static: bool
-) -> Outcome:
+def check_variant(variant: Variant, backend: Backend, *, repeats: int, static: bool) -> Outcome:
     """Check a variant; whatever goes wrong becomes part of the outcome.
 
     Args:
         variant: The variant.
         backend: Where to run it.
-        chip: Whose occupancy table to use.
         repeats: Times to run it, with fresh buffers each time.
         static: Whether to compile its texts strictly and lint them too.
     """
@@ -119,7 +116,7 @@ def check_variant(
         "config": str(variant.plan.config),
     }
     try:
-        outcome |= _checked(variant, backend, chip, repeats, static)
+        outcome |= _checked(variant, backend, repeats, static)
     except Exception as error:
         outcome["failures"] = (_error_text(error),)
     return Outcome(status=_status(outcome), **outcome)
@@ -131,10 +128,8 @@ def _status(outcome: dict[str, Any]) -> Status:
     return Status.UNCHECKED if outcome["unchecked"] else Status.PASSED
 
 
-def _checked(
-    variant: Variant, backend: Backend, chip: Chip, repeats: int, static: bool
-) -> dict[str, Any]:
-    problem, plan = variant.problem, variant.plan
+def _checked(variant: Variant, backend: Backend, repeats: int, static: bool) -> dict[str, Any]:
+    problem, plan, chip = variant.problem, variant.plan, variant.chip
     failures: list[str] = []
     unchecked: list[str] = []
     fields: dict[str, Any] = {"stages": tuple(_stage_record(one, chip) for one in plan.stages)}

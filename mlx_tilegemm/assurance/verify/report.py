@@ -25,6 +25,7 @@ from ...strict.toolchain import (
     find_clang,
     precompiled_prelude,
 )
+from ..variants import COVERING
 from .check import Outcome, Status
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Report:
         seconds: How long it took.
         total: Variants it is about; more than outcomes after an interrupt.
         outcomes: One for each variant.
+        left_out: Kernels that this machine's chip may not run.
     """
 
     environment: Environment
@@ -94,6 +96,7 @@ class Report:
     seconds: float
     total: int
     outcomes: tuple[Outcome, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -118,7 +121,6 @@ class Report:
 
 def environment(backend: str, compiler: str) -> Environment:
     """Describe this machine."""
-    chip, note = chips.detect()
     runner = backend_named(backend)
     device = runner.device_name() or _processor()
     return Environment(
@@ -131,7 +133,7 @@ def environment(backend: str, compiler: str) -> Environment:
         backend=backend,
         compiler=runner.compiler_name(compiler),
         strict=_strict(),
-        chip=f"{chip.name} ({note})" if note else chip.name,
+        chip=_chip(backend),
         checks=_checks(),
     )
 
@@ -156,6 +158,13 @@ def _processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _chip(backend: str) -> str:
+    if not backend_named(backend).capabilities.has_clock:
+        return f"{', '.join(one.name for one in COVERING)} (every kernel is for one of them)"
+    chip, note = chips.detect()
+    return f"{chip.name} ({note})" if note else chip.name
 
 
 def _strict() -> str:
@@ -199,6 +208,7 @@ def to_json(report: Report) -> str:
         "passed": report.passed,
         "verdict": report.verdict,
         "summary": summary(report),
+        "left_out": report.left_out,
     }
     rows = ",\n".join("  " + _row(outcome) for outcome in report.outcomes)
     return f'{json.dumps(head, indent=1)[:-2]},\n "variants": [\n{rows}\n]}}\n'
@@ -320,9 +330,9 @@ def _resources(report: Report) -> str:
             "",
             f"The largest of all variants of a configuration. Limits: {THREADS_LIMIT} threads, "
             f"{THREADGROUP_MEMORY_LIMIT} bytes, fewer than {REGISTER_LIMIT} registers. Registers "
-            "are our estimate; threads per core follow from the occupancy table of "
-            f"{report.environment.chip.split(' ')[0]}. Each text declares its threads as its "
-            "limit; MLX does not tell what limit a compiled kernel has.",
+            "are our estimate; threads per core follow from the occupancy table of a chip that may "
+            f"run it, of {_chips_of(report)}. Each text declares its threads as its limit; MLX "
+            "does not tell what limit a compiled kernel has.",
             "",
             "| kernel | configuration | threads | threadgroup bytes | registers "
             "| threads per core |",
@@ -331,6 +341,10 @@ def _resources(report: Report) -> str:
             "",
         ]
     )
+
+
+def _chips_of(report: Report) -> str:
+    return report.environment.chip.partition(" (")[0]
 
 
 def _needs(outcomes: Iterable[Outcome]) -> str:
@@ -368,6 +382,8 @@ def _unchecked(report: Report) -> str:
             "- Apple's compiler, its register allocation, and rounding inside the hardware's "
             "matrix and simd functions: no Apple GPU was at hand; the emulator ran the same text.",
         ]
+    if report.left_out:
+        lines.append(f"- {', '.join(report.left_out)}: no variant is for {_chips_of(report)}.")
     lines += [
         "- Sizes n, k and head_dim other than those of the variants' problems: they are constants "
         "of the text and give other texts of the same shape.",

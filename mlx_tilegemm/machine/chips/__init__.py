@@ -20,13 +20,9 @@ CHIPS: tuple[Chip, ...] = (*apple7.CHIPS, *apple8.CHIPS, *apple9.CHIPS, *apple10
 DEFAULT: Chip = apple9.M4
 """Stands in where there is no Apple GPU to ask."""
 
-REPRESENTATIVES: tuple[Chip, ...] = (apple7.M1, apple8.CHIPS[0], apple9.M4, apple10.CHIPS[0])
-"""One chip of each generation: together they reach every kernel."""
-
 __all__ = [
     "CHIPS",
     "DEFAULT",
-    "REPRESENTATIVES",
     "Chip",
     "Provenance",
     "Source",
