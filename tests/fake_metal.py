@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -13,7 +14,8 @@ import mlx.core as mx
 
 from mlx_tilegemm import backends, dispatch
 from mlx_tilegemm.assurance import canary, measurements
-from mlx_tilegemm.backends import Backend, Capabilities, Executable
+from mlx_tilegemm.backends import Backend, Executable
+from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.core.plan import Source
 from mlx_tilegemm.families.gemm import fallback
@@ -30,6 +32,10 @@ THREADS = (
 COMPILE = "[metal::Device] Unable to build metal library from source\nerror: no\nmatching function"
 
 
+ON_A_GPU = replace(MetalBackend.capabilities, rivals_mlx=False)
+"""Of a backend whose kernels have to prove themselves."""
+
+
 class FakeMetal(Backend):
     """Makes kernels of one product each: of the text it reads no more than the name's layout.
 
@@ -38,16 +44,9 @@ class FakeMetal(Backend):
     """
 
     name = "metal"
+    capabilities = ON_A_GPU
 
     def __init__(self, fault: Fault = lambda name: None) -> None:
-        self.capabilities = Capabilities(
-            lazy=True,
-            checks_launches=False,
-            rivals_mlx=False,
-            has_clock=True,
-            compiles=False,
-            parallel=False,
-        )
         self.fault = fault
         self.launched: list[str] = []
 
@@ -125,16 +124,16 @@ def forget() -> None:
 
 @contextmanager
 def fake_metal(
-    setting: object, fault: Fault = lambda name: None, backend: FakeMetal | None = None
-) -> Iterator[FakeMetal]:
-    """Pretend that this machine has Metal, as the backend yielded, and that the process is new.
+    setting: object, fault: Fault = lambda name: None, backend: Backend | None = None
+) -> Iterator[Backend]:
+    """Run the block's ops on a GPU, the backend yielded, as in a new process.
 
     MLX's own ops do not compete: whether they are modelled to be faster is not the matter here.
 
     Args:
         setting: Value of the canary's environment variable.
         fault: As `FakeMetal`.
-        backend: What to put in the place of the metal backend instead.
+        backend: Another backend instead.
     """
     backend = backend or FakeMetal(fault)
     forget()
