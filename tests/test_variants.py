@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
-from mlx_tilegemm.kernels import KERNELS, gemm_simdgroup
-from mlx_tilegemm.verify import Request, campaign, selected
 
-from mlx_tilegemm import chips, variants
+from mlx_tilegemm.assurance import variants
+from mlx_tilegemm.assurance.verify import Request, campaign, selected
 from mlx_tilegemm.errors import IllegalKernelError, ProblemError
+from mlx_tilegemm.families import all_kernels, kernel_named
+from mlx_tilegemm.machine import chips
 
 M4, M5 = chips.get("m4"), chips.get("m5")
+KERNEL = kernel_named("gemm_simdgroup")
 
 
 def neural(problem, config, chip):
     if not chip.neural_fma_per_cycle:
         return "it needs neural accelerators"
-    return gemm_simdgroup.reject(problem, config, chip)
+    return KERNEL.reject(problem, config, chip)
+
+
+@pytest.fixture(autouse=True)
+def anew():
+    """Keep no enumeration of another test."""
+    campaign._variants.cache_clear()
+    yield
+    campaign._variants.cache_clear()
 
 
 def with_kernel(monkeypatch, reject):
-    """Register a kernel that is rejected so, before all others."""
-    fields = {"NAME": "gemm_neural", "reject": reject}
-    kernel = SimpleNamespace(**{**vars(gemm_simdgroup), **fields})
+    """Put a kernel that is rejected so in the place of one that any chip may run."""
+    kernel = replace(KERNEL, name="gemm_neural", reject=reject)
+    kernels = tuple(kernel if one is KERNEL else one for one in all_kernels())
+    assert kernel in kernels
     for module in (variants, campaign):
-        monkeypatch.setattr(module, "KERNELS", (kernel, *KERNELS[1:]))
+        monkeypatch.setattr(module, "all_kernels", lambda: iter(kernels))
     return kernel
 
 
