@@ -58,8 +58,8 @@ A_CHIP = """
 import mlx.core as mx
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import chips
-from mlx_tilegemm.chips.record import NUMBERS
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.chips.record import NUMBERS
 
 chip = chips.get("m5-ultra")
 assert all(chip.source_of(name).text for name in NUMBERS)
@@ -93,7 +93,7 @@ def test_a_chip_is_one_record(tmp_path):
 
 
 ROW = """UINT16 = DType(
-    name="uint16", metal="ushort", bytes=2, kind=Kind.INTEGER, unit_roundoff=0.0
+    name="uint16", short="u16", metal="ushort", bits=16, kind=Kind.INTEGER, unit_roundoff=0.0
 )
 
 DTYPES = (UINT16, """

@@ -83,7 +83,7 @@ def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows)
     assert row.mlx.path == "gemv-wide"
     # Each row of the matrix, once a pass, and beside it the rows that it meets.
     assert row.mlx.device_bytes == 2 * 512 * passes * n * (1 + rows) + 2 * m * n
-    work = wide_gemv_work(problem, chips.get("m4"))
+    work = wide_gemv_work(problem.product, chips.get("m4"))
     assert work.tiles == passes * n / 4
     assert work.cache_bytes + work.vector_bytes == 2 * 512 * (4 + work.simdgroups * rows)
 
