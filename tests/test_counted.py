@@ -46,7 +46,7 @@ def products(work):
 )
 def test_staged_products(config, problem):
     config = GEMMS[config]
-    work = gemm_simdgroup.work(problem, config, CHIP)
+    work = gemm_simdgroup.work(problem.product, config, CHIP)
     counted = run(problem, gemm_simdgroup.plan(problem, config))
     assert counted.threadgroups == work.tiles
     assert counted.multiply_accumulates == products(work)
@@ -68,7 +68,7 @@ def test_staged_products(config, problem):
 @pytest.mark.parametrize("config", ["32x32x16-2x2-direct", "16x64x32-1x4-direct"])
 def test_direct_products(config):
     problem, config = matmul_spec("64x128x64:f16,f32"), GEMMS[config]
-    work = gemm_simdgroup.work(problem, config, CHIP)
+    work = gemm_simdgroup.work(problem.product, config, CHIP)
     counted = run(problem, gemm_simdgroup.plan(problem, config))
     assert counted.multiply_accumulates == products(work)
     loaded = counted.accesses.total(Space.DEVICE, stores=False).bytes

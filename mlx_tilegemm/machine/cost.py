@@ -184,10 +184,14 @@ def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estim
     """Return the modelled time of a launch and its parts."""
     per_core = ceil(work.tiles / chip.cores)
     resident = min(per_core, resident_threadgroups(work, chip))
-    cycles = _tile_cycles(work, chip, resident * work.simdgroups, constants)
-    arithmetic, threadgroup, l1, l2 = (per_core * one / chip.clock_hz for one in cycles)
+    issued, *moved = _tile_cycles(work, chip, constants)
+    at_a_time = _schedulers(work, chip, resident * work.simdgroups)
+    factor = per_core / chip.clock_hz
+    arithmetic = issued / at_a_time * factor
+    threadgroup, l1, l2 = moved[0] * factor, moved[1] * factor, moved[2] * factor
     dram = work.dram_bytes / (DRAM_SHARE * chip.dram_bytes_per_second)
     phases = (arithmetic, threadgroup, l1, l2, dram)
+    longest = max(phases)
     exposed = constants.exposed_share if work.exposed_share is None else work.exposed_share
     return Estimate(
         arithmetic=arithmetic,
@@ -195,40 +199,47 @@ def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estim
         l1=l1,
         l2=l2,
         dram=dram,
-        busy=max(phases) + exposed * (sum(phases) - max(phases)),
-        waiting=per_core / resident * _alone(work, chip, constants),
+        busy=longest + exposed * (sum(phases) - longest),
+        waiting=per_core / resident * _alone(work, issued, sum(moved), chip, constants),
         launch=chip.launch_seconds,
     )
 
 
-def _alone(work: TileWork, chip: Chip, constants: Constants) -> float:
+def _alone(work: TileWork, issued: float, moved: float, chip: Chip, constants: Constants) -> float:
     """Return the seconds of a threadgroup that has a core to itself, waits included.
 
     Without barriers that is the time of one of its simdgroups: the others do not wait for it.
+
+    Args:
+        work: What it does.
+        issued: Cycles of one scheduler that its instructions take.
+        moved: Cycles of its memory accesses.
+        chip: Where it runs.
+        constants: Of the model.
     """
     independent = 1 if work.barriers else work.simdgroups
-    cycles = _tile_cycles(work, chip, work.simdgroups // independent, constants)
-    computing = sum(cycles) / independent / chip.clock_hz
+    cycles = issued / _schedulers(work, chip, work.simdgroups // independent) + moved
+    computing = cycles / independent / chip.clock_hz
     waits = work.waits * constants.wait_factor * chip.memory_latency_seconds
     return max(computing, waits) if work.prefetched else computing + waits
 
 
-def _tile_cycles(
-    work: TileWork, chip: Chip, simdgroups: int, constants: Constants
-) -> tuple[float, float, float, float]:
-    """Return a threadgroup's cycles of arithmetic, threadgroup memory, L1 and the shared caches.
-
-    Arithmetic is as fast as so many simdgroups on a core make it.
-    """
-    spill = SPILL_FACTOR if work.registers >= chip.occupancy[-1][0] else 1.0
-    issued = work.issue_cycles * spill + work.alu_cycles * (1.0 - chip.coissue_share)
+def _schedulers(work: TileWork, chip: Chip, simdgroups: int) -> float:
+    """Return the schedulers that so many simdgroups on a core keep busy."""
     in_flight = simdgroups * min(work.chains, CHAINS_THAT_COUNT)
     utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
-    schedulers = min(chip.schedulers * utilisation, simdgroups)
+    return min(chip.schedulers * utilisation, simdgroups)
+
+
+def _tile_cycles(
+    work: TileWork, chip: Chip, constants: Constants
+) -> tuple[float, float, float, float]:
+    """Return a threadgroup's cycles: of one scheduler, of threadgroup memory, L1, shared caches."""
+    spill = SPILL_FACTOR if work.registers >= chip.occupancy[-1][0] else 1.0
     cache_bytes = work.cache_bytes + constants.drift_share * work.repeated_bytes
     l1_bytes = work.fragment_bytes * constants.scattered_read_factor + work.vector_bytes
     return (
-        issued / schedulers,
+        work.issue_cycles * spill + work.alu_cycles * (1.0 - chip.coissue_share),
         work.threadgroup_bytes / chip.threadgroup_bytes_per_cycle,
         l1_bytes / chip.l1_bytes_per_cycle,
         _shared_cache_cycles(work, cache_bytes, chip),

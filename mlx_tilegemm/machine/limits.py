@@ -10,6 +10,7 @@ from ..core.plan import (
     REGISTER_LIMIT,
     THREADGROUP_MEMORY_LIMIT,
     THREADS_LIMIT,
+    Extent,
     Launch,
     Plan,
     Resources,
@@ -34,10 +35,17 @@ def reject_resources(resources: Resources) -> str | None:
     return None
 
 
+def reject_grid(grid: Extent) -> str | None:
+    """Return why MLX cannot launch so many threads, or None."""
+    if max(grid) > MAX_INT:
+        return f"a grid of {grid} threads exceeds {MAX_INT} in one dimension"
+    return None
+
+
 def reject_launch(launch: Launch) -> str | None:
     """Return why MLX cannot make the launch, or None."""
-    if max(launch.grid) > MAX_INT:
-        return f"a grid of {launch.grid} threads exceeds {MAX_INT} in one dimension"
+    if reason := reject_grid(launch.grid):
+        return reason
     largest = max(launch.sizes.values, default=0)
     if largest > MAX_INT:
         return f"a size of {largest} exceeds {MAX_INT}"

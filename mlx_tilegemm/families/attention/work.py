@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from ...core.caches import kept
+from ...core.caches import kept, latest
 from ...core.dtypes import FLOAT32
 from ...machine.chips.record import Chip
 from ...machine.cost import TileWork
@@ -160,7 +160,7 @@ def floor_sum(count: int, divisor: int, slope: int, start: int) -> int:
     return total
 
 
-@kept
+@latest
 def attention_bytes(problem: AttentionProblem) -> int:
     """Return the bytes an attention has to move at least."""
     positional = problem.nbytes("q_pe")

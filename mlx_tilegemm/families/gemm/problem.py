@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import prod
 
+from ...core.caches import latest
 from ...core.dtypes import FLOAT32, INT32, DType, Kind, promote
 from ...core.operand import Operand
 from ...core.problem import Problem
@@ -141,7 +141,7 @@ SMALL_ROWS = (67, 35, 19, 11, 5, 3, 2, 1, 128, 64)
 """Ragged numbers of rows, the most first, then what texts for whole blocks of rows need."""
 
 
-@lru_cache(maxsize=256)
+@latest
 def _operands(problem: GemmProblem) -> tuple[Operand, ...]:
     p = problem
     a = (p.k, p.m) if p.transpose_a else (p.m, p.k)
@@ -157,7 +157,7 @@ def _operands(problem: GemmProblem) -> tuple[Operand, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=256)
+@latest
 def _product(problem: GemmProblem) -> Product:
     p = problem
     c_matrix = (p.m if p.c_rows else 1) * (p.n if p.c_columns else 1)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
+from ...core.caches import latest
 from ...core.dtypes import FLOAT32, FLOATS, INTEGERS, DType, Kind
-from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Launch, Sizes, features
+from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Extent, Launch, Sizes, features
 from ...core.shapes import Shape
 from ...machine.limits import tiny_operand
+from ...machine.products import layout
 from .problem import GemmProblem, gemm_problem
 
 MAX_BATCH_AXES = 8
@@ -18,8 +21,8 @@ MAX_BATCH_AXES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GemmSpec(Arguments):
-    """What the text of a GEMM depends on; m and the batch sizes are run-time.
+class GemmText:
+    """Part of a problem that texts depend on; m and the batch sizes are run-time.
 
     Attributes:
         a: Element type of ``a``. Likewise ``b``, ``c`` (None without an addend) and ``out``.
@@ -34,9 +37,6 @@ class GemmSpec(Arguments):
         c_columns: ``c`` has a column for every column of the result.
         scaled: The product is multiplied by ``factors[0]``.
         batch_axes: Number of batch axes.
-        block_m: Rows of the result that a threadgroup computes.
-        block_n: Columns of the result that a threadgroup computes.
-        block_k: Depth of one step.
     """
 
     a: DType
@@ -51,9 +51,41 @@ class GemmSpec(Arguments):
     c_columns: bool
     scaled: bool
     batch_axes: int
-    block_m: int
-    block_n: int
-    block_k: int
+
+    @property
+    def layout(self) -> str:
+        """``nn``, ``nt``, ``tn`` or ``tt``."""
+        return layout(self.transpose_a, self.transpose_b)
+
+
+@latest
+def gemm_text(problem: GemmProblem) -> GemmText:
+    """Return the part of a problem that texts depend on."""
+    return GemmText(
+        a=problem.a,
+        b=problem.b,
+        c=problem.c,
+        out=problem.out,
+        transpose_a=problem.transpose_a,
+        transpose_b=problem.transpose_b,
+        n=problem.n,
+        k=problem.k,
+        c_rows=problem.c_rows,
+        c_columns=problem.c_columns,
+        scaled=problem.scaled,
+        batch_axes=len(problem.batch),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmSpec(Arguments, ABC):
+    """What the text of a GEMM depends on.
+
+    Attributes:
+        text: Part of the problem.
+    """
+
+    text: GemmText
 
     KERNEL: ClassVar[str]
     """Name of the kernel and stem of its template."""
@@ -69,25 +101,27 @@ class GemmSpec(Arguments):
     @property
     def label(self) -> str:
         """Readable part of the kernel's name, legal in a Metal name."""
-        dtypes = "_".join(str(dtype) for dtype in (self.a, self.b, self.out))
-        block = f"{self.block_m}x{self.block_n}x{self.block_k}"
-        return f"tilegemm_{self.KERNEL}_{self.layout}_{dtypes}_{block}_n{self.n}_k{self.k}"
+        text = self.text
+        dtypes = "_".join(str(dtype) for dtype in (text.a, text.b, text.out))
+        block = "x".join(map(str, self.block))
+        return f"tilegemm_{self.KERNEL}_{text.layout}_{dtypes}_{block}_n{text.n}_k{text.k}"
 
     @property
-    def layout(self) -> str:
-        """``nn``, ``nt``, ``tn`` or ``tt``."""
-        return ("t" if self.transpose_a else "n") + ("t" if self.transpose_b else "n")
+    @abstractmethod
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
 
     @property
     def size_names(self) -> tuple[str, ...]:
         """m, then the size and the steps of a, b and c of each batch axis."""
-        axes = (name for axis in range(self.batch_axes) for name in axis_sizes(axis))
+        axes = (name for axis in range(self.text.batch_axes) for name in axis_sizes(axis))
         return (*self.SIZES, *axes)
 
     @property
     def lacks(self) -> frozenset[str]:
         """Inputs that this variant is not given."""
-        return features({("c",): self.c is None, ("factors",): not (self.c or self.scaled)})
+        has_factors = self.text.c is not None or self.text.scaled
+        return features({("c",): self.text.c is None, ("factors",): not has_factors})
 
     @property
     def operand(self) -> DType:
@@ -98,24 +132,6 @@ class GemmSpec(Arguments):
     def accumulator(self) -> DType:
         """Type of products and sums."""
         return FLOAT32
-
-
-def gemm_fields(problem: GemmProblem) -> dict[str, object]:
-    """Return the fields of a `GemmSpec` that the problem alone decides."""
-    return {
-        "a": problem.a,
-        "b": problem.b,
-        "c": problem.c,
-        "out": problem.out,
-        "transpose_a": problem.transpose_a,
-        "transpose_b": problem.transpose_b,
-        "n": problem.n,
-        "k": problem.k,
-        "c_rows": problem.c_rows,
-        "c_columns": problem.c_columns,
-        "scaled": problem.scaled,
-        "batch_axes": len(problem.batch),
-    }
 
 
 def gemm_factors(problem: GemmProblem) -> tuple[str, ...]:
@@ -139,6 +155,15 @@ def gemm_sizes(problem: GemmProblem) -> dict[str, int]:
     return sizes
 
 
+def gemm_grid(
+    problem: GemmProblem, block: tuple[int, int, int], *, threads: int, swizzle_log: int = 0
+) -> Extent:
+    """Return the grid of one threadgroup for each block of the result."""
+    tiles_m, tiles_n = -(-problem.m // block[0]), -(-problem.n // block[1])
+    panel = 1 << swizzle_log
+    return (tiles_n * panel * threads, -(-tiles_m // panel), problem.batch_size)
+
+
 def gemm_launch(
     problem: GemmProblem, spec: GemmSpec, *, threads: int, swizzle_log: int = 0
 ) -> Launch:
@@ -147,11 +172,8 @@ def gemm_launch(
     With ``swizzle_log`` s, 2**s neighbouring block rows are walked together before the next block
     column, which keeps their operands in cache; the few threadgroups past the last row return.
     """
-    tiles_m = -(-problem.m // spec.block_m)
-    tiles_n = -(-problem.n // spec.block_n)
-    panel = 1 << swizzle_log
     return Launch(
-        grid=(tiles_n * panel * threads, -(-tiles_m // panel), problem.batch_size),
+        grid=gemm_grid(problem, spec.block, threads=threads, swizzle_log=swizzle_log),
         threadgroup=(threads, 1, 1),
         sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
@@ -159,6 +181,7 @@ def gemm_launch(
     )
 
 
+@latest
 def reject_gemm(problem: GemmProblem) -> str | None:
     """Return why no GEMM kernel may serve the problem, or None."""
     if problem.m == 0 or problem.n == 0 or problem.batch_size == 0:
@@ -170,6 +193,7 @@ def reject_gemm(problem: GemmProblem) -> str | None:
     return None
 
 
+@latest
 def tiny_gemm_operand(problem: GemmProblem) -> str | None:
     """Return which operand MLX binds in the constant address space, in words, or None."""
     return tiny_operand(problem.operands[:2])

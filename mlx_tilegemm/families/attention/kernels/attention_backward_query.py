@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept
+from ....core.caches import latest
 from ....core.kernel import Kernel
 from ....core.plan import Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
@@ -102,7 +102,7 @@ def cost(problem: QueryGradientProblem, config: Config, chip: Chip) -> float:
     return seconds(backward_work(side, config, chip), chip)
 
 
-@kept
+@latest
 def plan(problem: QueryGradientProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     p, spec = problem.attention, _spec(problem, config)

@@ -8,7 +8,7 @@ from itertools import product
 from math import ceil
 from typing import Any
 
-from ....core.caches import kept
+from ....core.caches import latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
 from ....core.plan import Launch, Plan, Sizes, Stage
@@ -145,7 +145,7 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
     return seconds(attention_work(problem, tile, chip), chip)
 
 
-@kept
+@latest
 def plan(problem: AttentionProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(

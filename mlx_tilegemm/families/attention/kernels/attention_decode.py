@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any
 
-from ....core.caches import kept
+from ....core.caches import latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
 from ....core.plan import REGISTER_LIMIT, Launch, Plan, Sizes, Stage
@@ -198,7 +198,7 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
     )
 
 
-@kept
+@latest
 def _spec(problem: AttentionProblem, config: Config) -> Spec:
     split = config.splits > 1
     fields = forward_fields(problem)

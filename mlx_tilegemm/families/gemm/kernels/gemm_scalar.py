@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept
-from ....core.dtypes import FLOAT32, FLOATS, INT32, INTEGERS, UINT32, DType
+from ....core.caches import latest
+from ....core.dtypes import FLOAT32, FLOATS, INT32, INTEGERS, UINT32, DType, Kind
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import ADDRESSING_REGISTERS
-from ....machine.limits import reject_plan
+from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import dram_bytes
 from ..problem import GemmProblem
 from ..spec import (
     GemmSpec,
     gemm_factors,
-    gemm_fields,
+    gemm_grid,
     gemm_launch,
+    gemm_text,
     invariant_by_scalar,
     reject_gemm,
 )
@@ -58,44 +59,15 @@ class Config:
             f"{self.block_m}x{self.block_n}x{self.block_k}-{self.thread_m}x{self.thread_n}-thread"
         )
 
-
-CONFIGS = (
-    Config(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4),
-    Config(block_m=32, block_n=32, block_k=16, thread_m=4, thread_n=4),
-    Config(block_m=8, block_n=32, block_k=32, thread_m=2, thread_n=2),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(GemmSpec):
-    """What the text of one scalar GEMM depends on.
-
-    Attributes:
-        thread_m: Rows of the result that a thread computes.
-        thread_n: Columns of the result that a thread computes.
-        integer: The product is computed in int32.
-    """
-
-    KERNEL: ClassVar[str] = NAME
-
-    thread_m: int
-    thread_n: int
-    integer: bool
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.block_m, self.block_n, self.block_k)
 
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
         return (self.block_m // self.thread_m) * (self.block_n // self.thread_n)
-
-    @property
-    def operand(self) -> DType:
-        """Type to which an element of an operand is widened before anything else."""
-        return INT32 if self.integer else FLOAT32
-
-    @property
-    def accumulator(self) -> DType:
-        """Type of products and sums; unsigned, because int32 overflow has to wrap."""
-        return UINT32 if self.integer else FLOAT32
 
     @property
     def a_tile_elements(self) -> int:
@@ -118,6 +90,46 @@ class Spec(GemmSpec):
         )
 
 
+CONFIGS = (
+    Config(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4),
+    Config(block_m=32, block_n=32, block_k=16, thread_m=4, thread_n=4),
+    Config(block_m=8, block_n=32, block_k=32, thread_m=2, thread_n=2),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(GemmSpec):
+    """What the text of one scalar GEMM depends on.
+
+    Attributes:
+        config: The configuration.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    config: Config
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return self.config.block
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def operand(self) -> DType:
+        """Type to which an element of an operand is widened before anything else."""
+        return FLOAT32 if self.text.a.kind is Kind.FLOAT else INT32
+
+    @property
+    def accumulator(self) -> DType:
+        """Type of products and sums; unsigned, because int32 overflow has to wrap."""
+        return FLOAT32 if self.text.a.kind is Kind.FLOAT else UINT32
+
+
 def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
@@ -130,7 +142,8 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
     reason = reject_gemm(problem) or _reject_tile(config)
     if reason:
         return reason
-    return reject_plan(plan(problem, config))
+    grid = gemm_grid(problem, config.block, threads=config.threads)
+    return reject_resources(config.resources) or reject_grid(grid)
 
 
 def _reject_tile(config: Config) -> str | None:
@@ -138,9 +151,8 @@ def _reject_tile(config: Config) -> str | None:
         return "a tile size is below 1"
     if config.block_m % config.thread_m or config.block_n % config.thread_n:
         return "the block is not a multiple of a thread's tile"
-    threads = (config.block_m // config.thread_m) * (config.block_n // config.thread_n)
-    if threads % SIMD_WIDTH:
-        return f"{threads} threads are not whole simdgroups"
+    if config.threads % SIMD_WIDTH:
+        return f"{config.threads} threads are not whole simdgroups"
     return None
 
 
@@ -148,13 +160,13 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     steps = ceil(problem.k / config.block_k)
     depth = steps * config.block_k
-    threads = (config.block_m // config.thread_m) * (config.block_n // config.thread_n)
+    threads = config.threads
     simdgroups = threads // SIMD_WIDTH
     multiplies = simdgroups * depth * config.thread_m * config.thread_n
     staged = depth * (config.block_m + config.block_n)
     read = threads * depth * (config.thread_m + config.thread_n) * ACCUMULATOR_BYTES
     tiles = ceil(problem.m / config.block_m) * ceil(problem.n / config.block_n)
-    resources = plan(problem, config).stages[0].resources
+    resources = config.resources
     work = TileWork(
         tiles=tiles * problem.batch_size,
         simdgroups=simdgroups,
@@ -172,23 +184,15 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
     return seconds(work, chip)
 
 
-@kept
+@latest
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = Spec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=config.block_k,
-        thread_m=config.thread_m,
-        thread_n=config.thread_n,
-        integer=problem.is_integer,
-    )
+    spec = Spec(text=gemm_text(problem), config=config)
     launch = gemm_launch(problem, spec, threads=spec.threads)
     return Plan(
         kernel=NAME,
         config=config,
-        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
+        stages=(Stage(spec=spec, launch=launch, resources=config.resources),),
         factors=gemm_factors(problem),
     )
 

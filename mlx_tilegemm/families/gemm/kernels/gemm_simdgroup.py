@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ....core.caches import kept
-from ....core.dtypes import FLOATS
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOATS, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
-from ....machine.limits import reject_plan
-from ....machine.products import GemmTile, gemm_work
+from ....machine.limits import reject_grid, reject_resources
+from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import GemmProblem
 from ..spec import (
     GemmSpec,
     gemm_factors,
-    gemm_fields,
+    gemm_grid,
     gemm_launch,
+    gemm_text,
     invariant_by_scalar,
     reject_gemm,
     tiny_gemm_operand,
@@ -64,6 +65,31 @@ class Config:
         double = "-double" if self.double_buffered else ""
         return f"{block}-{self.simdgroups_m}x{self.simdgroups_n}-{route}{double}{swizzle}"
 
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.block_m, self.block_n, self.block_k)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+
+    @property
+    def buffers(self) -> int:
+        """Copies of each staged tile."""
+        return 2 if self.double_buffered else 1
+
+    @property
+    def fragments_m(self) -> int:
+        """Fragments of the result that a simdgroup holds along the rows."""
+        return self.block_m // (FRAGMENT * self.simdgroups_m)
+
+    @property
+    def fragments_n(self) -> int:
+        """Fragments of the result that a simdgroup holds along the columns."""
+        return self.block_n // (FRAGMENT * self.simdgroups_n)
+
 
 SWIZZLE_LOG = 2
 """Four block rows are walked together where a result is wide, as MLX does for its large tiles."""
@@ -79,32 +105,87 @@ TILES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """The tiles of both operands as they are staged, rows as stored.
+
+    Attributes:
+        a_rows: Rows of the tile of ``a``.
+        a_stride: Elements between two of them.
+        b_rows: Rows of the tile of ``b``.
+        b_stride: Elements between two of them.
+    """
+
+    a_rows: int
+    a_stride: int
+    b_rows: int
+    b_stride: int
+
+    @property
+    def a_elements(self) -> int:
+        """Elements of the tile of ``a``."""
+        return self.a_rows * self.a_stride
+
+    @property
+    def b_elements(self) -> int:
+        """Elements of the tile of ``b``."""
+        return self.b_rows * self.b_stride
+
+
+@kept
+def staged_tiles(config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool) -> Tiles:
+    """Return the staged tiles of operands of two types and layouts."""
+    a_rows, a_columns = config.block_m, config.block_k
+    b_rows, b_columns = config.block_k, config.block_n
+    if transpose_a:
+        a_rows, a_columns = a_columns, a_rows
+    if transpose_b:
+        b_rows, b_columns = b_columns, b_rows
+    return Tiles(
+        a_rows=a_rows,
+        a_stride=staged_stride(a_columns, a),
+        b_rows=b_rows,
+        b_stride=staged_stride(b_columns, b),
+    )
+
+
+@kept
+def resources(
+    config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool
+) -> Resources:
+    """Return threads, threadgroup memory and live registers."""
+    tiles = staged_tiles(config, a, b, transpose_a, transpose_b)
+    staged = tiles.a_elements * a.bytes + tiles.b_elements * b.bytes
+    rows, columns = config.fragments_m, config.fragments_n
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=config.buffers * staged if config.staged else 0,
+        registers=2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS,
+    )
+
+
+def _resources(p: GemmProblem | Product, config: Config) -> Resources:
+    return resources(config, p.a, p.b, p.transpose_a, p.transpose_b)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(GemmSpec):
     """What the text of one simdgroup GEMM depends on.
 
     Attributes:
-        simdgroups_m: Simdgroups along the rows.
-        simdgroups_n: Simdgroups along the columns.
-        staged: Operands pass through threadgroup memory.
-        swizzle_log: Log2 of the block rows that are walked together.
+        config: The configuration.
         align_m: m is a multiple of a block of `ALIGNED_ROWS` or more, so rows need no guard.
         align_n: n is a multiple of ``block_n``, so columns need no guard.
         align_k: k is a multiple of ``block_k``, so there is no last, shorter step.
-        double_buffered: The next step is staged while the current one is multiplied.
         split_k: Depth that one threadgroup sums; the rest of k is other threadgroups'. 0 for all.
     """
 
     KERNEL: ClassVar[str] = NAME
     OUTPUTS = ("out", "partials")
 
-    simdgroups_m: int
-    simdgroups_n: int
-    staged: bool
-    swizzle_log: int
+    config: Config
     align_m: bool
     align_n: bool
     align_k: bool
-    double_buffered: bool = False
     split_k: int = 0
 
     @property
@@ -115,60 +196,25 @@ class Spec(GemmSpec):
         return super(Spec, self).lacks | split
 
     @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return self.config.block
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
     def result(self) -> str:
         """Name of the output that is written."""
         return self.output_names[0]
 
     @property
-    def buffers(self) -> int:
-        """Copies of each staged tile."""
-        return 2 if self.double_buffered else 1
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
-
-    @property
-    def fragments_m(self) -> int:
-        """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
-
-    @property
-    def fragments_n(self) -> int:
-        """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)
-
-    @property
-    def a_tile_stride(self) -> int:
-        """Elements between two rows of the staged tile of ``a``, as stored."""
-        return staged_stride(self.block_m if self.transpose_a else self.block_k, self.a)
-
-    @property
-    def b_tile_stride(self) -> int:
-        """Elements between two rows of the staged tile of ``b``, as stored."""
-        return staged_stride(self.block_k if self.transpose_b else self.block_n, self.b)
-
-    @property
-    def a_tile_elements(self) -> int:
-        """Elements of the staged tile of ``a``."""
-        return (self.block_k if self.transpose_a else self.block_m) * self.a_tile_stride
-
-    @property
-    def b_tile_elements(self) -> int:
-        """Elements of the staged tile of ``b``."""
-        return (self.block_n if self.transpose_b else self.block_k) * self.b_tile_stride
-
-    @property
-    def resources(self) -> Resources:
-        """Threads, threadgroup memory and live registers."""
-        staged = self.a_tile_elements * self.a.bytes + self.b_tile_elements * self.b.bytes
-        fragments = self.fragments_m * self.fragments_n + self.fragments_m + self.fragments_n
-        return Resources(
-            threads=self.threads,
-            threadgroup_bytes=self.buffers * staged if self.staged else 0,
-            registers=2 * fragments + ADDRESSING_REGISTERS,
-        )
+    def tiles(self) -> Tiles:
+        """The tiles of both operands as they are staged."""
+        text = self.text
+        return staged_tiles(self.config, text.a, text.b, text.transpose_a, text.transpose_b)
 
 
 def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
@@ -211,7 +257,8 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
     reason = reject_gemm(problem) or tiny_gemm_operand(problem) or _reject_tile(config)
     if reason:
         return reason
-    return reject_plan(plan(problem, config))
+    grid = gemm_grid(problem, config.block, threads=config.threads, swizzle_log=config.swizzle_log)
+    return reject_resources(_resources(problem, config)) or reject_grid(grid)
 
 
 def _reject_tile(config: Config) -> str | None:
@@ -232,12 +279,12 @@ def _reject_tile(config: Config) -> str | None:
 
 def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    return seconds(work(problem, config, chip), chip)
+    return seconds(work(problem.product, config, chip), chip)
 
 
-def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
+def work(product: Product, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    resources = plan(problem, config).stages[0].resources
+    needs = _resources(product, config)
     tile = GemmTile(
         block_m=config.block_m,
         block_n=config.block_n,
@@ -246,35 +293,29 @@ def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
         simdgroups_n=config.simdgroups_n,
         staged=config.staged,
         panel=1 << config.swizzle_log,
-        registers=resources.registers,
-        threadgroup_memory=resources.threadgroup_bytes,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
         prefetched=config.double_buffered,
     )
-    return gemm_work(problem.product, tile, chip)
+    return gemm_work(product, tile, chip)
 
 
-@kept
+@latest
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
+    block_m, block_n, block_k = config.block
     spec = Spec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=config.block_k,
-        simdgroups_m=config.simdgroups_m,
-        simdgroups_n=config.simdgroups_n,
-        staged=config.staged,
-        swizzle_log=config.swizzle_log,
-        align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
-        align_n=problem.n % config.block_n == 0,
-        align_k=problem.k % config.block_k == 0,
-        double_buffered=config.double_buffered,
+        text=gemm_text(problem),
+        config=config,
+        align_m=block_m >= ALIGNED_ROWS and problem.m % block_m == 0,
+        align_n=problem.n % block_n == 0,
+        align_k=problem.k % block_k == 0,
     )
-    launch = gemm_launch(problem, spec, threads=spec.threads, swizzle_log=config.swizzle_log)
+    launch = gemm_launch(problem, spec, threads=config.threads, swizzle_log=config.swizzle_log)
     return Plan(
         kernel=NAME,
         config=config,
-        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
+        stages=(Stage(spec=spec, launch=launch, resources=_resources(problem, config)),),
         factors=gemm_factors(problem),
     )
 

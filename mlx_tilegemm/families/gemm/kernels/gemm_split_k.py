@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept
+from ....core.caches import latest
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Resources, Sizes, Stage
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
-from ....machine.limits import reject_plan
+from ....machine.cost import seconds
+from ....machine.limits import reject_grid
+from ....machine.products import Product
 from ..problem import GemmProblem
-from ..spec import GemmSpec, gemm_factors, gemm_fields, gemm_sizes, rows_decide
+from ..spec import GemmSpec, gemm_factors, gemm_sizes, gemm_text, rows_decide
 from ..spec import variant as gemm_variant
 from . import gemm_simdgroup
 
@@ -73,9 +75,14 @@ class ReduceSpec(GemmSpec):
         return REDUCE_THREADS
 
     @property
-    def resources(self) -> Resources:
-        """Threads and live registers."""
-        return Resources(threads=self.threads, threadgroup_bytes=0, registers=REDUCE_REGISTERS)
+    def block(self) -> tuple[int, int, int]:
+        """One element a thread, and all shares."""
+        return (1, REDUCE_THREADS, self.splits)
+
+
+REDUCE_RESOURCES = Resources(
+    threads=REDUCE_THREADS, threadgroup_bytes=0, registers=REDUCE_REGISTERS
+)
 
 
 def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
@@ -88,15 +95,22 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if problem.batch:
         return "a batch already fills the third dimension of the grid"
-    reason = rows_decide(problem) or gemm_simdgroup.reject(
-        _share_problem(problem), config.share, chip
-    )
-    if reason:
+    if reason := _reject_share(problem, config.share, chip):
         return reason
     depth = split_depth(problem.k, config)
     if depth < MIN_STEPS * config.share.block_k or split_count(problem.k, config) < 2:
         return f"k {problem.k} is too short for {config.splits} shares"
-    return reject_plan(plan(problem, config))
+    return reject_grid(_reduce_grid(problem))
+
+
+@latest
+def _reject_share(problem: GemmProblem, share: gemm_simdgroup.Config, chip: Chip) -> str | None:
+    """Return why shares of the problem may not be computed like this, or None."""
+    return rows_decide(problem) or gemm_simdgroup.reject(_share_problem(problem), share, chip)
+
+
+def _reduce_grid(problem: GemmProblem) -> Extent:
+    return (ceil(problem.m * problem.n / REDUCE_THREADS) * REDUCE_THREADS, 1, 1)
 
 
 def split_depth(k: int, config: Config) -> int:
@@ -109,7 +123,7 @@ def split_count(k: int, config: Config) -> int:
     return ceil(k / split_depth(k, config))
 
 
-@kept
+@latest
 def _share_problem(problem: GemmProblem) -> GemmProblem:
     return replace(problem, c=None, c_rows=False, c_columns=False, scaled=False, out=FLOAT32)
 
@@ -118,20 +132,25 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     splits = split_count(problem.k, config)
     # A share is a product of its depth in a batch of as many as there are shares.
-    shares = replace(
-        _share_problem(problem),
-        k=split_depth(problem.k, config),
+    shares = Product(
         m=problem.m,
         n=problem.n * splits,
+        k=split_depth(problem.k, config),
+        a=problem.a,
+        b=problem.b,
+        out=FLOAT32,
+        transpose_a=problem.transpose_a,
+        transpose_b=problem.transpose_b,
     )
+    time = seconds(gemm_simdgroup.work(shares, config.share, chip), chip)
     written = 4 * problem.m * problem.n * splits
     adding = chip.launch_seconds + (written + problem.m * problem.n * problem.out.bytes) / (
         chip.dram_bytes_per_second
     )
-    return gemm_simdgroup.cost(shares, config.share, chip) + adding
+    return time + adding
 
 
-@kept
+@latest
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     return Plan(
@@ -152,26 +171,19 @@ def _share_stage(problem: GemmProblem, config: Config) -> Stage:
         grid=(*whole.launch.grid[:2], splits),
         output_shapes=((splits, problem.m, problem.n),),
     )
-    return Stage(spec=spec, launch=launch, resources=spec.resources)
+    return Stage(spec=spec, launch=launch, resources=whole.resources)
 
 
 def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
-    splits = split_count(problem.k, config)
-    spec = ReduceSpec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=1,
-        block_n=REDUCE_THREADS,
-        block_k=splits,
-        splits=splits,
-    )
+    spec = ReduceSpec(text=gemm_text(problem), splits=split_count(problem.k, config))
     launch = Launch(
-        grid=(ceil(problem.m * problem.n / REDUCE_THREADS) * REDUCE_THREADS, 1, 1),
+        grid=_reduce_grid(problem),
         threadgroup=(REDUCE_THREADS, 1, 1),
         sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    return Stage(spec=spec, launch=launch, resources=spec.resources)
+    return Stage(spec=spec, launch=launch, resources=REDUCE_RESOURCES)
 
 
 def variant_problems() -> Iterator[GemmProblem]:

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept
+from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Sizes, Stage
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import ADDRESSING_REGISTERS
-from ....machine.limits import reject_plan
+from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import dram_bytes
 from ..problem import GemmProblem
 from ..spec import (
     GemmSpec,
     gemm_factors,
-    gemm_fields,
     gemm_sizes,
+    gemm_text,
     reject_gemm,
     rows_decide,
     tiny_gemm_operand,
@@ -56,6 +56,11 @@ class Config:
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}-{self.simdgroups}"
 
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
 
 CONFIGS = (
     Config(rows=1, columns=4, simdgroups=8),
@@ -71,48 +76,63 @@ class Spec(GemmSpec):
     """What the text of one small-m product depends on.
 
     Attributes:
-        rows: Rows held in registers.
-        columns: Columns of a simdgroup where ``b`` is ``[n, k]``.
-        simdgroups: Simdgroups of a threadgroup.
+        config: The configuration.
     """
 
     KERNEL: ClassVar[str] = NAME
 
-    rows: int
-    columns: int
-    simdgroups: int
+    config: Config
 
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
+        return self.config.threads
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        columns = threadgroup_columns(self.config, self.text.b, self.text.transpose_b)
+        return (self.config.rows, columns, SIMD_WIDTH * self.vector_length)
 
     @property
     def vector_length(self) -> int:
         """Elements of ``b`` that a lane reads at once; fewer where many rows share registers."""
-        return vector_length(self.b, self.rows)
+        return vector_length(self.text.b, self.config.rows)
 
     @property
     def align_k(self) -> bool:
         """Whether k is whole steps of a simdgroup."""
-        return self.k % (SIMD_WIDTH * self.vector_length) == 0
+        return self.text.k % (SIMD_WIDTH * self.vector_length) == 0
 
     @property
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
-        return self.simdgroups * self.vector_length * SIMD_WIDTH
+        return shares_elements(self.config, self.text.b)
 
-    @property
-    def resources(self) -> Resources:
-        """Threads, threadgroup memory and live registers."""
-        length = self.vector_length
-        by_columns = self.rows * self.columns + (self.columns + 1) * length
-        live = by_columns if self.transpose_b else (self.rows + 1) * length
-        return Resources(
-            threads=self.threads,
-            threadgroup_bytes=0 if self.transpose_b else 4 * self.shares_elements,
-            registers=live + ADDRESSING_REGISTERS,
-        )
+
+@kept
+def resources(config: Config, b: DType, transpose_b: bool) -> Resources:
+    """Return threads, threadgroup memory and live registers."""
+    length = vector_length(b, config.rows)
+    by_columns = config.rows * config.columns + (config.columns + 1) * length
+    live = by_columns if transpose_b else (config.rows + 1) * length
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=0 if transpose_b else FLOAT32.bytes * shares_elements(config, b),
+        registers=live + ADDRESSING_REGISTERS,
+    )
+
+
+def shares_elements(config: Config, b: DType) -> int:
+    """Return the partial sums of one row that the simdgroups of a threadgroup exchange."""
+    return config.simdgroups * vector_length(b, config.rows) * SIMD_WIDTH
+
+
+def threadgroup_columns(config: Config, b: DType, transpose_b: bool) -> int:
+    """Return the columns of the result that a threadgroup computes."""
+    if transpose_b:
+        return config.simdgroups * config.columns
+    return SIMD_WIDTH * vector_length(b, config.rows)
 
 
 def vector_length(b: DType, rows: int) -> int:
@@ -136,7 +156,8 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
         return f"m {problem.m} is above {MAX_ROWS}: it reads b again for every {config.rows} rows"
     if any(problem.m <= other.rows < config.rows for other in CONFIGS):
         return f"{config.rows} rows are more than m {problem.m} needs"
-    return reject_plan(plan(problem, config))
+    needs = resources(config, problem.b, problem.transpose_b)
+    return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
 def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
@@ -146,7 +167,7 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
 
 def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    columns = _threadgroup_columns(problem, config)
+    columns = threadgroup_columns(config, problem.b, problem.transpose_b)
     depth = problem.k if problem.transpose_b else ceil(problem.k / config.simdgroups)
     per_simdgroup = config.rows * columns * depth / SIMD_WIDTH
     if problem.transpose_b:
@@ -171,36 +192,27 @@ def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
     )
 
 
-def _threadgroup_columns(problem: GemmProblem, config: Config) -> int:
-    if problem.transpose_b:
-        return config.simdgroups * config.columns
-    return SIMD_WIDTH * vector_length(problem.b, config.rows)
+def _grid(problem: GemmProblem, config: Config) -> Extent:
+    blocks = ceil(problem.n / threadgroup_columns(config, problem.b, problem.transpose_b))
+    return (blocks * config.threads, ceil(problem.m / config.rows), problem.batch_size)
 
 
-@kept
+@latest
 def plan(problem: GemmProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = Spec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=config.rows,
-        block_n=_threadgroup_columns(problem, config),
-        block_k=SIMD_WIDTH * vector_length(problem.b, config.rows),
-        rows=config.rows,
-        columns=config.columns,
-        simdgroups=config.simdgroups,
-    )
-    blocks = ceil(problem.n / spec.block_n)
+    spec = Spec(text=gemm_text(problem), config=config)
     launch = Launch(
-        grid=(blocks * spec.threads, ceil(problem.m / config.rows), problem.batch_size),
-        threadgroup=(spec.threads, 1, 1),
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
         sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
+    needs = resources(config, problem.b, problem.transpose_b)
     return Plan(
         kernel=NAME,
         config=config,
-        stages=(Stage(spec=spec, launch=launch, resources=spec.resources),),
+        stages=(Stage(spec=spec, launch=launch, resources=needs),),
         factors=gemm_factors(problem),
     )
 
