@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...core.caches import latest
 from ...core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ...core.operand import Operand
 from ...core.plan import Arguments, features
@@ -193,11 +194,13 @@ def reject_attention(problem: AttentionProblem) -> str | None:
     return None
 
 
+@latest
 def key_operands(problem: AttentionProblem) -> tuple[Operand, ...]:
     """Return the operands that belong to the keys."""
     return tuple(one for one in problem.operands if one.name in ("k", "v", "k_pe"))
 
 
+@latest
 def attention_sizes(problem: AttentionProblem) -> dict[str, int]:
     """Return the run-time sizes of an attention by name, of which each kernel reads its own."""
     sizes = {

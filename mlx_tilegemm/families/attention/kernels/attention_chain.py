@@ -113,6 +113,7 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     return reason
 
 
+@latest
 def _reject_problem(problem: AttentionProblem) -> str | None:
     if reason := reject_attention(problem):
         return reason

@@ -17,12 +17,12 @@ from typing import Any
 from ....core.caches import latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import REGISTER_LIMIT, Launch, Plan, Sizes, Stage
+from ....core.plan import REGISTER_LIMIT, SIMD_WIDTH, Extent, Launch, Plan, Sizes, Stage
 from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT
-from ....machine.limits import reject_launch, reject_resources, tiny_operand
+from ....machine.limits import reject_grid, reject_resources, tiny_operand
 from ..combine_splits import combine_stage
 from ..decode_spec import NAME, Spec, registers
 from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
@@ -69,6 +69,11 @@ class Config:
     def __str__(self) -> str:
         groups = f"{self.row_groups}x{self.key_groups}x{self.head_groups}"
         return f"{self.block_kv}-{groups}-split{self.splits}"
+
+    @property
+    def threads(self) -> int:
+        """Threads of a threadgroup."""
+        return self.row_groups * self.key_groups * self.head_groups * SIMD_WIDTH
 
     @property
     def round_keys(self) -> int:
@@ -153,10 +158,11 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     keys = problem.kv_len - first_key(problem)
     if config.splits > 1 and split_keys(problem, config) >= keys:
         return f"{keys} keys are too few to share out"
-    spec = _spec(problem, config)
-    return reject_resources(spec.resources) or reject_launch(_launch(problem, config, spec))
+    needs = _spec(problem, config).resources
+    return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
+@latest
 def _reject_problem(problem: AttentionProblem) -> str | None:
     if reason := reject_attention(problem):
         return reason
@@ -198,9 +204,21 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
     )
 
 
-@latest
 def _spec(problem: AttentionProblem, config: Config) -> Spec:
-    split = config.splits > 1
+    groups = (config.row_groups, config.key_groups, config.head_groups)
+    return _text(problem, *groups, config.block_kv, config.splits > 1)
+
+
+@latest
+def _text(
+    problem: AttentionProblem,
+    row_groups: int,
+    key_groups: int,
+    head_groups: int,
+    block_kv: int,
+    split: bool,
+) -> Spec:
+    """Return the spec, which does not depend on how many splits there are."""
     fields = forward_fields(problem)
     if split:
         # Splits are joined in float32, whatever becomes of the result.
@@ -208,18 +226,28 @@ def _spec(problem: AttentionProblem, config: Config) -> Spec:
     return Spec(
         **fields,  # type: ignore[arg-type]
         split=split,
-        row_groups=config.row_groups,
-        key_groups=config.key_groups,
-        head_groups=config.head_groups,
-        block_kv=config.block_kv,
+        row_groups=row_groups,
+        key_groups=key_groups,
+        head_groups=head_groups,
+        block_kv=block_kv,
     )
+
+
+def _split_count(problem: AttentionProblem, config: Config) -> int:
+    """Return the splits that have keys."""
+    return ceil((problem.kv_len - first_key(problem)) / split_keys(problem, config))
+
+
+def _grid(problem: AttentionProblem, config: Config) -> Extent:
+    blocks = ceil(packed_rows(problem) / (FRAGMENT * config.row_groups))
+    matrices = problem.batch * problem.num_kv_heads
+    return (blocks * config.threads, _split_count(problem, config), matrices)
 
 
 def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
     keys, first, rows = split_keys(problem, config), first_key(problem), packed_rows(problem)
-    splits = ceil((problem.kv_len - first) / keys)
     matrices = problem.batch * problem.num_kv_heads
-    shapes = _output_shapes(problem, spec, splits)
+    shapes = _output_shapes(problem, spec, _split_count(problem, config))
     sizes = {
         "rows": rows,
         "first_key": first,
@@ -229,8 +257,8 @@ def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
         "kv_heads_per_pe_head": problem.num_kv_heads // max(1, problem.num_pe_heads),
     }
     return Launch(
-        grid=(ceil(rows / (FRAGMENT * config.row_groups)) * spec.threads, splits, matrices),
-        threadgroup=(spec.threads, 1, 1),
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
         sizes=Sizes.of(spec, attention_sizes(problem) | sizes),
         output_shapes=shapes,
         output_dtypes=(spec.out, *(FLOAT32,) * (len(shapes) - 1)),
