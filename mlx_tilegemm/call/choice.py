@@ -88,7 +88,7 @@ def chosen(
             verdict = canary.proved(solved, plan, backend) if try_new else canary.look_up(plan)
             reason = str(verdict) if verdict.state is State.DISABLED else None
         if reason is None:
-            proof = str(verdict) if verdict else _switched_off(rivals, here)
+            proof = str(verdict) if verdict else _switched_off(backend, here)
             return Choice(problem=solved, decision=replace(decision, plan=plan), proof=proof)
         decision = _refused(decision, decision.plan, problem, force, reason, failures)
     return Choice(problem=problem, decision=decision)
@@ -130,5 +130,7 @@ def _refused(
     return refuse(decision, problem, force, refused=refused, reason=reason)
 
 
-def _switched_off(rivals: bool, here: bool) -> str:
-    return f"switched off by {CANARY_VARIABLE}" if rivals and here else ""
+def _switched_off(backend: Backend | None, here: bool) -> str:
+    """Return why kernels need not prove themselves, if that is the setting alone."""
+    needed = here and canary.would_be_needed(backend)
+    return f"switched off by {CANARY_VARIABLE}" if needed else ""

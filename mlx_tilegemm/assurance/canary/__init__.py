@@ -35,6 +35,7 @@ __all__ = [
     "prove",
     "proved",
     "remember",
+    "would_be_needed",
 ]
 
 MAX_ATTEMPTS = 2
@@ -125,14 +126,19 @@ def _only_ledger() -> _Ledger:
 
 
 def is_needed(backend: Backend | None) -> bool:
-    """Return whether kernels have to prove themselves before they serve calls on ``backend``.
+    """Return whether kernels have to prove themselves before they serve calls on ``backend``."""
+    return would_be_needed(backend) and canary_setting() != "off"
 
-    They do on a GPU. The emulator checks every launch, and where there is no Metal a call on the
-    backend ``metal`` is only traced.
+
+def would_be_needed(backend: Backend | None) -> bool:
+    """Return `is_needed` for a canary that is switched on.
+
+    Kernels have to prove themselves on a GPU. The emulator checks every launch, and where there is
+    no Metal a call on the backend ``metal`` is only traced.
     """
-    if backend is None or backend.capabilities.checks_launches or backend.missing() is not None:
+    if backend is None or backend.capabilities.checks_launches:
         return False
-    return canary_setting() != "off"
+    return backend.missing() is None
 
 
 def competes_with_mlx(backend: Backend | None) -> bool:
