@@ -42,6 +42,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+@pytest.fixture(autouse=True)
+def fresh_routes() -> Iterator[None]:
+    """Ask anew where calls run: tests pretend that MLX has Metal or CUDA, which else never ends."""
+    backends._route.cache_clear()
+    yield
+    backends._route.cache_clear()
+
+
 @pytest.fixture
 def kernels() -> Iterator[None]:
     """Run the block's ops on this project's kernels: Metal where there is one, else emulated."""

@@ -121,10 +121,8 @@ def resolve(stream: StreamOrDevice = None, settings: Settings | None = None) -> 
         DTypeError: ``stream`` is neither a stream nor a device.
     """
     device = mx.default_device().type if stream is None else device_type(stream)
-    asked = (settings or current_settings()).backend or _default_mode()
-    return _route(
-        asked, mx.metal.is_available(), mx.cuda.is_available(), device is mx.gpu, stream is not None
-    )
+    asked = (settings or current_settings()).backend
+    return _route(asked, device is mx.gpu, stream is not None)
 
 
 def device_type(stream: StreamOrDevice) -> mx.DeviceType:
@@ -145,8 +143,11 @@ def device_type(stream: StreamOrDevice) -> mx.DeviceType:
 
 
 @lru_cache(maxsize=64)
-def _route(asked: str | Backend, metal: bool, cuda: bool, on_gpu: bool, given: bool) -> Route:
+def _route(asked: str | Backend | None, on_gpu: bool, given: bool) -> Route:
+    # What this MLX has, and the environment, stay as they are as long as the process runs.
+    metal, cuda = mx.metal.is_available(), mx.cuda.is_available()
     place = Place(metal=metal, cuda=cuda, on_gpu=on_gpu, given=given)
+    asked = _default_mode() if asked is None else asked
     if given and on_gpu and not (metal or cuda):
         raise BackendError(
             "[use_backend] Expected a stream or device that this machine has, got one of the GPU "

@@ -7,7 +7,6 @@ from functools import lru_cache, wraps
 from operator import is_
 from typing import Any, ParamSpec, TypeVar, cast
 
-K = TypeVar("K")
 V = TypeVar("V")
 Arguments = ParamSpec("Arguments")
 
@@ -17,11 +16,15 @@ SIZE = 4096
 _caches: list[Any] = []
 
 
-def prepared(prepare: Callable[[K], V]) -> Callable[[K], V]:
-    """Return a function of one hashable key that keeps what ``prepare`` made of it."""
+def prepared(prepare: Callable[Arguments, V]) -> Callable[Arguments, V]:
+    """Return a function that keeps what ``prepare`` made of its arguments, the call's key.
+
+    Flags of a key have types of their own (`typing.NewType`), so that type checkers see when two
+    are swapped. At run time the key is hashed without a Python frame in between.
+    """
     cached = lru_cache(maxsize=SIZE)(prepare)
     _caches.append(cached)
-    return cached
+    return cast("Callable[Arguments, V]", cached)
 
 
 def kept(function: Callable[Arguments, V]) -> Callable[Arguments, V]:

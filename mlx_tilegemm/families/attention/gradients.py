@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NewType
 
 import mlx.core as mx
 
@@ -45,38 +45,28 @@ def with_log_sum_exp(problem: AttentionProblem) -> AttentionProblem:
     return replace(problem, return_lse=problem.softmax)
 
 
-class ForwardKey(NamedTuple):
-    """What a differentiable attention is prepared from."""
-
-    problem: AttentionProblem
-    backend: Backend
-    recorder: Recorder | None
-
-
-class BackwardKey(NamedTuple):
-    """What the gradients of an attention are prepared from."""
-
-    problem: AttentionProblem
-    lse_gradient: bool
-    backend: Backend
-    recorder: Recorder | None
+LseGradient = NewType("LseGradient", bool)
 
 
 @prepared
-def _forward_run(key: ForwardKey) -> Run:
+def _forward_run(problem: AttentionProblem, backend: Backend, _recorder: Recorder | None) -> Run:
     """Prepare an attention that returns the log-sum-exp whether it was asked for or not."""
-    run = kernel_call(OP, key.problem, key.backend)
-    return run or partial(fallback.attention, with_log_sum_exp(key.problem))
+    run = kernel_call(OP, problem, backend)
+    return run or partial(fallback.attention, with_log_sum_exp(problem))
 
 
 @prepared
-def _backward_run(key: BackwardKey) -> Run:
+def _backward_run(
+    problem: AttentionProblem,
+    lse_gradient: LseGradient,
+    backend: Backend,
+    _recorder: Recorder | None,
+) -> Run:
     """Prepare the gradients of q, k, v, q_pe, k_pe and, for each batch row, of the sinks.
 
     The call takes the attention's operands, the gradient of the result and, with the softmax, that
     of the log-sum-exp if there is one, the result and the log-sum-exp.
     """
-    problem, lse_gradient, backend, _ = key
     joined = joined_problem(problem)
     of_query = QueryGradientProblem(attention=joined, lse_gradient=lse_gradient)
     of_key_value = KeyValueGradientProblem(attention=joined)
@@ -183,7 +173,7 @@ class AttentionRule:
         given = cotangents if lse_gradient else cotangents[:1]
         rows = outputs if self.problem.softmax else ()
         run = _backward_run(
-            BackwardKey(self.problem, lse_gradient, self.backend, current_settings().recorder)
+            self.problem, LseGradient(lse_gradient), self.backend, current_settings().recorder
         )
         gradients = run((*operands, *given, *rows), factors, stream)
         names = self.problem.operand_names
@@ -233,7 +223,7 @@ class AttentionRule:
         if _maps_sinks(names, axes):
             return _mapped_by_mlx(partial(self._by_mlx, factors, stream), operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
-        outputs = _forward_run(ForwardKey(problem, self.backend, current_settings().recorder))(
+        outputs = _forward_run(problem, self.backend, current_settings().recorder)(
             folded, factors, stream
         )
         return [_unfolded(x, count) for x in outputs]
@@ -308,7 +298,7 @@ class _BackwardRule:
             return _mapped_by_mlx(gradients, operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
         run = _backward_run(
-            BackwardKey(problem, self.lse_gradient, self.backend, current_settings().recorder)
+            problem, LseGradient(self.lse_gradient), self.backend, current_settings().recorder
         )
         return [_unfolded(x, count) for x in run(folded, factors, stream)]
 

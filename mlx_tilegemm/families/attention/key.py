@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NewType
+from typing import TYPE_CHECKING, NewType
 
 import mlx.core as mx
 
@@ -19,52 +19,46 @@ OP = "attention_chain"
 Extras = tuple[tuple[str, Shape, mx.Dtype], ...]
 """Names, shapes and dtypes of q_pe, k_pe, an array mask and sinks, as far as they are given."""
 
-# Flags have types of their own, so that two of them cannot be swapped unnoticed.
-Softmax = NewType("Softmax", bool)
+# All flags but the first have types of their own, so that no two can be swapped unnoticed.
 ReturnLse = NewType("ReturnLse", bool)
 
 
-class AttentionKey(NamedTuple):
-    """What an attention's call is prepared from."""
-
-    q_shape: Shape
-    q_dtype: mx.Dtype
-    k_shape: Shape
-    k_dtype: mx.Dtype
-    v_shape: Shape
-    v_dtype: mx.Dtype
-    extras: Extras
-    mask_name: str | None
-    window: int | None
-    softmax: Softmax
-    return_lse: ReturnLse
-    out_dtype: mx.Dtype | None
-    backend: Backend | None
-    settings: Settings
-
-
 @prepared
-def attention_call(key: AttentionKey) -> Run:
+def attention_call(
+    q_shape: Shape,
+    q_dtype: mx.Dtype,
+    k_shape: Shape,
+    k_dtype: mx.Dtype,
+    v_shape: Shape,
+    v_dtype: mx.Dtype,
+    extras: Extras,
+    mask_name: str | None,
+    window: int | None,
+    softmax: bool,
+    return_lse: ReturnLse,
+    out_dtype: mx.Dtype | None,
+    backend: Backend | None,
+    settings: Settings,
+) -> Run:
     """Return the call that serves an attention of these shapes, dtypes and options."""
     # Imported at the first call: kernels and chips are most of what importing the package costs.
     from ...call.prepare import prepare
     from ...core.arguments import ArraySpec
     from .request import attention_request
 
-    given = {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in key.extras}
+    given = {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in extras}
     problem = attention_request(
         OP,
-        q=ArraySpec(shape=key.q_shape, dtype=key.q_dtype),
-        k=ArraySpec(shape=key.k_shape, dtype=key.k_dtype),
-        v=ArraySpec(shape=key.v_shape, dtype=key.v_dtype),
-        softmax=key.softmax,
-        mask=given.get("mask", key.mask_name),
-        window=key.window,
+        q=ArraySpec(shape=q_shape, dtype=q_dtype),
+        k=ArraySpec(shape=k_shape, dtype=k_dtype),
+        v=ArraySpec(shape=v_shape, dtype=v_dtype),
+        softmax=softmax,
+        mask=given.get("mask", mask_name),
+        window=window,
         sinks=given.get("sinks"),
         q_pe=given.get("q_pe"),
         k_pe=given.get("k_pe"),
-        return_lse=key.return_lse,
-        out_dtype=key.out_dtype,
+        return_lse=return_lse,
+        out_dtype=out_dtype,
     )
-    settings = key.settings
-    return prepare(OP, problem, key.backend, force=settings.kernel, gradients=settings.gradients)
+    return prepare(OP, problem, backend, force=settings.kernel, gradients=settings.gradients)

@@ -9,7 +9,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, resolve
 from ...core.arguments import as_array, as_number
 from ...core.context import current_settings
-from .key import AttentionKey, Extras, ReturnLse, Softmax, attention_call
+from .key import Extras, ReturnLse, attention_call
 
 
 @overload
@@ -127,7 +127,7 @@ def attention_chain(
     if scale is not None and type(scale) is not float:
         scale = as_number("attention_chain", "scale", scale)
     settings = current_settings()
-    key = AttentionKey(
+    call = attention_call(
         q.shape,
         q.dtype,
         k.shape,
@@ -137,13 +137,12 @@ def attention_chain(
         extras,
         mask_name,
         window,
-        Softmax(softmax),
+        softmax,
         ReturnLse(return_lse),
         out_dtype,
         resolve(stream, settings).backend,
         settings,
     )
-    call = attention_call(key)
     if scale is None:
         scale = _default_scale(q.shape[3] + (0 if q_pe is None else q_pe.shape[3]), softmax)
     outputs = call(operands, (scale,), stream)

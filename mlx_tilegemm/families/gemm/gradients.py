@@ -14,7 +14,7 @@ from ...call.transforms import fold_mapped, sum_to
 from ...core.context import Settings, current_settings
 from ...core.problem import Factors, Number
 from ...core.shapes import Shape
-from .key import BatchInvariant, ProductKey, Scaled, TransposeA, TransposeB, product_call
+from .key import BatchInvariant, Scaled, TransposeB, product_call
 from .problem import GemmProblem
 
 
@@ -32,7 +32,7 @@ def multiply(
     stream: StreamOrDevice,
 ) -> mx.array:
     """Return ``alpha * op(a) @ op(b) + beta * c`` on a given backend, differentiable in turn."""
-    key = ProductKey(
+    call = product_call(
         "matmul",
         a.shape,
         a.dtype,
@@ -40,7 +40,7 @@ def multiply(
         b.dtype,
         None if c is None else c.shape,
         None if c is None else c.dtype,
-        TransposeA(transpose_a),
+        transpose_a,
         TransposeB(transpose_b),
         out_dtype,
         Scaled(factors[0] != 1),
@@ -48,7 +48,7 @@ def multiply(
         backend,
         Settings(recorder=current_settings().recorder),
     )
-    return product_call(key)((a, b) if c is None else (a, b, c), factors, stream)[0]
+    return call((a, b) if c is None else (a, b, c), factors, stream)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

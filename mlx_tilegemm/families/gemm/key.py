@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NewType
+from typing import TYPE_CHECKING, NewType
 
 import mlx.core as mx
 
@@ -14,34 +14,32 @@ from ...core.shapes import Shape
 if TYPE_CHECKING:
     from ...core.family import Run
 
-# Flags have types of their own, so that two of them cannot be swapped unnoticed.
-TransposeA = NewType("TransposeA", bool)
+# All flags but the first have types of their own, so that no two can be swapped unnoticed.
 TransposeB = NewType("TransposeB", bool)
 Scaled = NewType("Scaled", bool)
 BatchInvariant = NewType("BatchInvariant", bool)
 
 
-class ProductKey(NamedTuple):
-    """What a product's call is prepared from."""
-
-    op: str
-    a_shape: Shape
-    a_dtype: mx.Dtype
-    b_shape: Shape
-    b_dtype: mx.Dtype
-    c_shape: Shape | None
-    c_dtype: mx.Dtype | None
-    transpose_a: TransposeA
-    transpose_b: TransposeB
-    out_dtype: mx.Dtype | None
-    scaled: Scaled
-    batch_invariant: BatchInvariant
-    backend: Backend | None
-    settings: Settings
+NOT_SCALED = Scaled(False)
 
 
 @prepared
-def product_call(key: ProductKey) -> Run:
+def product_call(
+    op: str,
+    a_shape: Shape,
+    a_dtype: mx.Dtype,
+    b_shape: Shape,
+    b_dtype: mx.Dtype,
+    c_shape: Shape | None,
+    c_dtype: mx.Dtype | None,
+    transpose_a: bool,
+    transpose_b: TransposeB,
+    out_dtype: mx.Dtype | None,
+    scaled: Scaled,
+    batch_invariant: BatchInvariant,
+    backend: Backend | None,
+    settings: Settings,
+) -> Run:
     """Return the call that serves a product of these shapes, dtypes and options."""
     # Imported at the first call: kernels and chips are most of what importing the package costs.
     from functools import partial
@@ -52,23 +50,20 @@ def product_call(key: ProductKey) -> Run:
     from .request import gemm_request
 
     c = None
-    if key.c_shape is not None and key.c_dtype is not None:
-        c = ArraySpec(shape=key.c_shape, dtype=key.c_dtype)
+    if c_shape is not None and c_dtype is not None:
+        c = ArraySpec(shape=c_shape, dtype=c_dtype)
     problem = gemm_request(
-        key.op,
-        a=ArraySpec(shape=key.a_shape, dtype=key.a_dtype),
-        b=ArraySpec(shape=key.b_shape, dtype=key.b_dtype),
+        op,
+        a=ArraySpec(shape=a_shape, dtype=a_dtype),
+        b=ArraySpec(shape=b_shape, dtype=b_dtype),
         c=c,
-        transpose_a=key.transpose_a,
-        transpose_b=key.transpose_b,
-        out_dtype=key.out_dtype,
-        scaled=key.scaled,
-        batch_invariant=key.batch_invariant,
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        out_dtype=out_dtype,
+        scaled=scaled,
+        batch_invariant=batch_invariant,
     )
-    settings = key.settings
     if problem is None:
-        check_mlx_may_serve(key.op, settings.kernel)
-        return partial(wide_gemm, key.transpose_a, key.transpose_b)
-    return prepare(
-        key.op, problem, key.backend, force=settings.kernel, gradients=settings.gradients
-    )
+        check_mlx_may_serve(op, settings.kernel)
+        return partial(wide_gemm, transpose_a, transpose_b)
+    return prepare(op, problem, backend, force=settings.kernel, gradients=settings.gradients)

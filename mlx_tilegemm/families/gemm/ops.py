@@ -10,7 +10,7 @@ from ...core.context import current_settings
 from ...core.dtypes import INTEGERS
 from ...core.problem import Number
 from ...errors import DTypeError, ProblemError
-from .key import BatchInvariant, ProductKey, Scaled, TransposeA, TransposeB, product_call
+from .key import NOT_SCALED, BatchInvariant, Scaled, TransposeB, product_call
 
 
 def matmul(
@@ -64,7 +64,7 @@ def matmul(
     if type(b) is not mx.array:
         b = as_array("matmul", "b", b)
     settings = current_settings()
-    key = ProductKey(
+    call = product_call(
         "matmul",
         a.shape,
         a.dtype,
@@ -72,15 +72,14 @@ def matmul(
         b.dtype,
         None,
         None,
-        TransposeA(transpose_a),
+        transpose_a,
         TransposeB(transpose_b),
         out_dtype,
-        Scaled(False),
+        NOT_SCALED,
         BatchInvariant(batch_invariant),
         resolve(stream, settings).backend,
         settings,
     )
-    call = product_call(key)
     return call((a, b), (1.0, 1.0), stream)[0]
 
 
@@ -136,7 +135,7 @@ def addmm(
     if c.dtype in _INTEGERS:
         alpha, beta = _whole("alpha", alpha), _whole("beta", beta)
     settings = current_settings()
-    key = ProductKey(
+    call = product_call(
         "addmm",
         a.shape,
         a.dtype,
@@ -144,7 +143,7 @@ def addmm(
         b.dtype,
         c.shape,
         c.dtype,
-        TransposeA(transpose_a),
+        transpose_a,
         TransposeB(transpose_b),
         out_dtype,
         Scaled(alpha != 1.0),
@@ -152,7 +151,6 @@ def addmm(
         resolve(stream, settings).backend,
         settings,
     )
-    call = product_call(key)
     return call((a, b, c), (alpha, beta), stream)[0]
 
 
