@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..core.family import Family, Op
-from ..core.kernel import Kernel
-from ..core.problem import Problem
+if TYPE_CHECKING:
+    from ..core.family import Family, Op
+    from ..core.kernel import Kernel
+    from ..core.problem import Problem
 
 FAMILIES = ("gemm", "attention")
 """Names of the families' folders."""
