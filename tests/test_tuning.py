@@ -3,18 +3,19 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
 import mlx.core as mx
 import pytest
-from fake_metal import clocked_metal
+from fake_metal import ON_A_GPU, clocked_metal
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import dispatch
 from mlx_tilegemm.assurance import canary, measurements, tuning
 from mlx_tilegemm.assurance.tuning import Status
-from mlx_tilegemm.assurance.tuning.calls import flops, least_bytes, mistake, workload
+from mlx_tilegemm.assurance.tuning.calls import mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
@@ -22,7 +23,7 @@ from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import Measurements, Timing, choose
 from mlx_tilegemm.errors import BackendError, ProblemError
-from mlx_tilegemm.families import KERNELS
+from mlx_tilegemm.families import all_kernels, problem_types
 from mlx_tilegemm.families.attention import fallback
 from mlx_tilegemm.families.attention.problem import MaskKind
 from mlx_tilegemm.families.attention.spelling import parse as attention_spec
@@ -33,7 +34,6 @@ A = mx.random.normal((50, 40), key=mx.random.key(1))
 B = mx.random.normal((40, 24), key=mx.random.key(2))
 PROBLEM = tg.explain("matmul", A, B).problem
 QUICK = Effort(rounds=4, warm_seconds=0.0, sample_seconds=0.0)
-_mlx = dispatch._mlx
 
 
 def candidates(problem=PROBLEM):
@@ -130,7 +130,7 @@ class TestTune:
     def test_mlx_serves_where_it_was_faster_than_a_tie(self, tmp_path, other, seconds, route):
         with (
             mac(tmp_path, fast=other, mlx_seconds=seconds) as metal,
-            mock.patch.object(dispatch, "_mlx", _mlx),
+            mock.patch.object(metal, "capabilities", replace(ON_A_GPU, rivals_mlx=True)),
         ):
             tuned(metal)
             explanation = tg.explain("matmul", A, B)
@@ -194,7 +194,7 @@ class TestTune:
             assert measurements.measured(PROBLEM, chips.detect()[0]) is not None
 
     def test_gradients_of_attention_are_passed_over(self, tmp_path):
-        problem = next(x for k in KERNELS if "query" in k.NAME for x in k.variant_problems())
+        problem = next(x for k in all_kernels() if "query" in k.name for x in k.variant_problems())
         with mac(tmp_path) as metal:
             (outcome,) = tuned(metal, (problem,))
         assert outcome.status is Status.SKIPPED
@@ -233,7 +233,7 @@ class TestDecoding:
             def on_kernel(work, plan, backend):
                 def call():
                     metal.now += 1e-3 if str(plan) == last else 2e-3
-                    return by_mlx(tuple(work.operands.values()), work.factors, None)
+                    return by_mlx(work.operands, work.factors, None)
 
                 return call
 
@@ -350,9 +350,11 @@ class TestChoice:
 
 class TestShapes:
     def test_every_kind_of_problem_survives_json(self):
-        for kernel in KERNELS:
+        kinds = problem_types()
+        for kernel in all_kernels():
             for problem in kernel.variant_problems():
-                assert from_plain(json.loads(json.dumps(to_plain(problem)))) == problem
+                plain = json.loads(json.dumps(to_plain(problem, kinds)))
+                assert from_plain(plain, kinds) == problem
 
     @pytest.mark.parametrize(
         "change",
@@ -368,12 +370,12 @@ class TestShapes:
     )
     def test_what_is_no_problem_is_refused(self, change):
         with pytest.raises(ValueError, match=r"\w"):
-            from_plain(to_plain(PROBLEM) | change)
+            from_plain(to_plain(PROBLEM, problem_types()) | change, problem_types())
         with pytest.raises(ValueError, match=r"\w"):
-            from_plain({"kind": "gemm"})
+            from_plain({"kind": "gemm"}, problem_types())
 
     def test_keys_tell_problems_apart(self):
-        problems = {x for kernel in KERNELS for x in kernel.variant_problems()}
+        problems = {x for kernel in all_kernels() for x in kernel.variant_problems()}
         assert len({measurements.key(x) for x in problems}) >= 0.99 * len(problems)
 
     def test_recording_a_model(self, tmp_path):
@@ -521,10 +523,10 @@ class TestWorkloads:
 
     def test_work_is_counted(self, name):
         problem = _forward_problems()[name].problem
-        assert flops(problem) > 0
-        stored = workload(problem).operands.values()
+        assert problem.flops() > 0
+        stored = workload(problem).operands
         result = problem.out.bytes * mx.zeros(problem.out_shape).size
-        assert least_bytes(problem) == sum(one.nbytes for one in stored) + result
+        assert problem.least_bytes() == sum(one.nbytes for one in stored) + result
 
 
 class TestCommands:
