@@ -29,7 +29,7 @@ from .attention import (
 from .combine_splits import combine_stage
 from .cost import seconds
 from .decode_counts import DecodeTile, combining_seconds, decode_work, packed_rows
-from .decode_spec import NAME, Spec, registers
+from .decode_spec import NAME, Spec, Tile, registers
 from .fragment import FRAGMENT
 from .limits import reject_launch, reject_resources, tiny_operand
 
@@ -51,53 +51,42 @@ class Config:
     """How rows, keys and head sizes are shared out.
 
     Attributes:
-        row_groups: Simdgroups of a threadgroup with rows of their own, eight each.
-        key_groups: Simdgroups that share those rows and have keys of their own.
-        head_groups: Simdgroups that share rows and keys, and have a share of D and Dv each.
-        block_kv: Keys of one step of a simdgroup.
+        tile: What each threadgroup does.
         splits: Threadgroups that share the keys.
     """
 
-    row_groups: int
-    key_groups: int
-    head_groups: int
-    block_kv: int
+    tile: Tile
     splits: int
 
     def __str__(self) -> str:
-        groups = f"{self.row_groups}x{self.key_groups}x{self.head_groups}"
-        return f"{self.block_kv}-{groups}-split{self.splits}"
-
-    @property
-    def round_keys(self) -> int:
-        """Keys of one step of a threadgroup."""
-        return self.key_groups * self.block_kv
+        return f"{self.tile}-split{self.splits}"
 
 
 def candidates(problem: Problem, chip: Chip) -> Iterator[Config]:
     """Yield the configurations that make sense for the problem, preferred ones first."""
     assert isinstance(problem, AttentionProblem)
     p = problem
-    tile = _tile(p.head_dim, p.pe_dim, p.value_dim, p.k.bytes, p.v.bytes)
-    if tile is None or _reject_problem(problem):
+    groups = _groups(p.head_dim, p.pe_dim, p.value_dim, p.k.bytes, p.v.bytes)
+    if groups is None or _reject_problem(problem):
         # One to be refused, so that the reason is known.
-        yield Config(row_groups=1, key_groups=1, head_groups=8, block_kv=16, splits=1)
+        refused = Tile(row_groups=1, key_groups=1, head_groups=8, block_kv=16)
+        yield Config(tile=refused, splits=1)
         return
-    head_groups, block_kv = tile
+    head_groups, block_kv = groups
     rows, keys = packed_rows(problem), problem.kv_len - first_key(problem)
     for row_groups in (1, 2, 4):
         key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
         if key_groups == 0 or (row_groups > 1 and rows <= FRAGMENT * row_groups // 2):
             return
         blocks = ceil(rows / (FRAGMENT * row_groups)) * problem.batch * problem.num_kv_heads
-        for splits in _splits(keys, key_groups * block_kv, blocks, chip):
-            yield Config(
-                row_groups=row_groups,
-                key_groups=key_groups,
-                head_groups=head_groups,
-                block_kv=block_kv,
-                splits=splits,
-            )
+        tile = Tile(
+            row_groups=row_groups,
+            key_groups=key_groups,
+            head_groups=head_groups,
+            block_kv=block_kv,
+        )
+        for splits in _splits(keys, tile.round_keys, blocks, chip):
+            yield Config(tile=tile, splits=splits)
 
 
 def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int]:
@@ -111,7 +100,7 @@ def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int
 
 
 @lru_cache(maxsize=256)
-def _tile(
+def _groups(
     head_dim: int, pe_dim: int, value_dim: int, k_bytes: int, v_bytes: int
 ) -> tuple[int, int] | None:
     """Return the fewest head groups, and then the longest steps, that registers allow."""
@@ -140,7 +129,7 @@ def first_key(problem: AttentionProblem) -> int:
 
 def split_keys(problem: AttentionProblem, config: Config) -> int:
     """Return the keys of one split: whole steps of a threadgroup, as even as can be."""
-    keys, round_keys = problem.kv_len - first_key(problem), config.round_keys
+    keys, round_keys = problem.kv_len - first_key(problem), config.tile.round_keys
     return ceil(keys / (config.splits * round_keys)) * round_keys
 
 
@@ -172,10 +161,10 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
     assert isinstance(problem, AttentionProblem)
     resources = _spec(problem, config).resources
     tile = DecodeTile(
-        row_groups=config.row_groups,
-        key_groups=config.key_groups,
-        head_groups=config.head_groups,
-        block_kv=config.block_kv,
+        row_groups=config.tile.row_groups,
+        key_groups=config.tile.key_groups,
+        head_groups=config.tile.head_groups,
+        block_kv=config.tile.block_kv,
         keys=problem.kv_len - first_key(problem),
         split_keys=split_keys(problem, config),
         registers=resources.registers,
@@ -206,14 +195,7 @@ def _spec(problem: AttentionProblem, config: Config) -> Spec:
     if split:
         # Splits are joined in float32, whatever becomes of the result.
         fields |= {"out": FLOAT32, "sinks": None, "return_lse": False}
-    return Spec(
-        **fields,  # type: ignore[arg-type]
-        split=split,
-        row_groups=config.row_groups,
-        key_groups=config.key_groups,
-        head_groups=config.head_groups,
-        block_kv=config.block_kv,
-    )
+    return Spec(**fields, config=config.tile, split=split)
 
 
 def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
@@ -230,7 +212,7 @@ def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
         "kv_heads_per_pe_head": problem.num_kv_heads // max(1, problem.num_pe_heads),
     }
     return Launch(
-        grid=(ceil(rows / (FRAGMENT * config.row_groups)) * spec.threads, splits, matrices),
+        grid=(ceil(rows / (FRAGMENT * config.tile.row_groups)) * spec.threads, splits, matrices),
         threadgroup=(spec.threads, 1, 1),
         sizes=Sizes.of(spec, attention_sizes(problem) | sizes),
         output_shapes=shapes,
