@@ -1,7 +1,7 @@
 """Say how much of each template is Jinja, and count what its kernels do in the emulator.
 
-    python bench/templates.py                                # print each template's share of Jinja
-    python bench/templates.py --count counts.json            # and count, and write the counts
+    python bench/templates.py                       # print each template's share of Jinja
+    python bench/templates.py --count counts.json   # and count, and write the counts
     python bench/templates.py --count counts.json --against before.json   # and compare
 
 A line has Jinja if it holds a statement or prints a value; comments for authors are neither. The
@@ -41,6 +41,13 @@ COUNTS = (
     "registers",
 )
 """What is counted of each kernel; registers are estimated, the others are met in the emulator."""
+
+HEADER = """# What the templates are, and what their kernels do
+
+Counted in the emulator, not measured on a GPU: sums over all problems of the mutation campaign's
+subjects, which together contain every line of every template. *Same results*: so many problems
+whose results are the same bits as before. Registers are our estimate, the largest of each plan.
+"""
 
 Counted = dict[str, dict[str, int | str]]
 """Counts and the results' hash of every problem of every subject."""
@@ -140,12 +147,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     before = json.loads(options.against.read_text()) if options.against else None
     found = shares()
+    print(HEADER)
     print(share_table(found, before and before["shares"]))
     if options.count:
         counts = count_all(options.only)
-        options.count.write_text(json.dumps({"shares": found, "counts": counts}, indent=1) + "\n")
+        options.count.write_text(_written({"shares": found, "counts": counts}))
         print()
         print(table(counts, before and before["counts"]))
+
+
+def _written(kept: Mapping[str, Mapping[str, object]]) -> str:
+    """Return JSON with a line for each template and each problem."""
+    parts = [
+        f"{json.dumps(part)}: {{\n"
+        + ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in one.items())
+        + "\n}"
+        for part, one in kept.items()
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -42,14 +42,15 @@ def reject_grid(grid: Extent) -> str | None:
     return None
 
 
+def reject_sizes(sizes: Iterable[int]) -> str | None:
+    """Return why a kernel cannot take run-time sizes, or None."""
+    largest = max(sizes, default=0)
+    return f"a size of {largest} exceeds {MAX_INT}" if largest > MAX_INT else None
+
+
 def reject_launch(launch: Launch) -> str | None:
     """Return why MLX cannot make the launch, or None."""
-    if reason := reject_grid(launch.grid):
-        return reason
-    largest = max(launch.sizes.values, default=0)
-    if largest > MAX_INT:
-        return f"a size of {largest} exceeds {MAX_INT}"
-    return None
+    return reject_grid(launch.grid) or reject_sizes(launch.sizes.values)
 
 
 def tiny_operand(operands: Iterable[Operand]) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 
@@ -84,7 +84,17 @@ def covering_texts() -> tuple[Rendered, ...]:
     return tuple(chosen)
 
 
+def _values(value: object) -> Iterator[tuple[str, object]]:
+    """Yield the fields of a spec, and those of its configuration, by name."""
+    for field in fields(value):
+        one = getattr(value, field.name)
+        if field.name == "config":
+            yield from _values(one)
+        else:
+            yield field.name, one
+
+
 def _traits(spec: Spec) -> set[object]:
-    values = [(field.name, getattr(spec, field.name)) for field in fields(cast(Any, spec))]
+    values = [*_values(spec)]
     flags = [(name, value) for name, value in values if isinstance(value, bool | Enum)]
     return {(spec.template, *one) for one in (*values, *combinations(flags, 2))}

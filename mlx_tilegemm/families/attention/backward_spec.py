@@ -46,8 +46,12 @@ class Config:
         route = "staged" if self.staged else "direct"
         rows = "cached" if self.cached else "reloaded"
         shared = f"-heads{self.head_groups}" if self.head_groups > 1 else ""
-        own = self.simdgroups // self.head_groups * FRAGMENT
-        return f"{own}x{self.block}-{route}-{rows}{shared}"
+        return f"{self.block_own}x{self.block}-{route}-{rows}{shared}"
+
+    @property
+    def block_own(self) -> int:
+        """Rows of its own side that a threadgroup has."""
+        return self.simdgroups // self.head_groups * FRAGMENT
 
 
 CONFIGS = tuple(
@@ -72,17 +76,11 @@ class BackwardSpec(AttentionSpec):
 
     Attributes:
         grad: Element type of ``grad``, the gradient that arrives: the result's.
-        simdgroups: Simdgroups of a threadgroup.
-        block: Streamed rows of one step.
-        staged: Streamed rows pass through threadgroup memory.
-        cached: A simdgroup's own rows stay in registers.
+        config: The kernel's configuration.
     """
 
     grad: DType
-    simdgroups: int
-    block: int
-    staged: bool
-    cached: bool
+    config: Config
 
     @property
     def label(self) -> str:
@@ -93,39 +91,34 @@ class BackwardSpec(AttentionSpec):
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
-
-    @property
-    def block_own(self) -> int:
-        """Rows of its own side that a threadgroup has."""
-        return self.simdgroups // self.head_groups * FRAGMENT
+        return self.config.simdgroups * SIMD_WIDTH
 
     @property
     def head_tile_elements(self) -> int:
         """Elements of the staged tile of D columns."""
-        return self.block * self.head_tile_stride
+        return self.config.block * self.head_tile_stride
 
     @property
     def value_tile_elements(self) -> int:
         """Elements of the staged tile of Dv columns."""
-        return self.block * self.value_tile_stride
+        return self.config.block * self.value_tile_stride
 
     @property
     def staged_bytes(self) -> int:
         """Bytes of the staged tiles."""
         head, value = (dtype.bytes for dtype in self.streamed)
         staged = self.head_tile_elements * head + self.value_tile_elements * value
-        return staged if self.staged else 0
+        return staged if self.config.staged else 0
 
     @property
     def partial_pairs(self) -> int:
         """Pairs of float32 through which the slices of a product are summed."""
-        return self.threads * self.block // FRAGMENT
+        return self.threads * self.config.block // FRAGMENT
 
     @property
     def step_registers(self) -> int:
         """Live registers of one thread beside its own rows and its sums."""
-        tiles = 3 * self.block // FRAGMENT + 1
+        tiles = 3 * self.config.block // FRAGMENT + 1
         shared = SHARING_REGISTERS if self.grouped else 0
         return 2 * tiles + ROW_REGISTERS + ADDRESSING_REGISTERS + shared
 
@@ -134,16 +127,9 @@ class BackwardSpec(AttentionSpec):
         return products * self.partial_pairs * PAIR_BYTES if self.grouped else 0
 
 
-def backward_fields(problem: AttentionProblem, config: Config) -> dict[str, object]:
-    """Return the fields of a `BackwardSpec` of a forward problem."""
-    return attention_fields(problem) | {
-        "grad": problem.out,
-        "simdgroups": config.simdgroups,
-        "block": config.block,
-        "staged": config.staged,
-        "cached": config.cached,
-        "head_groups": config.head_groups,
-    }
+def backward_fields(problem: AttentionProblem) -> dict[str, Any]:
+    """Return the fields of a `BackwardSpec` that the forward problem alone decides."""
+    return attention_fields(problem) | {"grad": problem.out}
 
 
 def reject_backward(

@@ -13,22 +13,45 @@ NAME = "attention_chain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(ForwardSpec):
-    """What the text of one attention kernel depends on.
+class Config:
+    """A tile shape and how k and v reach the fragments.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.
         block_kv: Keys of one step.
-        staged: k and v pass through threadgroup memory.
+        staged: k and v pass through threadgroup memory; else fragments load from device memory.
+        head_groups: Simdgroups that own eight rows of q together, each a part of their columns.
+    """
+
+    simdgroups: int
+    block_kv: int
+    staged: bool
+    head_groups: int = 1
+
+    def __str__(self) -> str:
+        route = "staged" if self.staged else "direct"
+        groups = f"-heads{self.head_groups}" if self.head_groups > 1 else ""
+        return f"{self.block_q}x{self.block_kv}-{route}{groups}"
+
+    @property
+    def block_q(self) -> int:
+        """Rows of q that a threadgroup owns."""
+        return self.simdgroups // self.head_groups * FRAGMENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(ForwardSpec):
+    """What the text of one attention kernel depends on.
+
+    Attributes:
+        config: The kernel's configuration.
     """
 
     KERNEL: ClassVar[str] = NAME
     OUTPUTS = ("out", "lse")
     SIZES = (*ROW_SIZES, *MASK_SIZES, "window", "num_pe_heads")
 
-    simdgroups: int
-    block_kv: int
-    staged: bool
+    config: Config
 
     @property
     def label(self) -> str:
@@ -40,12 +63,7 @@ class Spec(ForwardSpec):
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
-
-    @property
-    def block_q(self) -> int:
-        """Rows of q that a threadgroup owns."""
-        return self.simdgroups // self.head_groups * FRAGMENT
+        return self.config.simdgroups * SIMD_WIDTH
 
     @property
     def k_pe_tile_stride(self) -> int:
@@ -55,33 +73,33 @@ class Spec(ForwardSpec):
     @property
     def head_tile_elements(self) -> int:
         """Elements of the staged tile of ``k``."""
-        return self.block_kv * self.head_tile_stride
+        return self.config.block_kv * self.head_tile_stride
 
     @property
     def value_tile_elements(self) -> int:
         """Elements of the staged tile of ``v``."""
-        return self.block_kv * self.value_tile_stride
+        return self.config.block_kv * self.value_tile_stride
 
     @property
     def k_pe_tile_elements(self) -> int:
         """Elements of the staged tile of ``k_pe``; 0 without."""
-        return self.block_kv * self.k_pe_tile_stride
+        return self.config.block_kv * self.k_pe_tile_stride
 
     @property
     def partial_buffers(self) -> int:
         """Buffers for the scores that pass between simdgroups: two need no barrier more."""
-        return 1 if self.staged else 2
+        return 1 if self.config.staged else 2
 
     @property
     def partial_elements(self) -> int:
         """Pairs of scores that pass between simdgroups; 0 where each finds its own."""
-        pairs = self.simdgroups * self.block_kv // FRAGMENT * SIMD_WIDTH
+        pairs = self.config.simdgroups * self.config.block_kv // FRAGMENT * SIMD_WIDTH
         return self.partial_buffers * pairs if self.grouped else 0
 
     @property
     def staged_bytes(self) -> int:
         """Bytes of the staged tiles."""
-        if not self.staged:
+        if not self.config.staged:
             return 0
         staged = self.head_tile_elements * self.k.bytes + self.value_tile_elements * self.v.bytes
         return staged + (self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0)
@@ -89,7 +107,7 @@ class Spec(ForwardSpec):
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        scores = self.block_kv // FRAGMENT
+        scores = self.config.block_kv // FRAGMENT
         kept = self.head_fragments + self.pe_fragments + self.value_fragments
         return Resources(
             threads=self.threads,

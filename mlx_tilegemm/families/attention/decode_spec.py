@@ -16,15 +16,48 @@ RUN_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """What a threadgroup does.
+
+    Attributes:
+        row_groups: Simdgroups of a threadgroup with rows of their own, eight each.
+        key_groups: Simdgroups that share those rows and have keys of their own.
+        head_groups: Simdgroups that share rows and keys, and have a share of D and Dv each.
+        block_kv: Keys of one step of a simdgroup.
+    """
+
+    row_groups: int
+    key_groups: int
+    head_groups: int
+    block_kv: int
+
+    def __str__(self) -> str:
+        return f"{self.block_kv}-{self.row_groups}x{self.key_groups}x{self.head_groups}"
+
+    @property
+    def round_keys(self) -> int:
+        """Keys of one step of a threadgroup."""
+        return self.key_groups * self.block_kv
+
+    @property
+    def simdgroups(self) -> int:
+        """Simdgroups of a threadgroup."""
+        return self.row_groups * self.key_groups * self.head_groups
+
+    @property
+    def threads(self) -> int:
+        """Threads of a threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(ForwardSpec):
     """What the text of the attending kernel depends on.
 
     Attributes:
         split: Whether a threadgroup leaves a share for the second kernel: in float32, without
             sinks and log-sum-exp, which are the second kernel's.
-        row_groups: See `Config`. Likewise ``key_groups``, ``head_groups`` and ``block_kv``.
-        key_groups: See ``row_groups``.
-        block_kv: See ``row_groups``.
+        config: What a threadgroup does.
     """
 
     KERNEL: ClassVar[str] = NAME
@@ -43,9 +76,7 @@ class Spec(ForwardSpec):
     )
 
     split: bool
-    row_groups: int
-    key_groups: int
-    block_kv: int
+    config: Tile
 
     @property
     def label(self) -> str:
@@ -71,7 +102,7 @@ class Spec(ForwardSpec):
     @property
     def shares_keys(self) -> bool:
         """Whether several simdgroups of a threadgroup share the keys."""
-        return self.key_groups > 1
+        return self.config.key_groups > 1
 
     @property
     def result(self) -> str:
@@ -79,46 +110,41 @@ class Spec(ForwardSpec):
         return self.output_names[0]
 
     @property
-    def simdgroups(self) -> int:
-        """Simdgroups of a threadgroup."""
-        return self.row_groups * self.key_groups * self.head_groups
-
-    @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
+        return self.config.simdgroups * SIMD_WIDTH
 
     @property
     def head_run(self) -> int:
         """Elements of k that a lane loads at once, one for each of as many fragments."""
-        return run_length(self.head_dim, self.head_groups, RUN_BYTES // self.k.bytes)
+        return run_length(self.head_dim, self.config.head_groups, RUN_BYTES // self.k.bytes)
 
     @property
     def pe_run(self) -> int:
         """Elements of k_pe that a lane loads at once; 1 without."""
         if self.k_pe is None:
             return 1
-        return run_length(self.pe_dim, self.head_groups, RUN_BYTES // self.k_pe.bytes)
+        return run_length(self.pe_dim, self.config.head_groups, RUN_BYTES // self.k_pe.bytes)
 
     @property
     def value_run(self) -> int:
         """Fragments of v of which a lane loads its elements at once, two of each."""
-        return run_length(self.value_dim, self.head_groups, RUN_BYTES // (2 * self.v.bytes))
+        return run_length(self.value_dim, self.config.head_groups, RUN_BYTES // (2 * self.v.bytes))
 
     @property
     def shared_scores(self) -> int:
         """Pairs of scores in threadgroup memory, of two steps."""
-        return 2 * self.simdgroups * (self.block_kv // FRAGMENT) * SIMD_WIDTH
+        return 2 * self.config.simdgroups * (self.config.block_kv // FRAGMENT) * SIMD_WIDTH
 
     @property
     def shared_result(self) -> int:
         """Pairs of elements of the result in threadgroup memory."""
-        return self.simdgroups * self.key_groups * SIMD_WIDTH
+        return self.config.simdgroups * self.config.key_groups * SIMD_WIDTH
 
     @property
     def shared_rows(self) -> int:
         """Rows of all simdgroups."""
-        return self.simdgroups * FRAGMENT
+        return self.config.simdgroups * FRAGMENT
 
     @property
     def resources(self) -> Resources:
@@ -135,8 +161,8 @@ class Spec(ForwardSpec):
                 value_dim=self.value_dim,
                 k_bytes=self.k.bytes,
                 v_bytes=self.v.bytes,
-                head_groups=self.head_groups,
-                block_kv=self.block_kv,
+                head_groups=self.config.head_groups,
+                block_kv=self.config.block_kv,
             ),
         )
 

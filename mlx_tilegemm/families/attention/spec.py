@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from ...core.caches import latest
 from ...core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
@@ -20,6 +20,14 @@ MASK_SIZES = ("mask_batch_step", "mask_head_step", "mask_rows", "mask_columns")
 """Sizes of an array mask: matrices from one batch and from one head to the next, and their size."""
 
 
+class AttentionConfig(Protocol):
+    """What the configurations of all attention kernels have."""
+
+    @property
+    def head_groups(self) -> int:
+        """Simdgroups that own rows together, each a share of D and Dv."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec(Arguments):
     """What the text of an attention or of a gradient depends on; lengths and heads are run-time.
@@ -34,7 +42,7 @@ class AttentionSpec(Arguments):
         value_dim: Dv, of ``v`` and the result.
         softmax: Whether rows are normalised between the two products.
         windowed: Whether a row of a causal mask sees a window of keys only.
-        head_groups: Simdgroups that own rows together, each a share of D and Dv.
+        config: The kernel's configuration.
     """
 
     q: DType
@@ -46,7 +54,7 @@ class AttentionSpec(Arguments):
     value_dim: int
     softmax: bool
     windowed: bool
-    head_groups: int
+    config: AttentionConfig
 
     KERNEL: ClassVar[str]
     """Name of the kernel and stem of its template."""
@@ -74,17 +82,17 @@ class AttentionSpec(Arguments):
     @property
     def grouped(self) -> bool:
         """Whether several simdgroups own rows together."""
-        return self.head_groups > 1
+        return self.config.head_groups > 1
 
     @property
     def head_fragments(self) -> int:
         """Fragments along D, of one simdgroup."""
-        return fragments(self.head_dim, self.head_groups)
+        return fragments(self.head_dim, self.config.head_groups)
 
     @property
     def value_fragments(self) -> int:
         """Fragments along Dv, of one simdgroup."""
-        return fragments(self.value_dim, self.head_groups)
+        return fragments(self.value_dim, self.config.head_groups)
 
     @property
     def streamed(self) -> tuple[DType, DType]:
@@ -103,7 +111,7 @@ class AttentionSpec(Arguments):
 
     def tile_stride(self, count: int, dtype: DType) -> int:
         """Return the elements between two staged rows, of so many fragments a simdgroup."""
-        return staged_stride(count * self.head_groups * FRAGMENT, dtype)
+        return staged_stride(count * self.config.head_groups * FRAGMENT, dtype)
 
     def label_of(self, out: DType, mask: str, sizes: str) -> str:
         """Return a readable name that is a legal part of a Metal name."""
@@ -112,7 +120,7 @@ class AttentionSpec(Arguments):
         return f"tilegemm_{self.KERNEL}_{softmax}_{mask}_{dtypes}_{sizes}"
 
 
-def attention_fields(problem: AttentionProblem) -> dict[str, object]:
+def attention_fields(problem: AttentionProblem) -> dict[str, Any]:
     """Return the fields of an `AttentionSpec` that the problem alone decides."""
     return {
         "q": problem.q,
@@ -170,10 +178,10 @@ class ForwardSpec(AttentionSpec):
     @property
     def pe_fragments(self) -> int:
         """Fragments along Dp, of one simdgroup."""
-        return fragments(self.pe_dim, self.head_groups)
+        return fragments(self.pe_dim, self.config.head_groups)
 
 
-def forward_fields(problem: AttentionProblem) -> dict[str, object]:
+def forward_fields(problem: AttentionProblem) -> dict[str, Any]:
     """Return the fields of a `ForwardSpec` that the problem alone decides."""
     return attention_fields(problem) | {
         "out": problem.out,

@@ -12,7 +12,7 @@ from ...core.caches import latest
 from ...core.dtypes import FLOAT32, FLOATS, INTEGERS, DType, Kind
 from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Extent, Launch, Sizes, features
 from ...core.shapes import Shape
-from ...machine.limits import tiny_operand
+from ...machine.limits import reject_sizes, tiny_operand
 from ...machine.products import layout
 from .problem import GemmProblem, gemm_problem
 
@@ -190,7 +190,7 @@ def reject_gemm(problem: GemmProblem) -> str | None:
         return "k is 0, so there is nothing to multiply"
     if len(problem.batch) > MAX_BATCH_AXES:
         return f"{len(problem.batch)} batch axes remain after merging; at most {MAX_BATCH_AXES}"
-    return None
+    return reject_sizes(gemm_sizes(problem).values())
 
 
 @latest

@@ -60,7 +60,7 @@ class Spec(BackwardSpec):
         """Threads, threadgroup memory and live registers."""
         shared = self.shared_bytes(2)
         own = self.head_fragments + self.value_fragments
-        kept = 2 * own if self.cached else own
+        kept = 2 * own if self.config.cached else own
         return Resources(
             threads=self.threads,
             threadgroup_bytes=shared + self.staged_bytes,
@@ -88,7 +88,7 @@ def cost(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> float:
     q_bytes, grad_bytes = p.head_dim * p.q.bytes, p.value_dim * p.out.bytes
     k_bytes, v_bytes = p.head_dim * p.k.bytes, p.value_dim * p.v.bytes
     side = Side(
-        blocks=ceil(p.kv_len / spec.block_own),
+        blocks=ceil(p.kv_len / config.block_own),
         heads=p.batch * p.num_kv_heads,
         streamed=p.q_len * (p.num_heads // p.num_kv_heads) * visible_share(p),
         products=2 * (spec.head_fragments + spec.value_fragments),
@@ -108,7 +108,7 @@ def plan(problem: KeyValueGradientProblem, config: Config) -> Plan:
     p, spec = problem.attention, _spec(problem, config)
     keys = (p.batch, p.num_kv_heads, p.kv_len)
     launch = Launch(
-        grid=(ceil(p.kv_len / spec.block_own) * spec.threads, p.num_kv_heads, p.batch),
+        grid=(ceil(p.kv_len / config.block_own) * spec.threads, p.num_kv_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
         sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=((*keys, p.head_dim), (*keys, p.value_dim)),
@@ -123,7 +123,7 @@ def plan(problem: KeyValueGradientProblem, config: Config) -> Plan:
 
 
 def _spec(problem: KeyValueGradientProblem, config: Config) -> Spec:
-    return Spec(**backward_fields(problem.attention, config))  # type: ignore[arg-type]
+    return Spec(**backward_fields(problem.attention), config=config)
 
 
 def variant_problems() -> Iterator[KeyValueGradientProblem]:

@@ -62,7 +62,7 @@ class Spec(BackwardSpec):
         shared = self.shared_bytes(2 if self.softmax else 1)
         shared += self.threads * LSE.bytes if self.softmax and self.grouped else 0
         own = (self.head_fragments if self.softmax else 0) + self.value_fragments
-        kept = self.head_fragments + (own if self.cached else 0)
+        kept = self.head_fragments + (own if self.config.cached else 0)
         return Resources(
             threads=self.threads,
             threadgroup_bytes=shared + self.staged_bytes,
@@ -88,7 +88,7 @@ def cost(problem: QueryGradientProblem, config: Config, chip: Chip) -> float:
     head, value = spec.head_fragments, spec.value_fragments
     k_bytes, v_bytes = p.head_dim * p.k.bytes, p.value_dim * p.v.bytes
     side = Side(
-        blocks=ceil(p.q_len / spec.block_own),
+        blocks=ceil(p.q_len / config.block_own),
         heads=p.batch * p.num_heads,
         streamed=p.kv_len * visible_share(p),
         products=2 * head + value if p.softmax else head + value,
@@ -108,7 +108,7 @@ def plan(problem: QueryGradientProblem, config: Config) -> Plan:
     p, spec = problem.attention, _spec(problem, config)
     delta = ((p.lse_shape,), (LSE,)) if p.softmax else ((), ())
     launch = Launch(
-        grid=(ceil(p.q_len / spec.block_own) * spec.threads, p.num_heads, p.batch),
+        grid=(ceil(p.q_len / config.block_own) * spec.threads, p.num_heads, p.batch),
         threadgroup=(spec.threads, 1, 1),
         sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=(problem.out_shape, *delta[0]),
@@ -123,13 +123,10 @@ def plan(problem: QueryGradientProblem, config: Config) -> Plan:
 
 
 def _spec(problem: QueryGradientProblem, config: Config) -> Spec:
-    fields = backward_fields(problem.attention, config)
+    fields = backward_fields(problem.attention)
     if not problem.takes_mask:
         fields |= {"mask": None, "mask_kind": MaskKind.NONE}
-    return Spec(
-        **fields,  # type: ignore[arg-type]
-        lse_gradient=problem.lse_gradient,
-    )
+    return Spec(**fields, config=config, lse_gradient=problem.lse_gradient)
 
 
 def variant_problems() -> Iterator[QueryGradientProblem]:

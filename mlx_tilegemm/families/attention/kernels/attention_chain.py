@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from math import ceil
 from typing import Any
@@ -16,7 +15,7 @@ from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT, fragments
 from ....machine.limits import reject_plan, threads_per_core, tiny_operand
-from ..chain_spec import NAME, Spec
+from ..chain_spec import NAME, Config, Spec
 from ..problem import AttentionProblem, MaskKind
 from ..spec import (
     VARIANT_MASKS,
@@ -34,33 +33,6 @@ MAX_HEAD_DIM = 512
 
 OWN_FRAGMENTS = 36
 """Fragments of q and of the result that one simdgroup keeps in registers without head groups."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """A tile shape and how k and v reach the fragments.
-
-    Attributes:
-        simdgroups: Simdgroups of a threadgroup.
-        block_kv: Keys of one step.
-        staged: k and v pass through threadgroup memory; else fragments load from device memory.
-        head_groups: Simdgroups that own eight rows of q together, each a part of their columns.
-    """
-
-    simdgroups: int
-    block_kv: int
-    staged: bool
-    head_groups: int = 1
-
-    def __str__(self) -> str:
-        route = "staged" if self.staged else "direct"
-        groups = f"-heads{self.head_groups}" if self.head_groups > 1 else ""
-        return f"{self.block_q}x{self.block_kv}-{route}{groups}"
-
-    @property
-    def block_q(self) -> int:
-        """Rows of q that a threadgroup owns."""
-        return self.simdgroups // self.head_groups * FRAGMENT
 
 
 CONFIGS = tuple(
@@ -149,13 +121,7 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
 @latest
 def plan(problem: AttentionProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = Spec(
-        **forward_fields(problem),  # type: ignore[arg-type]
-        simdgroups=config.simdgroups,
-        block_kv=config.block_kv,
-        staged=config.staged,
-        head_groups=config.head_groups,
-    )
+    spec = Spec(**forward_fields(problem), config=config)
     return Plan(
         kernel=NAME,
         config=config,
@@ -165,7 +131,7 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
 
 
 def _launch(problem: AttentionProblem, spec: Spec) -> Launch:
-    blocks = ceil(problem.q_len / spec.block_q)
+    blocks = ceil(problem.q_len / spec.config.block_q)
     shapes, dtypes = forward_outputs(problem)
     return Launch(
         grid=(blocks * spec.threads, problem.num_heads, problem.batch),

@@ -17,14 +17,14 @@ from typing import Any
 from ....core.caches import latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import REGISTER_LIMIT, SIMD_WIDTH, Extent, Launch, Plan, Sizes, Stage
+from ....core.plan import REGISTER_LIMIT, Extent, Launch, Plan, Sizes, Stage
 from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT
-from ....machine.limits import reject_grid, reject_resources, tiny_operand
+from ....machine.limits import reject_grid, reject_resources, reject_sizes, tiny_operand
 from ..combine_splits import combine_stage
-from ..decode_spec import NAME, Spec, registers
+from ..decode_spec import NAME, Spec, Tile, registers
 from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
 from ..problem import AttentionProblem, MaskKind
 from ..spec import (
@@ -53,57 +53,41 @@ class Config:
     """How rows, keys and head sizes are shared out.
 
     Attributes:
-        row_groups: Simdgroups of a threadgroup with rows of their own, eight each.
-        key_groups: Simdgroups that share those rows and have keys of their own.
-        head_groups: Simdgroups that share rows and keys, and have a share of D and Dv each.
-        block_kv: Keys of one step of a simdgroup.
+        tile: What each threadgroup does.
         splits: Threadgroups that share the keys.
     """
 
-    row_groups: int
-    key_groups: int
-    head_groups: int
-    block_kv: int
+    tile: Tile
     splits: int
 
     def __str__(self) -> str:
-        groups = f"{self.row_groups}x{self.key_groups}x{self.head_groups}"
-        return f"{self.block_kv}-{groups}-split{self.splits}"
-
-    @property
-    def threads(self) -> int:
-        """Threads of a threadgroup."""
-        return self.row_groups * self.key_groups * self.head_groups * SIMD_WIDTH
-
-    @property
-    def round_keys(self) -> int:
-        """Keys of one step of a threadgroup."""
-        return self.key_groups * self.block_kv
+        return f"{self.tile}-split{self.splits}"
 
 
 def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
     """Yield the configurations that make sense for the problem, preferred ones first."""
     p = problem
-    tile = _tile(p.head_dim, p.pe_dim, p.value_dim, p.k.bytes, p.v.bytes)
-    if tile is None or _reject_problem(problem):
+    groups = _groups(p.head_dim, p.pe_dim, p.value_dim, p.k.bytes, p.v.bytes)
+    if groups is None or _reject_problem(problem):
         # One to be refused, so that the reason is known.
-        yield Config(row_groups=1, key_groups=1, head_groups=8, block_kv=16, splits=1)
+        refused = Tile(row_groups=1, key_groups=1, head_groups=8, block_kv=16)
+        yield Config(tile=refused, splits=1)
         return
-    head_groups, block_kv = tile
+    head_groups, block_kv = groups
     rows, keys = packed_rows(problem), problem.kv_len - first_key(problem)
     for row_groups in (1, 2, 4):
         key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
         if key_groups == 0 or (row_groups > 1 and rows <= FRAGMENT * row_groups // 2):
             return
         blocks = ceil(rows / (FRAGMENT * row_groups)) * problem.batch * problem.num_kv_heads
-        for splits in _splits(keys, key_groups * block_kv, blocks, chip):
-            yield Config(
-                row_groups=row_groups,
-                key_groups=key_groups,
-                head_groups=head_groups,
-                block_kv=block_kv,
-                splits=splits,
-            )
+        tile = Tile(
+            row_groups=row_groups,
+            key_groups=key_groups,
+            head_groups=head_groups,
+            block_kv=block_kv,
+        )
+        for splits in _splits(keys, tile.round_keys, blocks, chip):
+            yield Config(tile=tile, splits=splits)
 
 
 def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int]:
@@ -117,7 +101,7 @@ def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int
 
 
 @lru_cache(maxsize=256)
-def _tile(
+def _groups(
     head_dim: int, pe_dim: int, value_dim: int, k_bytes: int, v_bytes: int
 ) -> tuple[int, int] | None:
     """Return the fewest head groups, and then the longest steps, that registers allow."""
@@ -146,7 +130,7 @@ def first_key(problem: AttentionProblem) -> int:
 
 def split_keys(problem: AttentionProblem, config: Config) -> int:
     """Return the keys of one split: whole steps of a threadgroup, as even as can be."""
-    keys, round_keys = problem.kv_len - first_key(problem), config.round_keys
+    keys, round_keys = problem.kv_len - first_key(problem), config.tile.round_keys
     return ceil(keys / (config.splits * round_keys)) * round_keys
 
 
@@ -159,7 +143,8 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     if config.splits > 1 and split_keys(problem, config) >= keys:
         return f"{keys} keys are too few to share out"
     needs = _spec(problem, config).resources
-    return reject_resources(needs) or reject_grid(_grid(problem, config))
+    reason = reject_resources(needs) or reject_grid(_grid(problem, config))
+    return reason or reject_sizes(_sizes(problem, config).values())
 
 
 @latest
@@ -177,10 +162,10 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     resources = _spec(problem, config).resources
     tile = DecodeTile(
-        row_groups=config.row_groups,
-        key_groups=config.key_groups,
-        head_groups=config.head_groups,
-        block_kv=config.block_kv,
+        row_groups=config.tile.row_groups,
+        key_groups=config.tile.key_groups,
+        head_groups=config.tile.head_groups,
+        block_kv=config.tile.block_kv,
         keys=problem.kv_len - first_key(problem),
         split_keys=split_keys(problem, config),
         registers=resources.registers,
@@ -205,32 +190,17 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
 
 
 def _spec(problem: AttentionProblem, config: Config) -> Spec:
-    groups = (config.row_groups, config.key_groups, config.head_groups)
-    return _text(problem, *groups, config.block_kv, config.splits > 1)
+    return _text(problem, config.tile, config.splits > 1)
 
 
 @latest
-def _text(
-    problem: AttentionProblem,
-    row_groups: int,
-    key_groups: int,
-    head_groups: int,
-    block_kv: int,
-    split: bool,
-) -> Spec:
+def _text(problem: AttentionProblem, tile: Tile, split: bool) -> Spec:
     """Return the spec, which does not depend on how many splits there are."""
     fields = forward_fields(problem)
     if split:
         # Splits are joined in float32, whatever becomes of the result.
         fields |= {"out": FLOAT32, "sinks": None, "return_lse": False}
-    return Spec(
-        **fields,  # type: ignore[arg-type]
-        split=split,
-        row_groups=row_groups,
-        key_groups=key_groups,
-        head_groups=head_groups,
-        block_kv=block_kv,
-    )
+    return Spec(**fields, config=tile, split=split)
 
 
 def _split_count(problem: AttentionProblem, config: Config) -> int:
@@ -239,27 +209,30 @@ def _split_count(problem: AttentionProblem, config: Config) -> int:
 
 
 def _grid(problem: AttentionProblem, config: Config) -> Extent:
-    blocks = ceil(packed_rows(problem) / (FRAGMENT * config.row_groups))
+    blocks = ceil(packed_rows(problem) / (FRAGMENT * config.tile.row_groups))
     matrices = problem.batch * problem.num_kv_heads
-    return (blocks * config.threads, _split_count(problem, config), matrices)
+    return (blocks * config.tile.threads, _split_count(problem, config), matrices)
 
 
-def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
-    keys, first, rows = split_keys(problem, config), first_key(problem), packed_rows(problem)
-    matrices = problem.batch * problem.num_kv_heads
-    shapes = _output_shapes(problem, spec, _split_count(problem, config))
-    sizes = {
+def _sizes(problem: AttentionProblem, config: Config) -> dict[str, int]:
+    """Return all run-time sizes by name."""
+    matrices, rows = problem.batch * problem.num_kv_heads, packed_rows(problem)
+    return attention_sizes(problem) | {
         "rows": rows,
-        "first_key": first,
-        "keys_per_split": keys,
+        "first_key": first_key(problem),
+        "keys_per_split": split_keys(problem, config),
         "all_rows": matrices * rows,
         "num_kv_heads": problem.num_kv_heads,
         "kv_heads_per_pe_head": problem.num_kv_heads // max(1, problem.num_pe_heads),
     }
+
+
+def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
+    shapes = _output_shapes(problem, spec, _split_count(problem, config))
     return Launch(
         grid=_grid(problem, config),
-        threadgroup=(config.threads, 1, 1),
-        sizes=Sizes.of(spec, attention_sizes(problem) | sizes),
+        threadgroup=(spec.threads, 1, 1),
+        sizes=Sizes.of(spec, _sizes(problem, config)),
         output_shapes=shapes,
         output_dtypes=(spec.out, *(FLOAT32,) * (len(shapes) - 1)),
     )
