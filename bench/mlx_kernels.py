@@ -241,7 +241,7 @@ def _gemv(problem: GemmProblem, a: Array, b: Array) -> Array:
 def _wide_gemv(problem: GemmProblem, a: Array, b: Array) -> Array:
     """Run a product of few rows with a matrix stored by columns."""
     assert problem.batch_size == 1
-    wide, zero = wide_gemv(problem), np.zeros(1, np.int64)
+    wide, zero = wide_gemv(problem.product), np.zeros(1, np.int64)
     sizes = (problem.k, problem.n, problem.m, problem.k, problem.k)
     return launch(
         "gemv",

@@ -22,18 +22,18 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
-from unittest import mock
 
 import mlx.core as mx
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import backends, ops
+from mlx_tilegemm import backends
 from mlx_tilegemm.assurance.tuning.measure import spread
-from mlx_tilegemm.backends.base import Executable
+from mlx_tilegemm.backends import Backend, Executable
+from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.plan import Source
 
 RESULT = Path(__file__).parent / "results" / "overhead.md"
@@ -63,36 +63,38 @@ class Times:
         return [ours - bare for ours, bare in zip(self.op, self.bare, strict=True)]
 
 
-class Recorder:
-    """Stands in for a backend: its kernels record how they are called.
+class Ready(Backend):
+    """A backend whose kernels are called directly.
 
     Args:
         bare: Makes the kernel to call of the source.
     """
 
     name = "metal"
+    capabilities = replace(MetalBackend.capabilities, checks_launches=True, rivals_mlx=False)
 
     def __init__(self, bare: Callable[[Source], Executable]) -> None:
         self.bare = bare
+
+    def compile(self, source: Source) -> Executable:
+        return self.bare(source)
+
+
+class Recorder(Ready):
+    """A backend whose kernels record how they are called."""
+
+    def __init__(self, bare: Callable[[Source], Executable]) -> None:
+        super().__init__(bare)
         self.launches: list[tuple[Executable, dict[str, Any]]] = []
 
     def compile(self, source: Source) -> Executable:
-        kernel = self.bare(source)
+        kernel = super().compile(source)
 
         def launch(**arguments: object) -> list[mx.array]:
             self.launches.append((kernel, arguments))
             return kernel(**cast(dict[str, Any], arguments))
 
         return launch
-
-
-class Ready:
-    """A backend whose kernels are called directly, without being recorded."""
-
-    name = "metal"
-
-    def __init__(self, bare: Callable[[Source], Executable]) -> None:
-        self.compile = bare
 
 
 def stand_in(source: Source) -> Executable:
@@ -152,7 +154,8 @@ def traced(case: Case, rounds: int, calls: int) -> Times:
             case, operands, backends.backend_named("metal").compile, rounds, calls
         )
         found.append(times)
-        with tg.use_gradients(False), _on(backend):  # as the result of an export has to be
+        # The result of an export has to be a node of the graph.
+        with tg.use_gradients(False), tg.use_backend(backend):
             return cast(mx.array, case.call(*operands))
 
     mx.export_function(lambda _: None, followed, *case.operands)
@@ -169,30 +172,19 @@ def _measured(
     bare: Callable[[Source], Executable],
     rounds: int,
     calls: int,
-) -> tuple[Times, backends.Backend]:
+) -> tuple[Times, Backend]:
     recorder = Recorder(bare)
-    with _on(recorder):
+    with tg.use_backend(recorder):
         case.call(*operands)
     kernel, arguments = recorder.launches[0]
     inputs = list(arguments.pop("inputs"))
     times, ready = Times(op=[], bare=[]), Ready(bare)
-    with _on(ready):
+    with tg.use_backend(ready):
         case.call(*operands)
         for _ in range(rounds):
             times.op.append(_timed(lambda: case.call(*operands), calls))
             times.bare.append(_timed(lambda: kernel(inputs=inputs, **arguments), calls))
     return times, ready
-
-
-def _on(backend: backends.Backend) -> Any:  # noqa: ANN401 - what `mock.patch` makes
-    route = backends.Route(backend=backend, reason="measured")
-
-    def resolve(stream: backends.StreamOrDevice = None) -> backends.Route:
-        # The route is still resolved on every call, as it is outside a measurement.
-        backends.resolve(stream)
-        return route
-
-    return mock.patch.object(ops, "resolve", resolve)
 
 
 def _timed(function: Callable[[], Any], calls: int) -> float:

@@ -26,32 +26,23 @@ from typing import Any
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, emulator
-from mlx_tilegemm.assurance import canary
-from mlx_tilegemm.assurance.tuning.calls import (
-    Workload,
-    flops,
-    launches,
-    least_bytes,
-    mistake,
-    workload,
-)
+from mlx_tilegemm.assurance.tuning.calls import Call, Workload, launches, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Clock, Effort, measure, spread
 from mlx_tilegemm.assurance.userfile import now, this_machine
 from mlx_tilegemm.backends import Backend
+from mlx_tilegemm.call.choice import chosen
 from mlx_tilegemm.core.plan import Plan
+from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.dispatch import ANY, MLX, Decision, choose
 from mlx_tilegemm.errors import TileGemmError
-from mlx_tilegemm.families.attention.problem import AttentionProblem
-from mlx_tilegemm.families.attention.spelling import parse as attention_spec
-from mlx_tilegemm.families.gemm.problem import GemmProblem
-from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
+from mlx_tilegemm.families import families
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips import Chip
 
-SPECS: dict[str, Callable[[str], GemmProblem | AttentionProblem]] = {
-    "matmul": matmul_spec,
-    "attention": attention_spec,
+SPECS: dict[str, Callable[[str], Problem]] = {
+    one.spelling.name: one.spelling.parse for one in families() if one.spelling is not None
 }
+MODES = (backends.AUTO, *(one.name for one in backends.BACKENDS), backends.MLX)
 EMULATED_FLOPS = 1 << 31
 """Larger problems are not emulated: that would take minutes."""
 
@@ -79,26 +70,27 @@ class Options:
     clock: Clock = time.perf_counter
 
 
-def compare(problem: GemmProblem | AttentionProblem, options: Options) -> dict[str, Any]:
+def compare(problem: Problem, options: Options) -> dict[str, Any]:
     """Return everything that can be said of a problem on the current backend."""
     route = backends.resolve()
     found: dict[str, Any] = {
         "problem": str(problem),
         "backend": route.name,
-        "flops": flops(problem),
-        "least_bytes": least_bytes(problem),
+        "flops": problem.flops(),
+        "least_bytes": problem.least_bytes(),
         "modelled": _modelled(choose(problem, options.chip, options.kernel), options.chip),
     }
-    if route.backend is backends.backend_named("emulator") and flops(problem) > EMULATED_FLOPS:
+    has_clock = route.backend is None or route.backend.capabilities.has_clock
+    if not has_clock and problem.flops() > EMULATED_FLOPS:
         return found | {"kernel": None, "right": None, "check": "not run: too large to emulate"}
     work = workload(problem)
     if route.backend is None:
         return found | _by_mlx(work)
-    plan = canary.chosen_plan(problem, route.backend, options.kernel)
+    plan = chosen(problem, route.backend, force=options.kernel, gradients=False).plan
     if plan is None:
         return found | {"kernel": None, "right": None, "check": "no kernel may serve it"}
     found["kernel"] = str(plan)
-    if canary.competes_with_mlx(route.backend):
+    if has_clock:
         return found | _timed(work, plan, route.backend, options)
     return found | _counted(work, plan, route.backend)
 
@@ -119,8 +111,14 @@ def _microseconds(seconds: float | None) -> float | None:
 
 
 def _by_mlx(work: Workload) -> dict[str, Any]:
-    reason = mistake(work, work.on_mlx()())
+    reason = mistake(work, _on_mlx(work)())
     return {"kernel": None, **_checked(reason), "speed": None, "label": NO_SPEED["mlx"]}
+
+
+def _on_mlx(work: Workload) -> Call:
+    call = work.on_mlx()
+    assert call is not None, "problems that can be spelled are those of calls"
+    return call
 
 
 def _checked(reason: str | None) -> dict[str, Any]:
@@ -136,7 +134,7 @@ def _counted(work: Workload, plan: Plan, backend: Backend) -> dict[str, Any]:
 
 
 def _timed(work: Workload, plan: Plan, backend: Backend, options: Options) -> dict[str, Any]:
-    calls = {"ours": work.on_kernel(plan, backend), "mlx": work.on_mlx()}
+    calls = {"ours": work.on_kernel(plan, backend), "mlx": _on_mlx(work)}
     reasons = {name: mistake(work, call()) for name, call in calls.items()}
     wrong = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
     if wrong:
@@ -197,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("op", choices=list(SPECS))
     parser.add_argument("specs", nargs="+", metavar="problem")
-    parser.add_argument("--backend", choices=backends.MODES, default="auto")
+    parser.add_argument("--backend", choices=MODES, default="auto")
     parser.add_argument("--kernel", default=ANY, help="a kernel, or kernel/config")
     parser.add_argument("--chip", choices=[chip.name for chip in chips.CHIPS])
     parser.add_argument("--rounds", type=int, default=Effort().rounds)

@@ -64,7 +64,7 @@ def test_nothing_to_draw_is_told(capsys, tmp_path):
     tuning.Shapes().save(tmp_path / "none.json")
     arguments = ["roofline", "--chip", "m1", "--shapes", str(tmp_path / "none.json")]
     assert main([*arguments, "--out", str(tmp_path / "x.svg")]) == 2
-    assert "Expected a product or an attention" in capsys.readouterr().err
+    assert "Expected problems of calls, not of derivatives, got none" in capsys.readouterr().err
 
 
 def test_without_matplotlib_it_says_what_to_install(capsys, monkeypatch, tmp_path):

@@ -116,7 +116,7 @@ def _roofline(options: argparse.Namespace) -> int:
             setattr(options, spelling.name, list(spelling.standard))
     problems = [one for one in _problems(options) if tuning.is_tuned(one)]
     if not problems:
-        raise ProblemError("[roofline] Expected problems of calls, got none but of derivatives.")
+        raise ProblemError("[roofline] Expected problems of calls, not of derivatives, got none.")
     chip = chips.detect()[0] if options.chip is None else chips.get(options.chip)
     here = {x: measurements.measured(x, chip) for x in problems} if options.chip is None else {}
     known = {problem: found for problem, found in here.items() if found}
