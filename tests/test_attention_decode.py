@@ -337,7 +337,7 @@ class TestChoice:
                 launch = attention_decode.plan(problem(kv_len=kv_len), config).stages[0].launch
                 splits, keys = launch.grid[1], launch.sizes["keys_per_split"]
                 assert (splits - 1) * keys < kv_len <= splits * keys
-                assert keys % config.round_keys == 0
+                assert keys % config.tile.round_keys == 0
 
     def test_what_may_not_be_served(self):
         def reason(asked: AttentionProblem) -> str | None:
