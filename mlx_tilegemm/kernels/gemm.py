@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..dtypes import FLOAT32, FLOATS, INTEGERS, DType, Kind
 from ..plan import CONSTANT_BINDING_LIMIT, Arguments, Launch, Sizes, features
@@ -34,9 +34,6 @@ class GemmSpec(Arguments):
         c_columns: ``c`` has a column for every column of the result.
         scaled: The product is multiplied by ``factors[0]``.
         batch_axes: Number of batch axes.
-        block_m: Rows of the result that a threadgroup computes.
-        block_n: Columns of the result that a threadgroup computes.
-        block_k: Depth of one step.
     """
 
     a: DType
@@ -51,9 +48,6 @@ class GemmSpec(Arguments):
     c_columns: bool
     scaled: bool
     batch_axes: int
-    block_m: int
-    block_n: int
-    block_k: int
 
     KERNEL: ClassVar[str]
     """Name of the kernel and stem of its template."""
@@ -70,8 +64,13 @@ class GemmSpec(Arguments):
     def label(self) -> str:
         """Readable part of the kernel's name, legal in a Metal name."""
         dtypes = "_".join(str(dtype) for dtype in (self.a, self.b, self.out))
-        block = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        block = "x".join(str(size) for size in self.block)
         return f"tilegemm_{self.KERNEL}_{self.layout}_{dtypes}_{block}_n{self.n}_k{self.k}"
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        raise NotImplementedError
 
     @property
     def layout(self) -> str:
@@ -100,7 +99,7 @@ class GemmSpec(Arguments):
         return FLOAT32
 
 
-def gemm_fields(problem: GemmProblem) -> dict[str, object]:
+def gemm_fields(problem: GemmProblem) -> dict[str, Any]:
     """Return the fields of a `GemmSpec` that the problem alone decides."""
     return {
         "a": problem.a,
@@ -147,8 +146,9 @@ def gemm_launch(
     With ``swizzle_log`` s, 2**s neighbouring block rows are walked together before the next block
     column, which keeps their operands in cache; the few threadgroups past the last row return.
     """
-    tiles_m = -(-problem.m // spec.block_m)
-    tiles_n = -(-problem.n // spec.block_n)
+    block_m, block_n, _ = spec.block
+    tiles_m = -(-problem.m // block_m)
+    tiles_n = -(-problem.n // block_n)
     panel = 1 << swizzle_log
     return Launch(
         grid=(tiles_n * panel * threads, -(-tiles_m // panel), problem.batch_size),

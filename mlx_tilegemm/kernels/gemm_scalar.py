@@ -72,21 +72,26 @@ class Spec(GemmSpec):
     """What the text of one scalar GEMM depends on.
 
     Attributes:
-        thread_m: Rows of the result that a thread computes.
-        thread_n: Columns of the result that a thread computes.
+        config: The kernel's configuration.
         integer: The product is computed in int32.
     """
 
     KERNEL: ClassVar[str] = NAME
 
-    thread_m: int
-    thread_n: int
+    config: Config
     integer: bool
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.config.block_m, self.config.block_n, self.config.block_k)
 
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return (self.block_m // self.thread_m) * (self.block_n // self.thread_n)
+        return (self.config.block_m // self.config.thread_m) * (
+            self.config.block_n // self.config.thread_n
+        )
 
     @property
     def operand(self) -> DType:
@@ -101,17 +106,17 @@ class Spec(GemmSpec):
     @property
     def a_tile_elements(self) -> int:
         """Elements of the staged tile of ``a``, one of padding a row."""
-        return self.block_m * (self.block_k + 1)
+        return self.config.block_m * (self.config.block_k + 1)
 
     @property
     def b_tile_elements(self) -> int:
         """Elements of the staged tile of ``b``, one of padding a row."""
-        return self.block_k * (self.block_n + 1)
+        return self.config.block_k * (self.config.block_n + 1)
 
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        live = self.thread_m * self.thread_n + self.thread_m + 1
+        live = self.config.thread_m * self.config.thread_n + self.config.thread_m + 1
         return Resources(
             threads=self.threads,
             threadgroup_bytes=ACCUMULATOR_BYTES * (self.a_tile_elements + self.b_tile_elements),
@@ -178,15 +183,7 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
 def plan(problem: Problem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     assert isinstance(problem, GemmProblem)
-    spec = Spec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=config.block_k,
-        thread_m=config.thread_m,
-        thread_n=config.thread_n,
-        integer=problem.is_integer,
-    )
+    spec = Spec(**gemm_fields(problem), config=config, integer=problem.is_integer)
     launch = gemm_launch(problem, spec, threads=spec.threads)
     return Plan(
         kernel=NAME,

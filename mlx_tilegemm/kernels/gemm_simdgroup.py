@@ -84,28 +84,18 @@ class Spec(GemmSpec):
     """What the text of one simdgroup GEMM depends on.
 
     Attributes:
-        simdgroups_m: Simdgroups along the rows.
-        simdgroups_n: Simdgroups along the columns.
-        staged: Operands pass through threadgroup memory.
-        swizzle_log: Log2 of the block rows that are walked together.
+        config: The kernel's configuration.
         align_m: m is a multiple of a block of `ALIGNED_ROWS` or more, so rows need no guard.
         align_n: n is a multiple of ``block_n``, so columns need no guard.
-        align_k: k is a multiple of ``block_k``, so there is no last, shorter step.
-        double_buffered: The next step is staged while the current one is multiplied.
         split_k: Depth that one threadgroup sums; the rest of k is other threadgroups'. 0 for all.
     """
 
     KERNEL: ClassVar[str] = NAME
     OUTPUTS = ("out", "partials")
 
-    simdgroups_m: int
-    simdgroups_n: int
-    staged: bool
-    swizzle_log: int
+    config: Config
     align_m: bool
     align_n: bool
-    align_k: bool
-    double_buffered: bool = False
     split_k: int = 0
 
     @property
@@ -121,44 +111,57 @@ class Spec(GemmSpec):
         return self.output_names[0]
 
     @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.config.block_m, self.config.block_n, self.config.block_k)
+
+    @property
     def buffers(self) -> int:
         """Copies of each staged tile."""
-        return 2 if self.double_buffered else 1
+        return 2 if self.config.double_buffered else 1
 
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+        return self.config.simdgroups_m * self.config.simdgroups_n * SIMD_WIDTH
 
     @property
     def fragments_m(self) -> int:
         """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
+        return self.config.block_m // (FRAGMENT * self.config.simdgroups_m)
 
     @property
     def fragments_n(self) -> int:
         """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)
+        return self.config.block_n // (FRAGMENT * self.config.simdgroups_n)
 
     @property
     def a_tile_stride(self) -> int:
         """Elements between two rows of the staged tile of ``a``, as stored."""
-        return staged_stride(self.block_m if self.transpose_a else self.block_k, self.a)
+        return staged_stride(
+            self.config.block_m if self.transpose_a else self.config.block_k, self.a
+        )
 
     @property
     def b_tile_stride(self) -> int:
         """Elements between two rows of the staged tile of ``b``, as stored."""
-        return staged_stride(self.block_k if self.transpose_b else self.block_n, self.b)
+        return staged_stride(
+            self.config.block_k if self.transpose_b else self.config.block_n, self.b
+        )
 
     @property
     def a_tile_elements(self) -> int:
         """Elements of the staged tile of ``a``."""
-        return (self.block_k if self.transpose_a else self.block_m) * self.a_tile_stride
+        return (
+            self.config.block_k if self.transpose_a else self.config.block_m
+        ) * self.a_tile_stride
 
     @property
     def b_tile_elements(self) -> int:
         """Elements of the staged tile of ``b``."""
-        return (self.block_n if self.transpose_b else self.block_k) * self.b_tile_stride
+        return (
+            self.config.block_n if self.transpose_b else self.config.block_k
+        ) * self.b_tile_stride
 
     @property
     def resources(self) -> Resources:
@@ -167,7 +170,7 @@ class Spec(GemmSpec):
         fragments = self.fragments_m * self.fragments_n + self.fragments_m + self.fragments_n
         return Resources(
             threads=self.threads,
-            threadgroup_bytes=self.buffers * staged if self.staged else 0,
+            threadgroup_bytes=self.buffers * staged if self.config.staged else 0,
             registers=2 * fragments + ADDRESSING_REGISTERS,
         )
 
@@ -260,18 +263,10 @@ def plan(problem: Problem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     assert isinstance(problem, GemmProblem)
     spec = Spec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=config.block_k,
-        simdgroups_m=config.simdgroups_m,
-        simdgroups_n=config.simdgroups_n,
-        staged=config.staged,
-        swizzle_log=config.swizzle_log,
+        **gemm_fields(problem),
+        config=config,
         align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
         align_n=problem.n % config.block_n == 0,
-        align_k=problem.k % config.block_k == 0,
-        double_buffered=config.double_buffered,
     )
     launch = gemm_launch(problem, spec, threads=spec.threads, swizzle_log=config.swizzle_log)
     return Plan(

@@ -75,6 +75,11 @@ class ReduceSpec(GemmSpec):
     splits: int
 
     @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (1, REDUCE_THREADS, self.splits)
+
+    @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
         return REDUCE_THREADS
@@ -166,10 +171,7 @@ def _share_stage(problem: GemmProblem, config: Config) -> Stage:
 def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
     splits = split_count(problem.k, config)
     spec = ReduceSpec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=1,
-        block_n=REDUCE_THREADS,
-        block_k=splits,
+        **gemm_fields(problem),
         splits=splits,
     )
     launch = Launch(

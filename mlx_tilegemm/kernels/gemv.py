@@ -72,43 +72,46 @@ class Spec(GemmSpec):
     """What the text of one small-m product depends on.
 
     Attributes:
-        rows: Rows held in registers.
-        columns: Columns of a simdgroup where ``b`` is ``[n, k]``.
-        simdgroups: Simdgroups of a threadgroup.
+        config: The kernel's configuration.
     """
 
     KERNEL: ClassVar[str] = NAME
 
-    rows: int
-    columns: int
-    simdgroups: int
+    config: Config
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.config.rows, self.columns, SIMD_WIDTH * self.vector_length)
+
+    @property
+    def columns(self) -> int:
+        """Columns of the result that a threadgroup computes."""
+        if self.transpose_b:
+            return self.config.simdgroups * self.config.columns
+        return SIMD_WIDTH * self.vector_length
 
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
+        return self.config.simdgroups * SIMD_WIDTH
 
     @property
     def vector_length(self) -> int:
         """Elements of ``b`` that a lane reads at once; fewer where many rows share registers."""
-        return vector_length(self.b, self.rows)
-
-    @property
-    def align_k(self) -> bool:
-        """Whether k is whole steps of a simdgroup."""
-        return self.k % (SIMD_WIDTH * self.vector_length) == 0
+        return vector_length(self.b, self.config.rows)
 
     @property
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
-        return self.simdgroups * self.vector_length * SIMD_WIDTH
+        return self.config.simdgroups * self.vector_length * SIMD_WIDTH
 
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
         length = self.vector_length
-        by_columns = self.rows * self.columns + (self.columns + 1) * length
-        live = by_columns if self.transpose_b else (self.rows + 1) * length
+        by_columns = self.config.rows * self.config.columns + (self.config.columns + 1) * length
+        live = by_columns if self.transpose_b else (self.config.rows + 1) * length
         return Resources(
             threads=self.threads,
             threadgroup_bytes=0 if self.transpose_b else 4 * self.shares_elements,
@@ -149,7 +152,7 @@ def cost(problem: Problem, config: Config, chip: Chip) -> float:
 
 def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    columns = _threadgroup_columns(problem, config)
+    columns = Spec(**gemm_fields(problem), config=config).columns
     depth = problem.k if problem.transpose_b else ceil(problem.k / config.simdgroups)
     per_simdgroup = config.rows * columns * depth / SIMD_WIDTH
     if problem.transpose_b:
@@ -174,25 +177,11 @@ def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
     )
 
 
-def _threadgroup_columns(problem: GemmProblem, config: Config) -> int:
-    if problem.transpose_b:
-        return config.simdgroups * config.columns
-    return SIMD_WIDTH * vector_length(problem.b, config.rows)
-
-
 def plan(problem: Problem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     assert isinstance(problem, GemmProblem)
-    spec = Spec(
-        **gemm_fields(problem),  # type: ignore[arg-type]
-        block_m=config.rows,
-        block_n=_threadgroup_columns(problem, config),
-        block_k=SIMD_WIDTH * vector_length(problem.b, config.rows),
-        rows=config.rows,
-        columns=config.columns,
-        simdgroups=config.simdgroups,
-    )
-    blocks = ceil(problem.n / spec.block_n)
+    spec = Spec(**gemm_fields(problem), config=config)
+    blocks = ceil(problem.n / spec.columns)
     launch = Launch(
         grid=(blocks * spec.threads, ceil(problem.m / config.rows), problem.batch_size),
         threadgroup=(spec.threads, 1, 1),

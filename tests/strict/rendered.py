@@ -13,6 +13,7 @@ import mlx.core as mx
 from mlx_tilegemm.backends.launch import kernel_run, operand_names
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.chips import CHIPS
+from mlx_tilegemm.kernels.gemm import GemmSpec
 from mlx_tilegemm.plan import Plan, Source, Spec, Stage
 from mlx_tilegemm.problem import GemmProblem, Problem
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
@@ -109,5 +110,7 @@ def _values(value: object) -> Iterator[tuple[str, object]]:
 
 def _traits(spec: Spec) -> set[object]:
     values = [*_values(spec)]
+    if isinstance(spec, GemmSpec):
+        values.append(("has_tail", spec.k % spec.block[2] != 0))
     flags = [(name, value) for name, value in values if isinstance(value, bool | Enum)]
     return {(spec.template, *one) for one in (*values, *combinations(flags, 2))}
