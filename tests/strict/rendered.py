@@ -17,6 +17,7 @@ from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.plan import Plan, Source, Spec, Stage
 from mlx_tilegemm.core.problem import Problem
+from mlx_tilegemm.families.gemm.spec import GemmSpec
 from mlx_tilegemm.strict.signature import Argument, Traced, argument, trace
 
 
@@ -96,5 +97,7 @@ def _values(value: object) -> Iterator[tuple[str, object]]:
 
 def _traits(spec: Spec) -> set[object]:
     values = [*_values(spec)]
+    if isinstance(spec, GemmSpec):
+        values.append(("has_tail", spec.text.k % spec.block[2] != 0))
     flags = [(name, value) for name, value in values if isinstance(value, bool | Enum)]
     return {(spec.template, *one) for one in (*values, *combinations(flags, 2))}
