@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from ..emulator.lexer import Kind, Token, match_close, tokenize
+from ..lexer import Kind, Token, match_close, tokenize
 from ..plan import Source
 from .finding import Finding
 from .statements import Scope, Statement, statements

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..dtypes import mlx_name
-from ..emulator.text import trace_call
+from ..mlx_text import trace_call
 from ..plan import CONSTANT_BINDING_LIMIT, Extent, Launch, Source
 from ..problem import Shape
 from .finding import Finding

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..errors import EmulatorError
+from .errors import EmulatorError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
