@@ -5,8 +5,9 @@
     python bench/counters.py --write             # write bench/results/counters.md and .json
 
 Counts, not times: nothing here ran on a GPU. The plan of each row is the one that dispatch chooses
-for the chip at that size; where all threadgroups do the same, only some of them run, and the counts
-are scaled to the grid. Every output is compared with float64 before it is counted.
+for the chip at that size; where a sample of its threadgroups stands for a launch, only that runs,
+and its counts are scaled to the grid: see `emulator.count`. Every output is compared with float64
+before it is counted.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Case:
     Attributes:
         name: What it is typical of.
         problem: What is computed.
-        sample: Threadgroups that run of a launch; 0 for all.
+        sample: Threadgroups that run of a launch for which they stand; 0 for all.
     """
 
     name: str
@@ -72,12 +73,14 @@ class Side:
         path: Its kernels.
         seconds: Modelled time.
         launches: Kernels launched.
+        sampled: Whether the threadgroups of a sample stand for a launch; else all of them ran.
         device_bytes: Bytes that threads ask device memory for, loads and stores.
         line_bytes: 128 bytes for each line that a threadgroup touches: what its core fetches if it
             keeps what it has read.
         threadgroup_bytes: Bytes that threads load from and store to threadgroup memory.
         products: 8x8x8 matrix products.
-        useful: Share of their multiply-adds that the result needs; None without products.
+        useful: Share of their multiply-adds that the result needs; None without products. More
+            than all of them is an error: the counts are not those of the grid.
         threadgroup_barriers: Barriers of threadgroups.
         simdgroup_barriers: Barriers of simdgroups.
         device_accesses: Loads and stores of simdgroups.
@@ -92,6 +95,7 @@ class Side:
     path: str
     seconds: float
     launches: int
+    sampled: bool
     device_bytes: int
     line_bytes: int
     threadgroup_bytes: int
@@ -106,6 +110,13 @@ class Side:
     threadgroup_stores: int
     turns: int
     fewest_turns: int
+
+    def __post_init__(self) -> None:
+        if self.useful is not None and self.useful > 1:
+            raise ValueError(
+                f"[counters] Expected {self.path} to multiply no less than the result needs, "
+                f"got {self.products} products, {self.useful:.2f} times too few."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +256,7 @@ def side(
         path=path,
         seconds=seconds,
         launches=len(launches),
+        sampled=any(launch.threadgroups < launch.grid_threadgroups for launch in launches),
         useful=needed(problem) / (512 * products) if products else None,
         **total,
     )

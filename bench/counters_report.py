@@ -18,9 +18,7 @@ Written by
 
     python bench/counters.py --chip {chip} --write
 
-Every output was compared with float64 first. Where all threadgroups do the same, {sample} of them
-ran, spread over the grid, and the counts are scaled to the whole; *all* marks rows where every one
-ran. The sizes are real ones otherwise: counts grow with the grid, ratios do not.
+Every output was compared with float64 first. {scope}
 
 - **device MB**: bytes that threads ask device memory for, loads and stores, each for itself. What
   two simdgroups ask for counts twice, though one of them may be served by a cache.
@@ -32,6 +30,10 @@ ran. The sizes are real ones otherwise: counts grow with the grid, ratios do not
 
 "Ours / MLX" is below 1 where ours does less.
 """
+
+SAMPLED = """*({sample})* marks a side of whose launches so many
+threadgroups ran, spread over the grid, and the counts are scaled to the whole: they did the same,
+line by line, and filled their share of the output. Of the other sides all threadgroups ran."""
 
 WORK = """
 ## Instructions
@@ -50,8 +52,10 @@ WORK = """
 
 def markdown(rows: list[Row], version: str) -> str:
     """Return the report."""
-    chip, sample = rows[0].chip, max(row.sample for row in rows)
-    lines = [HEADER.format(chip=chip, version=version, sample=sample), "## Bytes", ""]
+    sampled = [row.sample for row in rows if row.ours.sampled or row.mlx.sampled]
+    scope = SAMPLED.format(sample=max(sampled)) if sampled else "All threadgroups ran."
+    header = HEADER.format(chip=rows[0].chip, version=version, scope=scope)
+    lines = [header, "## Bytes", ""]
     lines += [
         "| row | problem | side | kernels | device MB | lines MB | threadgroup MB | modelled |"
     ]
@@ -65,9 +69,9 @@ def markdown(rows: list[Row], version: str) -> str:
 
 
 def _bytes(row: Row) -> list[str]:
-    name = row.name if row.sample else f"{row.name} (all)"
-    first = f"| {name} | {row.text} | ours | {_sizes(row.ours)}"
-    second = f"| | | MLX | {_sizes(row.mlx)}"
+    ours, mlx = (f" ({row.sample})" if side.sampled else "" for side in (row.ours, row.mlx))
+    first = f"| {row.name} | {row.text} | ours{ours} | {_sizes(row.ours)}"
+    second = f"| | | MLX{mlx} | {_sizes(row.mlx)}"
     ratios = [
         _ratio(getattr(row.ours, field), getattr(row.mlx, field))
         for field in ("device_bytes", "line_bytes", "threadgroup_bytes", "seconds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import mlx
@@ -86,6 +87,25 @@ def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows)
     work = wide_gemv_work(problem.product, chips.get("m4"))
     assert work.tiles == passes * n / 4
     assert work.cache_bytes + work.vector_bytes == 2 * 512 * (4 + work.simdgroups * rows)
+
+
+@needs_headers
+@pytest.mark.slow
+def test_half_of_a_swizzled_grid_has_no_work(counters):
+    problem = matmul_spec("128x14336x128:f16:nt")
+    case = counters.Case(name="wide", problem=problem, sample=8)
+    row = counters.count_row(case, chips.get("m1-max"))
+    assert row.ours.path == "gemm_simdgroup/64x64x16-2x2-staged-swizzle4"
+    assert (row.ours.sampled, row.mlx.sampled) == (False, True)
+    blocks = 128 // 64 * 14336 // 64
+    bytes_moved = 2 * (blocks * (64 + 64) * 128 + 128 * 14336)
+    assert row.ours.device_bytes == row.mlx.device_bytes == bytes_moved
+    assert row.ours.useful == row.mlx.useful == 1
+
+
+def test_more_useful_products_than_there_are_is_an_error(rows):
+    with pytest.raises(ValueError, match=r"multiply no less than .* 2\.00 times too few"):
+        replace(rows[0].ours, useful=2.0)
 
 
 def test_a_chip_whose_kernels_of_mlx_do_not_run_here_is_refused(counters, capsys):

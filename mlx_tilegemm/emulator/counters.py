@@ -16,7 +16,7 @@ class Counters:
     Args:
         kernel: Name of the kernel.
         grid_threadgroups: Threadgroups of the whole grid.
-        threadgroups: Threadgroups run; fewer than the grid's if only a sample was.
+        threadgroups: Threadgroups run; fewer than the grid's if a sample stands for it.
         threadgroup_bytes: Threadgroup memory that one of them takes.
         device_loaded: Bytes read from buffers.
         device_stored: Bytes written to buffers.

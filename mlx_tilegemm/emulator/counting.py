@@ -17,8 +17,11 @@ def count(*, sample: int = 0) -> Iterator[list[Counters]]:
     """Counts what the launches inside a ``with`` block do, with bank conflicts and lines.
 
     Args:
-        sample: How many threadgroups of each launch to run, spread over the grid; 0 for all.
-            Counts are of those that ran.
+        sample: How many threadgroups of each launch to run, spread over the grid; 0 for all. A
+            sample counts only where its threadgroups did the same, line by line of the kernel, and
+            filled their share of every output; if not, or if the kernel changes a buffer that has
+            contents already, all threadgroups run. What a launch's counters hold is of those that
+            ran: for the whole grid, multiply by ``grid_threadgroups / threadgroups``.
 
     Yields:
         A list to which each launch adds its counters when it has ended.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from .lexer import Kind, Token, match_close, tokenize
+from ..msl.lexer import Kind, Token, match_close, tokenize
 from .signature import unknown_construct
 
 _Edit = tuple[int, int, str]

@@ -131,7 +131,7 @@ class LoadedKernel:
         twin = self._twin_for(buffers, dispatch, settings)
         copies = self._writable(buffers) if twin is not None else {}
         with _launch_lock:
-            counters, records = self._run(arguments, dispatch, settings)
+            counters, records = self._run_even(arguments, buffers, dispatch, settings)
             findings = make_findings(records, self._subject(arguments), self._offset)
             # With atomics, results may depend on the order of threadgroups.
             if twin is not None and not findings and not counters.atomics:
@@ -172,6 +172,29 @@ class LoadedKernel:
             self.parameters,
             buffers,
             dispatch.dynamic_threadgroup,
+        )
+
+    def _run_even(
+        self,
+        arguments: Arguments,
+        buffers: Mapping[int, Buffer],
+        dispatch: Dispatch,
+        settings: Settings,
+    ) -> tuple[native.Counters, list[native.Finding]]:
+        """Runs the sample that is asked for, or all where its counts are not those of the grid."""
+        if settings.sample and settings.accesses and settings.strict:
+            if not self._updates(buffers):
+                counters, records = self._run(arguments, dispatch, settings)
+                if records or not counters.uneven:
+                    return counters, records
+            settings = replace(settings, sample=0)
+        return self._run(arguments, dispatch, settings)
+
+    def _updates(self, buffers: Mapping[int, Buffer]) -> bool:
+        """Whether the kernel may write to a buffer that has contents already."""
+        return any(
+            buffers[index].initialized and not (buffers[index].read_only or loaded.is_const)
+            for index, loaded in self._buffer_parameters(buffers)
         )
 
     def _run(

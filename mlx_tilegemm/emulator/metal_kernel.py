@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EmulatorError
+from ..msl.mlx_text import TracedCall, trace_call
 from .arguments import Buffer, Dispatch
 from .counters import Counters
 from .launch import LoadedKernel
 from .run import build_settings, load_text
 from .settings import Settings, current_settings
-from .text import TracedCall, trace_call
 
 Array = npt.NDArray[np.generic]
 Scalar = bool | int | float

@@ -96,6 +96,7 @@ class Counters(Structure):
         ("atomics", c_uint64),
         ("threadgroups", c_uint64),
         ("threadgroup_bytes", c_uint64),
+        ("uneven", c_uint64),
         ("buffer_loaded", c_uint64 * MAX_BUFFERS),
         ("buffer_stored", c_uint64 * MAX_BUFFERS),
     ]

@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
-from .lexer import Kind, Token, match_angle, match_close, tokenize
+from ..msl.lexer import Kind, Token, match_angle, match_close, tokenize
 from .signature import is_attribute
 
 _SPECIALIZATION = re.compile(r"\btemplate\s*<\s*>")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from ..msl.lexer import LINE_MARKER
 from . import native
 from .build import INCLUDE, TEXT_NAME
 from .findings import Finding, FindingKind
-from .lexer import LINE_MARKER
 from .symbols import source_lines
 
 Place = tuple[str, int]

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..msl.lexer import Kind, Token, match_angle, match_close, tokenize
 from .dialect import respell
-from .lexer import Kind, Token, match_angle, match_close, tokenize
 from .overloads import drop_repeated_definitions
 from .signature import (
     CONSTANT_ATTRIBUTES,

@@ -34,7 +34,8 @@ class Settings:
         accesses: Whether to find out what each simdgroup accesses together, with the strict checks;
             see :func:`count`.
         sample: How many threadgroups to run, spread over the grid; 0 for all. What the others would
-            write stays unwritten and is not missed.
+            write stays unwritten and is not missed. With ``accesses``, the others run too unless
+            those that ran stand for them.
         time_limit: Seconds after which a launch is stopped.
         compiler: Command of the C++ compiler, ``"zig"`` for that of the ``ziglang`` package; by
             default the first one found.

@@ -7,7 +7,7 @@ from enum import Enum
 from functools import partial
 
 from ..errors import KernelCompileError
-from .lexer import Kind, Token, locate, match_angle, match_close
+from ..msl.lexer import Kind, Token, locate, match_angle, match_close
 
 
 class Source(Enum):

@@ -6,7 +6,7 @@ they say nothing where the element is passed to a function.
 
 from __future__ import annotations
 
-from .lexer import Kind, Token
+from ..msl.lexer import Kind, Token
 
 _OPERAND_ENDS = frozenset((")", "]"))
 

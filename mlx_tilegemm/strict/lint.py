@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from ..core.plan import Source
-from ..emulator.lexer import Kind, Token, match_close, tokenize
+from ..msl.lexer import Kind, Token, match_close, tokenize
 from .finding import Finding
 from .statements import Scope, Statement, statements
 from .syntax import LineMap

@@ -13,7 +13,7 @@ import mlx.core as mx
 from ..core.dtypes import mlx_name
 from ..core.plan import CONSTANT_BINDING_LIMIT, Extent, Launch, Source
 from ..core.shapes import Shape
-from ..emulator.text import trace_call
+from ..msl.mlx_text import trace_call
 from .finding import Finding
 from .lint import ATTRIBUTES, SHAPE_SUFFIXES
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from ..emulator.lexer import Kind, Token, match_angle, match_close
+from ..msl.lexer import Kind, Token, match_angle, match_close
 
 
 class Scope(Enum):

@@ -175,12 +175,103 @@ def test_nothing_is_counted_unless_asked_for():
     assert launched.counters.threadgroup_loaded == 128
 
 
-def test_a_sample_runs_some_threadgroups_and_misses_nothing():
+def test_a_sample_of_a_grid_of_equals_runs_a_part_and_misses_nothing():
     counters = run(STRIDED, [np.int32([1, 1]), floats(320)], threads=320, sample=4)
     assert (counters.threadgroups, counters.grid_threadgroups) == (4, 10)
     assert counters.accesses.total(Space.DEVICE).accesses == 4
     with pytest.raises(ValueError, match="at least two"), emulator.count(sample=1):
         pass
+
+
+UNEVEN = """
+kernel void f(device const float* x [[buffer(0)]], device float* y [[buffer(1)]],
+              uint i [[thread_position_in_grid]], uint g [[threadgroup_position_in_grid]],
+              uint groups [[threadgroups_per_grid]]) {
+  BODY
+}
+"""
+GROUPS = 64
+
+
+def run_uneven(body, *, out=None, threads=32 * GROUPS, sample=6, **settings):
+    x = np.zeros(64 * GROUPS, np.float32)
+    text = UNEVEN.replace("BODY", body)
+    with emulator.settings(**settings):
+        return run(text, [x, out or floats(threads)], threads=threads, sample=sample)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # As the idle corner of a swizzled grid: half of it has no work.
+        "if (g % 2) return; y[i / 64 * 64 + i % 32] = x[i]; y[i / 64 * 64 + i % 32 + 32] = 0;",
+        "if (g < groups / 2) return; y[2 * (i - 1024)] = x[i]; y[2 * (i - 1024) + 1] = 0;",
+        # All fill as much, from more or less.
+        "float sum = 0; for (uint k = 0; k < 1 + g / 8; ++k) sum += x[i]; y[i] = sum;",
+        "float sum = x[i]; if (g % 2) sum += x[i + 32]; y[i] = sum;",
+        # As much everywhere, but elsewhere in memory.
+        "y[i] = x[i + g % 2];",
+        "y[i] = x[i] + x[i + g % 2 * 32];",
+        # As much everywhere, at another line.
+        """float v;
+        if (g % 2) { v = x[i]; }
+        else { v = 2 * x[i]; }
+        y[i] = v;""",
+        "float v = x[i]; if (g % 2) v = simd_sum(v); y[i] = v;",
+    ],
+    ids=["every-other", "half", "growing", "more", "lines", "reuse", "places", "functions"],
+)
+@pytest.mark.parametrize("order", ["forward", "random"])
+def test_a_sample_that_does_not_stand_for_the_grid_is_completed(body, order):
+    sampled = run_uneven(body, order=order)
+    assert sampled.threadgroups == sampled.grid_threadgroups == GROUPS
+    assert sampled == run_uneven(body, sample=0)
+
+
+@pytest.mark.parametrize(("groups", "sample"), [(57, 8), (66, 10)])
+def test_a_sample_does_not_go_in_step_with_the_grid(groups, sample):
+    body = "float sum = x[i]; if (g % 8 > 1) sum += x[i + 32]; y[i] = sum;"
+    counters = run_uneven(body, threads=32 * groups, sample=sample)
+    assert counters.threadgroups == groups
+
+
+def test_a_sample_of_threadgroups_without_work_is_completed():
+    # The first and the last are the same, and all there is of a sample of two.
+    body = "if (g == 0 || g == 63) return; y[i - 32] = x[i];"
+    counters = run_uneven(body, sample=2, out=floats(62 * 32))
+    assert counters.threadgroups == GROUPS
+    assert counters.stored["y"] == 62 * 32 * 4
+
+
+def test_a_last_threadgroup_of_fewer_threads_completes_a_sample():
+    counters = run_uneven("y[i] = x[i];", threads=32 * GROUPS - 1)
+    assert counters.threadgroups == GROUPS
+    assert counters.stored["y"] == 4 * (32 * GROUPS - 1)
+
+
+def test_a_sample_is_not_taken_of_a_kernel_that_changes_what_it_got():
+    y = np.arange(32 * GROUPS, dtype=np.float32)
+    with emulator.count(sample=4) as launches:
+        launched = run_text(
+            HEAD + UNEVEN.replace("BODY", "y[i] += 1;"),
+            buffers=[np.zeros(1, np.float32), y],
+            grid=(32 * GROUPS, 1, 1),
+            threadgroup=(32, 1, 1),
+        )
+    assert launches[0].threadgroups == GROUPS
+    assert np.array_equal(launched.outputs[1], y + 1)
+
+
+def test_a_sample_without_counting_stays_a_sample():
+    text = UNEVEN.replace("BODY", "if (g % 2) return; y[i] = x[i];")
+    with emulator.settings(sample=4):
+        launched = run_text(
+            HEAD + text,
+            buffers=[np.ones(32 * GROUPS, np.float32), floats(32 * GROUPS)],
+            grid=(32 * GROUPS, 1, 1),
+            threadgroup=(32, 1, 1),
+        )
+    assert launched.counters.threadgroups == 4
 
 
 @pytest.mark.parametrize("order", ["reverse", "random"])

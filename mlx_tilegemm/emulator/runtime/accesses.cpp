@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "worker.h"
+
 namespace msl_rt {
 
 namespace {
@@ -42,6 +44,7 @@ void AccessLog::begin() {
 
 void AccessLog::start_threadgroup(uint32_t threads) {
   ++threadgroup_;
+  digest_ = 0;
   threads_ = threads;
   lanes_.resize((threads + simd_width - 1) / simd_width * simd_width);
   for (Notes& notes : lanes_) notes.clear();
@@ -73,8 +76,10 @@ void AccessLog::touch_lines(const Region* region, uintptr_t address, size_t byte
   const uintptr_t end = (address + bytes - 1) >> line_shift;
   for (uintptr_t line = address >> line_shift; line <= end; ++line) {
     uint64_t* stamp = &lines->stamps[line - start];
-    if (*stamp != threadgroup_) ++lines->by_threadgroup;
+    if (*stamp == threadgroup_) continue;
     *stamp = threadgroup_;
+    ++lines->by_threadgroup;
+    digest_ += mix(region->index + 1);
   }
 }
 
@@ -193,10 +198,14 @@ void AccessLog::count_group(const Group& group) {
   }
   std::sort(words, words + count);
   count = static_cast<size_t>(std::unique(words, words + count) - words);
+  const uint64_t lanes = static_cast<uint64_t>(__builtin_popcount(group.lanes));
+  const uint64_t transactions =
+      in_threadgroup ? bank_turns(words, count) : touched_lines(words, count);
   site->accesses += 1;
-  site->lanes += static_cast<uint64_t>(__builtin_popcount(group.lanes));
-  site->transactions += in_threadgroup ? bank_turns(words, count) : touched_lines(words, count);
+  site->lanes += lanes;
+  site->transactions += transactions;
   site->fewest_transactions += (count + banks - 1) / banks;
+  digest_ += mix(first.pc + mix(lanes << 32 | transactions << 16 | count));
 }
 
 void AccessLog::add_sites(std::vector<AccessSite>* sites) const {

@@ -36,6 +36,8 @@ class AccessLog {
       uint64_t pc);
   void settle(uint32_t simdgroup);
   void settle_all();
+  // Of what the running threadgroup has accessed, in whichever order.
+  uint64_t digest() const { return digest_; }
 
   void add_sites(std::vector<AccessSite>* sites) const;
   uint64_t threadgroup_lines(uint32_t buffer) const { return lines_[buffer].by_threadgroup; }
@@ -99,6 +101,7 @@ class AccessLog {
   std::unordered_map<Key, AccessSite, Hash> sites_;
   std::vector<Group> groups_;
   uint64_t threadgroup_ = 0;
+  uint64_t digest_ = 0;
   uint32_t threads_ = 0;
 };
 

@@ -84,12 +84,27 @@ int32_t place_buffers(const Launch& launch) {
   return no_failure;
 }
 
-void check_outputs(Launch* launch) {
-  for (uint32_t i = 0; i < launch->arguments.buffer_count; ++i) {
+// The buffers that a launch has to fill.
+std::vector<const Region*> outputs(const Launch& launch) {
+  std::vector<const Region*> found;
+  for (uint32_t i = 0; i < launch.arguments.buffer_count; ++i) {
     const Region* region = AddressSpace::instance()->buffer(i);
-    if (region->flags & (region_read_only | region_initialized)) continue;
-    check_written(launch, region, Pool::instance().worker(0));
+    if (!(region->flags & (region_read_only | region_initialized))) found.push_back(region);
   }
+  return found;
+}
+
+// Outputs of which a sample filled more or less than its share. No two threadgroups may store to one
+// place, so that in a grid of equals each fills as much.
+uint64_t uneven_outputs(const Launch& launch) {
+  uint64_t uneven = 0;
+  for (const Region* region : outputs(launch)) {
+    const size_t granules = region->bytes >> region->granule_shift;
+    size_t first = 0;
+    const size_t filled = granules - count_unwritten(launch, region, &first);
+    if (filled * launch.grid_count != granules * launch.threadgroup_count) ++uneven;
+  }
+  return uneven;
 }
 
 void copy_back(const Launch& launch) {
@@ -104,10 +119,9 @@ void copy_back(const Launch& launch) {
 }
 
 void add(Counters* total, const Counters& part) {
-  constexpr size_t words = sizeof(Counters) / sizeof(uint64_t);
   const uint64_t most = std::max(total->threadgroup_bytes, part.threadgroup_bytes);
-  for (size_t i = 0; i < words; ++i) {
-    reinterpret_cast<uint64_t*>(total)[i] += reinterpret_cast<const uint64_t*>(&part)[i];
+  for (size_t i = 0; i < counter_words; ++i) {
+    reinterpret_cast<uint64_t*>(total)[i] += words_of(part)[i];
   }
   total->threadgroup_bytes = most;
 }
@@ -166,10 +180,17 @@ MSL_RT_EXPORT void msl_rt_cancel() {
 MSL_RT_EXPORT uint32_t msl_rt_end(Counters* counters, Finding* findings, uint32_t capacity) {
   Pool& pool = Pool::instance();
   const bool complete = !the_launch->stop.load() && !the_launch->is_sample();
-  if (the_launch->strict && complete) check_outputs(the_launch);
+  if (the_launch->strict && complete) {
+    for (const Region* output : outputs(*the_launch)) {
+      check_written(the_launch, output, pool.worker(0));
+    }
+  }
+  const bool is_sample = the_launch->strict && the_launch->is_sample();
+  const uint64_t uneven = is_sample ? uneven_outputs(*the_launch) : 0;
   copy_back(*the_launch);
   AddressSpace::instance()->forget_strays();
   *counters = {};
+  counters->uneven = uneven;
   uint32_t count = 0;
   for (uint32_t w = 0; w < pool.started(); ++w) {
     const Worker& worker = *pool.worker(w);

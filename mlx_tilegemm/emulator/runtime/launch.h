@@ -59,6 +59,7 @@ struct Launch {
   std::vector<uint32_t> shuffled;  // for the random order
   std::atomic<uint64_t> next{0};
   std::atomic<bool> stop{false};
+  std::atomic<uint64_t> work{0};  // digest of what the first counted threadgroup did; 0 before
   // Records with smaller clocks are of earlier launches.
   uint64_t start_clock = 0;
   // Tells its sites from those of the launches just before it; never 0.
@@ -72,9 +73,19 @@ struct Launch {
     uint64_t index = turn;
     if (order == Order::reverse) index = threadgroup_count - 1 - turn;
     if (!shuffled.empty()) index = shuffled[turn];
-    if (threadgroup_count == grid_count) return index;
-    // The first and the last, which may be cut off, and others in between.
-    return index * (grid_count - 1) / (threadgroup_count - 1);
+    return is_sample() ? sampled(index) : index;
+  }
+
+ private:
+  // The first and the last, which may be cut off, and one of each part of those in between: at no
+  // fixed distance, for the work of a grid may have a period.
+  uint64_t sampled(uint64_t index) const {
+    if (index == 0) return 0;
+    if (index == threadgroup_count - 1) return grid_count - 1;
+    const uint64_t parts = threadgroup_count - 2;
+    const uint64_t begin = 1 + (index - 1) * (grid_count - 2) / parts;
+    const uint64_t end = 1 + index * (grid_count - 2) / parts;
+    return begin + mix(index) % (end - begin);
   }
 };
 

@@ -333,15 +333,20 @@ void report_misaligned(Worker* worker, uintptr_t address, size_t alignment, uint
   report_access(worker, Kind::misaligned, pc, region, address, alignment, Access::load);
 }
 
-void check_written(Launch* launch, const Region* region, Worker* reporter) {
+size_t count_unwritten(const Launch& launch, const Region* region, size_t* first) {
   const size_t cells = region->bytes >> region->granule_shift;
   size_t missing = 0;
-  size_t first = 0;
   for (size_t i = 0; i < cells; ++i) {
     const Record record(region->cells[i].write);
-    if (record.clock() >= launch->start_clock) continue;
-    if (missing++ == 0) first = i;
+    if (record.clock() >= launch.start_clock) continue;
+    if (missing++ == 0) *first = i;
   }
+  return missing;
+}
+
+void check_written(Launch* launch, const Region* region, Worker* reporter) {
+  size_t first = 0;
+  const size_t missing = count_unwritten(*launch, region, &first);
   if (missing == 0) return;
   Finding* finding = reporter->report(Kind::unwritten_output, 0, Place(), region);
   if (finding == nullptr) return;

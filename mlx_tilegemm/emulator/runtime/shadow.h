@@ -52,7 +52,10 @@ void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access
 // Reports an address of ours that is no multiple of `alignment`.
 void report_misaligned(Worker* worker, uintptr_t address, size_t alignment, uint64_t pc);
 
-// Reports output granules that no thread has written.
+// Granules that no thread has written; `first` becomes the first of them.
+size_t count_unwritten(const Launch& launch, const Region* region, size_t* first);
+
+// Reports such granules of an output.
 void check_written(Launch* launch, const Region* region, Worker* reporter);
 
 }  // namespace msl_rt

@@ -117,6 +117,7 @@ void Worker::run_threadgroup(uint64_t linear) {
   position_.z = static_cast<uint32_t>(linear / count.x / count.y);
   threadgroup_start = ++clock;
   ordered[0] = ordered[1] = clock;
+  const Counters before = counters;
   ++counters.threadgroups;
   set_ids();
   prepare_storages();
@@ -125,8 +126,24 @@ void Worker::run_threadgroup(uint64_t linear) {
   cursor_ = 0;
   current = &groups_[0].fibers[0];
   msl_rt_switch(&scheduler_, current->stack_pointer);
-  if (accesses) accesses->settle_all();
+  if (accesses) {
+    accesses->settle_all();
+    compare_work(before);
+  }
   if (strict) check_stacks();
+}
+
+void Worker::compare_work(const Counters& before) {
+  Counters work = counters;
+  work.threadgroup_bytes = before.threadgroup_bytes;  // grows with a worker's first threadgroup
+  uint64_t digest = accesses->digest();
+  for (size_t i = 0; i < counter_words; ++i) {
+    digest = mix(digest + words_of(work)[i] - words_of(before)[i] + i);
+  }
+  uint64_t first = 0;
+  digest |= 1;
+  if (launch->work.compare_exchange_strong(first, digest) || first == digest) return;
+  ++counters.uneven;
 }
 
 // The last threadgroup along an axis is as small as the grid leaves it.

@@ -89,8 +89,17 @@ struct Counters {
   uint64_t atomics;
   uint64_t threadgroups;
   uint64_t threadgroup_bytes;
+  // Signs that a sample does not stand for its grid: threadgroups that did other work than the
+  // first, where accesses are noted, and outputs that it filled another share of than its own.
+  uint64_t uneven;
   uint64_t buffer_loaded[max_buffers], buffer_stored[max_buffers];
 };
+
+constexpr size_t counter_words = sizeof(Counters) / sizeof(uint64_t);
+
+inline const uint64_t* words_of(const Counters& counters) {
+  return reinterpret_cast<const uint64_t*>(&counters);
+}
 
 // A threadgroup array, as its declaration asked for it.
 struct Storage {
@@ -160,6 +169,7 @@ class Worker {
 
  private:
   void run_threadgroup(uint64_t linear);
+  void compare_work(const Counters& before);
   void set_ids();
   void start_fibers(uint64_t linear);
   void start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint32_t lanes);

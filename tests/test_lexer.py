@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_tilegemm.emulator.lexer import Kind, tokenize
+from mlx_tilegemm.msl.lexer import Kind, tokenize
 
 
 @pytest.mark.parametrize("before", ["", "  ", "\t", "int a;\n", "int a;\n   ", "\n \n  "])
