@@ -27,7 +27,7 @@ import numpy as np
 from counters_report import markdown
 
 from mlx_tilegemm import emulator
-from mlx_tilegemm.backends import EmulatorBackend
+from mlx_tilegemm.backends.emulator import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
 from mlx_tilegemm.dispatch import choose

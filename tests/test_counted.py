@@ -6,7 +6,7 @@ import cases
 import pytest
 
 from mlx_tilegemm import emulator
-from mlx_tilegemm.backends import EmulatorBackend
+from mlx_tilegemm.backends.emulator import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.emulator import Space
 from mlx_tilegemm.families.attention.kernels import attention_chain

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -86,10 +86,10 @@ def covering_texts() -> tuple[Rendered, ...]:
 
 
 def _values(value: object) -> Iterator[tuple[str, object]]:
-    """Yield the fields of a spec, and those of its configuration, by name."""
-    for field in fields(value):
+    """Yield the fields of a spec by name, and those of its configuration and of its problem."""
+    for field in fields(cast(Any, value)):
         one = getattr(value, field.name)
-        if field.name == "config":
+        if field.name in ("config", "text"):
             yield from _values(one)
         else:
             yield field.name, one
