@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tilegemm.cli import main as cli
+from mlx_tilegemm.cli import main
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -46,7 +46,7 @@ def test_commands_run(command, capsys):
         assert program in (ROOT / ".ci" / "run").read_text()
         return
     assert program == "mlx-tilegemm"
-    assert cli.main(arguments) in (0, None)
+    assert main(arguments) in (0, None)
     assert capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.call import tracing
+from mlx_tilegemm.call import tracing, transforms
 from mlx_tilegemm.call.tracing import is_traced
 
 X = mx.ones((3,))
@@ -134,7 +134,7 @@ def test_calls_carry_derivatives_only_there(lazy):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mx, "custom_function", recorded)
         tg.matmul(a, b)
-        assert "mlx_tilegemm.autodiff.transforms" not in made
+        assert transforms.__name__ not in made
         gradient = mx.grad(lambda x: mx.sum(tg.matmul(x, b)))(a)
-    assert "mlx_tilegemm.autodiff.transforms" in made
+    assert transforms.__name__ in made
     assert mx.array_equal(gradient, mx.full((17, 33), 9.0))
