@@ -172,7 +172,9 @@ def test_a_verdict_goes_by_the_first_variation_whichever_notices(monkeypatch):
 
 
 def test_a_component_past_the_end_of_a_vector_is_noticed():
-    assert judge(ways_of("comparison", "for (int e = 0; e < 2; ++e) {", "attention_chain")).caught
+    assert judge(
+        ways_of("comparison", "for (int e = 0; e < 2; ++e) {", "lib/attention_mask")
+    ).caught
 
 
 class TestReasons:
