@@ -336,7 +336,7 @@ _NAMES = {
     "a_tile_row_stride": "a_tile_column_stride",
     "b_tile_row_stride": "b_tile_column_stride",
     "A_TILE_STRIDE": "B_TILE_STRIDE",
-    "K_TILE_STRIDE": "V_TILE_STRIDE",
+    "HEAD_TILE_STRIDE": "VALUE_TILE_STRIDE",
     "lane_row": "lane_column",
     "simdgroup_row": "simdgroup_column",
     "first_row": "first_column",

@@ -90,6 +90,11 @@ def _split_k() -> list[Made]:
             "32x32x16-2x2-staged-split4",
             *_gemm(33, 9, n=70, k=512, transpose_a=True, transpose_b=True),
         ),
+        _subject(
+            "gemm_split_k",
+            "32x32x16-2x2-staged-split4",
+            *_gemm(33, n=37, k=555, c=BFLOAT16, c_shape=(33, 37)),
+        ),
     ]
 
 
