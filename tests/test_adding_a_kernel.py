@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import doctest
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from changed_library import appended, changed_library, replaced, run_in
 
 ROOT = Path(__file__).parent.parent
 GUIDE = ROOT / "docs" / "guides" / "adding-a-kernel.md"
+OPENING = "KERNELS = (\n"
 
 
 def block(language: str) -> str:
@@ -22,43 +20,29 @@ def block(language: str) -> str:
     return found
 
 
+def places() -> list[str]:
+    """Return the paths that the guide gives its blocks, in order."""
+    return re.findall(r"`mlx_tilegemm/([\w/.]+)`[:,]", GUIDE.read_text())
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """Return a folder with the library as it is after the guide."""
-    folder = tmp_path_factory.mktemp("guide")
-    package = shutil.copytree(
-        ROOT / "mlx_tilegemm",
-        folder / "mlx_tilegemm",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    (package / "templates" / "gemm_outer.metal.j2").write_text(block("jinja"))
-    (package / "kernels" / "gemm_outer.py").write_text(block("py"))
-    registry = package / "kernels" / "__init__.py"
-    text = registry.read_text()
-    opening = "KERNELS: tuple[Kernel, ...] = (\n"
-    assert block("text").startswith(opening)
-    text = text.replace(opening, block("text"))
-    text = text.replace("from . import (\n", "from . import (\n    gemm_outer,\n")
-    registry.write_text(text)
-    return folder
-
-
-def run(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(library)}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=library,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    template, module, registry = places()
+    named = block("text")
+    assert named.startswith(OPENING)
+    edits = {
+        template: appended(block("jinja")),
+        module: appended(block("py")),
+        registry: replaced(OPENING, named),
+    }
+    return changed_library(tmp_path_factory.mktemp("guide"), edits)
 
 
 def test_the_session_goes_as_shown(library):
     session = library / "session.txt"
     session.write_text(block("pycon"))
-    done = run(library, "-m", "doctest", str(session))
+    done = run_in(library, "-m", "doctest", str(session))
     assert done.returncode == 0, done.stdout + done.stderr
     assert doctest.DocTestParser().get_examples(block("pycon"))
 
@@ -66,7 +50,7 @@ def test_the_session_goes_as_shown(library):
 @pytest.mark.slow
 def test_every_variant_is_right_and_legal_metal(library):
     command = re.findall(r"^mlx-tilegemm (verify .*)$", GUIDE.read_text(), re.M)[0].split()
-    done = run(library, "-m", "mlx_tilegemm", *command)
+    done = run_in(library, "-m", "mlx_tilegemm", *command)
     report = json.loads((library / "build" / "gemm_outer" / "verify.json").read_text())
     assert report["passed"], done.stderr
     assert done.returncode == 0
@@ -75,7 +59,7 @@ def test_every_variant_is_right_and_legal_metal(library):
 
 @pytest.mark.slow
 def test_its_types_are_strict(library):
-    module = library / "mlx_tilegemm" / "kernels" / "gemm_outer.py"
+    module = library / "mlx_tilegemm" / places()[1]
     options = ["--config-file", str(ROOT / "pyproject.toml")]
-    done = run(library, "-m", "mypy", *options, str(module))
+    done = run_in(library, "-m", "mypy", *options, str(module))
     assert done.returncode == 0, done.stdout
