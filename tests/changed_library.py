@@ -30,6 +30,7 @@ def changed_library(folder: Path, edits: Mapping[str, Edit]) -> Path:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         new = edit(old)
         assert new != old, end
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(new, encoding="utf-8")
     return folder
 

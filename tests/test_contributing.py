@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,13 @@ TABLE = "to add"
 
 # Which test holds a row: its file and its name, a class before it where it is in one.
 HELD_BY = {
+    "a family of ops": "test_adding_a_family.py::test_it_costs_a_folder_and_a_line",
     "a kernel": "test_adding_a_kernel.py::test_the_session_goes_as_shown",
-    "a dtype": "test_contributing.py::test_a_dtype_is_one_row_and_its_name",
+    "an element format": "test_contributing.py::test_a_packed_format_is_one_row_and_its_name",
     "a chip": "test_contributing.py::test_a_chip_is_one_record",
+    "a backend": "test_contributing.py::test_a_backend_is_one_file_and_its_object",
     "an MSL function": "test_contributing.py::test_an_msl_function_is_defined_declared_and_listed",
 }
-# Rows that no test holds yet.
-NOT_HELD = {"a backend"}
 
 
 def rows(text: str) -> dict[str, str]:
@@ -28,6 +30,9 @@ def rows(text: str) -> dict[str, str]:
     lines = text.partition(f"| {TABLE} |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines]
     return dict(cells)
+
+
+TABLE_ROWS = rows((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
 
 
 def names_of_tests(path: Path) -> set[str]:
@@ -42,12 +47,25 @@ def names_of_tests(path: Path) -> set[str]:
 
 
 def test_every_row_is_held_by_a_test():
-    table = rows((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    assert table.keys() == HELD_BY.keys() | NOT_HELD
-    assert not HELD_BY.keys() & NOT_HELD
+    assert TABLE_ROWS.keys() == HELD_BY.keys()
     for row, test in HELD_BY.items():
         file, _, name = test.partition("::")
         assert name in names_of_tests(ROOT / "tests" / file), row
+
+
+def places() -> list[str]:
+    return [place for cell in TABLE_ROWS.values() for place in re.findall(r"`([^`]+)`", cell)]
+
+
+@pytest.mark.parametrize("place", [one for one in places() if re.search(r"[/.]", one)])
+def test_every_place_of_the_table_is_there(place):
+    """Some file is where a path says, with any name for ``<name>``; names are those of modules."""
+    if re.fullmatch(r"\w+(\.\w+)*\.[A-Z]+", place):
+        module, _, name = place.rpartition(".")
+        assert hasattr(import_module(f"mlx_tilegemm.{module}"), name)
+        return
+    pattern = re.sub(r"<\w+>", "*", place).rstrip("/")
+    assert any(any(folder.glob(pattern)) for folder in (ROOT / "mlx_tilegemm", ROOT))
 
 
 RECORD = """
@@ -81,7 +99,7 @@ assert seconds("m5-ultra") < 0.6 * seconds("m5-max")
 
 
 def test_a_chip_is_one_record(tmp_path):
-    library = changed_library(tmp_path, {"chips/apple10.py": appended(RECORD)})
+    library = changed_library(tmp_path, {"machine/chips/apple10.py": appended(RECORD)})
     program = tmp_path / "program.py"
     program.write_text(A_CHIP)
     done = run_in(library, str(program))
@@ -92,12 +110,12 @@ def test_a_chip_is_one_record(tmp_path):
     assert "kernel" in run_in(library, "-m", "mlx_tilegemm", "render", *call).stdout
 
 
-ROW = """UINT16 = DType(
+NATIVE_ROW = """UINT16 = DType(
     name="uint16", short="u16", metal="ushort", bits=16, kind=Kind.INTEGER, unit_roundoff=0.0
 )
 
 DTYPES = (UINT16, """
-A_DTYPE = """
+A_NATIVE_FORMAT = """
 import mlx.core as mx
 import numpy as np
 
@@ -114,12 +132,154 @@ assert np.array_equal(np.array(c), a.astype(np.int32) @ b.astype(np.int32))
 
 
 @pytest.mark.slow
-def test_a_dtype_is_one_row_and_its_name(tmp_path):
-    library = changed_library(tmp_path, {"dtypes.py": replaced("DTYPES = (", ROW)})
+def test_a_native_format_is_one_row_and_its_name(tmp_path):
+    library = changed_library(tmp_path, {"core/dtypes.py": replaced("DTYPES = (", NATIVE_ROW)})
     program = tmp_path / "program.py"
-    program.write_text(A_DTYPE)
+    program.write_text(A_NATIVE_FORMAT)
     done = run_in(library, str(program))
     assert done.returncode == 0, done.stderr
+
+
+PACKED_ROW = """def _e4m3(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    sign, exponent, mantissa = codes >> 7, (codes >> 3 & 15) * 1.0, (codes & 7) * 1.0
+    normal = exponent > 0
+    value = (normal + mantissa / 8) * 2.0 ** (exponent + ~normal * 1.0 - 7)
+    value[codes & 127 == 127] = float("nan")
+    return value * (1.0 - 2.0 * sign)
+
+
+FLOAT8_E4M3 = DType(
+    name="float8_e4m3",
+    short="f8",
+    metal="uchar",
+    bits=8,
+    kind=Kind.FLOAT,
+    unit_roundoff=2.0**-4,
+    smallest_step=2.0**-9,
+    stored="uint8",
+    decode=_e4m3,
+)
+
+DTYPES = (FLOAT8_E4M3, """
+A_PACKED_FORMAT = """
+import pickle
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.core import dtypes
+from mlx_tilegemm.core.operand import Operand
+from mlx_tilegemm.core.reference import draw
+
+row = dtypes.FLOAT8_E4M3
+assert dtypes.by_name("f8") is dtypes.by_name("float8_e4m3") is row
+assert pickle.loads(pickle.dumps(row)) is row
+
+codes = np.arange(256, dtype=np.uint8)
+values = np.array(mx.from_fp8(mx.array(codes), mx.float32)).astype(np.float64)
+np.testing.assert_array_equal(row.decode(codes), values)
+
+operand = Operand(name="w", shape=(3, 400), dtype=row)
+assert operand.nbytes == 1200
+drawn = draw(operand, np.random.default_rng(0))
+assert (drawn.dtype, drawn.shape) == (mx.uint8, (3, 400))
+
+# An array of bytes still is one: the format has to be named.
+assert dtypes.from_mlx(mx.uint8) is dtypes.UINT8
+assert row not in dtypes.FLOATS
+a, b = mx.array(codes.reshape(8, 32)), mx.array(codes.reshape(32, 8))
+with tg.use_backend("emulator"):
+    c = tg.matmul(a, b)
+wanted = codes.reshape(8, 32).astype(np.int32) @ codes.reshape(32, 8).astype(np.int32)
+assert np.array_equal(np.array(c), wanted)
+"""
+
+
+@pytest.mark.slow
+def test_a_packed_format_is_one_row_and_its_name(tmp_path):
+    library = changed_library(tmp_path, {"core/dtypes.py": replaced("DTYPES = (", PACKED_ROW)})
+    program = tmp_path / "program.py"
+    program.write_text(A_PACKED_FORMAT)
+    done = run_in(library, str(program))
+    assert done.returncode == 0, done.stderr
+
+
+COUNTING = '''"""Run kernels in the emulator, count them, and have them prove themselves first."""
+
+from dataclasses import replace
+
+from .base import Backend
+from .emulator import EmulatorBackend
+
+
+class CountingBackend(Backend):
+    """The emulator, taken for a device that checks nothing."""
+
+    name = "counting"
+    capabilities = replace(EmulatorBackend.capabilities, checks_launches=False)
+
+    def __init__(self):
+        self.emulator = EmulatorBackend()
+        self.compiled = []
+
+    def compile(self, source):
+        self.compiled.append(source.name)
+        return self.emulator.compile(source)
+'''
+BACKEND = {
+    "backends/counting.py": appended(COUNTING),
+    "backends/__init__.py": lambda text: text.replace(
+        "EmulatorBackend())", "EmulatorBackend(), CountingBackend())"
+    ).replace("from .emulator", "from .counting import CountingBackend\nfrom .emulator"),
+}
+A_BACKEND = """
+import mlx.core as mx
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.backends import backend_named, resolve
+from mlx_tilegemm.errors import ProblemError
+
+counting = backend_named("counting")
+a, b = mx.ones((9, 40), dtype=mx.float16), mx.ones((40, 24))
+assert mx.array_equal(tg.matmul(a, b), mx.full((9, 24), 40.0))
+assert not counting.compiled
+with tg.use_backend("counting"):
+    assert resolve().backend is counting
+    found = tg.explain(tg.matmul, a, b)
+    assert (found.backend, found.canary[:13]) == ("counting", "not yet tried")
+    assert mx.array_equal(tg.matmul(a, b), mx.full((9, 24), 40.0))
+    assert tg.explain(tg.matmul, a, b).canary.startswith("proven on this machine")
+    assert mx.grad(lambda a: tg.matmul(a, b).sum())(a).shape == a.shape
+assert {source.name for source in found.sources} < set(counting.compiled)
+try:
+    tg.use_backend("nothing")
+except ProblemError as error:
+    assert "'emulator', 'counting' or 'mlx'" in str(error)
+else:
+    raise AssertionError("a backend that is none was taken")
+"""
+
+
+@pytest.mark.slow
+def test_a_backend_is_one_file_and_its_object(tmp_path, monkeypatch):
+    library = changed_library(tmp_path, BACKEND)
+    monkeypatch.setenv("MLX_TILEGEMM_CANARY", str(tmp_path / "canary.json"))
+    program = tmp_path / "program.py"
+    program.write_text(A_BACKEND)
+    done = run_in(library, str(program))
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("MLX_TILEGEMM_BACKEND", "counting")
+    call = ("explain", "matmul", "9x40", "40x24", "--dtypes", "float16,float32")
+    shown = run_in(library, "-m", "mlx_tilegemm", *call).stdout
+    assert re.search(r"^  backend +counting: asked for$", shown, re.M), shown
+    assert "proven on this machine" in shown
+    options = ("--kernel", "gemv", "--sample", "2", "--repeats", "2", "--no-static", "--jobs", "1")
+    done = run_in(library, "-m", "mlx_tilegemm", "verify", *options)
+    report = json.loads((library / "reports" / "verify.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["environment"]["backend"] == "counting"
+    assert [one["launches"] for one in report["variants"]] == [2, 2]
 
 
 MSL_FUNCTION = {
