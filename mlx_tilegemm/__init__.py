@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from . import emulator, integrations, nn
     from .assurance.tuning import record
     from .call.explanation import explain
+    from .layers.audit import Audit, audit
     from .layers.patching import PatchReport, patch, patched, unpatch
 
 __all__ = [
     "ArraySpec",
+    "Audit",
     "PatchReport",
     "addmm",
     "attention_chain",
+    "audit",
     "emulator",
     "errors",
     "explain",
@@ -39,6 +42,7 @@ __all__ = [
 _SUBPACKAGES = ("emulator", "integrations", "nn")
 _MODULES = {
     "explain": ".call.explanation",
+    **dict.fromkeys(("Audit", "audit"), ".layers.audit"),
     "record": ".assurance.tuning",
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
 }

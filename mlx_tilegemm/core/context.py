@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 Recorder = Callable[[object], None]
 
+StandIn = Callable[..., Any]
+"""Takes what `mlx_tilegemm.call.prepare.prepare` takes and returns what it returns."""
+
 
 class Settings(NamedTuple):
     """Settings in force here and now; a part of every prepared call's key.
@@ -19,12 +22,15 @@ class Settings(NamedTuple):
         gradients: Whether calls carry their derivatives.
         recorder: Takes the problems that are asked for, or None. In each recording block calls are
             prepared, and noted, anew.
+        stand_in: Prepares calls in place of this library, for who wants to see them and not to
+            compute; None for none.
     """
 
     backend: Any = None
     kernel: str | None = None
     gradients: bool = True
     recorder: Recorder | None = None
+    stand_in: StandIn | None = None
 
 
 _settings: ContextVar[Settings] = ContextVar("mlx_tilegemm_settings", default=Settings())  # noqa: B039 - a tuple

@@ -379,6 +379,28 @@ def _reason(layer: nn.Module, kind: type, rules: Rules) -> str | None:
     return "there is no rule for its class"
 
 
+def standing(rules: Rules, model: nn.Module) -> dict[str, str]:
+    """Return why a product with a layer's weight would not be this library's, by the layer's path.
+
+    Args:
+        rules: What layers are judged by.
+        model: A module, patched or not.
+    """
+    return {
+        path: reason
+        for path, layer in _layers("patch", model)
+        if (reason := _standing(layer, _judge(layer, rules)))
+    }
+
+
+def _standing(layer: nn.Module, verdict: _Route | str | None) -> str | None:
+    if not isinstance(verdict, _Route):
+        return verdict
+    if type(layer) is verdict.layer:
+        return "it is computed outside of its layer's routed calls"
+    return "its layer is not patched"
+
+
 @lru_cache(maxsize=1024)
 def _routed_class(kind: type, route: type) -> type:
     return _subclass(kind, (route, kind), {})
