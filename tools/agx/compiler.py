@@ -22,7 +22,7 @@ from typing import Any
 from .dialect import ENTRY, Program
 from .listing import scheduled
 from .pressure import demand
-from .spirv import export_entry_points
+from .spirv import prepare
 from .steps import Step, main_step
 
 ENVIRONMENT_VARIABLE = "MLX_TILEGEMM_ASAHI_CLC"
@@ -46,7 +46,6 @@ _FLAGS = (
     "-fno-vectorize",
     "-fno-slp-vectorize",
     "-ffp-contract=fast",
-    "-cl-no-signed-zeros",
     # Without the names of a kernel's parameters `asahi_clc` crashes.
     "-fno-discard-value-names",
     "--target=spirv64-unknown-unknown",
@@ -56,7 +55,7 @@ _FLAGS = (
 # a production compiler does something in between.
 _NO_MOTION = ("-mllvm", "-opt-disable=licm")
 _DEBUG = "shaderdb,shaders,demand,internal"
-_READERS = ("listing", "pressure", "steps")
+_READERS = ("listing", "pressure", "spirv", "steps")
 _STATISTICS = re.compile(
     r"SHADER-DB: .*? (?P<instructions>\d+) inst, .*? (?P<scratch>\d+) scratch, "
     r"(?P<occupancy>\d+) threads, (?P<loops>\d+) loops, (?P<spills>\d+):(?P<fills>\d+) spills"
@@ -131,7 +130,7 @@ class Compiler:
 
     @cached_property
     def identity(self) -> str:
-        """Digest of the compilers, of the headers and of what reads the results."""
+        """Digest of the compilers, of the headers and of what works between and behind them."""
         parts = [self._asahi_clc.read_bytes(), self.clang_version.encode()]
         readers = (Path(__file__).parent / f"{name}.py" for name in _READERS)
         parts += [path.read_bytes() for path in (*sorted(INCLUDE.rglob("*.h")), *readers)]
@@ -177,24 +176,25 @@ class Compiler:
         return build
 
     def _compiled(self, program: Program, flags: Sequence[str]) -> Build:
+        return read_build(*self.run(program, flags))
+
+    def run(self, program: Program, flags: Sequence[str]) -> tuple[str, str]:
+        """Compile a program, and return the log and the statistics that `read_build` reads.
+
+        Raises:
+            CompileError: A compiler refused it.
+        """
         with tempfile.TemporaryDirectory(prefix="agx-") as name:
             folder = Path(name)
             (folder / "kernel.cl").write_text(program.code, encoding="utf-8")
-            clang: _Command = [
-                self._zig,
-                "clang",
-                *_FLAGS,
-                *flags,
-                "-c",
-                "-o",
-                "kernel.spv",
-                "kernel.cl",
-            ]
-            _checked(clang, folder)
+            _checked(self.clang(flags, "kernel.spv", "kernel.cl"), folder)
             module = folder / "kernel.spv"
-            module.write_bytes(export_entry_points(module.read_bytes()))
-            mesa: _Command = [self._asahi_clc, "kernel.spv", "kernel.h", "kernel.c"]
-            return read_build(*_checked(mesa, folder))
+            module.write_bytes(prepare(module.read_bytes()))
+            return _checked([self._asahi_clc, "kernel.spv", "kernel.h", "kernel.c"], folder)
+
+    def clang(self, flags: Sequence[str], out: str, source: str) -> list[str]:
+        """Return the command that turns a source into SPIR-V."""
+        return [str(self._zig), "clang", *_FLAGS, *flags, "-c", "-o", out, source]
 
 
 def _checked(command: _Command, folder: Path) -> tuple[str, str]:

@@ -29,10 +29,8 @@ _PRELUDE = frozenset(
 )
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)".*$', re.MULTILINE)
 _CONSTANT = re.compile(r"constant\s+(\w+)\s+(\w+)\s*\[\[function_constant\(\d+\)\]\];")
-_TEMPLATE = re.compile(
-    r"template\s*<(?P<parameters>[^<>{};]*)>\s*"
-    r"(?P<kernel>\[\[\s*kernel\b[^]]*\]\]\s*void\s+(?P<name>\w+)\s*)\("
-)
+_TEMPLATE = re.compile(r"template\s*<")
+_KERNEL = re.compile(r"\s*\[\[\s*kernel\b[^]]*\]\]\s*void\s+(\w+)\s*\(")
 _PARAMETER = re.compile(r"(?:const\s+)?(?P<kind>\w+)\s+(?P<name>\w+)\s*(?:=\s*(?P<default>.*))?")
 # Where MLX's text uses what C++ for OpenCL does not have: default construction and conversion of
 # objects in private memory only, references to temporaries there, and pointers moved by an object.
@@ -115,13 +113,17 @@ def _only(text: str, kernel: str, arguments: list[str], constants: Mapping[str, 
     """Return a text with one of its kernel templates as a kernel and without the others."""
     parts, at = [], 0
     for found in _TEMPLATE.finditer(text):
-        parts.append(text[at : found.start()])
         closing = matching(text, found.end() - 1)
-        body = text.index("{", closing)
+        head = _KERNEL.match(text, closing + 1)
+        if head is None:
+            continue
+        parts.append(text[at : found.start()])
+        end = matching(text, head.end() - 1)
+        body = text.index("{", end)
         at = matching(text, body) + 1
-        if found["name"] == kernel:
-            parameters, absent = _buffers(text[found.end() : closing], constants)
-            parts.append("\n".join(_written_out(found["parameters"], arguments)))
+        if head[1] == kernel:
+            parameters, absent = _buffers(text[head.end() : end], constants)
+            parts.append("\n".join(_written_out(text[found.end() : closing], arguments)))
             parts.append(f"\n[[kernel]] void {kernel}({parameters}) {{\n{absent}")
             parts.append(text[body + 1 : at])
     return "".join([*parts, text[at:]])

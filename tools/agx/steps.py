@@ -101,7 +101,8 @@ def _all(shader: Shader) -> Iterator[Instruction]:
 
 
 def _is_wide_sum(one: Instruction) -> bool:
-    return one.operation == "iadd" and len(one.used) == 2 and one.results[0].size == "d"
+    values = sum(operand.value is not None for operand in one.operands)
+    return one.operation == "iadd" and values == 2 and one.results[0].size == "d"
 
 
 def _is_narrow_lane(one: Instruction) -> bool:

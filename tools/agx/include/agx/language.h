@@ -46,7 +46,14 @@ typedef long ptrdiff_t;
 
 template <typename T, typename U>
 METAL_FUNC T as_type(U value) {
-  return __builtin_bit_cast(T, value);
+  static_assert(sizeof(T) == sizeof(U), "as_type keeps the size.");
+  if constexpr (__is_trivially_copyable(T) && __is_trivially_copyable(U)) {
+    return __builtin_bit_cast(T, value);
+  } else {
+    T result;
+    __builtin_memcpy(&result, &value, sizeof(T));
+    return result;
+  }
 }
 
 // These GPUs have no bfloat16 either: it is the upper half of a float, rounded with integers.
