@@ -30,14 +30,14 @@ def prepare(module: bytes) -> bytes:
         ValueError: It has no kernel or no decorations.
     """
     words = list(struct.unpack(f"={len(module) // 4}I", module))
-    prepared, exports = words[:_HEADER_WORDS], list[_Words]()
+    prepared, exports = words[:_HEADER_WORDS], list[int]()
     exported = False
     for instruction in _instructions(words):
         opcode = instruction[0] & 0xFFFF
         if opcode == _ENTRY_POINT:
-            exports.append(_export(instruction[2], _string(instruction[3:])))
+            exports += _export(instruction[2], _string(instruction[3:]))
         if opcode == _DECORATE and not exported:
-            prepared += sum(exports, [])
+            prepared += exports
             exported = bool(exports)
         if opcode != _EXECUTION_MODE or instruction[2] != _CONTRACTION_OFF:
             prepared += instruction
