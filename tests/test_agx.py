@@ -265,11 +265,14 @@ class TestSteps:
         text = PRODUCTS.replace("   7d = iadd 6d, 2d, #0\n", "").replace("8d, 7d", "8d, 6d")
         assert steps.main_step(shader(text)).products == 2
 
-    def test_narrow_products_are_two_multiply_adds(self):
-        narrow = "   20 = ffma 4h, 5h.neg, 2\n   21 = fmul 4h.neg, 5\n   22 = ffma 4h, 5h, 2\n"
-        text = PRODUCTS.replace("   8d = iadd 5d, 5d, #0\n", f"{narrow}   8d = mov 5d\n")
-        # 5d + 1d + 2d, and the first two of the three.
+    def test_narrow_products_are_multiplied_first(self):
+        # One element of a narrow product is enough to know it by; floats of 32 bits are not.
+        narrow = "   20 = fmul 4h, 4\n   21 = fmul 4h, 4\n   8d = collect 20, 21\n"
+        text = PRODUCTS.replace("   8d = iadd 5d, 5d, #0\n", narrow)
         assert steps.main_step(shader(text)).products == 2
+        text = text.replace("4h", "4").replace("iadd 6d, 2d", "iadd 5d, 2d")
+        assert steps.main_step(shader(text)).products == 2
+        assert steps.main_step(shader(text.replace("fmul 4,", "fmul 4h,"))).products == 3
 
     def test_no_loop(self):
         assert steps.main_step(shader("block0 {\n   0 = mov u0\n}\n")) == steps.Step()

@@ -1,7 +1,7 @@
 """Compiles a program with clang and Mesa's `asahi_clc`, and keeps what came out.
 
 Clang is the one of the package ``ziglang``, whose back-end writes SPIR-V; `asahi_clc` is the
-command that the environment variable ``MLX_TILEGEMM_ASAHI_CLC`` names (see README.md).
+command that the environment variable ``MLX_TILEGEMM_ASAHI_CLC`` names; see docs/registers.md.
 """
 
 from __future__ import annotations

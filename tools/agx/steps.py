@@ -43,7 +43,7 @@ class Step:
 
 
 _Counts = tuple[int, ...]
-"""A step's numbers in their order, with products twice: its lanes' two results each."""
+"""A step's numbers in their order."""
 
 
 def main_step(shader: Shader) -> Step:
@@ -51,28 +51,28 @@ def main_step(shader: Shader) -> Step:
 
     Of nested loops that have as many, it is the innermost. A shader without loops has an empty one.
     """
-    lanes = _product_lanes(shader)
-    turns = [_turn(shader, loop, lanes) for loop in shader.loops]
+    products = _products(shader)
+    turns = [_turn(shader, loop, products) for loop in shader.loops]
     if not turns:
         return Step()
-    products, *others = max(turns, key=lambda counts: counts[:3])
-    return Step(**dict(zip(Step.__slots__, (products // 2, *others), strict=True)))
+    most = max(turns, key=lambda counts: counts[:3])
+    return Step(**dict(zip(Step.__slots__, most, strict=True)))
 
 
-def _turn(shader: Shader, loop: frozenset[int], lanes: dict[int, int]) -> _Counts:
+def _turn(shader: Shader, loop: frozenset[int], products: frozenset[int]) -> _Counts:
     """Return the counts of the way through a loop that does most; loops inside it turn once."""
     ways: dict[int, _Counts] = {}
     for number in sorted(loop):
-        own = _counts(shader.blocks[number], lanes)
+        own = _counts(shader.blocks[number], products)
         before = [ways[one] for one in shader.blocks[number].predecessors if one in ways]
         ways[number] = tuple(map(sum, zip(own, max(before, default=(0,) * len(own)), strict=True)))
     return max(ways.values())
 
 
-def _counts(block: Block, lanes: dict[int, int]) -> _Counts:
+def _counts(block: Block, products: frozenset[int]) -> _Counts:
     names = [one.operation for one in block.instructions]
     return (
-        sum(lanes.get(value, 0) for one in block.instructions for value in one.made),
+        sum(len(one.made & products) for one in block.instructions),
         names.count("device_load"),
         names.count("local_load"),
         sum(name not in _GROUPING for name in names),
@@ -82,18 +82,19 @@ def _counts(block: Block, lanes: dict[int, int]) -> _Counts:
     )
 
 
-def _product_lanes(shader: Shader) -> dict[int, int]:
-    """Return how many of a lane's two results of a product each value stands for.
+def _products(shader: Shader) -> frozenset[int]:
+    """Return a value of every product of 8x8 matrices.
 
-    The products are those of include/agx/matrix.h: of float32 operands they are a + b + c in 64
-    bits, of which the second addition goes where c is zero; of others a multiply-add each, with one
-    operand negative. Other additions of 64 bits end in addresses and comparisons.
+    They are those of include/agx/matrix.h. Of float32 operands that is a + b + c in 64 bits, of
+    which the second addition goes where c is zero; of narrower ones it is a * b + c, which is not
+    seen where c is zero. Other additions of 64 bits end in addresses and comparisons.
     """
     makers = {value: one for one in _all(shader) for value in one.made}
     sums = {value for value, one in makers.items() if _is_wide_sum(one)}
     sums -= _integers(shader, makers)
-    first = {value: 2 for value in sums if not makers[value].used & sums}
-    return first | {value: 1 for value, one in makers.items() if _is_narrow_lane(one)}
+    narrow = {value for value in sums if _adds_narrow(makers[value], makers)}
+    wide = sums - narrow
+    return frozenset(narrow | {value for value in wide if not makers[value].used & wide})
 
 
 def _all(shader: Shader) -> Iterator[Instruction]:
@@ -105,12 +106,13 @@ def _is_wide_sum(one: Instruction) -> bool:
     return one.operation == "iadd" and values == 2 and one.results[0].size == "d"
 
 
-def _is_narrow_lane(one: Instruction) -> bool:
-    factors = one.operands[:2]
-    return (
-        one.operation in ("ffma", "fmul")
-        and any(factor.size == "h" for factor in factors)
-        and sum(factor.text.endswith(".neg") for factor in factors) == 1
+def _adds_narrow(one: Instruction, makers: dict[int, Instruction]) -> bool:
+    """Whether an addition adds the product of narrow operands to something."""
+    pairs = [makers[value] for value in one.used if makers[value].operation == "collect"]
+    elements = [makers[value] for pair in pairs for value in pair.used]
+    return any(
+        element.operation == "fmul" and any(factor.size == "h" for factor in element.operands)
+        for element in elements
     )
 
 

@@ -1,6 +1,7 @@
 // 8x8 matrices. Mesa has no instruction for their product; two additions of 64-bit integers stand in
 // for it, which have the same operands and the same liveness, in aligned pairs of registers. Where
-// operands are narrower it is two multiply-adds, which like the real one read them as they are.
+// operands are narrower, the first of the two is a multiplication of each element, which like the
+// real instruction reads them as they are.
 #pragma once
 
 typedef float agx_float2 __attribute__((ext_vector_type(2)));
@@ -31,15 +32,18 @@ METAL_FUNC simdgroup_matrix<T, COLUMNS, ROWS> make_filled_simdgroup_matrix(T val
   return result;
 }
 
+// A sum of two pairs. The pairs are made by calls, because clang would take a cast into memory,
+// where it splits a matrix that is accessed both whole and by element.
+METAL_FUNC agx_float2 agx_sum(agx_float2 a, agx_float2 b) {
+  return nir_unpack_64_2x32(nir_iadd__64(nir_pack_64_2x32(a), nir_pack_64_2x32(b)));
+}
+
 METAL_FUNC void simdgroup_multiply_accumulate(
     thread simdgroup_float8x8& d,
     thread simdgroup_float8x8& a,
     thread simdgroup_float8x8& b,
     thread simdgroup_float8x8& c) {
-  // Clang would take a cast into memory, where it splits the matrices that it accesses both ways.
-  const ulong product = nir_iadd__64(
-      nir_pack_64_2x32(a.own.elements), nir_pack_64_2x32(b.own.elements));
-  d.own.elements = nir_unpack_64_2x32(nir_iadd__64(product, nir_pack_64_2x32(c.own.elements)));
+  d.own.elements = agx_sum(agx_sum(a.own.elements, b.own.elements), c.own.elements);
 }
 
 template <typename D, typename A, typename B, typename C>
@@ -48,10 +52,15 @@ METAL_FUNC void simdgroup_multiply_accumulate(
     thread simdgroup_matrix<A, 8, 8>& a,
     thread simdgroup_matrix<B, 8, 8>& b,
     thread simdgroup_matrix<C, 8, 8>& c) {
+  vec<float, 2> product;
   MLX_MTL_PRAGMA_UNROLL
   for (int i = 0; i < 2; ++i) {
-    d.own[i] = D(nir_ffma(float(a.own[i]), -float(b.own[i]), float(c.own[i])));
+    product[i] = float(a.own[i]) * float(b.own[i]);
   }
+  const vec<float, 2> before(c.own);
+  vec<float, 2> sum;
+  sum.elements = agx_sum(product.elements, before.elements);
+  d.own = vec<D, 2>(sum);
 }
 
 template <typename D, typename A, typename B>

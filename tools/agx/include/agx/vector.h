@@ -64,7 +64,7 @@ struct vec;
     MLX_MTL_PRAGMA_UNROLL for (int i = 0; i < N; ++i)(*this)[i] = all;                   \
   }                                                                                      \
   template <typename U>                                                                  \
-  METAL_FUNC explicit vec(vec<U, N> other) {                                             \
+  METAL_FUNC explicit vec(vec<U, N> other) {                                                    \
     MLX_MTL_PRAGMA_UNROLL for (int i = 0; i < N; ++i)(*this)[i] = T(other[i]);           \
   }                                                                                      \
   AGX_ELEMENT(__private)                                                                 \
