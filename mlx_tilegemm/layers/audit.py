@@ -145,13 +145,11 @@ def _line(group: Sequence[AuditRow]) -> tuple[str, ...]:
 
 def _amount(value: float) -> str:
     """Return a number with three digits and a unit's prefix, and a space before that."""
-    for prefix in ("", "k", "M", "G", "T"):
-        if value < 999.5:
-            break
+    prefixes = ["", "k", "M", "G", "T", "P"]
+    while value >= 999.5 and len(prefixes) > 1:
         value /= 1000
-    else:
-        prefix = "P"
-    return f"{value:.3g} {prefix}"
+        prefixes.pop(0)
+    return f"{value:.3g} {prefixes[0]}"
 
 
 def audit(
@@ -479,4 +477,4 @@ def _common_part(paths: set[str]) -> str:
     parts = [path.split(".") for path in sorted(paths)]
     if len(parts) == 1:
         return ".".join(parts[0][:-1])
-    return ".".join(commonprefix(parts))
+    return ".".join(commonprefix(parts))  # noqa: RUF071 - of lists, part by part

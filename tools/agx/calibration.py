@@ -1,0 +1,266 @@
+"""Our kernels beside MLX's, which run well on Macs, through the same compilers.
+
+For the same tile, element type and raggedness. MLX compiles away what a shape does not need.
+Whether m, n and k are multiples of the tile is written as three digits, 1 for those that are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from itertools import groupby, product
+
+from . import markdown, project
+from .compiler import Bracket, Compiler
+from .dialect import Extent, Program
+from .mlx_kernels import instance
+from .report import compiled, resident
+
+CHIP = "m1"
+
+_TYPES = {"f16": "half", "bf16": "bfloat16_t", "f32": "float"}
+_SIZES = {
+    "111": (4096, 4096, 4096),
+    "001": (4000, 4000, 4096),
+    "110": (4096, 4096, 1000),
+    "000": (1000, 1000, 1000),
+}
+_GEMM = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_fused"
+_SPLIT = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_splitk"
+_ATTENTION = "steel/attn/kernels/steel_attention"
+_QUANTIZED = "steel/gemm/gemm quantized_utils quantized"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        group: The table that it belongs to.
+        name: What is computed.
+        mlx: Returns MLX's text.
+        spelled: Our problem, spelled as for ``mlx-tilegemm tune``.
+        kernels: Our kernels for it, each as ``kernel/config``, or all of a ``kernel``.
+    """
+
+    group: str
+    name: str
+    mlx: Callable[[], Program]
+    spelled: str = ""
+    kernels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What the compilers make of one text.
+
+    Attributes:
+        name: The kernel.
+        threads: Threads of a threadgroup.
+        bracket: Both ends; None if refused.
+        reason: Why it was refused.
+    """
+
+    name: str
+    threads: int
+    bracket: Bracket | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A comparison's results."""
+
+    case: Case
+    mlx: Side
+    ours: tuple[Side, ...]
+
+
+def cases() -> Iterator[Case]:
+    """Yield every comparison."""
+    yield from _products()
+    yield from _split_products()
+    yield from _attentions()
+    yield from _decodes()
+    yield from _vectors()
+    yield from _quantized()
+
+
+def _products() -> Iterator[Case]:
+    tiles = ("64x64x16-2x2", "32x64x16-1x2", "64x32x32-2x2")
+    for tile, layout, kind, ragged in product(tiles, ("nn", "nt"), _TYPES, _SIZES):
+        m, n, k = _SIZES[ragged]
+        aligned = dict(zip(("align_M", "align_N", "align_K"), map(int, ragged), strict=True))
+        staged = f"gemm_simdgroup/{tile}-staged"
+        yield Case(
+            group=f"Products, {tile}",
+            name=f"{layout} {kind} {ragged}",
+            mlx=partial(_gemm, "gemm", _types(tile, kind, layout), tile, aligned),
+            spelled=f"{m}x{n}x{k}:{kind}:{layout}",
+            kernels=(staged, staged.replace("staged", "direct")),
+        )
+
+
+def _split_products() -> Iterator[Case]:
+    tile = "32x32x16-2x2"
+    for kind in _TYPES:
+        arguments = _types(tile, f"{kind}, float", "nn") + ", true, true"
+        yield Case(
+            group="Products with k shared out",
+            name=f"{tile} nn {kind} 111",
+            mlx=partial(_gemm, "gemm_splitk", arguments, tile, {}),
+            spelled=f"64x64x16384:{kind}",
+            kernels=(f"gemm_simdgroup/{tile}-staged-split32",),
+        )
+
+
+def _types(tile: str, kinds: str, layout: str) -> str:
+    """Return template arguments of MLX's products."""
+    first, *others = kinds.split(", ")
+    metal = ", ".join([_TYPES[first], *others])
+    transposed = ", ".join(str(one == "t").lower() for one in layout)
+    return f"{metal}, {tile.replace('-', 'x').replace('x', ', ')}, {transposed}"
+
+
+def _gemm(kernel: str, arguments: str, tile: str, constants: dict[str, int]) -> Program:
+    rows, columns = map(int, tile.partition("-")[2].split("x"))
+    file = _GEMM if kernel == "gemm" else _SPLIT
+    return instance(file, kernel, arguments, (32, columns, rows), constants)
+
+
+def _attentions() -> Iterator[Case]:
+    dims = ((64, 32), (80, 32), (96, 32), (128, 16))
+    for (dim, block), kind, mask in product(dims, _TYPES, ("none", "causal")):
+        kernels = tuple(f"attention_chain/32x{block}-{form}" for form in ("staged", "direct"))
+        for aligned in (1, 0):
+            constants = {"align_Q": aligned, "align_K": aligned, "do_causal": mask == "causal"}
+            arguments = f"{_TYPES[kind]}, 32, {block}, {dim}, {dim}, 4, 1, bool, float"
+            yield Case(
+                group="Attention",
+                name=f"D {dim}, 32x{block}, {kind}, {mask}, {'aligned' if aligned else 'ragged'}",
+                mlx=partial(instance, _ATTENTION, "attention", arguments, (32, 4, 1), constants),
+                spelled=f"1x2x2x64x64x{dim}:{kind}:{mask}",
+                kernels=() if aligned else kernels,
+            )
+
+
+def _decodes() -> Iterator[Case]:
+    for dim, kind in product((64, 128, 256), _TYPES):
+        pair = f"{_TYPES[kind]}, {dim}"
+        for kernel, arguments, threads in (
+            ("sdpa_vector", f"{pair}, {dim}", (1024, 1, 1)),
+            ("sdpa_vector_2pass_1", f"{pair}, {dim}", (32, 4, 1)),
+            ("sdpa_vector_2pass_2", pair, (1024, 1, 1)),
+        ):
+            constants = {"blocks": 64} if kernel.endswith("_1") else {}
+            yield Case(
+                group="Attention of one row",
+                name=f"D {dim}, {kind}, {kernel}",
+                mlx=partial(instance, "sdpa_vector", kernel, arguments, threads, constants),
+                spelled=f"1x8x2x1x2048x{dim}:{kind}",
+                kernels=("attention_decode",) if kernel.endswith("_1") else (),
+            )
+
+
+def _vectors() -> Iterator[Case]:
+    forms: tuple[tuple[str, str, str, Extent], ...] = (
+        ("nt", "gemv", "8, 1, 1, 32, 4, 4", (32, 1, 8)),
+        ("nn", "gemv_t", "1, 16, 8, 4, 4, 4", (32, 16, 1)),
+    )
+    for (layout, kernel, sizes, threads), kind in product(forms, _TYPES):
+        arguments = f"{_TYPES[kind]}, {sizes}, false, false"
+        yield Case(
+            group="Product of one row with a matrix",
+            name=f"{layout} {kind}",
+            mlx=partial(instance, "gemv", kernel, arguments, threads),
+            spelled=f"1x4096x4096:{kind}:{layout}",
+            kernels=("gemv",),
+        )
+
+
+def _quantized() -> Iterator[Case]:
+    kernels = ("affine_qmv_fast", "affine_qmv")
+    for bits, kind, kernel in product((2, 3, 4, 6, 8), ("f16", "bf16"), kernels):
+        arguments = f"{_TYPES[kind]}, 64, {bits}, false"
+        yield Case(
+            group="Product of one row with a quantized matrix",
+            name=f"{kernel}, {bits} bits, group 64, {kind}",
+            mlx=partial(instance, _QUANTIZED, kernel, arguments, (32, 2, 1)),
+        )
+
+
+def row(compiler: Compiler, case: Case) -> Row:
+    """Compile both sides of a comparison."""
+    texts = [
+        (name, text.program)
+        for text in (project.texts_of(case.spelled, CHIP) if case.kernels else ())
+        for name in (f"{text.kernel}/{text.config}",)
+        if name in case.kernels or text.kernel in case.kernels
+    ]
+    mlx = _side(compiler, "MLX", case.mlx())
+    return Row(case=case, mlx=mlx, ours=tuple(_side(compiler, *text) for text in texts))
+
+
+def _side(compiler: Compiler, name: str, program: Program) -> Side:
+    bracket, reason = compiled(compiler, program)
+    x, y, z = program.threads
+    return Side(name=name, threads=x * y * z, bracket=bracket, reason=reason)
+
+
+_HOW = """\
+Our kernels and MLX's own, which run well on Macs, through the same two compilers: clang and Mesa's
+compiler for M1 and M2, not Apple's. Compiled, not measured. Each number is a pair, without and with
+moving code out of loops. What MLX's side says is a measure of the compilers:
+its kernels are known to run well, so that no more registers than they have are no cause for alarm.
+
+- **111 ... 000**: whether m, n and k are multiples of the tile. MLX compiles away what an aligned
+  shape does not need; our attention always has the path for ragged keys, so that the fair row is
+  MLX's ragged one.
+- **bytes**: threadgroup memory of a threadgroup. **threads a core**: of whole threadgroups, by
+  registers and by the 60 KiB of threadgroup memory.
+- **over MLX**: registers more than MLX's, at both ends.
+"""
+
+
+def to_markdown(rows: Sequence[Row], compilers: str, command: str) -> str:
+    """Return all comparisons as Markdown."""
+    parts = [f"# Registers of our kernels and of MLX's\n\n{_HOW}"]
+    parts.append(f"MLX {version('mlx')}. Compilers: {compilers}. Written by\n\n    {command}\n")
+    for group, found in groupby(rows, lambda row: row.case.group):
+        head = (
+            *("case", "kernel", "registers", "over MLX", "spills", "occupancy", "bytes"),
+            *("threads a core", "step"),
+        )
+        lines = [line for row in found for line in _lines(row)]
+        parts.append(f"## {group}\n\n{markdown.table(head, lines)}")
+    return "\n".join(parts)
+
+
+def _lines(row: Row) -> Iterator[tuple[object, ...]]:
+    yield (row.case.name, *_columns(row.mlx, row.mlx))
+    for side in row.ours:
+        yield ("", *_columns(side, row.mlx))
+
+
+def _columns(side: Side, mlx: Side) -> tuple[object, ...]:
+    found, theirs = side.bracket, mlx.bracket
+    if found is None:
+        return side.name, side.reason
+    over = ""
+    if theirs is not None and side is not mlx:
+        low = found.low.registers - theirs.low.registers
+        over = f"{low:+} \\| {found.high.registers - theirs.high.registers:+}"
+    memory = project.core_memory(CHIP)
+    held = [resident(build, side.threads, memory) for build in (found.low, found.high)]
+    return (
+        side.name,
+        markdown.both(found, "registers"),
+        over,
+        markdown.both(found, "spills"),
+        markdown.both(found, "occupancy"),
+        found.low.threadgroup_bytes,
+        f"{held[0]} \\| {held[1]}",
+        markdown.step(found.low),
+    )
