@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tilegemm.cli import main as cli
+from mlx_tilegemm import cli
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
