@@ -1,4 +1,4 @@
-"""What the text of chained attention depends on, and what follows from it."""
+"""Spec of chained attention, and what follows from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "attention_chain"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(ForwardSpec):
-    """What the text of one attention kernel depends on.
+    """Everything that the text of one attention kernel depends on.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.

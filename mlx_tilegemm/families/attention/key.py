@@ -25,7 +25,7 @@ ReturnLse = NewType("ReturnLse", bool)
 
 
 class AttentionKey(NamedTuple):
-    """What an attention's call is prepared from."""
+    """Key that an attention's call is prepared from."""
 
     q_shape: Shape
     q_dtype: mx.Dtype

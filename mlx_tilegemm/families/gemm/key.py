@@ -22,7 +22,7 @@ BatchInvariant = NewType("BatchInvariant", bool)
 
 
 class ProductKey(NamedTuple):
-    """What a product's call is prepared from."""
+    """Key that a product's call is prepared from."""
 
     op: str
     a_shape: Shape
