@@ -1,4 +1,4 @@
-"""Spec of chained attention, and what follows from it."""
+"""What the text of chained attention depends on, and what follows from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "attention_chain"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(ForwardSpec):
-    """Everything that the text of one attention kernel depends on.
+    """What the text of one attention kernel depends on.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.

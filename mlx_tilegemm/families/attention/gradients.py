@@ -46,7 +46,7 @@ def with_log_sum_exp(problem: AttentionProblem) -> AttentionProblem:
 
 
 class ForwardKey(NamedTuple):
-    """Key that a differentiable attention is prepared from."""
+    """What a differentiable attention is prepared from."""
 
     problem: AttentionProblem
     backend: Backend
@@ -54,7 +54,7 @@ class ForwardKey(NamedTuple):
 
 
 class BackwardKey(NamedTuple):
-    """Key that the gradients of an attention are prepared from."""
+    """What the gradients of an attention are prepared from."""
 
     problem: AttentionProblem
     lse_gradient: bool

@@ -25,7 +25,7 @@ ReturnLse = NewType("ReturnLse", bool)
 
 
 class AttentionKey(NamedTuple):
-    """Key that an attention's call is prepared from."""
+    """What an attention's call is prepared from."""
 
     q_shape: Shape
     q_dtype: mx.Dtype

@@ -22,7 +22,7 @@ BatchInvariant = NewType("BatchInvariant", bool)
 
 
 class ProductKey(NamedTuple):
-    """Key that a product's call is prepared from."""
+    """What a product's call is prepared from."""
 
     op: str
     a_shape: Shape
