@@ -22,13 +22,13 @@ from .machine.chips.record import Chip
 from .machine.price import Price
 
 MLX = "mlx"
-"""What `choose` is forced to, and what a route is called, where MLX's own ops serve the call."""
+"""Name of the route by MLX's own ops, and what `choose` is forced to for it."""
 
 REDUCED = 'rounds float32 to TF32, which use_kernel("mlx") allows'
 """Why MLX's own ops are not taken where neural accelerators multiply float32."""
 
 ANY = "any"
-"""What `choose` is forced to where a kernel shall serve if one may, however fast MLX is."""
+"""Choice that `choose` is forced to where a kernel shall serve if one may, however fast MLX is."""
 
 RESOLUTION = 1.1
 """Modelled times closer than this are a tie, which the order of declaration decides. The model is
@@ -41,7 +41,7 @@ MEASURED_RESOLUTION = 1.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What a candidate took for a problem, in seconds.
+    """Time that a candidate took for a problem, in seconds.
 
     Attributes:
         candidate: ``kernel/config``, or ``mlx``.
@@ -58,7 +58,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
-    """What the candidates for one problem took on a machine.
+    """Times that the candidates for one problem took on a machine.
 
     Attributes:
         where: Machine and date.
@@ -75,7 +75,7 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What a plan is made from, for most candidates' plans are never asked for.
+    """Recipe of a plan, for most candidates' plans are never asked for.
 
     Attributes:
         kernel: The kernel.
@@ -126,7 +126,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What was chosen, and from what.
+    """Choice of a kernel, and the candidates it was made from.
 
     Attributes:
         plan: The plan; None stands for MLX's own ops.

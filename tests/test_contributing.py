@@ -162,37 +162,24 @@ FLOAT8_E4M3 = DType(
 
 DTYPES = (FLOAT8_E4M3, """
 A_PACKED_FORMAT = """
-import pickle
-
 import mlx.core as mx
 import numpy as np
 
-import mlx_tilegemm as tg
 from mlx_tilegemm.core import dtypes
 from mlx_tilegemm.core.operand import Operand
 from mlx_tilegemm.core.reference import draw
 
-row = dtypes.FLOAT8_E4M3
-assert dtypes.by_name("f8") is dtypes.by_name("float8_e4m3") is row
-assert pickle.loads(pickle.dumps(row)) is row
+row = dtypes.by_name("f8")
+assert row is dtypes.FLOAT8_E4M3
+assert dtypes.from_mlx(mx.uint8) is dtypes.UINT8
 
 codes = np.arange(256, dtype=np.uint8)
 values = np.array(mx.from_fp8(mx.array(codes), mx.float32)).astype(np.float64)
 np.testing.assert_array_equal(row.decode(codes), values)
 
 operand = Operand(name="w", shape=(3, 400), dtype=row)
-assert operand.nbytes == 1200
 drawn = draw(operand, np.random.default_rng(0))
-assert (drawn.dtype, drawn.shape) == (mx.uint8, (3, 400))
-
-# An array of bytes still is one: the format has to be named.
-assert dtypes.from_mlx(mx.uint8) is dtypes.UINT8
-assert row not in dtypes.FLOATS
-a, b = mx.array(codes.reshape(8, 32)), mx.array(codes.reshape(32, 8))
-with tg.use_backend("emulator"):
-    c = tg.matmul(a, b)
-wanted = codes.reshape(8, 32).astype(np.int32) @ codes.reshape(32, 8).astype(np.int32)
-assert np.array_equal(np.array(c), wanted)
+assert (drawn.dtype, drawn.shape, drawn.nbytes) == (mx.uint8, operand.shape, operand.nbytes)
 """
 
 

@@ -41,6 +41,7 @@ def library(tmp_path_factory):
     return changed_library(tmp_path_factory.mktemp("family"), edits)
 
 
+@pytest.mark.slow
 def test_the_sessions_go_as_shown(library):
     session = library / "session.txt"
     session.write_text("\n".join(blocks("pycon")))

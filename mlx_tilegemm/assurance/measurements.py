@@ -1,4 +1,4 @@
-"""What candidates took on this machine: the per-user file, and what of it holds for a problem.
+"""Times of candidates on this machine: the per-user file, and what of it holds for a problem.
 
 Times hold for the very problem they were measured for, sizes included, and for those that share its
 choice (see `Problem.alike`); on one chip, operating system and version of MLX; and for the very
@@ -47,7 +47,7 @@ class TextTiming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """What was measured for one problem.
+    """Measurements for one problem.
 
     Attributes:
         when: Time in UTC.

@@ -1,4 +1,4 @@
-"""Where a call runs: on a backend, or as MLX's own ops; one file per backend.
+"""Backends, one file each, and the choice of where a call runs: on one, or as MLX's own ops.
 
 The choice is made per call from three facts: what the caller asked for with `use_backend` (or the
 environment variable ``MLX_TILEGEMM_BACKEND``), what this build of MLX has, and the device of the

@@ -63,7 +63,7 @@ class Capabilities:
 
 
 class Place(NamedTuple):
-    """What the choice of a backend is made from.
+    """Facts that the choice of a backend is made from.
 
     Attributes:
         metal: MLX has Metal here.
@@ -80,7 +80,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a call runs.
+    """Route of a call: where it runs.
 
     Attributes:
         backend: What runs its kernel; None when MLX's own ops serve it.
@@ -103,7 +103,7 @@ class Backend(ABC):
     """A place where rendered kernels run. Objects are keys of prepared calls, by identity."""
 
     name: str
-    """What `use_backend` calls it."""
+    """Name by which `use_backend` takes it."""
 
     capabilities: Capabilities
 

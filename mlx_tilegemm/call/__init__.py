@@ -1,1 +1,1 @@
-"""From an op's arguments to a prepared call, and to its explanation."""
+"""Calls: how they are chosen for, prepared and explained."""

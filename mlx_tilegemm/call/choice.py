@@ -26,7 +26,7 @@ MAX_FAILURES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What serves a call.
+    """Choice of what serves a call.
 
     Attributes:
         problem: What the call solves: the problem asked for, or one that its derivatives need.

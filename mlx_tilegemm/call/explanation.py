@@ -33,7 +33,7 @@ from .choice import chosen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What a call would do, and why; ``str()`` of it is readable.
+    """Explanation of a call: what it would do, and why; ``str()`` of it is readable.
 
     Attributes:
         op: Name of the op.
@@ -71,12 +71,12 @@ class Explanation:
 
     @property
     def mlx(self) -> Candidate | None:
-        """What MLX's own ops would run on the chip, and its time; None if they cannot."""
+        """Candidate of MLX's own ops: their path on the chip, and its time; None if they cannot."""
         return self.decision.mlx if self.decision else None
 
     @property
     def route(self) -> str:
-        """What would serve the call: the kernel's name, or ``mlx`` for MLX's own ops."""
+        """Name of what would serve the call: the kernel's, or ``mlx`` for MLX's own ops."""
         return self.plan.kernel if self.plan and self.backend != "mlx" else "mlx"
 
     @property

@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a case went.
+    """Outcome of a case.
 
     Attributes:
         error: Largest difference from the expected result.

@@ -1,1 +1,1 @@
-"""What all families are made of; names no family."""
+"""Parts that all families are made of; names no family."""

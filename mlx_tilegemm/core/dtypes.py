@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """What arithmetic an element format takes part in."""
+    """Arithmetic that an element format takes part in."""
 
     FLOAT = "float"
     INTEGER = "integer"

@@ -71,7 +71,7 @@ P_co = TypeVar("P_co", bound=Problem, covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Which numbers a problem's operands hold.
+    """Numbers that a problem's operands hold.
 
     Attributes:
         seed: Of the random numbers.
@@ -112,7 +112,7 @@ class Op(Generic[P]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spelling(Generic[P_co]):
-    """How problems are spelled on the command line.
+    """Spelling of problems on the command line.
 
     Attributes:
         option: The option, such as ``--matmul``.

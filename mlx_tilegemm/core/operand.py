@@ -11,7 +11,7 @@ from .shapes import Shape
 
 
 class Role(Enum):
-    """What an operand means, from which follows how one is drawn at random."""
+    """Meaning of an operand, from which follows how one is drawn at random."""
 
     DATA = "data"
     """Numbers that are multiplied or added: drawn from a normal distribution."""

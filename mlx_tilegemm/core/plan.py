@@ -1,4 +1,4 @@
-"""What is decided: which kernels, what is compiled into their text, and how they are launched.
+"""Plan: which kernels serve, what is compiled into their text, and how they are launched.
 
 A plan is a sequence of stages, nearly always one. A stage has two halves: `Stage.spec` is
 everything that the text depends on and is the key of the rendered source and of the compiled
@@ -34,7 +34,7 @@ SIMD_WIDTH = 32
 
 
 class Spec(Protocol):
-    """What a kernel's text depends on; a frozen, hashable value.
+    """Everything that a kernel's text depends on; a frozen, hashable value.
 
     Its public attributes and properties are the names the template may use.
     """
@@ -175,7 +175,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What one threadgroup asks of a core.
+    """Resources that one threadgroup asks of a core.
 
     Attributes:
         threads: Threads of the threadgroup.

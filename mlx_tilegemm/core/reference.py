@@ -1,4 +1,4 @@
-"""What float64 references of all families share: values, bounds and how results are held to them.
+"""Base of all families' float64 references: values, bounds and how results are held to them.
 
 The bounds are proven, not tuned: float32 accumulation of k products is off by at most
 (k + 2) * 2**-24 of the sum of their magnitudes, and rounding to the result's type adds its unit

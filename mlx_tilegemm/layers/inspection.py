@@ -1,4 +1,4 @@
-"""What the code of a layer's class calls, as far as its code objects say."""
+"""Calls in the code of a layer's class, as far as its code objects say."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class LeftAlone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchReport:
-    """What patching did; ``str()`` of it is readable.
+    """Report on a patched model; ``str()`` of it is readable.
 
     Attributes:
         replaced: Every layer that computes through this library now.
@@ -87,7 +87,7 @@ def _what(row: tuple[str, str, str]) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """How layers of a class are routed.
+    """Routing of the layers of a class.
 
     Attributes:
         layer: The class; subclasses that inherit ``method`` are routed too.

@@ -24,7 +24,7 @@ EXPOSED_SHARE = 0.15
 does not hide. Fitted by bench/model.py."""
 
 SCATTERED_READ_FACTOR = 1.5
-"""What a fragment loaded straight from device memory costs over a staged read of as many bytes: its
+"""Cost of a fragment loaded straight from device memory over a staged read of as many bytes: its
 rows are 16 or 32 bytes long and a matrix row apart, a fraction of a 128-byte line each. Assumed:
 published times hardly depend on it."""
 
@@ -68,7 +68,7 @@ FITTED = Constants()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileWork:
-    """What one threadgroup does, and how many there are.
+    """Work of one threadgroup, and how many there are.
 
     Attributes:
         tiles: Threadgroups of the launch.
@@ -148,7 +148,7 @@ class Estimate:
 
     @property
     def bound(self) -> str:
-        """What limits the launch: ``launch``, ``waiting`` or the longest phase."""
+        """Limit of the launch: ``launch``, ``waiting`` or the longest phase."""
         longest = max(self.busy, self.waiting)
         if self.launch > longest:
             return "launch"

@@ -9,7 +9,7 @@ from ..core.plan import SIMD_WIDTH
 from .chips.record import Chip
 
 RUN_BYTES = 16
-"""What one thread copies to threadgroup memory at a time."""
+"""Bytes that one thread copies to threadgroup memory at a time."""
 
 RUN_INSTRUCTIONS = 10
 """Instructions to copy one such run: place, addresses, load and store. Counted in the template."""

@@ -1,4 +1,4 @@
-"""What every kernel on simdgroup matrices has in common, each number stated once."""
+"""Numbers that all kernels on simdgroup matrices have in common, each stated once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FRAGMENT = 8
 """Rows and columns of a simdgroup matrix."""
 
 PAIR_BYTES = 8
-"""What a lane holds of a fragment: two float32."""
+"""Bytes of a fragment that a lane holds: two float32."""
 
 STAGE_PADDING_BYTES = 16
 """Padding of a staged row: neighbouring rows then begin in different banks."""

@@ -1,4 +1,4 @@
-"""What `mx.matmul` and `mx.addmm` would take: MLX's rules for choosing among its GEMMs, priced."""
+"""Price of `mx.matmul` and `mx.addmm`, by MLX's rules for choosing among its GEMMs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _gemv_work(product: Product, chip: Chip) -> TileWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WideGemv:
-    """How MLX multiplies 2 to 15 rows with a matrix that it reads once for up to five of them.
+    """Tiling of MLX's gemv for 2 to 15 rows, which reads the matrix once for up to five of them.
 
     Attributes:
         passes: Groups of rows, for each of which the matrix is read.

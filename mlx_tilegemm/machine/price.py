@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What MLX would run, and how long that is modelled to take.
+    """Path that MLX would take, and how long that is modelled to take.
 
     Attributes:
         path: MLX's kernel in words, for example ``steel-64x64x16-2x2``.

@@ -77,7 +77,7 @@ FRAGMENT_ELEMENTS = FRAGMENT * FRAGMENT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmTile:
-    """How a GEMM on simdgroup matrices is cut up.
+    """Tiling of a GEMM on simdgroup matrices.
 
     Attributes:
         block_m: Rows of the result of a threadgroup.

@@ -1,7 +1,7 @@
-"""No kernel serves a call on a GPU before it has proved itself on that very machine.
+"""Canary: no kernel serves a call on a GPU before it has proved itself on that very machine.
 
 The first time a kernel variant is chosen that has no record here, a small ragged instance of it is
-compiled, run and compared with MLX's own ops. A pass is recorded for good; a failure disables the
+compiled, run and compared with float64. A pass is recorded for good; a failure disables the
 variant, with a warning, and the next candidate is tried. Calls are prepared once for each key of
 arguments, and only then is any of this looked at.
 
@@ -56,7 +56,7 @@ _TRANSIENT = (
 
 
 class State(Enum):
-    """What is known of a kernel variant on this machine."""
+    """State of a kernel variant on this machine."""
 
     PROVEN = "proven"
     UNTRIED = "untried"
@@ -65,7 +65,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What is known of a kernel variant on this machine, and since when or why.
+    """State of a kernel variant on this machine, and since when or why.
 
     Attributes:
         state: The state.
@@ -84,7 +84,7 @@ class Verdict:
 
 
 class _Ledger:
-    """What this process knows, and the file behind it."""
+    """Verdicts that this process knows, and the file behind them."""
 
     def __init__(self, record: Record) -> None:
         self.record = record

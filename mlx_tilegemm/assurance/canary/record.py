@@ -18,7 +18,7 @@ ABOUT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What is known of one kernel variant on one machine.
+    """Entry of one kernel variant on one machine.
 
     Attributes:
         state: ``passed``, ``failed``, or ``running`` while it is being tried.

@@ -33,7 +33,7 @@ Progress = Callable[[int, int, "Verdict"], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of a mutant.
+    """Verdict on a mutant.
 
     Attributes:
         mutant: The mutant.

@@ -39,7 +39,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, int, str, str, int]:
-        """What the same change to the same line of a template has in common in all kernels."""
+        """Key that the same change to the same line of a template has in all kernels."""
         shape = re.sub(r"\d+", "#", self.original)
         return (self.template, self.line, self.operator, shape, self.number)
 
@@ -74,7 +74,7 @@ def mutants(text: str) -> Iterator[tuple[Mutant, str]]:
 
 
 class _Places:
-    """Where each part of a text comes from."""
+    """Origin of each part of a text."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,7 +1,7 @@
 """Measure a model's problems on this machine, so that dispatch need not trust a model.
 
-Every legal candidate and MLX's own path is checked, warmed up and timed against the others; what
-comes out is kept in the per-user file that `mlx_tilegemm.measurements` reads, problem by problem,
+Every legal candidate and MLX's own path is checked, warmed up and timed against the others. Times
+are kept in the per-user file that `mlx_tilegemm.assurance.measurements` reads, problem by problem,
 so that an interrupted run goes on where it stopped.
 """
 

@@ -26,7 +26,7 @@ FIRST_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How much time is spent on measuring.
+    """Effort that is spent on measuring.
 
     Attributes:
         rounds: Rounds of samples.
@@ -43,7 +43,7 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """What samples say.
+    """Median and quartiles of samples.
 
     Attributes:
         median: Their median.

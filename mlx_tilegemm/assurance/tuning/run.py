@@ -25,7 +25,7 @@ from .measure import Clock, Effort, Launches, measure, spread
 
 
 class Status(Enum):
-    """What became of a problem."""
+    """Status of a problem after tuning."""
 
     MEASURED = "measured"
     KNOWN = "known"
@@ -34,7 +34,7 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a problem.
+    """Outcome of tuning a problem.
 
     Attributes:
         problem: The problem.

@@ -30,7 +30,7 @@ Progress = Callable[[int, int, Outcome], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to verify, and how.
+    """Request of a campaign: which variants to check, and how.
 
     Attributes:
         backend: ``metal`` or ``emulator``.

@@ -58,7 +58,7 @@ class StageRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What was found out about one variant.
+    """Outcome of checking one variant.
 
     Attributes:
         variant: Name of the variant.
@@ -93,7 +93,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Runs:
-    """What running a variant again and again showed."""
+    """Results of running a variant again and again."""
 
     failures: tuple[str, ...]
     launches: int

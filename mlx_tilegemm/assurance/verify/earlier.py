@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .campaign import Request
 
 _FREE = ("date", "commit")
-"""What may differ between two runs of the same texts under the same checks."""
+"""Fields that may differ between two runs of the same texts under the same checks."""
 
 
 def earlier_passes(path: Path, environment: Environment, request: Request) -> dict[str, Outcome]:

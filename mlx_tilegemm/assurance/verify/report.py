@@ -1,4 +1,4 @@
-"""What a campaign found, as JSON for programs and as Markdown for people."""
+"""Report of a campaign, as JSON for programs and as Markdown for people."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Where a campaign ran.
+    """Machine and versions that a campaign ran with.
 
     Attributes:
         machine: Processor or GPU, and how many CPUs.

@@ -1,4 +1,4 @@
-"""What can be checked of a variant's texts without running them."""
+"""Static checks of a variant's texts, which run without them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TracedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticOutcome:
-    """What the static checks say.
+    """Outcome of the static checks.
 
     Attributes:
         findings: What is wrong.

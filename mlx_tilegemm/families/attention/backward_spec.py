@@ -1,4 +1,4 @@
-"""What the two kernels of attention's backward pass share: tiles and legality."""
+"""Common parts of the two kernels of attention's backward pass: tiles and legality."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ GROUPED_CONFIGS = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackwardSpec(AttentionSpec):
-    """What the text of a kernel of the backward pass depends on.
+    """Base of the specs of the backward pass.
 
     Attributes:
         grad: Element type of ``grad``, the gradient that arrives: the result's.

@@ -22,7 +22,7 @@ VISIBLE_MARGIN = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """What a kernel does for each block of the rows that its simdgroups own.
+    """Work of a kernel for each block of the rows that its simdgroups own.
 
     Attributes:
         blocks: Threadgroups for one head.

@@ -16,7 +16,7 @@ REGISTERS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CombineSpec(Arguments):
-    """What the text of the joining kernel depends on; all sizes are run-time.
+    """Everything that the text of the joining kernel depends on; all sizes are run-time.
 
     Attributes:
         out: Element type of the result.

@@ -1,4 +1,4 @@
-"""What the text of a decoding attention depends on, and what a threadgroup of it needs."""
+"""Spec of a decoding attention, and the needs of a threadgroup of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .spec import MASK_SIZES, ForwardSpec
 
 NAME = "attention_decode"
 RUN_BYTES = 16
-"""What a lane loads at once of a row."""
+"""Bytes of a row that a lane loads at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(ForwardSpec):
-    """What the text of the attending kernel depends on.
+    """Everything that the text of the attending kernel depends on.
 
     Attributes:
         split: Whether a threadgroup leaves a share for the second kernel: in float32, without

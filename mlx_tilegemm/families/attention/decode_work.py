@@ -14,7 +14,7 @@ from .work import attention_bytes, step_cycles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeTile:
-    """How an attention of few rows is cut up. Each simdgroup owns eight rows of q.
+    """Tiling of an attention of few rows. Each simdgroup owns eight rows of q.
 
     Attributes:
         row_groups: Simdgroups of a threadgroup with rows of their own.

@@ -1,4 +1,4 @@
-"""What `mx.fast.scaled_dot_product_attention` would take: MLX's rules for its kernels, priced."""
+"""Price of `mx.fast.scaled_dot_product_attention`, by MLX's rules for choosing its kernels."""
 
 from __future__ import annotations
 

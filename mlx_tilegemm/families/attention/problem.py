@@ -15,7 +15,7 @@ from ...errors import DTypeError, ProblemError
 
 
 class MaskKind(Enum):
-    """Which scores an attention row may use."""
+    """Kind of mask: the scores that an attention row may use."""
 
     NONE = "none"
     CAUSAL = "causal"
@@ -222,7 +222,7 @@ class QueryGradientProblem(Problem):
 
     @property
     def operands(self) -> tuple[Operand, ...]:
-        """What the gradient depends on; without the softmax that is neither q nor the result."""
+        """Operands that the gradient depends on; without the softmax neither q nor the result."""
         p = self.attention
         mask = ("mask",) if p.mask and self.takes_mask else ()
         if not p.softmax:

@@ -1,4 +1,4 @@
-"""From Python arguments to attentions."""
+"""Requests: attentions that Python arguments ask for."""
 
 from __future__ import annotations
 

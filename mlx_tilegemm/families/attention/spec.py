@@ -1,4 +1,4 @@
-"""What the attention kernels share: what is common of a spec, of legality and of a launch."""
+"""Common parts of the attention kernels: of a spec, of legality and of a launch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AttentionConfig(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec(Arguments):
-    """What the text of an attention or of a gradient depends on; lengths and heads are run-time.
+    """Base of the specs of attentions and of gradients; lengths and heads are run-time.
 
     Attributes:
         q: Element type of ``q``. Likewise ``k``, ``v`` and ``mask`` (None without an array).
@@ -137,7 +137,7 @@ def attention_fields(problem: AttentionProblem) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardSpec(AttentionSpec):
-    """What the text of a kernel that computes an attention depends on.
+    """Base of the specs of kernels that compute an attention.
 
     Attributes:
         out: Element type of ``out``. Likewise ``sinks``, ``q_pe`` and ``k_pe``, None without.

@@ -23,7 +23,7 @@ ROW_INSTRUCTIONS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTile:
-    """How an attention is cut up. Each simdgroup owns eight rows of q, or shares them.
+    """Tiling of an attention. Each simdgroup owns eight rows of q, or shares them.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.

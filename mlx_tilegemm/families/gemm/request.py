@@ -1,4 +1,4 @@
-"""From Python arguments to products."""
+"""Requests: products that Python arguments ask for."""
 
 from __future__ import annotations
 

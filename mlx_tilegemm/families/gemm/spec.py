@@ -1,4 +1,4 @@
-"""What the GEMM kernels share: the part of a spec, of legality and of a launch that is common."""
+"""Common parts of the GEMM kernels: of a spec, of legality and of a launch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def gemm_text(problem: GemmProblem) -> GemmText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmSpec(Arguments, ABC):
-    """What the text of a GEMM depends on.
+    """Base of the specs of GEMM kernels.
 
     Attributes:
         text: Part of the problem.

@@ -1,4 +1,4 @@
-"""What is known of each GPU: one record a chip, one file a family.
+"""Records of GPUs: one a chip, one file a generation.
 
 Every number names its source and how far it can be trusted. `get` looks a chip up by name and
 `detect` names the chip of this machine; nothing else in the library asks the machine anything.

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Provenance(Enum):
-    """How far a number can be trusted."""
+    """Provenance of a number: how far it can be trusted."""
 
     MEASURED = "measured"
     """Somebody ran a benchmark on this very chip, or on another of its family."""
@@ -24,7 +24,7 @@ class Provenance(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where some of a chip's numbers come from.
+    """Source of some of a chip's numbers.
 
     Attributes:
         fields: Names of the fields.
@@ -44,7 +44,7 @@ def source(provenance: Provenance, text: str, *names: str) -> Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
-    """What the cost of a plan depends on. Every number has exactly one entry in ``sources``.
+    """Numbers of one GPU that costs depend on. Every one has exactly one entry in ``sources``.
 
     Attributes:
         name: Lower-case name, for example ``m4-max``; a chip sold with fewer GPU cores has their

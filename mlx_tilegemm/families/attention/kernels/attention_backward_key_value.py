@@ -32,7 +32,7 @@ NAME = "attention_backward_key_value"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(BackwardSpec):
-    """What the text of one kernel depends on."""
+    """Everything that the text of one kernel depends on."""
 
     KERNEL: ClassVar[str] = NAME
     INPUTS = ("q", "k", "v", "grad", "lse", "delta", "mask", "factors", "sizes")

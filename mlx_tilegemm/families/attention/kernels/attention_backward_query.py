@@ -31,7 +31,7 @@ NAME = "attention_backward_query"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(BackwardSpec):
-    """What the text of one kernel depends on.
+    """Everything that the text of one kernel depends on.
 
     Attributes:
         lse_gradient: A gradient of the log-sum-exp arrives too.

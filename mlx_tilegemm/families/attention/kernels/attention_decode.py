@@ -50,7 +50,7 @@ WAVES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """How rows, keys and head sizes are shared out.
+    """Shares of rows, keys and head sizes.
 
     Attributes:
         tile: What each threadgroup does.

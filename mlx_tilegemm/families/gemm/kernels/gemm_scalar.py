@@ -99,7 +99,7 @@ CONFIGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(GemmSpec):
-    """What the text of one scalar GEMM depends on.
+    """Everything that the text of one scalar GEMM depends on.
 
     Attributes:
         config: The configuration.

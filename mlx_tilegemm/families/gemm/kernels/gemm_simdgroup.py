@@ -169,7 +169,7 @@ def _resources(p: GemmProblem | Product, config: Config) -> Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(GemmSpec):
-    """What the text of one simdgroup GEMM depends on.
+    """Everything that the text of one simdgroup GEMM depends on.
 
     Attributes:
         config: The configuration.

@@ -33,7 +33,7 @@ MIN_STEPS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """How each share is computed, and how many there are.
+    """Configuration of each share, and how many there are.
 
     Attributes:
         share: Configuration of the simdgroup GEMM.
@@ -58,7 +58,7 @@ SPLITS = (4, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReduceSpec(GemmSpec):
-    """What the text of the adding kernel depends on.
+    """Everything that the text of the adding kernel depends on.
 
     Attributes:
         splits: Shares of k.

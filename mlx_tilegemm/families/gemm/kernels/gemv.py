@@ -41,7 +41,7 @@ VECTOR_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """How much of the result a simdgroup computes.
+    """Share of the result that a simdgroup computes.
 
     Attributes:
         rows: Rows held in registers; a problem of fewer repeats its last one.
@@ -73,7 +73,7 @@ what is read of ``a``, which with many rows is most of what a simdgroup reads.""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(GemmSpec):
-    """What the text of one small-m product depends on.
+    """Everything that the text of one small-m product depends on.
 
     Attributes:
         config: The configuration.
