@@ -119,6 +119,19 @@ class TestSpirv:
         module = words(ENTRY_POINT, size, (16, 7, 31), DECORATION)
         assert spirv.prepare(module) == words(ENTRY_POINT, size, (71, 7, 41, *NAME, 0), DECORATION)
 
+    def test_wide_loads_are_aligned(self):
+        types = ((21, 8, 64, 0), (21, 9, 32, 0))
+        loads = (
+            (61, 8, 20, 30, 2, 2),
+            (61, 8, 21, 30, 2, 8),
+            (61, 9, 22, 30, 2, 2),
+            (61, 8, 23, 30),
+        )
+        raised = ((61, 8, 20, 30, 2, 4), *loads[1:])
+        kept = spirv.prepare(words(ENTRY_POINT, DECORATION, *types, *loads))
+        expected = words(ENTRY_POINT, (71, 7, 41, *NAME, 0), DECORATION, *types, *raised)
+        assert kept == expected
+
     @pytest.mark.parametrize("module", [words((17, 6), DECORATION), words((17, 6), ENTRY_POINT)])
     def test_nothing_to_export(self, module):
         with pytest.raises(ValueError, match="with a kernel and decorations"):
@@ -325,6 +338,41 @@ class TestBuild:
         first.identity = "others"
         first.bracket(program)
         assert len(made) == 6
+
+
+class TestRun:
+    """What is made of what a compiler does."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        def run(script):
+            program = tmp_path / "program"
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+            return compiler._checked([program, "argument"], tmp_path)
+
+        return run
+
+    def test_both_outputs(self, run):
+        assert run('echo "$AGX_MESA_DEBUG" $1; echo words >&2') == (
+            "shaderdb,shaders,demand,internal argument\n",
+            "words\n",
+        )
+
+    def test_failure(self, run):
+        with pytest.raises(compiler.CompileError, match="program: it failed"):
+            run("echo it failed >&2; exit 3")
+        with pytest.raises(compiler.CompileError, match="status 3"):
+            run("exit 3")
+
+    def test_what_never_ends(self, run, monkeypatch):
+        monkeypatch.setattr(compiler, "TIMEOUT_SECONDS", 0.2)
+        with pytest.raises(compiler.CompileError, match=r"did not end in 0\.2 s"):
+            run("exec sleep 60")
+
+    def test_what_is_said_for_ever(self, run):
+        with pytest.raises(compiler.CompileError, match=r"Unhandled ALU op pack$"):
+            run("while true; do echo Unhandled ALU op pack >&2; done")
 
 
 BUILD = compiler.Build(

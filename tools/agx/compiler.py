@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from threading import Timer
+from typing import IO, Any
 
 from .dialect import ENTRY, Program
 from .listing import scheduled
@@ -27,7 +28,7 @@ from .steps import Step, main_step
 
 ENVIRONMENT_VARIABLE = "MLX_TILEGEMM_ASAHI_CLC"
 TIMEOUT_SECONDS = 120.0
-"""Of each of the two compilers. Mesa's does not end on some texts."""
+"""Of each of the two compilers."""
 
 INCLUDE = Path(__file__).parent / "include"
 
@@ -60,6 +61,9 @@ _STATISTICS = re.compile(
     r"SHADER-DB: .*? (?P<instructions>\d+) inst, .*? (?P<scratch>\d+) scratch, "
     r"(?P<occupancy>\d+) threads, (?P<loops>\d+) loops, (?P<spills>\d+):(?P<fills>\d+) spills"
 )
+_ENDLESS = "Unhandled "
+"""How a line begins that Mesa repeats for ever, of an instruction that it cannot translate."""
+
 _SHARED = re.compile(r"^shared_size: (\d+)$", re.MULTILINE)
 
 
@@ -145,7 +149,10 @@ class Compiler:
     @cached_property
     def clang_version(self) -> str:
         """First line of clang's ``--version``."""
-        return _run([self._zig, "clang", "--version"], Path()).stdout.partition("\n")[0]
+        shown = subprocess.run(
+            [self._zig, "clang", "--version"], capture_output=True, text=True, check=True
+        )
+        return shown.stdout.partition("\n")[0]
 
     def bracket(self, program: Program) -> Bracket:
         """Compile a program at both ends.
@@ -198,26 +205,42 @@ class Compiler:
 
 
 def _checked(command: _Command, folder: Path) -> tuple[str, str]:
-    try:
-        done = _run(command, folder)
-    except subprocess.TimeoutExpired as expired:
-        name = Path(command[0]).name
-        raise CompileError(f"[agx] {name} did not end in {TIMEOUT_SECONDS:g} s.") from expired
-    if done.returncode:
-        said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise CompileError(f"[agx] {Path(command[0]).name}: {said[:2000]}")
-    return done.stdout, done.stderr
+    """Run a compiler and return what it wrote.
+
+    Raises:
+        CompileError: It failed, or did not end, or found something that it goes on about for ever.
+    """
+    name = Path(command[0]).name
+    said: list[str] = []
+    with (folder / f"{name}.log").open("w+") as log, _started(command, folder, log) as process:
+        timer = Timer(TIMEOUT_SECONDS, process.kill)
+        timer.start()
+        for line in process.stderr or ():
+            said.append(line)
+            if line.startswith(_ENDLESS):
+                process.kill()
+                break
+        status = process.wait()
+        expired = not timer.is_alive()
+        timer.cancel()
+        log.seek(0)
+        written = log.read()
+    if expired:
+        raise CompileError(f"[agx] {name} did not end in {TIMEOUT_SECONDS:g} s.")
+    if status:
+        reason = "".join(said).strip() or f"ended with status {status}"
+        raise CompileError(f"[agx] {name}: {reason[:2000]}")
+    return written, "".join(said)
 
 
-def _run(command: _Command, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def _started(command: _Command, folder: Path, log: IO[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         list(map(str, command)),
         cwd=folder,
         env={**os.environ, "AGX_MESA_DEBUG": _DEBUG},
-        capture_output=True,
+        stdout=log,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=TIMEOUT_SECONDS,
     )
 
 

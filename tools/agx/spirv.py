@@ -1,7 +1,8 @@
 """What a SPIR-V module needs before Mesa compiles it as Metal would be compiled.
 
 A kernel that is not exported is dropped, which clang does not do. Multiply-adds become one
-instruction, as they do in Metal, which clang rules out for the whole module.
+instruction, as they do in Metal, which clang rules out for the whole module. Loads of 64 bits that
+clang makes of four elements are said to be aligned to 32: Mesa cannot join four parts.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from collections.abc import Iterator
 
 _ENTRY_POINT = 15
 _EXECUTION_MODE = 16
+_TYPE_INT = 21
+_LOAD = 61
 _DECORATE = 71
 _CONTRACTION_OFF = 31
+_ALIGNED = 2
+_LEAST_ALIGNMENT = 4
 _LINKAGE_ATTRIBUTES = 41
 _EXPORT = 0
 _HEADER_WORDS = 5
@@ -21,7 +26,7 @@ _Words = list[int]
 
 
 def prepare(module: bytes) -> bytes:
-    """Export a module's kernels, and let multiply-adds become one instruction.
+    """Return a module that Mesa takes.
 
     Args:
         module: A SPIR-V module in the byte order of this machine, as clang writes it.
@@ -32,11 +37,16 @@ def prepare(module: bytes) -> bytes:
     words = list(struct.unpack(f"={len(module) // 4}I", module))
     prepared, exports = words[:_HEADER_WORDS], list[int]()
     exported = False
+    wide: set[int] = set()
     for instruction in _instructions(words):
         opcode = instruction[0] & 0xFFFF
         if opcode == _ENTRY_POINT:
             exports += _export(instruction[2], _string(instruction[3:]))
-        if opcode == _DECORATE and not exported:
+        elif opcode == _TYPE_INT and instruction[2] == 64:
+            wide.add(instruction[1])
+        elif opcode == _LOAD and instruction[1] in wide:
+            _align(instruction)
+        elif opcode == _DECORATE and not exported:
             prepared += exports
             exported = bool(exports)
         if opcode != _EXECUTION_MODE or instruction[2] != _CONTRACTION_OFF:
@@ -44,6 +54,12 @@ def prepare(module: bytes) -> bytes:
     if not exported:
         raise ValueError("[agx] Expected a SPIR-V module with a kernel and decorations.")
     return struct.pack(f"={len(prepared)}I", *prepared)
+
+
+def _align(load: _Words) -> None:
+    """Raise the alignment that a load states."""
+    if len(load) > 5 and load[4] & _ALIGNED:
+        load[5] = max(load[5], _LEAST_ALIGNMENT)
 
 
 def _instructions(words: _Words) -> Iterator[_Words]:
