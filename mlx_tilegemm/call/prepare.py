@@ -15,7 +15,7 @@ from ..dispatch import ANY, MLX
 from ..errors import BackendError, IllegalKernelError
 from ..families import family_of
 from .choice import chosen
-from .transforms import transformable
+from .transforms import evaluating, transformable
 
 if TYPE_CHECKING:
     from ..core.family import Run
@@ -74,6 +74,8 @@ def kernel_call(
     if choice.plan is None:
         return None
     run = kernel_run(choice.problem, choice.plan, backend)
+    if not backend.capabilities.lazy:
+        run = evaluating(run)
     rule = family_of(problem).rule(problem, backend) if gradients else None
     return run if rule is None else transformable(run, rule)
 

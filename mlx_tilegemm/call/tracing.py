@@ -12,11 +12,15 @@ where compilation is switched off, the answer is always yes: calls then cost mor
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import mlx.core as mx
+
+T = TypeVar("T")
 
 
 class _Seen(threading.local):
@@ -28,6 +32,42 @@ class _Seen(threading.local):
 def is_traced() -> bool:
     """Return whether MLX may want derivatives or batching of calls made here and now."""
     return _probe()()
+
+
+def is_shapeless() -> bool:
+    """Return whether MLX is compiling a function for arrays of any size just now.
+
+    Sizes seen then are those of the first call alone. Again MLX has no question for it, but
+    broadcasts in another way: by what the other operand is, so that the graph has one more kind of
+    node, which stops gradients.
+    """
+    if not is_traced():
+        return False
+    broadcast = mx.add(mx.zeros((1,)), mx.zeros((2,)))
+    graph = io.StringIO()
+    mx.export_to_dot(graph, broadcast=broadcast)
+    return "StopGradient" in graph.getvalue()
+
+
+def keeping_graphs(run: Callable[[], T]) -> T:
+    """Return what ``run`` returns; arrays that it evaluates stay what they were computed from.
+
+    An array that is evaluated forgets its inputs unless MLX marks it as followed, and a derivative
+    takes the marks away before its own rules run, those of the derivative around it too: it would
+    find constants, and be zero. MLX forgets nothing while the rule of a gradient runs, so that of
+    an identity runs ``run``.
+    """
+    results: list[T] = []
+
+    def gradient(primal: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        results.append(run())
+        return cotangent
+
+    identity = mx.custom_function(lambda x: x)
+    identity.vjp(gradient)
+    one = mx.ones(())
+    mx.vjp(identity, [one], [one])
+    return results[0]
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
@@ -12,7 +12,7 @@ import mlx.core as mx
 from ..backends import StreamOrDevice
 from ..core.problem import Factors
 from ..core.shapes import Shape
-from .tracing import is_traced
+from .tracing import is_traced, keeping_graphs
 
 if TYPE_CHECKING:
     from ..core.family import Rule, Run
@@ -33,6 +33,19 @@ def transformable(run: Run, rule: Rule) -> Run:
     ) -> list[mx.array]:
         if is_traced():
             return function(factors, stream)(*operands)
+        return run(operands, factors, stream)
+
+    return call
+
+
+def evaluating(run: Run) -> Run:
+    """Return the call ``run`` of a backend that evaluates its operands, for use in transforms."""
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_traced():
+            return keeping_graphs(partial(run, operands, factors, stream))
         return run(operands, factors, stream)
 
     return call

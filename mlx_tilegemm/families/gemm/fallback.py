@@ -12,6 +12,7 @@ from itertools import product
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
+from ...call.tracing import is_shapeless, is_traced
 from ...core.dtypes import promote
 from ...core.problem import Number
 from .problem import GemmProblem
@@ -73,21 +74,7 @@ def _float_gemm(
     if problem.out is not natural:
         # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
         a, b = a.astype(mx.float32, stream=stream), b.astype(mx.float32, stream=stream)
-    if c is not None:
-        a, b, c = _matrices(a, b, mx.broadcast_to(c, problem.out_shape, stream=stream), stream)
-    product = _product(a, b, c, factors, stream).astype(problem.out.mlx, stream=stream)
-    return mx.reshape(product, problem.out_shape, stream=stream)
-
-
-def _matrices(
-    a: mx.array, b: mx.array, c: mx.array, stream: StreamOrDevice
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Give vectors their second axis: `mx.addmm` refuses some addends of products with vectors."""
-    if b.ndim == 1:
-        b, c = (mx.expand_dims(x, -1, stream=stream) for x in (b, c))
-    if a.ndim == 1:
-        a, c = (mx.expand_dims(x, -2, stream=stream) for x in (a, c))
-    return a, b, c
+    return _product(a, b, c, factors, stream).astype(problem.out.mlx, stream=stream)
 
 
 def _product(
@@ -95,8 +82,51 @@ def _product(
 ) -> mx.array:
     if c is None:
         return mx.matmul(a, b, stream=stream)
+    if _is_open_to_faults(factors):
+        return _sum(a, b, c, factors, stream)
     alpha, beta = factors
-    return mx.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
+    if 1 not in (a.ndim, b.ndim):
+        return mx.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
+    a, b, c, added = _matrices(a, b, c, stream)
+    product = mx.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
+    return mx.squeeze(product, added, stream=stream)
+
+
+def _is_open_to_faults(factors: Sequence[Number]) -> bool:
+    """Whether `mx.addmm` would be wrong: its tangents lack the factors, and it keeps c's sizes."""
+    return is_traced() and (tuple(factors) != (1, 1) or is_shapeless())
+
+
+def _sum(
+    a: mx.array, b: mx.array, c: mx.array, factors: Sequence[Number], stream: StreamOrDevice
+) -> mx.array:
+    """Return ``alpha * (a @ b) + beta * c`` by ops of its own each, rounded once."""
+    dtype = mx.result_type(a, b, c)
+    wide = mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
+    a, b, c = (x.astype(wide, stream=stream) for x in (a, b, c))
+    alpha, beta = (mx.array(factor, dtype=wide) for factor in factors)
+    product = mx.multiply(alpha, mx.matmul(a, b, stream=stream), stream=stream)
+    total = mx.add(product, mx.multiply(beta, c, stream=stream), stream=stream)
+    return total.astype(dtype, stream=stream)
+
+
+def _matrices(
+    a: mx.array, b: mx.array, c: mx.array, stream: StreamOrDevice
+) -> tuple[mx.array, mx.array, mx.array, list[int]]:
+    """Give vectors their second axis: `mx.addmm` refuses some addends of products with vectors.
+
+    Returns:
+        The matrices, ``c`` with their axes, and which axes the product has for the vectors' sake.
+    """
+    added = [axis for axis, x in ((-2, a), (-1, b)) if x.ndim == 1]
+    rank = max(a.ndim, b.ndim, 2) - len(added)
+    c = mx.expand_dims(c, [*range(rank - c.ndim)], stream=stream)
+    c = mx.expand_dims(c, added, stream=stream)
+    if a.ndim == 1:
+        a = mx.expand_dims(a, 0, stream=stream)
+    if b.ndim == 1:
+        b = mx.expand_dims(b, 1, stream=stream)
+    return a, b, c, added
 
 
 def _integer_gemm(

@@ -1,0 +1,128 @@
+"""Transforms inside transforms: as of MLX's own ops, or a clear error, and never a silent zero."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import mlx.core as mx
+import pytest
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.errors import BackendError
+
+SIZE = 3
+
+
+def grad(f):
+    return mx.grad(lambda x: mx.sum(f(x) * mx.cos(mx.stop_gradient(x))))
+
+
+def vjp(f):
+    # What an inner function holds of an outer one is followed, too.
+    return lambda x: mx.vjp(lambda y: f(y) * x, [x], [mx.sin(x)])[1][0]
+
+
+def jvp(f):
+    return lambda x: mx.jvp(lambda y: f(y) * x, [x], [W])[1][0]
+
+
+def vmap(f):
+    return lambda x: mx.sum(mx.vmap(f)(mx.stack([x, 0.5 * x])), axis=0)
+
+
+TRANSFORMS = {
+    "grad": grad,
+    "vjp": vjp,
+    "jvp": jvp,
+    "vmap": vmap,
+    "checkpoint": mx.checkpoint,
+    "compile": mx.compile,
+}
+PLACEHOLDERS = {"vmap", "compile"}
+"""They call functions with arrays that have no values, which an emulator cannot run on."""
+
+
+def attention(q, k, v, scale):
+    weights = mx.softmax(scale * q @ mx.swapaxes(k, -1, -2), axis=-1)
+    return weights @ v
+
+
+def gemm(c, a, b):
+    return 0.5 * (a @ b) - 2.0 * c
+
+
+PLAIN = {
+    "matmul": lambda x, w: mx.tanh(x) @ mx.swapaxes(x, -1, -2) * w,
+    "addmm": lambda x, w: gemm(x[0], mx.tanh(x) * w, x),
+    "attention_chain": lambda x, w: attention(
+        x[None, None], mx.sin(x * w)[None, None], x[None, None], 0.5
+    )[0, 0],
+}
+OURS = {
+    "matmul": lambda x, w: tg.matmul(mx.tanh(x), x, transpose_b=True) * w,
+    "addmm": lambda x, w: tg.addmm(x[0], mx.tanh(x) * w, x, alpha=0.5, beta=-2.0),
+    "attention_chain": lambda x, w: tg.attention_chain(
+        x[None, None], mx.sin(x * w)[None, None], x[None, None], scale=0.5
+    )[0, 0],
+}
+
+X = mx.random.normal((SIZE, SIZE), key=mx.random.key(1))
+W = mx.random.normal((SIZE, SIZE), key=mx.random.key(2))
+
+
+def nested(names, function):
+    for name in reversed(names):
+        function = TRANSFORMS[name](function)
+    return function
+
+
+def outcome(names, function):
+    """Return the value of a nesting, or the error it raises."""
+    try:
+        value = nested(names, lambda x: function(mx.tanh(function(x, W)), W))(X)
+        mx.eval(value)
+    except Exception as error:
+        return error
+    return value
+
+
+def check(op, names, backend):
+    expected = outcome(names, PLAIN[op])
+    with tg.use_backend(backend):
+        got = outcome(names, OURS[op])
+    if isinstance(expected, Exception):
+        assert isinstance(got, Exception), f"MLX refuses {names}: {expected}"
+        return
+    if backend == "emulator" and isinstance(got, BackendError):
+        assert PLACEHOLDERS & {*names}, f"{names}: {got}"
+        assert str(got).startswith("[emulator] Expected arrays with values, got ")
+        return
+    assert isinstance(got, mx.array), f"{names}: {got!r}"
+    size = mx.max(mx.abs(expected)).item()
+    assert size > 0.0
+    assert mx.max(mx.abs(got - expected)).item() <= 2e-5 * size, names
+
+
+DERIVATIVES = {"grad", "vjp", "jvp"}
+
+
+def nestings(order):
+    """Yield nestings with at most one transform that is no derivative, from the third order on."""
+    for names in product(TRANSFORMS, repeat=order):
+        if order < 3 or sum(name not in DERIVATIVES for name in names) <= 1:
+            yield names
+
+
+@pytest.mark.parametrize("backend", ["emulator", "mlx"])
+@pytest.mark.parametrize("op", list(OURS))
+@pytest.mark.parametrize("order", [1, *(pytest.param(x, marks=pytest.mark.slow) for x in (2, 3))])
+def test_as_mlx_nests_its_own_ops(op, order, backend):
+    for names in nestings(order):
+        check(op, names, backend)
+
+
+@pytest.mark.parametrize("backend", ["emulator", "mlx"])
+@pytest.mark.parametrize("op", ["matmul", "addmm"])
+@pytest.mark.parametrize("outer", sorted(DERIVATIVES))
+def test_tangents_are_differentiable(op, outer, backend):
+    check(op, (outer, "jvp"), backend)
