@@ -75,21 +75,49 @@ class MultiLinearRoute:
     def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
         """Return ``x @ weight.T`` for every head, or ``x @ weight``."""
         layer: Any = self
-        return multi_linear(x, layer["weight"], transpose)
+        return _product(x, layer["weight"], transpose_b=transpose)
 
 
-def multi_linear(x: mx.array, weight: mx.array, transpose: bool = True) -> mx.array:
-    """Multiply every head by a weight of its own.
+def _product(a: mx.array, b: mx.array, *, transpose_b: bool = False) -> mx.array:
+    """Multiply as `mx.matmul` does, whatever the dtypes."""
+    if a.dtype in _FLOATS and b.dtype in _FLOATS:
+        return matmul(a, b, transpose_b=transpose_b)
+    return mx.matmul(a, b.swapaxes(-1, -2) if transpose_b else b)
 
-    Args:
-        x: ``[..., heads, length, k]``; one head stands for all.
-        weight: ``[heads, n, k]``, or ``[heads, k, n]`` without ``transpose``.
-        transpose: Whether the weight is stored as linear layers store theirs.
 
-    Returns:
-        ``[..., heads, length, n]``.
-    """
-    return matmul(x, weight, transpose_b=transpose)
+class LowRankRoute:
+    """The call of an adapter of low rank around a linear layer, as mlx-lm's LoRA has it."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the layer's result and ``scale`` times ``x @ lora_a @ lora_b``."""
+        adapter: Any = self
+        y: mx.array = adapter.linear(x)
+        return y + _low_rank(adapter, x)
+
+
+class WeightNormRoute:
+    """The call of an adapter that scales columns to their magnitudes, as mlx-lm's DoRA has it."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return ``x`` times the adapted weight, each column of it of the learned norm."""
+        adapter: Any = self
+        weight: mx.array = adapter._dequantized_weight()
+        y = linear(x, weight) + _low_rank(adapter, x)
+        update = _product(adapter.scale * adapter.lora_b.T, adapter.lora_a, transpose_b=True)
+        norm = mx.stop_gradient(mx.linalg.norm(weight + update, axis=1))
+        magnitude: mx.array = adapter.m
+        y = (magnitude / norm).astype(x.dtype) * y
+        bias: mx.array | None = adapter.linear.get("bias")
+        return y if bias is None else y + bias
+
+
+def _low_rank(adapter: Any, x: mx.array) -> mx.array:  # noqa: ANN401
+    product = _product(_product(adapter.dropout(x), adapter.lora_a), adapter.lora_b)
+    return (float(adapter.scale) * product).astype(x.dtype)
 
 
 class Linear(LinearRoute, nn.Linear):

@@ -15,12 +15,14 @@ pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 from mlx_lm.generate import generate_step
 from mlx_lm.models import base
 from mlx_lm.models.cache import QuantizedKVCache, make_prompt_cache
+from mlx_lm.tuner.dora import DoRALinear
+from mlx_lm.tuner.lora import LoRALinear
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.errors import DTypeError
 from mlx_tilegemm.integrations import mlx_lm as integration
-from mlx_tilegemm.layers import patching
+from mlx_tilegemm.layers import attention
 from mlx_tilegemm.layers.routing import original_of
 
 ATTENTION = base.scaled_dot_product_attention
@@ -88,7 +90,7 @@ def calls(monkeypatch):
 
         return call
 
-    for module in (tg.nn, patching):
+    for module in (tg.nn, attention):
         for op in (tg.matmul, tg.addmm, tg.attention_chain):
             if hasattr(module, op.__name__):
                 monkeypatch.setattr(module, op.__name__, counting(op))
@@ -254,6 +256,79 @@ OTHERS = {
 }
 
 
+OWN_PRODUCTS = {
+    "seed_oss": {"head_dim": 8, "tie_word_embeddings": True},
+    "mamba2": {
+        "num_heads": 4,
+        "head_dim": 16,
+        "state_size": 8,
+        "conv_kernel": 4,
+        "n_groups": 1,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "tie_word_embeddings": True,
+        "time_step_limit": (0.0, float("inf")),
+        "time_step_rank": 4,
+        "layer_norm_epsilon": 1e-5,
+    },
+    "qwen3_next": {
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "shared_expert_intermediate_size": 32,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 32,
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.5,
+        "max_position_embeddings": 512,
+        "head_dim": 8,
+    },
+}
+
+
+def build_other(name):
+    module = importlib.import_module(f"mlx_lm.models.{name}")
+    config = {"model_type": name, **TINY, **OWN_PRODUCTS[name]}
+    return module.Model(module.ModelArgs.from_dict(config))
+
+
+@pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+class TestAdapters:
+    def test_compute_what_they_did(self, kind, quantized, bias):
+        adapter = adapted(kind, quantized, bias)
+        x = mx.random.normal((3, 32), key=mx.random.key(2))
+        expected = adapter(x)
+        with tg.use_backend("mlx"), integration.patched(adapter), tg.record() as seen:
+            got = adapter(x)
+        assert relative_error(got, expected) < 1e-5
+        assert len(seen.problems) >= 2
+
+    def test_reports_are_true(self, kind, quantized, bias):
+        adapter = adapted(kind, quantized, bias)
+        report = integration.patch(adapter)
+        called = not quantized and kind is LoRALinear
+        expected = ["", "linear"] if called else [""]
+        assert [one.path for one in report.replaced] == expected
+        found = tg.audit(adapter, tg.ArraySpec(shape=(3, 32), dtype=mx.float32))
+        stays = [row.primitive for row in found.rows if not row.ours]
+        assert stays == (["QuantizedMatmul"] if quantized and kind is LoRALinear else [])
+
+
+def adapted(kind, quantized, bias):
+    mx.random.seed(4)
+    linear = nn.Linear(32, 16, bias=bias)
+    adapter = kind.from_base(linear.to_quantized(32) if quantized else linear, r=4, scale=2.0)
+    adapter.lora_b = mx.random.normal(adapter.lora_b.shape)
+    return adapter
+
+
 @pytest.fixture
 def uncompiled():
     """Spare MLX the compiling of what it fuses, which takes its CPU seconds for each model."""
@@ -273,9 +348,10 @@ def test_others_by_mlx_ops(uncompiled, name):
         got = logits(model)
     assert relative_error(got, expected) < 1e-4
     ops = [one.op for one in report.replaced]
-    spelled_out = [one for one in report.left_alone if "softmax" in one.reason]
+    spelled_out = [one.path for one in report.left_alone if "spelled out" in one.reason]
     assert ops.count("attention_chain") == (0 if name == "gemma2" else 2)
-    assert bool(spelled_out) == (name in ("gemma2", "gpt_oss", "mixtral"))
+    expected = [f"model.layers.{i}.self_attn" for i in range(2)] if name == "gemma2" else []
+    assert spelled_out == expected
 
 
 def test_sinks_and_windows_of_a_real_model(kernels, calls):
@@ -301,7 +377,31 @@ class TestReport:
         assert reasons["model.layers.1.mlp.switch_mlp.up_proj"] == (
             "its experts are chosen row by row, by MLX's gather_mm"
         )
-        assert reasons["model.layers.1.mlp.gate"] == "there is no rule for its class"
+        assert reasons["model.layers.1.mlp.gate"] == "its products are its own: @"
+        assert reasons["model.layers.0.self_attn"] == (
+            "beside MLX's attention function its code has @, quantized_matmul"
+        )
+
+    def test_what_the_code_around_multiplies(self):
+        reasons = {
+            one.path: one.reason for one in integration.patch(build_other("seed_oss")).left_alone
+        }
+        assert reasons[""] == "its products are its own: @"
+        assert reasons["model.embed_tokens"] == (
+            "the code around it reads its weight and calls no as_linear"
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "path", "named"),
+        [
+            ("qwen3_next", "model.layers.0.linear_attn", "_gated_delta_kernel"),
+            ("mamba2", "backbone.layers.0.mixer", "_ssm_kernel"),
+        ],
+    )
+    def test_mixers_with_recurrences_of_their_own(self, name, path, named):
+        report = integration.patch(build_other(name))
+        (reason,) = (one.reason for one in report.left_alone if one.path == path)
+        assert named in reason
 
     def test_unpatch_restores_every_class(self):
         model = build("deepseek_v3")
@@ -328,25 +428,6 @@ class TestNames:
         with tg.use_backend("mlx"), integration.patched(model):
             model(x)
         assert calls == {"attention_chain": 1}
-
-    def test_are_hooked_in_each_module_while_a_block_runs(self):
-        llama, qwen = (importlib.import_module(f"mlx_lm.models.{m}") for m in ("llama", "qwen3"))
-        with integration.patched():
-            for module in (base, llama, qwen):
-                hook = module.scaled_dot_product_attention
-                assert hook is not ATTENTION
-                assert original_of(hook) is ATTENTION
-        for module in (base, llama, qwen):
-            assert module.scaled_dot_product_attention is ATTENTION
-
-    def test_of_modules_imported_in_a_block_come_back(self):
-        name = "mlx_lm.models.starcoder2"
-        sys.modules.pop(name, None)
-        with integration.patched():
-            module = importlib.import_module(name)
-            assert original_of(module.scaled_dot_product_attention) is ATTENTION
-            assert module.scaled_dot_product_attention is not ATTENTION
-        assert module.scaled_dot_product_attention is ATTENTION
 
     def test_of_an_unpatched_model_do_what_they_did(self, calls):
         model, other = build("llama"), build("llama")

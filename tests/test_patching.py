@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import sys
 import threading
+import types
 from contextlib import nullcontext
 from itertools import pairwise
 
+import attention_layers
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
+from attention_layers import ByAlias, ByAttribute, ByName, OwnName
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.errors import DTypeError
-from mlx_tilegemm.layers import patching
+from mlx_tilegemm.layers import attention
 
 FAST_ATTENTION = mx.fast.scaled_dot_product_attention
 NAMES = [
@@ -108,7 +114,7 @@ def calls(monkeypatch):
 
         return call
 
-    for module in (tg.nn, patching):
+    for module in (tg.nn, attention):
         for op in (tg.matmul, tg.addmm, tg.attention_chain):
             if hasattr(module, op.__name__):
                 monkeypatch.setattr(module, op.__name__, counting(op))
@@ -152,14 +158,14 @@ class TestReport:
             "shared": "addmm",
         }
         assert {one.path: (one.layer, one.reason) for one in report.left_alone} == {
-            "layers.3": ("Norm", "it multiplies no matrices"),
+            "layers.3": ("Norm", "no product is found in its code"),
             "overriding": ("Overriding", "its class has a __call__ of its own"),
             "ours": ("Linear", "computes through this library already"),
             "quantized": (
                 "QuantizedLinear",
                 "quantized weights stay with MLX's quantized products",
             ),
-            "convolution": ("Conv1d", "there is no rule for its class"),
+            "convolution": ("Conv1d", "its products are its own: conv1d"),
         }
 
     def test_reads_well(self):
@@ -167,7 +173,8 @@ class TestReport:
         assert text.splitlines() == [
             "[patch] 2 layers replaced, 1 left alone",
             "     2 Linear -> addmm (layers.0, ...)",
-            "     1 LayerNorm left alone: it multiplies no matrices (layers.2)",
+            "     1 LayerNorm left alone: no product is found in its code (layers.2)",
+            "  mlx_tilegemm.audit(model, *inputs) tells who serves each product of a call",
         ]
 
     def test_paths_are_in_order(self):
@@ -342,11 +349,12 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced] == [
+        assert [one.path for one in report.replaced][:3] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
             "mlx.core.fast.scaled_dot_product_attention",
         ]
+        assert "attention_layers.aliased" in [one.path for one in report.replaced]
 
     def test_ends_even_by_an_error(self):
         model = Model()
@@ -393,7 +401,280 @@ class TestPatchedBlocks:
             mx.fast.scaled_dot_product_attention = FAST_ATTENTION
 
 
+def problems(function, *args):
+    """Return how many problems a call asks the library for."""
+    with tg.use_backend("mlx"), tg.record() as seen:
+        mx.eval(function(*args))
+    return len(seen.problems)
+
+
+Q = mx.random.normal((1, 2, 5, 8), key=mx.random.key(3))
+
+
+class Calling(nn.Module):
+    """A model that calls another method of its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Other()
+
+    def __call__(self, q):
+        return self.inner.attend(q)
+
+
+class Other(nn.Module):
+    def attend(self, q):
+        return mx.fast.scaled_dot_product_attention(q, q, q, scale=0.5)
+
+    def in_steps(self, q):
+        yield mx.fast.scaled_dot_product_attention(q, q, q, scale=0.5)
+        yield mx.fast.scaled_dot_product_attention(q, q, q, scale=0.25)
+
+
+class Fixed(nn.Module):
+    def __call__(self, q):
+        return FIXED[0](q, q, q, scale=0.5)
+
+
+FIXED = (FAST_ATTENTION,)
+
+
+class TestReached:
+    """What the report says is routed is, however the code reaches the function."""
+
+    @pytest.mark.parametrize("kind", attention_layers.LAYERS)
+    def test_and_routed(self, kind):
+        layer = kind()
+        report = tg.patch(layer)
+        assert [one.op for one in report.replaced] == ["attention_chain"]
+        assert not report.left_alone
+        assert problems(layer, Q) == 1
+        tg.unpatch(layer)
+        # What MLX has compiled keeps what it has traced.
+        if "Compiled" not in kind.__name__ and "Shapeless" not in kind.__name__:
+            assert problems(layer, Q) == 0
+        assert problems(kind(), Q) == 0
+
+    def test_by_another_method(self):
+        model = Calling()
+        assert [one.path for one in tg.patch(model).replaced] == ["inner"]
+        assert problems(model, Q) == 1
+
+    def test_by_a_generator_only_while_it_runs(self):
+        layer = Other()
+        tg.patch(layer)
+        with tg.use_backend("mlx"), tg.record() as seen:
+            steps = layer.in_steps(Q)
+            next(steps)
+            assert mx.fast.scaled_dot_product_attention is FAST_ATTENTION
+            next(steps)
+        assert len(seen.problems) == 1
+
+    def test_a_method_of_that_name_is_not_it(self):
+        report = tg.patch(OwnName())
+        assert not report.replaced
+        assert [one.reason for one in report.left_alone] == [
+            "its attention is spelled out, with @, softmax"
+        ]
+
+    def test_where_nothing_can_be_put_is_reported(self):
+        report = tg.patch(Fixed())
+        assert not report.replaced
+        assert [one.reason for one in report.left_alone] == [
+            "it keeps MLX's attention function where no other can be put"
+        ]
+
+    def test_by_names_everywhere(self):
+        layer = ByAlias()
+        with tg.patched():
+            assert problems(layer, Q) == 1
+        assert problems(layer, Q) == 0
+
+    def test_of_modules_imported_in_a_block_come_back(self, monkeypatch):
+        with tg.patched():
+            late = types.ModuleType("late_module")
+            exec("from mlx.core.fast import scaled_dot_product_attention as attend", vars(late))
+            monkeypatch.setitem(sys.modules, "late_module", late)
+            assert late.attend is not FAST_ATTENTION
+        assert late.attend is FAST_ATTENTION
+
+    def test_attributes_can_be_set_while_patched(self):
+        layer = ByAttribute()
+        tg.patch(layer)
+        layer.attend = lambda q, *_, scale: scale * q
+        assert mx.array_equal(layer(Q), 0.5 * Q)
+        tg.unpatch(layer)
+        assert mx.array_equal(layer(Q), 0.5 * Q)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(8, 16)
+
+    def __call__(self, tokens):
+        return self.embedding(tokens) @ self.embedding.weight.T
+
+
+class LooksUp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(8, 16)
+        self.head = nn.Linear(16, 8)
+
+    def __call__(self, tokens):
+        return self.head(self.embedding(tokens))
+
+
+class ReadsWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def fuse(self):
+        inner = self.inner
+        return inner
+
+    def __call__(self, x):
+        if "bias" in self.inner and isinstance(self.inner, nn.Linear):
+            x = x + self.inner.bias
+        return x @ self.inner["weight"].T
+
+
+class Router(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(8, 4)
+
+    def __call__(self, x):
+        return mx.argmax(mx.softmax(self.gate(x), axis=-1), axis=-1)
+
+
+class TestNotCalled:
+    """What is not routed is listed, with a true reason."""
+
+    def test_a_tied_embedding_multiplied_outside(self):
+        report = tg.patch(Tied())
+        assert not report.replaced
+        assert {one.path: one.reason for one in report.left_alone} == {
+            "": "its products are its own: @",
+            "embedding": "the code around it reads its weight and calls no as_linear",
+        }
+
+    def test_an_embedding_that_only_looks_up(self):
+        report = tg.patch(LooksUp())
+        assert [one.path for one in report.replaced] == ["head"]
+        assert {one.path: one.reason for one in report.left_alone} == {
+            "embedding": "nothing calls its as_linear: it only looks up rows"
+        }
+
+    def test_a_layer_whose_weight_is_read(self):
+        model = nn.Sequential(ReadsWeight())
+        report = tg.patch(model)
+        assert not report.replaced
+        assert {one.path: one.reason for one in report.left_alone} == {
+            "layers.0": "its products are its own: @",
+            "layers.0.inner": "the code around it reads its weight and does not call it",
+        }
+
+    def test_a_router_spells_no_attention(self):
+        report = tg.patch(Router())
+        assert [one.path for one in report.replaced] == ["gate"]
+        assert not report.left_alone
+
+    @pytest.mark.parametrize(
+        ("layer", "reason"),
+        [
+            (nn.LSTM(4, 4), "its products are its own: addmm, @"),
+            (nn.Bilinear(4, 4, 4), "its products are its own: @"),
+            (nn.RMSNorm(4), "no product is found in its code"),
+            (nn.ConvTranspose1d(4, 4, 1), "its products are its own: conv_transpose1d"),
+        ],
+    )
+    def test_layers_of_mlx(self, layer, reason):
+        assert [one.reason for one in tg.patch(layer).left_alone] == [reason]
+
+
+class TestPickle:
+    def test_of_a_patched_model(self):
+        model = nn.Sequential(
+            nn.Linear(4, 4), nn.MultiHeadAttention(4, 2), ByName(), Inheriting(4, 4)
+        )
+        tg.patch(model)
+        twin = pickle.loads(pickle.dumps(model))
+        assert classes(twin) == classes(model)
+        x = mx.random.normal((1, 3, 4))
+        with tg.use_backend("mlx"), tg.record() as seen:
+            assert mx.array_equal(twin.layers[0](x), model.layers[0](x))
+            assert mx.array_equal(twin.layers[1](x, x, x), model.layers[1](x, x, x))
+        assert seen.problems
+        tg.unpatch(twin)
+        assert {type(layer) for layer in twin.layers} == {
+            nn.Linear,
+            nn.MultiHeadAttention,
+            ByName,
+            Inheriting,
+        }
+
+    @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+    def test_by_every_protocol_that_takes_layers(self, protocol):
+        layer = nn.Linear(4, 4)
+        tg.patch(layer)
+        assert type(pickle.loads(pickle.dumps(layer, protocol))) is type(layer)
+
+    def test_of_classes_with_a_metaclass(self):
+        layer = Registered(4, 4)
+        tg.patch(layer)
+        assert type(layer) is not Registered
+        assert type(pickle.loads(pickle.dumps(layer))) is type(layer)
+
+
+class Registry(type):
+    pass
+
+
+class Registered(nn.Linear, metaclass=Registry):
+    pass
+
+
 class TestAttentionCalls:
+    @pytest.mark.parametrize("scale", [mx.array(0.3), np.float32(0.3), np.float64(0.3), 1, True])
+    def test_with_all_scales_that_mlx_takes(self, calls, scale):
+        q, k, v = operands()
+        expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
+        with tg.use_backend("mlx"), tg.patched():
+            got = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
+        assert relative_error(got, expected) < 1e-5
+        assert calls == ["attention_chain"]
+
+    @pytest.mark.parametrize("dtype", [mx.int32, mx.uint8, mx.int64])
+    def test_with_integer_masks(self, calls, dtype):
+        q, k, v = operands()
+        mask = mx.random.randint(0, 3, (5, 6), key=mx.random.key(1)).astype(dtype)
+        expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
+        with tg.use_backend("mlx"), tg.patched():
+            got = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
+        assert relative_error(got, expected) < 1e-5
+        assert calls == ["attention_chain"]
+
+    def test_with_heads_of_size_0_stay_with_mlx(self, calls):
+        q, v = mx.zeros((1, 2, 3, 0)), mx.random.normal((1, 2, 3, 4))
+        expected = mx.fast.scaled_dot_product_attention(q, q, v, scale=1.0)
+        with tg.patched():
+            assert mx.array_equal(
+                mx.fast.scaled_dot_product_attention(q, q, v, scale=1.0), expected
+            )
+        assert not calls
+
+    @pytest.mark.parametrize("options", [{"scale": "1"}, {"scale": 1.0, "mask": "other"}, {}])
+    def test_that_mlx_refuses_are_refused_by_mlx(self, options):
+        q, k, v = operands()
+        with pytest.raises((TypeError, ValueError)) as expected:
+            mx.fast.scaled_dot_product_attention(q, k, v, **options)
+        with tg.patched(), pytest.raises(expected.type) as got:
+            mx.fast.scaled_dot_product_attention(q, k, v, **options)
+        assert str(got.value) == str(expected.value)
+
     @pytest.mark.parametrize(
         "mask", [None, "causal", mx.zeros((5, 6)), mx.tri(5, 6, 1).astype(mx.bool_)]
     )
@@ -433,7 +714,7 @@ class TestAttentionCalls:
                 q, k, v, scale=scale, mask=mask, sinks=sinks
             )
 
-        monkeypatch.setattr(patching, "attention_chain", chain)
+        monkeypatch.setattr(attention, "attention_chain", chain)
         q, k, v = operands()
         with tg.patched():
             got = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3)

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain
-from os.path import commonprefix
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -31,6 +30,7 @@ from ..core.shapes import Shape
 from ..dispatch import MLX
 from ..errors import DTypeError
 from ..machine.chips import Chip, detect, get
+from .attention import marking
 from .patching import Rules, standing
 from .trace import ELEMENTWISE, VIEWS, Edge, Graph, Node, trace
 from .work import PRODUCTS, UNCOUNTED, flops, moved_bytes
@@ -145,11 +145,11 @@ def _line(group: Sequence[AuditRow]) -> tuple[str, ...]:
 
 def _amount(value: float) -> str:
     """Return a number with three digits and a unit's prefix, and a space before that."""
-    prefixes = ["", "k", "M", "G", "T", "P"]
-    while value >= 999.5 and len(prefixes) > 1:
-        value /= 1000
-        prefixes.pop(0)
-    return f"{value:.3g} {prefixes[0]}"
+    prefixes = ["P", "T", "G", "M", "k"]
+    prefix = ""
+    while value >= 999.5 and prefixes:
+        value, prefix = value / 1000, prefixes.pop()
+    return f"{value:.3g} {prefix}"
 
 
 def audit(
@@ -197,7 +197,8 @@ def audit(
             return list(_arrays(model(*positional, **named)))
 
     everything = {**arrays, **{f"{_WEIGHT}{name}": array for name, array in weights.items()}}
-    with _unchanged(model), using(stand_in=calls.prepare, recorder=None):
+    stand_in = using(stand_in=calls.prepare, recorder=None)
+    with _unchanged(model), stand_in, marking(calls.mark):
         graph = trace(call, everything, "audit")
     standings = standing(Rules(), model) if isinstance(model, nn.Module) else {}
     rows = tuple(_Reader(graph, calls, standings).rows())
@@ -287,7 +288,8 @@ class _Call:
     reason: str
 
 
-_MARK = "audited_call_"
+_CALL = "audited_call_"
+_REFUSAL = "audited_refusal_"
 
 
 class _Calls:
@@ -296,6 +298,7 @@ class _Calls:
     def __init__(self, chip: Chip | None) -> None:
         self.chip = chip
         self.prepared: list[_Call] = []
+        self.refusals: list[str] = []
 
     def prepare(
         self,
@@ -312,41 +315,68 @@ class _Calls:
             served_by = str(choice.plan or MLX)
             reason = choice.decision.reason
         self.prepared.append(_Call(op=op, problem=problem, served_by=served_by, reason=reason))
-        return _marked(problem, f"{_MARK}{len(self.prepared) - 1}_")
+        return _marked(problem, f"{_CALL}{len(self.prepared) - 1}_")
+
+    def mark(self, reason: str, result: mx.array) -> mx.array:
+        """Return the result of a call that stays with MLX, marked with the reason why."""
+        self.refusals.append(reason)
+        name = f"{_REFUSAL}{len(self.refusals) - 1}_"
+        return _marker(name, ("x",), ("y",))([result], [result.shape], [result.dtype])[0]
 
     def of(self, node: Node) -> _Call | None:
         """Return the call that a node stands for, if it does for one."""
-        if node.primitive != "CustomKernel":
-            return None
-        found = re.match(rf"custom_kernel_{_MARK}(\d+)_", node.arguments[0])
-        return self.prepared[int(found[1])] if found else None
+        number = _number(node, _CALL)
+        return None if number is None else self.prepared[number]
+
+    def refusal(self, node: Node) -> str | None:
+        """Return the reason that a node marks a result with, if it does."""
+        number = _number(node, _REFUSAL)
+        return None if number is None else self.refusals[number]
+
+
+def _number(node: Node, mark: str) -> int | None:
+    if node.primitive != "CustomKernel":
+        return None
+    found = re.match(rf"custom_kernel_{mark}(\d+)_", node.arguments[0])
+    return int(found[1]) if found else None
 
 
 def _marked(problem: Problem, name: str) -> Run:
     """Return a call that only has the shapes and dtypes of one; it cannot be evaluated."""
     results = problem.results
-    kernel = mlx_kernel(
-        Source(
-            name=name,
-            header="",
-            body="",
-            input_names=problem.operand_names,
-            output_names=tuple(one.name for one in results),
-        )
-    )
+    mark = _marker(name, problem.operand_names, tuple(one.name for one in results))
+    shapes = [one.shape for one in results]
+    dtypes = [one.dtype.mlx for one in results]
 
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
+        return mark(operands, shapes, dtypes)
+
+    return run
+
+
+_Marker = Callable[[Sequence[mx.array], list[Shape], list[mx.Dtype]], list[mx.array]]
+
+
+def _marker(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> _Marker:
+    """Return a function from inputs, shapes and dtypes to outputs that shows in a graph."""
+    kernel = mlx_kernel(
+        Source(name=name, header="", body="", input_names=inputs, output_names=outputs)
+    )
+
+    def mark(
+        arrays: Sequence[mx.array], shapes: list[Shape], dtypes: list[mx.Dtype]
+    ) -> list[mx.array]:
         return kernel(
-            inputs=[*operands],
-            output_shapes=[one.shape for one in results],
-            output_dtypes=[one.dtype.mlx for one in results],
+            inputs=arrays,
+            output_shapes=shapes,
+            output_dtypes=dtypes,
             grid=(1, 1, 1),
             threadgroup=(1, 1, 1),
         )
 
-    return run
+    return mark
 
 
 class _Reader:
@@ -361,7 +391,7 @@ class _Reader:
     def rows(self) -> Iterator[AuditRow]:
         """Yield a row for everything that multiplies."""
         spelled = dict(self._attentions())
-        inner = {node for first, _ in spelled.values() for node in (first,)}
+        inner = {first for first, _ in spelled.values()}
         for node in self.graph.nodes:
             if self._is_counted(node):
                 self.paths[node] = self._path(node)
@@ -371,6 +401,8 @@ class _Reader:
                     yield self._row(node)
 
     def _is_counted(self, node: Node) -> bool:
+        if self.calls.refusal(node) is not None:
+            return False
         return node.primitive in PRODUCTS or node.primitive in UNCOUNTED
 
     def _row(self, node: Node) -> AuditRow:
@@ -402,7 +434,10 @@ class _Reader:
         )
 
     def _reason(self, node: Node) -> str:
-        standing = self.standings.get(self.paths[node])
+        following = self.graph.after(node.outputs, _is_elementwise)
+        refusals = (self.calls.refusal(one) for one in following)
+        refused = next((one for one in refusals if one), None)
+        standing = refused or self.standings.get(self.paths[node])
         return standing or _REASONS.get(node.primitive, "its code calls MLX's own op")
 
     def _spelled_out(self, second: Node, first: Node, softmax: Node) -> AuditRow:
@@ -415,7 +450,7 @@ class _Reader:
             flops=(flops(first) or 0.0) + (flops(second) or 0.0),
             bytes=moved,
             served_by=MLX,
-            reason=self.standings.get(self.paths[second]) or "products around a softmax, by MLX",
+            reason=self._reason(second),
             ours=False,
         )
 
@@ -477,4 +512,8 @@ def _common_part(paths: set[str]) -> str:
     parts = [path.split(".") for path in sorted(paths)]
     if len(parts) == 1:
         return ".".join(parts[0][:-1])
-    return ".".join(commonprefix(parts))  # noqa: RUF071 - of lists, part by part
+    return ".".join(part[0] for part in takewhile(_are_equal, zip(*parts, strict=False)))
+
+
+def _are_equal(values: Sequence[str]) -> bool:
+    return len(set(values)) == 1

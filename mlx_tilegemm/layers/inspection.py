@@ -1,53 +1,386 @@
-"""Calls in the code of a layer's class, as far as its code objects say."""
+"""Reach of a layer's code, as far as it can be read without running it.
+
+Follows methods and the functions they look up, whatever they look them up in: modules under any
+name, classes, defaults, closures, containers, partial functions, and functions of `mx.compile`.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from types import CodeType, FunctionType
+import gc
+import inspect
+import sys
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial, partialmethod
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
-from .routing import original_of
+from .code import Base, Chain, chains
+from .routing import Cell, Default, Item, Place, original_of
 
 ATTENTION = "scaled_dot_product_attention"
-"""The name that MLX's attention function has, and mlx-lm's."""
+"""The name that MLX's attention function has."""
+
+FAST = Item(vars(mx.fast), ATTENTION)
+"""The place where MLX keeps its attention function."""
+
+ATTENTION_FUNCTION = original_of(FAST.value)
+
+_PRODUCTS = {
+    id(getattr(mx, name)): name
+    for name in (
+        *("addmm", "block_masked_mm", "einsum", "gather_mm", "gather_qmm", "inner", "matmul"),
+        *("outer", "qqmm", "gather_qqmm", "quantized_matmul", "segmented_mm", "tensordot"),
+        *("conv1d", "conv2d", "conv3d", "conv_general"),
+        *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    )
+    if hasattr(mx, name)
+}
+_PRODUCTS |= {
+    id(getattr(mx.fast, name)): name for name in ("gated_delta_update",) if hasattr(mx.fast, name)
+}
+_NANOBIND = type(mx.matmul)
+_FOLLOWED = (type(mx.compile(lambda x: x)), type(mx.custom_function(lambda x: x)))
+
+SOFTMAX = "softmax"
 
 
-@lru_cache(maxsize=1024)
-def attention_modules(kind: type) -> frozenset[str]:
-    """Return the modules with code of a layer class that names the attention function.
+@dataclass(slots=True)
+class Findings:
+    """What some code reaches.
 
-    Follows the class's methods and the functions that they call by name.
+    Attributes:
+        places: Where it finds MLX's attention function, in place of which others can be put.
+        attributes: Attributes of the layer that hold it.
+        fixed: Whether it also finds it where nothing can be put, such as in a tuple.
+        steps: Products that it spells, and softmaxes, in order.
+        chains: Names that it looks up in the layer, or in what cannot be told.
     """
-    methods = [
-        member
-        for base in kind.__mro__
-        if base is not nn.Module and issubclass(base, nn.Module)
-        for member in vars(base).values()
-        if isinstance(member, FunctionType)
-    ]
-    found: set[str] = set()
-    seen: set[FunctionType] = set()
-    while methods:
-        function = methods.pop()
-        if function in seen:
-            continue
-        seen.add(function)
-        names = _names(function.__code__)
-        if ATTENTION in names:
-            found.add(function.__module__)
-        called = (original_of(function.__globals__.get(name)) for name in names)
-        methods += [one for one in called if isinstance(one, FunctionType)]
-    return frozenset(found)
+
+    places: dict[Place, None] = field(default_factory=dict)
+    attributes: dict[str, None] = field(default_factory=dict)
+    fixed: bool = False
+    steps: list[str] = field(default_factory=list)
+    chains: dict[Chain, None] = field(default_factory=dict)
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """The products, each once."""
+        return tuple(dict.fromkeys(step for step in self.steps if step != SOFTMAX))
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the attention function is found where it can be routed."""
+        return bool(self.places or self.attributes)
+
+    @property
+    def spells_attention(self) -> bool:
+        """Whether a softmax stands between two products."""
+        if SOFTMAX not in self.steps:
+            return False
+        at = self.steps.index(SOFTMAX)
+        return any(one != SOFTMAX for one in self.steps[:at]) and any(
+            one != SOFTMAX for one in self.steps[at:]
+        )
 
 
-def names_of_call(kind: type) -> set[str]:
-    """Return the names that calling a layer of class ``kind`` looks up first."""
-    # A module that is a list of others has no call.
-    call = getattr(kind, "__call__", None)  # noqa: B004
-    return _names(call.__code__) if isinstance(call, FunctionType) else set()
+def members(kind: type) -> dict[str, object]:
+    """Return what layers of a class have from it and its bases, but for what every layer has."""
+    found: dict[str, object] = {}
+    for base in reversed(kind.__mro__):
+        if base not in _COMMON:
+            found |= vars(base)
+    return found
 
 
-def _names(code: CodeType) -> set[str]:
-    inner = [_names(one) for one in code.co_consts if isinstance(one, CodeType)]
-    return set(code.co_names).union(*inner)
+_COMMON = frozenset((object, dict, nn.Module))
+
+
+@lru_cache(maxsize=4096)
+def findings(kind: type, held: tuple[tuple[str, Any], ...], roots: tuple[str, ...]) -> Findings:
+    """Return what methods of a layer reach.
+
+    Args:
+        kind: The layer's class, or the one it had.
+        held: What it holds that may be or contain functions, as `held` returns it.
+        roots: Names of the methods.
+    """
+    reader = _Reader(kind, dict(held))
+    for name in roots:
+        reader.follow_named(name)
+    return reader.findings
+
+
+def held(layer: nn.Module) -> tuple[tuple[str, Any], ...]:
+    """Return the attributes of a layer that may be or contain functions."""
+    return tuple((name, _frozen(value)) for name, value in _held(layer))
+
+
+def _held(layer: nn.Module) -> Iterator[tuple[str, object]]:
+    for name, value in (*vars(layer).items(), *layer.items()):
+        if _may_call(value):
+            yield name, value
+
+
+def _may_call(value: object) -> bool:
+    if isinstance(value, (nn.Module, mx.array, type)):
+        return False
+    if isinstance(value, dict):
+        return any(_may_call(one) for one in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_may_call(one) for one in value)
+    return callable(value)
+
+
+class _Held(tuple[Any, ...]):
+    """The functions in a container that a layer holds."""
+
+    __slots__ = ()
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, (dict, list, tuple)):
+        items = value.values() if isinstance(value, dict) else value
+        return _Held(_frozen(one) for one in items if _may_call(one))
+    return value if isinstance(value, Hashable) else type(value)
+
+
+def _definitions(kind: type, name: str) -> list[object]:
+    """Return what the bases of a class define under a name, the effective one first."""
+    return [vars(base)[name] for base in kind.__mro__ if base not in _COMMON and name in vars(base)]
+
+
+class _Reader:
+    """Follows code from a layer's methods."""
+
+    def __init__(self, kind: type, held: dict[str, Any]) -> None:
+        self.kind = kind
+        self.held = held
+        self.findings = Findings()
+        self.seen: set[int] = set()
+
+    def follow_named(self, name: str) -> None:
+        """Follow what the class has under a name."""
+        for value in _definitions(self.kind, name)[:1]:
+            if _leads_to_attention(value):
+                self.findings.attributes[name] = None
+            else:
+                self.follow_member(value)
+
+    def follow_member(self, value: object) -> None:
+        """Follow what a class defines."""
+        if isinstance(value, property):
+            value = value.fget
+        elif isinstance(value, (staticmethod, classmethod)):
+            self.follow_function(value.__func__, is_method=isinstance(value, classmethod))
+            return
+        elif isinstance(value, (cached_property, partialmethod)):
+            value = value.func
+        if isinstance(value, FunctionType):
+            self.follow_function(value, is_method=True)
+        elif value is not None:
+            self.follow(value, None)
+
+    def follow_function(self, function: object, *, is_method: bool = False) -> None:
+        """Follow a function and whatever is bound to it."""
+        if not isinstance(function, FunctionType):
+            self.follow(function, None)
+            return
+        if id(function) in self.seen:
+            return
+        self.seen.add(id(function))
+        code = function.__code__
+        self_name = code.co_varnames[0] if is_method and code.co_argcount else None
+        for place, value in _bound(function):
+            self.follow(value, place)
+        for chain in chains(code, self_name):
+            self._follow_chain(chain, function)
+
+    def follow(self, value: object, place: Place | None, name: str = "") -> None:
+        """Follow a value that code finds at a place, by a name; None is a place that is fixed."""
+        value = original_of(value)
+        if value is ATTENTION_FUNCTION:
+            self._found_attention(place)
+        elif isinstance(value, partial):
+            self.follow(value.func, place)
+            for argument in (*value.args, *value.keywords.values()):
+                self.follow(argument, None)
+        elif isinstance(value, FunctionType):
+            self.follow_function(value)
+        elif isinstance(value, MethodType):
+            self.follow_function(value.__func__, is_method=True)
+        elif isinstance(value, _FOLLOWED):
+            for one in gc.get_referents(value):
+                if isinstance(one, FunctionType):
+                    self.follow_function(one)
+        elif isinstance(value, _NANOBIND):
+            self._found_function(value, name)
+        elif isinstance(value, (dict, list, tuple)):
+            self._follow_container(value)
+        elif value is None:
+            if "kernel" in name:
+                self.findings.steps.append(name)
+        else:
+            self._follow_object(value)
+
+    def _found_attention(self, place: Place | None) -> None:
+        if place is None:
+            self.findings.fixed = True
+        else:
+            self.findings.places[place] = None
+
+    def _found_function(self, value: object, name: str) -> None:
+        if id(value) in _PRODUCTS:
+            self.findings.steps.append(_PRODUCTS[id(value)])
+        elif value is mx.softmax:
+            self.findings.steps.append(SOFTMAX)
+        elif not getattr(value, "__name__", ""):
+            # Kernels of `mx.fast.metal_kernel` have no name.
+            self.findings.steps.append(name or "a custom kernel")
+
+    def _follow_container(self, value: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> None:
+        if id(value) in self.seen:
+            return
+        self.seen.add(id(value))
+        if isinstance(value, tuple):
+            for one in value:
+                if _may_call(one):
+                    self.follow(one, None)
+            return
+        for key, one in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            if _may_call(one):
+                self.follow(one, Item(value, key))
+
+    def _follow_object(self, value: object) -> None:
+        wrapped = getattr(value, "__dict__", {}).get("__wrapped__")
+        if wrapped is not None:
+            self.follow(wrapped, None)
+        elif not isinstance(value, (type, ModuleType, nn.Module)):
+            call = inspect.getattr_static(type(value), "__call__", None)
+            if isinstance(call, FunctionType):
+                other = _Reader(type(value), getattr(value, "__dict__", {}))
+                other.findings, other.seen = self.findings, self.seen
+                before = dict(self.findings.attributes)
+                other.follow_function(call, is_method=True)
+                # Its attributes are not the layer's.
+                for name in [one for one in self.findings.attributes if one not in before]:
+                    del self.findings.attributes[name]
+                    self.findings.places[Item(vars(value), name)] = None
+
+    def _follow_chain(self, chain: Chain, function: FunctionType) -> None:
+        if chain.base is Base.PRODUCT:
+            self.findings.steps.append(chain.name)
+        elif chain.base is Base.TEXT:
+            # As in getattr(mx.fast, "...").
+            if chain.name == ATTENTION:
+                self.findings.places[FAST] = None
+        elif chain.base is Base.SELF:
+            self._follow_self(chain)
+        elif chain.base is Base.UNKNOWN:
+            self._follow_unknown(chain)
+        else:
+            self._follow_names(chain, function)
+
+    def _follow_self(self, chain: Chain) -> None:
+        self.findings.chains[chain] = None
+        if not chain.attributes:
+            return
+        name = chain.attributes[0]
+        if name in self.held:
+            self._follow_held(name, self.held[name])
+        self.follow_named(name)
+
+    def _follow_held(self, name: str, value: object) -> None:
+        before, fixed = dict(self.findings.places), self.findings.fixed
+        for one in value if isinstance(value, _Held) else (value,):
+            if _leads_to_attention(one):
+                self.findings.attributes[name] = None
+            else:
+                self.follow(one, None)
+        self.findings.fixed = fixed or (self.findings.fixed and before == self.findings.places)
+
+    def _follow_unknown(self, chain: Chain) -> None:
+        self.findings.chains[chain] = None
+        for name in chain.attributes:
+            found = _definitions(self.kind, name)
+            for value in found:
+                self.follow_member(value)
+            if name == ATTENTION and not found:
+                self.findings.places[FAST] = None
+            elif name == SOFTMAX and not found:
+                self.findings.steps.append(SOFTMAX)
+
+    def _follow_names(self, chain: Chain, function: FunctionType) -> None:
+        found = _looked_up(chain, function)
+        if found is None:
+            return
+        value, place, rest = found
+        name = (chain.name, *chain.attributes)[-1]
+        if not rest or value is not None:
+            self.follow(value, place, name)
+
+
+def _leads_to_attention(value: object) -> bool:
+    value = original_of(value)
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    while isinstance(value, partial):
+        value = value.func
+    return original_of(value) is ATTENTION_FUNCTION
+
+
+def _bound(function: FunctionType) -> Iterator[tuple[Place, object]]:
+    """Yield the defaults and the closure of a function, with their places."""
+    for number, value in enumerate(function.__defaults__ or ()):
+        if _may_call(value):
+            yield Default(function, number), value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        if _may_call(value):
+            yield Item(function.__kwdefaults__, name), value
+    for cell in function.__closure__ or ():
+        value = _content(cell)
+        if _may_call(value):
+            yield Cell(cell), value
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        # Its function is still being defined.
+        return None
+
+
+def _looked_up(
+    chain: Chain, function: FunctionType
+) -> tuple[object, Place | None, tuple[str, ...]] | None:
+    """Return what a chain finds, where, and the attributes that are left once that is no module."""
+    scope: dict[str, Any] = function.__globals__
+    place: Place | None = None
+    if chain.base is Base.IMPORT:
+        value: object = sys.modules.get(chain.name)
+        # `import a.b` looks up what it names from `a`.
+        if value is None:
+            return None
+    elif chain.base is Base.FREE:
+        return None
+    elif chain.name in scope:
+        value, place = scope[chain.name], Item(scope, chain.name)
+    else:
+        return None
+    attributes = chain.attributes
+    while attributes and isinstance(value, (ModuleType, type)):
+        if isinstance(value, ModuleType):
+            names = vars(value)
+            if attributes[0] not in names:
+                return None
+            value, place = names[attributes[0]], Item(names, attributes[0])
+        else:
+            member = inspect.getattr_static(value, attributes[0], None)
+            value = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
+            place = None
+        attributes = attributes[1:]
+    return value, place, attributes

@@ -7,22 +7,22 @@ that computes with the ops here. Attention that a layer spells as a call of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..core.dtypes import FLOATS
 from ..errors import DTypeError
-from ..nn import EmbeddingRoute, LinearRoute, linear
-from ..ops import attention_chain
-from .inspection import ATTENTION, attention_modules, names_of_call
-from .routing import Function, Site, routed
+from ..nn import EmbeddingRoute, LinearRoute
+from .attention import attention_everywhere, routed_attention_class
+from .inspection import Findings, findings, held
+from .routed_class import original_class, routed_class
+from .routing import Attribute, Site, routed
+from .usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +33,19 @@ class Replaced:
         path: Where it is in the model, such as ``layers.0.attention.query_proj``.
         layer: Name of its class.
         op: The op that serves it.
+        method: The method whose calls it serves; empty where it serves calls of MLX's attention
+            function, from whichever method.
     """
 
     path: str
     layer: str
     op: str
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftAlone:
-    """A layer that computes as before.
+    """A layer of which all, or what its reason names, computes as before.
 
     Attributes:
         path: Where it is in the model.
@@ -60,18 +63,26 @@ class PatchReport:
     """Report on a patched model; ``str()`` of it is readable.
 
     Attributes:
-        replaced: Every layer that computes through this library now.
-        left_alone: Every other layer with parameters of its own.
+        replaced: Every layer whose calls go through this library now. Whether a model makes these
+            calls, and what then serves them, is what `mlx_tilegemm.audit` tells of an actual call.
+        left_alone: Every layer with parameters or products that this library does not serve.
     """
 
     replaced: tuple[Replaced, ...]
     left_alone: tuple[LeftAlone, ...]
 
     def __str__(self) -> str:
-        rows = [(one.layer, f"-> {one.op}", one.path) for one in self.replaced]
+        rows = [(_called(one), f"-> {one.op}", one.path) for one in self.replaced]
         others = [(one.layer, f"left alone: {one.reason}", one.path) for one in self.left_alone]
         head = f"[patch] {len(rows)} layers replaced, {len(others)} left alone"
-        return "\n".join([head, *_grouped(rows), *_grouped(others)])
+        return "\n".join([head, *_grouped(rows), *_grouped(others), f"  {_POINTER}"])
+
+
+_POINTER = "mlx_tilegemm.audit(model, *inputs) tells who serves each product of a call"
+
+
+def _called(one: Replaced) -> str:
+    return one.layer if one.method in ("", "__call__") else f"{one.layer}.{one.method}"
 
 
 def _grouped(rows: list[tuple[str, str, str]]) -> Iterator[str]:
@@ -93,80 +104,29 @@ class Rule:
         layer: The class; subclasses that inherit ``method`` are routed too.
         method: The method that is replaced.
         route: A mixin with another such method.
-        function: The same for calls of ``layer``'s own method; gets the original first.
     """
 
     layer: type
     method: str
     route: type
-    function: Function
 
     @property
     def site(self) -> Site:
-        """The method as a name that can be routed for every layer of the class."""
-        return _site(self.layer, self.method, self.function)
+        """The method as a place that can be routed for every layer of the class."""
+        return _site(self.layer, self.method, self.route)
 
 
-def _linear_call(_original: Function, layer: Any, x: mx.array) -> mx.array:  # noqa: ANN401
-    return linear(x, layer["weight"], layer.get("bias"))
-
-
-def _as_linear(_original: Function, layer: Any, x: mx.array) -> mx.array:  # noqa: ANN401
-    return linear(x, layer["weight"])
+@lru_cache(maxsize=64)
+def _site(layer: type, method: str, route: type) -> Site:
+    # One site for a method: it counts the blocks of all threads.
+    function = getattr(route, method)
+    return Site(Attribute(layer, method), lambda _, *args, **kwargs: function(*args, **kwargs))
 
 
 RULES = (
-    Rule(layer=nn.Linear, method="__call__", route=LinearRoute, function=_linear_call),
-    Rule(layer=nn.Embedding, method="as_linear", route=EmbeddingRoute, function=_as_linear),
+    Rule(layer=nn.Linear, method="__call__", route=LinearRoute),
+    Rule(layer=nn.Embedding, method="as_linear", route=EmbeddingRoute),
 )
-
-
-def fast_attention(original: Function, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
-    """Serve a call of `mx.fast.scaled_dot_product_attention`, by ``original`` if need be."""
-    result: mx.array = _attention(*args, original=original, **kwargs)
-    return result
-
-
-def _attention(
-    q: mx.array,
-    k: mx.array,
-    v: mx.array,
-    *,
-    original: Function,
-    scale: float,
-    mask: Any = None,  # noqa: ANN401 - None, a name or an array
-    sinks: mx.array | None = None,
-    force_fused: bool = False,
-    stream: Any = None,  # noqa: ANN401 - whatever names a stream
-) -> Any:  # noqa: ANN401
-    floats = all(x.dtype in _FLOATS for x in (q, k, v, *(() if sinks is None else (sinks,))))
-    if force_fused or not floats:
-        extra = {"sinks": sinks, "force_fused": force_fused, "stream": stream}
-        return original(q, k, v, scale=scale, mask=mask, **extra)
-    return attention_chain(q, k, v, scale=scale, mask=mask, sinks=sinks, stream=stream)
-
-
-_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
-
-
-@lru_cache(maxsize=1024)
-def _site(owner: object, name: str, route: Function) -> Site:
-    # One site for a name: it counts the blocks of all threads.
-    return Site(owner, name, route)
-
-
-def attention_site(owner: object = mx.fast, route: Function = fast_attention) -> Site:
-    """Return the name of the attention function in ``owner`` as a site."""
-    return _site(owner, ATTENTION, route)
-
-
-Sites = Callable[[frozenset[str]], tuple[Site, ...]]
-"""From the modules whose code names the attention function to the sites to route."""
-
-
-def fast_sites(_modules: frozenset[str]) -> tuple[Site, ...]:
-    """Return the site of MLX's own attention function."""
-    return (attention_site(),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,12 +135,10 @@ class Rules:
 
     Attributes:
         layers: Rules for layers, the first that fits counts.
-        attention: The sites that a layer's attention goes through.
         reasons: Why layers of certain classes are left alone.
     """
 
     layers: tuple[Rule, ...] = RULES
-    attention: Sites = fast_sites
     reasons: tuple[tuple[type, str], ...] = ()
 
 
@@ -247,19 +205,33 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 
 def patch_by(rules: Rules, model: nn.Module) -> tuple[PatchReport, list[nn.Module]]:
     """Patch by ``rules``; return the report and the layers that changed."""
+    report, changes = judge(rules, model)
+    changed = []
+    for layer, kind in changes:
+        if type(layer) is not kind:
+            layer.__class__ = kind
+            changed.append(layer)
+    return report, changed
+
+
+def judge(rules: Rules, model: nn.Module) -> tuple[PatchReport, list[tuple[nn.Module, type]]]:
+    """Return what patching reports, and the layers that it gives other classes, with these."""
     layers = _layers("patch", model)
-    replaced, left_alone, changed = [], [], []
+    usage = Usage([(path, layer, original_class(type(layer))) for path, layer in layers])
+    replaced: list[Replaced] = []
+    left_alone: list[LeftAlone] = []
+    changes: list[tuple[nn.Module, type]] = []
     for path, layer in layers:
-        name = original_class(type(layer)).__name__
-        verdict = _judge(layer, rules)
-        if isinstance(verdict, _Route):
-            replaced.append(Replaced(path=path, layer=name, op=verdict.op))
-            if type(layer) is not verdict.layer:
-                layer.__class__ = verdict.layer
-                changed.append(layer)
-        elif verdict:
-            left_alone.append(LeftAlone(path=path, layer=name, reason=verdict))
-    return PatchReport(replaced=tuple(replaced), left_alone=tuple(left_alone)), changed
+        kind = original_class(type(layer))
+        verdict = _judge(path, layer, kind, rules, usage)
+        if verdict.route is not None:
+            changes.append((layer, verdict.route))
+            replaced.append(
+                Replaced(path=path, layer=kind.__name__, op=verdict.op, method=verdict.method)
+            )
+        if verdict.reason:
+            left_alone.append(LeftAlone(path=path, layer=kind.__name__, reason=verdict.reason))
+    return PatchReport(replaced=tuple(replaced), left_alone=tuple(left_alone)), changes
 
 
 def patched_by(rules: Rules, model: nn.Module | None) -> AbstractContextManager[PatchReport]:
@@ -282,22 +254,22 @@ def _model_patched(rules: Rules, model: nn.Module) -> Iterator[PatchReport]:
 
 @contextmanager
 def _everything_patched(rules: Rules) -> Iterator[PatchReport]:
-    ops = {rule.site: "matmul" for rule in rules.layers}
-    ops |= dict.fromkeys(rules.attention(frozenset()), "attention_chain")
-    replaced = tuple(
-        Replaced(path=_site_path(site), layer=_owner_name(site), op=op) for site, op in ops.items()
-    )
-    with routed(*ops):
-        yield PatchReport(replaced=replaced, left_alone=())
-
-
-def _owner_name(site: Site) -> str:
-    return str(getattr(site.owner, "__name__", site.owner))
-
-
-def _site_path(site: Site) -> str:
-    module = f"{site.owner.__module__}." if isinstance(site.owner, type) else ""
-    return f"{module}{_owner_name(site)}.{site.name}"
+    methods = {rule.site: rule for rule in rules.layers}
+    replaced = [
+        Replaced(
+            path=f"{rule.layer.__module__}.{rule.layer.__name__}.{rule.method}",
+            layer=rule.layer.__name__,
+            op="matmul",
+            method=rule.method,
+        )
+        for rule in methods.values()
+    ]
+    with routed(*methods), attention_everywhere() as names:
+        replaced += [
+            Replaced(path=name, layer=name.rpartition(".")[0], op="attention_chain")
+            for name in names
+        ]
+        yield PatchReport(replaced=tuple(replaced), left_alone=())
 
 
 def _layers(op: str, model: object) -> list[tuple[str, nn.Module]]:
@@ -312,45 +284,56 @@ def _numbered(part: str) -> tuple[int, str]:
     return (int(part), "") if part.isdigit() else (-1, part)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Route:
-    """The class that a layer gets, and the op that serves it."""
-
-    layer: type
-    op: str
-
-
-_ORIGINAL = "_tilegemm_original_class"
-
-
-def original_class(layer: type) -> type:
-    """Return the class that a patched layer had, or ``layer`` if it is none of patching's."""
-    original: type = vars(layer).get(_ORIGINAL, layer)
-    return original
-
-
 def _restore(layer: nn.Module) -> None:
     original = original_class(type(layer))
     if original is not type(layer):
         layer.__class__ = original
 
 
-def _judge(layer: nn.Module, rules: Rules) -> _Route | str | None:
-    """Return how a layer is routed, or why it is not; None if there is nothing to say."""
-    kind = original_class(type(layer))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """What becomes of a layer.
+
+    Attributes:
+        route: The class that it gets; None for its own.
+        op: The op that then serves it.
+        method: The method whose calls it then serves.
+        reason: Why it, or some of what it computes, is left alone; empty if nothing is.
+    """
+
+    route: type | None = None
+    op: str = ""
+    method: str = ""
+    reason: str = ""
+
+
+def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) -> _Verdict:
     for rule in rules.layers:
-        if rule.layer not in kind.__mro__:
-            continue
-        if rule.route in kind.__mro__:
-            return "computes through this library already"
-        if getattr(kind, rule.method) is not original_method(rule):
-            return f"its class has a {rule.method} of its own"
-        return _Route(layer=_routed_class(kind, rule.route), op=_linear_op(layer))
-    modules = attention_modules(kind)
-    if modules:
-        sites = rules.attention(modules)
-        return _Route(layer=_attention_class(kind, sites), op="attention_chain")
-    return _reason(layer, kind, rules)
+        if rule.layer in kind.__mro__:
+            return _judge_by(rule, path, layer, kind, usage)
+    functions = held(layer)
+    found = findings(kind, functions, usage.roots(path))
+    reason = _reason(layer, kind, rules, found)
+    if not found.has_attention:
+        return _Verdict(reason=reason)
+    others = f"beside MLX's attention function its code has {', '.join(found.products)}"
+    return _Verdict(
+        route=routed_attention_class(kind, functions),
+        op="attention_chain",
+        reason=others if found.products else reason if found.fixed else "",
+    )
+
+
+def _judge_by(rule: Rule, path: str, layer: nn.Module, kind: type, usage: Usage) -> _Verdict:
+    if rule.route in kind.__mro__:
+        return _Verdict(reason="computes through this library already")
+    if getattr(kind, rule.method) is not original_method(rule):
+        return _Verdict(reason=f"its class has a {rule.method} of its own")
+    reason = usage.why_not_called(path, rule.method)
+    if reason:
+        return _Verdict(reason=reason)
+    route = routed_class(kind, rule.route)
+    return _Verdict(route=route, op=_linear_op(layer), method=rule.method)
 
 
 def original_method(rule: Rule) -> object:
@@ -362,21 +345,21 @@ def _linear_op(layer: nn.Module) -> str:
     return "addmm" if "bias" in layer else "matmul"
 
 
-_SPELLED_OUT = "its softmax and the products around it are spelled out in ops of their own"
-
-
-def _reason(layer: nn.Module, kind: type, rules: Rules) -> str | None:
-    arrays = [value for value in layer.values() if isinstance(value, mx.array)]
-    if not arrays:
-        return _SPELLED_OUT if "softmax" in names_of_call(kind) else None
+def _reason(layer: nn.Module, kind: type, rules: Rules, found: Findings) -> str:
+    """Return why products in the code of a layer are left alone; empty if there is none."""
+    has_arrays = any(isinstance(value, mx.array) for value in layer.values())
     for known, reason in rules.reasons:
         if issubclass(kind, known):
             return reason
     if "scales" in layer:
         return "quantized weights stay with MLX's quantized products"
-    if all(array.ndim < 2 for array in arrays):
-        return "it multiplies no matrices"
-    return "there is no rule for its class"
+    if found.fixed:
+        return "it keeps MLX's attention function where no other can be put"
+    if found.spells_attention:
+        return f"its attention is spelled out, with {', '.join(dict.fromkeys(found.steps))}"
+    if found.products:
+        return f"its products are its own: {', '.join(found.products)}"
+    return "no product is found in its code" if has_arrays else ""
 
 
 def standing(rules: Rules, model: nn.Module) -> dict[str, str]:
@@ -386,37 +369,13 @@ def standing(rules: Rules, model: nn.Module) -> dict[str, str]:
         rules: What layers are judged by.
         model: A module, patched or not.
     """
-    return {
-        path: reason
-        for path, layer in _layers("patch", model)
-        if (reason := _standing(layer, _judge(layer, rules)))
-    }
+    report, _ = judge(rules, model)
+    layers = dict(_layers("patch", model))
+    reasons = {one.path: _unserved(layers[one.path]) for one in report.replaced}
+    return {**reasons, **{one.path: one.reason for one in report.left_alone}}
 
 
-def _standing(layer: nn.Module, verdict: _Route | str | None) -> str | None:
-    if not isinstance(verdict, _Route):
-        return verdict
-    if type(layer) is verdict.layer:
-        return "it is computed outside of its layer's routed calls"
-    return "its layer is not patched"
-
-
-@lru_cache(maxsize=1024)
-def _routed_class(kind: type, route: type) -> type:
-    return _subclass(kind, (route, kind), {})
-
-
-@lru_cache(maxsize=1024)
-def _attention_class(kind: type, sites: tuple[Site, ...]) -> type:
-    call: Function = kind.__call__
-
-    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> object:  # noqa: ANN401, N807
-        with routed(*sites):
-            return call(self, *args, **kwargs)
-
-    return _subclass(kind, (kind,), {"__call__": __call__})
-
-
-def _subclass(kind: type, bases: tuple[type, ...], members: dict[str, object]) -> type:
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return type(kind.__name__, bases, {**names, **members, _ORIGINAL: kind})
+def _unserved(layer: nn.Module) -> str:
+    if original_class(type(layer)) is type(layer):
+        return "its layer is not patched"
+    return "it is computed outside of its layer's routed calls"

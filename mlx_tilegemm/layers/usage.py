@@ -1,0 +1,102 @@
+"""Which layers of a model are called by the code around them, as far as it can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.nn as nn
+
+from .code import Base, Chain
+from .inspection import findings, held, members
+
+Layers = Sequence[tuple[str, nn.Module, type]]
+"""Path, layer and class of every layer of a model."""
+
+
+class Usage:
+    """What the code of a model's layers does with the layers.
+
+    Args:
+        layers: Every layer of the model.
+    """
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = {path: (layer, kind) for path, layer, kind in layers}
+        self._names: set[str] = set()
+        self._settle()
+        self._chains = {path: self._read(path) for path in self._layers}
+
+    def roots(self, path: str) -> tuple[str, ...]:
+        """Return the methods of a layer that may be called, from outside or by other layers."""
+        kind = self._layers[path][1]
+        own = [name for name, value in members(kind).items() if callable_member(value)]
+        if "__call__" not in own or path == "":
+            return tuple(name for name in own if name != "__init__")
+        return tuple(name for name in own if name == "__call__" or name in self._names)
+
+    def why_not_called(self, path: str, method: str) -> str:
+        """Return why a layer's method is never called; empty if it may be."""
+        parent, _, name = path.rpartition(".")
+        if not path or name.isdigit() or parent not in self._layers:
+            return ""
+        if method != "__call__" and method not in self._names:
+            if any(_reads_weight(chain, name) for chain in self._relevant(parent, name)):
+                return f"the code around it reads its weight and calls no {method}"
+            return f"nothing calls its {method}: it only looks up rows"
+        if method != "__call__":
+            return ""
+        relevant = list(self._relevant(parent, name))
+        if not relevant or any(_may_call(chain, name) for chain in relevant):
+            return ""
+        return "the code around it reads its weight and does not call it"
+
+    def _settle(self) -> None:
+        """Find the names that reachable code uses, which make more code reachable."""
+        before = -1
+        while len(self._names) != before:
+            before = len(self._names)
+            for path in self._layers:
+                self._names.update(name for chain in self._read(path) for name in chain.attributes)
+
+    def _read(self, path: str) -> tuple[Chain, ...]:
+        layer, kind = self._layers[path]
+        roots = self.roots(path)
+        if path == "" and "__call__" in roots:
+            roots = tuple(name for name in roots if name == "__call__" or name in self._names)
+        return tuple(findings(kind, held(layer), roots).chains)
+
+    def _relevant(self, parent: str, name: str) -> list[Chain]:
+        """Return the chains that may lead to the layer ``name`` of the layer at ``parent``."""
+        found = []
+        for path, chains in self._chains.items():
+            for chain in chains:
+                if name not in chain.attributes:
+                    continue
+                own = chain.base is Base.SELF and chain.attributes[0] == name
+                if not own or path == parent:
+                    found.append(chain)
+        return found
+
+
+def callable_member(value: object) -> bool:
+    """Whether a class's member is code."""
+    return (
+        hasattr(value, "__code__")
+        or hasattr(value, "__func__")
+        or hasattr(value, "fget")
+        or (hasattr(value, "func"))
+    )
+
+
+def _following(chain: Chain, name: str) -> str | None:
+    at = chain.attributes.index(name) + 1
+    return chain.attributes[at] if at < len(chain.attributes) else None
+
+
+def _reads_weight(chain: Chain, name: str) -> bool:
+    return _following(chain, name) == "weight"
+
+
+def _may_call(chain: Chain, name: str) -> bool:
+    following = _following(chain, name)
+    return following == "__call__" or (following is None and chain.is_used)
