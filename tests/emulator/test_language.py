@@ -103,7 +103,8 @@ def test_what_metal_does_not_take_in_a_body(name):
 ARGUMENTS = {
     "function": "void f(thread float* p) { *p = 2; }",
     "template": "template <typename T> void f(thread T* p) { *p = 2; }",
-    "overloads": "void f(thread float* p) { *p = 2; }\nvoid f(thread float* p, int n) { p[n] = 2; }",
+    "overloads": """void f(thread float* p) { *p = 2; }
+        void f(thread float* p, int n) { p[n] = 2; }""",
     "class": "struct f { thread float* p; f(thread float* p) : p(p) { *p = 2; } };",
 }
 
@@ -132,7 +133,10 @@ TAKEN = {
         void f(device float* p) { thread float v[S::n]; v[1] = 2; *p = v[1]; }""",
     # C++ for OpenCL has none of this.
     "unknown": "void f(device float* p) { float v = 2; *p = metal::precise::erf_of_mine(v); }",
-    "virtual": "#if 0\nstruct S { virtual void f(); };\n#endif\nvoid f(device float* p) { *p = 2; }",
+    "virtual": """#if 0
+        struct S { virtual void f(); };
+        #endif
+        void f(device float* p) { *p = 2; }""",
     "comment": "// goto new float* p\nvoid f(device float* p) { *p = 2; }",
 }
 TAKEN["unknown"] = (
