@@ -45,7 +45,15 @@ class EmulatorError(TileGemmError, RuntimeError):
 
 
 class KernelCompileError(EmulatorError):
-    """The kernel text does not compile, or uses a construct the emulator does not know."""
+    """The kernel text does not compile, is not Metal, or uses what the emulator does not know.
+
+    Attributes:
+        findings: Where the text breaks a rule of Metal's language; empty for other reasons.
+    """
+
+    def __init__(self, message: str, findings: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class KernelCheckError(EmulatorError):

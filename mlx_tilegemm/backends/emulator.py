@@ -66,7 +66,7 @@ class EmulatorBackend(Backend):
 @lru_cache(maxsize=512)
 def _kernel(source: Source) -> Executable:
     # Imported here because the emulator's imports are most of what `import mlx_tilegemm` may cost.
-    from ..emulator import metal_kernel
+    from ..emulator import metal_kernel, settings
 
     kernel = metal_kernel(
         name=source.name,
@@ -86,13 +86,15 @@ def _kernel(source: Source) -> Executable:
         stream: StreamOrDevice = None,
     ) -> list[mx.array]:
         _evaluate(inputs)
-        return kernel(
-            inputs=list(inputs),
-            output_shapes=output_shapes,
-            output_dtypes=output_dtypes,
-            grid=grid,
-            threadgroup=threadgroup,
-        )
+        # The strict checks hold all of the project's own texts to more than this.
+        with settings(language=False):
+            return kernel(
+                inputs=list(inputs),
+                output_shapes=output_shapes,
+                output_dtypes=output_dtypes,
+                grid=grid,
+                threadgroup=threadgroup,
+            )
 
     return execute
 

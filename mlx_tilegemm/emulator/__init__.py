@@ -16,6 +16,7 @@ from .accesses import AccessCount, Accesses, AccessSite, Space
 from .counters import Counters
 from .counting import count
 from .findings import Finding, FindingKind
+from .language import UncheckedWarning
 from .metal_kernel import EmulatedKernel, metal_kernel
 from .run import Launched, Output, run_text
 from .settings import Settings, current_settings, settings
@@ -38,6 +39,7 @@ __all__ = [
     "Settings",
     "Space",
     "ToolchainError",
+    "UncheckedWarning",
     "count",
     "current_settings",
     "metal_kernel",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EmulatorError
+from ..errors import EmulatorError, KernelCompileError
 from ..msl.mlx_text import TracedCall, trace_call
 from .arguments import Buffer, Dispatch
 from .counters import Counters
@@ -50,8 +51,14 @@ _NUMPY_TYPES: Mapping[mx.Dtype, npt.DTypeLike] = {
 class EmulatedKernel:
     """What :func:`metal_kernel` returns; called like the kernels of ``mx.fast.metal_kernel``."""
 
-    def __init__(self, kernel: Any, checks: str | None) -> None:  # noqa: ANN401 (MLX names no type)
+    def __init__(
+        self,
+        kernel: Any,  # noqa: ANN401 (MLX names no type)
+        name: str,
+        checks: str | None,
+    ) -> None:
         self._kernel = kernel
+        self._name = name
         self._checks = checks
         self._traces: OrderedDict[tuple[object, ...], TracedCall] = OrderedDict()
         self._last_counters: Counters | None = None
@@ -110,6 +117,7 @@ class EmulatedKernel:
     def _outputs(self, call: dict[str, Any]) -> list[mx.array]:
         """Runs what MLX makes of a call."""
         traced = self._trace(call)
+        _check_name(self._name)
         inputs, output_dtypes = call["inputs"], call["output_dtypes"]
         settings = self._settings()
         loaded = load_text(traced.text, prelude=_PRELUDE, settings=build_settings(settings))
@@ -208,7 +216,16 @@ def metal_kernel(
         atomic_outputs=atomic_outputs,
         **options,
     )
-    return EmulatedKernel(kernel, checks)
+    return EmulatedKernel(kernel, name, checks)
+
+
+def _check_name(name: str) -> None:
+    """MLX writes the name into the text as it is, and Metal's compiler meets it at the call."""
+    if not re.fullmatch(r"\w*", name, re.ASCII):
+        raise KernelCompileError(
+            "[metal_kernel] Expected a name of ASCII letters, digits and underscores, as it "
+            f"becomes a part of the kernel's, got {name!r}."
+        )
 
 
 def _is_default(stream: Any) -> bool:  # noqa: ANN401 (as in MLX)

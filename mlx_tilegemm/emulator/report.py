@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -190,7 +191,7 @@ def _finding(record: native.Finding, place: Place, other: Place, subject: Subjec
         threadgroup=(record.threadgroup[0], record.threadgroup[1], record.threadgroup[2]),
         count=record.count,
         message=(
-            _race_message(record, access, other_access, other, other_thread, buffer, item)
+            _race_message(record, access, other_access, place, other, other_thread, buffer, item)
             if kind is FindingKind.RACE
             else _message(kind, record, buffer, item)
         ),
@@ -216,18 +217,30 @@ def _race_message(
     record: native.Finding,
     access: int,
     other_access: int,
+    place: Place,
     other: Place,
     other_thread: tuple[int, ...],
     buffer: str,
     item: int,
 ) -> str:
     group = "another" if record.in_other_threadgroup else "the same"
+    barrier = record.text.decode(errors="replace")
+    known = barrier and _is_between(barrier, place[1], other[1])
+    missing = f"that orders the two in between: {barrier}" if known else "in between"
+    if record.in_other_threadgroup:
+        missing = "that could order the two"
     where = f"{shown_file(other[0])}:{other[1]}" if other[1] else "an unknown line"
     return (
         f"{_ACCESSES[access]} of element {record.offset // item} of '{buffer}' and "
         f"{_ACCESSES[other_access]} of it at {where} by thread {other_thread} of {group} "
-        "threadgroup, with no barrier in between"
+        f"threadgroup, with no barrier {missing}"
     )
+
+
+def _is_between(barrier: str, line: int, other_line: int) -> bool:
+    """Whether a simdgroup's barrier stands between two lines: which came first is not known."""
+    found = re.match(r"the simdgroup_barrier at line (\d+)", barrier)
+    return not found or min(line, other_line) <= int(found[1]) <= max(line, other_line)
 
 
 def _message(kind: FindingKind, record: native.Finding, buffer: str, item: int) -> str:

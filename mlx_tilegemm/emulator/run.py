@@ -17,6 +17,7 @@ from ..errors import EmulatorError, KernelCompileError
 from .arguments import Buffer, Dispatch
 from .build import BuiltKernel, build_kernel, build_runtime
 from .counters import Counters
+from .language import checked_language
 from .launch import LoadedKernel
 from .rewrite import ConstantValue
 from .settings import Settings, current_settings
@@ -128,7 +129,12 @@ def build_settings(settings: Settings) -> Settings:
     """The settings without what loaded code does not depend on."""
     # A sample of the threadgroups is not compared with a twin.
     registers = settings.registers and not settings.sample
-    return Settings(checks=settings.checks, compiler=settings.compiler, registers=registers)
+    return Settings(
+        checks=settings.checks,
+        compiler=settings.compiler,
+        registers=registers,
+        language=settings.language,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -152,6 +158,21 @@ def load_text(
         constants: Function constants.
         include_dirs: Directories for its includes.
     """
+    parts = (text, prelude, settings, kernel, constants, include_dirs)
+    if not (settings.strict and settings.language):
+        return _load(*parts)
+    with checked_language(text, prelude, include_dirs):
+        return _load(*parts)
+
+
+def _load(
+    text: str,
+    prelude: str,
+    settings: Settings,
+    kernel: str,
+    constants: tuple[tuple[int | str, ConstantValue], ...],
+    include_dirs: tuple[str, ...],
+) -> LoadedKernel:
     compiler = find_compiler(settings.compiler)
     runtime = build_runtime(compiler)
 

@@ -29,6 +29,9 @@ class Settings:
         workers: CPU threads to use.
         registers: Whether the strict checks look for variables that are used before they are set;
             it takes a second compilation and the time of up to 16 threadgroups.
+        language: Whether the strict checks refuse text that Metal does not take and C++ does, such
+            as a pointer without an address space; it takes a clang, and a warning says where there
+            is none.
         misalign: Whether buffers and threadgroup arrays start at addresses that are aligned to
             their element type and no better.
         accesses: Whether to find out what each simdgroup accesses together, with the strict checks;
@@ -46,6 +49,7 @@ class Settings:
     seed: int = 0
     workers: int = 0
     registers: bool = True
+    language: bool = True
     misalign: bool = False
     accesses: bool = False
     sample: int = 0

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from pathlib import Path
 
 from . import tree
+from .certain import is_certain, settled
+from .diagnostics import Diagnostic, diagnostics
 from .finding import Finding, Report
 from .instantiate import instantiate
 from .lint import words
 from .syntax import read_tree
 from .toolchain import (
     FLAGS,
-    INCLUDE,
+    PRELUDE,
     Clang,
     ClangMissingError,
     HeadersMissingError,
@@ -30,17 +32,9 @@ from .toolchain import (
 
 TIMEOUT_SECONDS = 120.0
 
-_DIAGNOSTIC = re.compile(r"^(.*?):(\d+):(\d+): (fatal error|error|warning|note): (.*)$")
 _OPTION = re.compile(r" \[-W[^]]*\]$")
 _ATTRIBUTE = re.compile(r"\[\[[^][]*\]\]")
 _BFLOAT_LITERAL = re.compile(r"(?<![\w.])((?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?)[bB][fF]\b")
-# Extensions that Metal's compiler takes below C++17 and MLX's own kernels use are not listed.
-_NEWER_THAN_CXX14 = (
-    "class template argument deduction",
-    "non-type template parameters declared with 'auto'",
-    "decomposition declarations",
-    "structured binding declarations",
-)
 
 
 def prepare(text: str) -> str:
@@ -58,106 +52,86 @@ def _plain_attribute(match: re.Match[str]) -> str:
     return plain.ljust(len(match.group()))
 
 
-def check(text: str, name: str = "kernel.metal") -> Report:
+def check(
+    text: str,
+    name: str = "kernel.metal",
+    *,
+    prelude: Path = PRELUDE,
+    include_dirs: Sequence[str | Path] = (),
+) -> Report:
     """Compile one complete Metal text, without its MLX prelude, and report what is refused.
 
     Args:
         text: The text exactly as MLX generates it.
         name: Names the text, and its lines up to the first ``#line``.
+        prelude: The header that stands before the text: MLX's prelude, or the standard library.
+        include_dirs: Where the text's own includes are looked for.
 
     Returns:
         A report that is not ``checked`` where there is no clang or a strict header is missing; it
         says so.
     """
-    return check_all({name: text}, workers=1)[name]
+    try:
+        clang = find_clang()
+        precompiled_prelude(clang, prelude)
+    except (ClangMissingError, HeadersMissingError) as missing:
+        return Report(name=name, checked=False, tool=str(missing))
+    return _check(clang, name, text, prelude, include_dirs)
 
 
 def check_all(texts: Mapping[str, str], workers: int = 2) -> dict[str, Report]:
     """Check many texts, by name; see `check`."""
-    try:
-        clang = find_clang()
-        precompiled_prelude(clang)
-    except (ClangMissingError, HeadersMissingError) as missing:
-        return {name: Report(name=name, checked=False, tool=str(missing)) for name in texts}
     with ThreadPoolExecutor(workers) as pool:
-        reports = pool.map(lambda item: _check(clang, *item), texts.items())
+        reports = pool.map(lambda name: check(texts[name], name), texts)
         return dict(zip(texts, reports, strict=True))
 
 
-def _check(clang: Clang, name: str, text: str) -> Report:
+def _check(
+    clang: Clang, name: str, text: str, prelude: Path, include_dirs: Sequence[str | Path]
+) -> Report:
     source = f'#line 1 "{name}"\n{prepare(text)}'
+    pch = str(precompiled_prelude(clang, prelude))
+    flags = (*FLAGS, *(f"-I{path}" for path in include_dirs), "-include-pch", pch)
+    what = ("-fsyntax-only", "-Xclang", "-ast-dump=json", "-")
     try:
-        done = _run(clang, source)
+        done = clang.run(*flags, *what, text=source, timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return _unfinished(clang, name, f"no answer in {TIMEOUT_SECONDS:g} s")
-    findings = [*_diagnostics(done.stderr)]
-    if not findings and done.returncode:
+    errors = diagnostics(done.stderr)
+    if not errors and done.returncode:
         return _unfinished(clang, name, f"exit status {done.returncode}: {done.stderr[-500:]}")
-    nodes = read_tree(done.stdout, source)
+    try:
+        nodes = read_tree(done.stdout, source)
+    except (ValueError, RecursionError) as error:
+        return _unfinished(clang, name, f"its syntax tree cannot be read: {error}")
+    varying = tree.varying_constants(nodes)
+    findings = [_finding(error, is_certain(error, varying)) for error in errors]
     findings += tree.findings(nodes)
     declared = {node.name for node in nodes if node.place and node.kind.endswith("Decl")}
     return Report(
         name=name,
         checked=True,
         tool=clang.version,
-        findings=tuple(sorted(dict.fromkeys(findings))),
+        findings=settled(findings),
         foreign=frozenset(words(text) - declared),
     )
-
-
-def _run(clang: Clang, source: str) -> subprocess.CompletedProcess[str]:
-    prelude = ("-include-pch", str(precompiled_prelude(clang)))
-    what = ("-fsyntax-only", "-Xclang", "-ast-dump=json", "-")
-    return clang.run(*FLAGS, *prelude, *what, text=source, timeout=TIMEOUT_SECONDS)
 
 
 def _unfinished(clang: Clang, name: str, reason: str) -> Report:
     return Report(name=name, checked=False, tool=f"{clang.version}: {reason}")
 
 
-@dataclass(slots=True)
-class _Diagnostic:
-    """One line of clang's log, with the notes that follow it."""
-
-    file: str
-    line: int
-    column: int
-    severity: str
-    message: str
-    notes: list[_Diagnostic] = field(default_factory=list)
-
-    @property
-    def refused(self) -> bool:
-        """Whether Metal would refuse what it is about."""
-        return self.severity != "warning" or self.message.startswith(_NEWER_THAN_CXX14)
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
-
-    def finding(self) -> Finding:
-        """Return it as a finding, at the text that led into a strict header."""
-        place = self
-        if self.file.startswith(str(INCLUDE)):
-            uses = (note for note in self.notes if not note.file.startswith(str(INCLUDE)))
-            place = next(uses, self)
-        return Finding(
-            file=place.file,
-            line=place.line,
-            column=place.column,
-            rule="compile",
-            message=_OPTION.sub("", self.message),
-            notes=tuple(str(note) for note in self.notes if note is not place),
-        )
-
-
-def _diagnostics(log: str) -> Iterator[Finding]:
-    """Yield clang's errors, and the warnings that are errors to Metal, with their notes."""
-    found: list[_Diagnostic] = []
-    for match in filter(None, map(_DIAGNOSTIC.match, log.splitlines())):
-        file, line, column, severity, message = match.groups()
-        one = _Diagnostic(file, int(line), int(column), severity, message)
-        if severity != "note":
-            found.append(one)
-        elif found:
-            found[-1].notes.append(one)
-    return (one.finding() for one in found if one.refused)
+def _finding(error: Diagnostic, certain: bool) -> Finding:
+    """An error as a finding, at the text that led into a strict header."""
+    place = error
+    if error.is_in_headers:
+        place = next((note for note in error.notes if not note.is_in_headers), error)
+    return Finding(
+        file=place.file,
+        line=place.line,
+        column=place.column,
+        rule="compile",
+        message=_OPTION.sub("", error.message),
+        notes=tuple(str(note) for note in error.notes if note is not place),
+        certain=certain,
+    )

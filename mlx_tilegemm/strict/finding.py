@@ -16,6 +16,8 @@ class Finding:
         rule: Short name of the rule.
         message: What is wrong.
         notes: Where it was instantiated from and what else the compiler said.
+        certain: Whether Metal refuses it whatever else the text uses, so that it holds for texts
+            that are not the project's own.
     """
 
     file: str
@@ -24,6 +26,7 @@ class Finding:
     rule: str
     message: str
     notes: tuple[str, ...] = ()
+    certain: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

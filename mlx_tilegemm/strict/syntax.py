@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .toolchain import INCLUDE
+
 MAIN_FILE = "<stdin>"
 
 _LINE_DIRECTIVE = re.compile(r'^\s*#\s*line\s+(\d+)(?:\s+"([^"]*)")?')
@@ -112,11 +114,12 @@ def read_tree(dump: str, text: str) -> list[Node]:
 
 
 class _Reader:
-    """Follows the dump in order, because it names a file only where the file changes."""
+    """Follows the dump in order, because it names files and lines only where they change."""
 
     def __init__(self, lines: LineMap) -> None:
         self._lines = lines
         self._file = ""
+        self._line = 0
 
     def nodes(self, root: dict[str, Any]) -> Iterator[Node]:
         stack: list[tuple[dict[str, Any], Node | None]] = [(root, None)]
@@ -147,6 +150,9 @@ class _Reader:
             self._place(location.get("spellingLoc", {}))
             return self._place(location.get("expansionLoc", {}))
         self._file = location.get("file", self._file)
-        if "offset" not in location or self._file != MAIN_FILE:
+        self._line = location.get("line", self._line)
+        if "offset" not in location or self._file.startswith(str(INCLUDE)):
             return None
+        if self._file != MAIN_FILE:
+            return Place(self._file, self._line, location["col"])
         return self._lines.place(location["offset"])

@@ -18,6 +18,7 @@ from pathlib import Path
 
 INCLUDE = Path(__file__).parent / "include"
 PRELUDE = INCLUDE / "mlx_prelude.h"
+STANDARD_LIBRARY = INCLUDE / "metal_stdlib"
 ENVIRONMENT_VARIABLE = "MLX_TILEGEMM_CLANG"
 OLDEST = 17
 """clang from here on computes in ``__bf16``."""
@@ -146,9 +147,13 @@ def _refusal(clang: Clang) -> str | None:
     return None
 
 
-@lru_cache(maxsize=4)
-def precompiled_prelude(clang: Clang) -> Path:
+@lru_cache(maxsize=8)
+def precompiled_prelude(clang: Clang, header: Path = PRELUDE) -> Path:
     """Return the strict headers as a precompiled header that lives as long as this process.
+
+    Args:
+        clang: What to compile it with, and for.
+        header: The header that includes them.
 
     Raises:
         HeadersMissingError: A header is not there.
@@ -156,8 +161,8 @@ def precompiled_prelude(clang: Clang) -> Path:
     """
     folder = Path(tempfile.mkdtemp(prefix="mlx_tilegemm_strict_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    out = folder / "mlx_prelude.pch"
-    done = clang.run(*FLAGS, "-c", "-Xclang", "-emit-pch", "-o", str(out), str(PRELUDE))
+    out = folder / f"{header.stem}.pch"
+    done = clang.run(*FLAGS, "-c", "-Xclang", "-emit-pch", "-o", str(out), str(header))
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error:" in line]
         reason = (errors or [f"exit status {done.returncode}"])[0]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from .finding import Finding
 from .syntax import FUNCTIONS, Node
 
+_WANTED = ", which Metal wants before 4.1: device, constant, threadgroup or thread"
 _SPACES = re.compile(r"\b__(?:generic|global|local|constant|private)\b\s*")
 _TEMPLATE_ARGUMENTS = re.compile(r"<[^<>]*>")
+_ARRAY_BOUNDS = re.compile(r"\[[^][]*\]")
 
 _REFUSED = {
     "LambdaExpr": ("lambda", "lambdas need Metal 3.2"),
@@ -26,7 +29,20 @@ _REFUSED = {
     "CXXTypeidExpr": ("typeid", "Metal has no typeid"),
     "VAArgExpr": ("variadic", "Metal has no variadic functions"),
 }
+_CERTAIN = frozenset(
+    (
+        "GotoStmt",
+        "IndirectGotoStmt",
+        "CXXNewExpr",
+        "CXXDeleteExpr",
+        "CXXThrowExpr",
+        "CXXTryStmt",
+    )
+)
 _HOLDERS = frozenset(("VarDecl", "ParmVarDecl", "FieldDecl"))
+_EXPLICIT_CASTS = frozenset(
+    ("CStyleCastExpr", "CXXFunctionalCastExpr", "CXXReinterpretCastExpr", "CXXStaticCastExpr")
+)
 _FLOAT_CASTS = frozenset(("FloatingCast", "IntegralToFloating"))
 
 
@@ -40,9 +56,40 @@ def findings(nodes: list[Node]) -> Iterator[Finding]:
     yield from _threadgroup_objects(nodes)
 
 
+def varying_constants(nodes: Iterable[Node]) -> frozenset[tuple[str, int, str]]:
+    """File, line and name of the constants that read a parameter or a variable and call nothing."""
+    reading, calling = set(), set()
+    for node in nodes:
+        constant = _constant_around(node)
+        if constant is None or constant.place is None:
+            continue
+        key = (constant.place.file, constant.place.line, constant.name)
+        if node.kind == "DeclRefExpr" and _is_variable(node.raw.get("referencedDecl", {})):
+            reading.add(key)
+        elif node.kind.endswith(("CallExpr", "ConstructExpr", "DependentScopeDeclRefExpr")):
+            calling.add(key)
+    return frozenset(reading - calling)
+
+
+def _constant_around(node: Node) -> Node | None:
+    """The constant local variable whose initialiser holds a node."""
+    around = node.parent
+    while around and around.kind.endswith(("Expr", "Operator")):
+        around = around.parent
+    if around and around.kind == "VarDecl" and around.function and "const " in around.type:
+        return around
+    return None
+
+
+def _is_variable(declaration: dict[str, Any]) -> bool:
+    kind = str(declaration.get("type", {}).get("qualType", ""))
+    is_held = declaration.get("kind") in ("ParmVarDecl", "VarDecl")
+    return is_held and (declaration["kind"] == "ParmVarDecl" or "const" not in kind)
+
+
 def _node_findings(node: Node) -> Iterator[Finding]:
     if node.kind in _REFUSED:
-        yield _finding(node, *_REFUSED[node.kind])
+        yield _finding(node, *_REFUSED[node.kind], certain=node.kind in _CERTAIN)
     elif node.kind in _HOLDERS:
         yield from _variable_findings(node)
     elif node.kind in FUNCTIONS and not node.implicit:
@@ -53,6 +100,13 @@ def _node_findings(node: Node) -> Iterator[Finding]:
         )
     elif node.kind == "ImplicitCastExpr":
         yield from _cast_findings(node)
+    elif node.kind in _EXPLICIT_CASTS and _is_bare(node.type, node.plain_type):
+        yield _finding(
+            node,
+            "address-space",
+            f"a cast to {node.type} names no address space{_WANTED}",
+            certain=True,
+        )
     elif node.kind == "CompoundAssignOperator":
         yield from _compound_findings(node)
 
@@ -63,13 +117,16 @@ def _variable_findings(node: Node) -> Iterator[Finding]:
     if inside and node.kind == "VarDecl" and storage in ("static", "extern"):
         yield _finding(node, "static-local", f"{node.name} is {storage} inside a function")
     if storage == "register" or node.raw.get("tls"):
-        yield _finding(node, "storage", f"{node.name} has a storage class Metal refuses")
+        yield _finding(
+            node, "storage", f"{node.name} has a storage class Metal refuses", certain=True
+        )
     if not node.implicit and not _inside_lambda(node) and _lacks_space(node.type, node.plain_type):
         what = "reference" if "&" in node.type.rpartition("*")[2] else "pointer"
         yield _finding(
             node,
             "address-space",
-            f"{what} {node.name} names no address space below Metal 4.1; its type is {node.type}",
+            f"{what} {node.name} names no address space{_WANTED}; its type is {node.type}",
+            certain=_is_bare(node.type, node.plain_type),
         )
 
 
@@ -85,8 +142,17 @@ def _lacks_space(*spellings: str) -> bool:
     return any("__generic" in text or _open_pointer(text) for text in spellings)
 
 
+def _is_bare(*spellings: str) -> bool:
+    """Whether a pointer to a known type names no address space at all.
+
+    MLX has references to pointers that name that of the pointer's target alone.
+    """
+    return any("__generic" in re.split("[*&]", text, maxsplit=1)[0] for text in spellings)
+
+
 def _open_pointer(text: str) -> bool:
     """Whether a pointer to a type that depends on a template argument names no address space."""
+    text = _ARRAY_BOUNDS.sub("", text)
     while _TEMPLATE_ARGUMENTS.search(text):
         text = _TEMPLATE_ARGUMENTS.sub("", text)
     pointee, star, _ = re.sub(r"\(([*&]).*\)", r"\1", text).rpartition("*")
@@ -109,7 +175,8 @@ def _function_findings(node: Node) -> Iterator[Finding]:
         )
     result = node.type.partition("(")[0]
     if _lacks_space(result):
-        yield _finding(node, "address-space", f"{node.name} returns {result.strip()}")
+        message = f"{node.name} returns {result.strip()} without an address space{_WANTED}"
+        yield _finding(node, "address-space", message, certain=_is_bare(result))
     if "noexcept" in node.type:
         yield _finding(node, "noexcept", "Metal has no noexcept")
     if node.name == "main":
@@ -247,7 +314,7 @@ def _instance(node: Node) -> bool:
     return any(child.get("kind") == "TemplateArgument" for child in node.raw.get("inner", ()))
 
 
-def _finding(node: Node, rule: str, message: str) -> Finding:
+def _finding(node: Node, rule: str, message: str, *, certain: bool = False) -> Finding:
     assert node.place is not None
     return Finding(
         file=node.place.file,
@@ -255,4 +322,5 @@ def _finding(node: Node, rule: str, message: str) -> Finding:
         column=node.place.column,
         rule=rule,
         message=message,
+        certain=certain,
     )

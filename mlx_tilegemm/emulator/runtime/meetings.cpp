@@ -136,7 +136,7 @@ void Worker::finish_barrier(Place place) {
     report_divergence(place, current, "other threads of the threadgroup have returned");
   }
   if (accesses) accesses->settle_all();
-  order_memory(barrier_flags_, nullptr);
+  order_memory(barrier_flags_, nullptr, place);
   ++counters.threadgroup_barriers;
   for (uint32_t i = 0; i < simdgroups_; ++i) {
     groups_[i].runnable |= groups_[i].at_barrier;
@@ -163,16 +163,18 @@ Fiber* Worker::settle_barrier() {
 
 void Worker::simdgroup_barrier(uint32_t flags, Place place) {
   if (!rendezvous(place)) return;
-  order_memory(flags, current->group);
+  order_memory(flags, current->group, place);
   ++counters.simdgroup_barriers;
   release();
 }
 
-void Worker::order_memory(uint32_t flags, Simdgroup* only) {
+void Worker::order_memory(uint32_t flags, Simdgroup* only, Place place) {
   ++clock;
   for (uint32_t space = 0; space < 2; ++space) {
-    const uint32_t flag = space == 0 ? memory_device : memory_threadgroup;
-    if (!(flags & flag)) continue;
+    const bool covers = flags & memory_flag(space);
+    if (only != nullptr) only->partial[space] = {clock, place, flags};
+    if (only == nullptr && !covers) partial[space] = {clock, place, flags};
+    if (!covers) continue;
     if (only != nullptr) {
       only->ordered[space] = clock;
       continue;
@@ -180,6 +182,13 @@ void Worker::order_memory(uint32_t flags, Simdgroup* only) {
     ordered[space] = clock;
     for (uint32_t i = 0; i < simdgroups_; ++i) groups_[i].ordered[space] = clock;
   }
+}
+
+PartialBarrier Worker::partial_of(uint32_t thread, uint32_t space) const {
+  for (uint32_t i = 0; i < simdgroups_; ++i) {
+    if (groups_[i].index == thread / simd_width) return groups_[i].partial[space];
+  }
+  return {};
 }
 
 void Worker::note_uniform(uint64_t operands, Place place) {

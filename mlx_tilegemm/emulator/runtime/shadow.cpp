@@ -105,6 +105,38 @@ struct Observer {
     finding->in_other_threadgroup = foreign ? 1 : 0;
     finding->other_access = other.flags() & record_atomic ? 2 : other_wrote ? 1 : 0;
     worker->set_thread(finding->other_thread, other.thread());
+    if (!foreign) explain(finding, other);
+  }
+
+  // Names a barrier between this access and an earlier one that does not order the two.
+  void explain(Finding* finding, Record other) const {
+    const PartialBarrier& whole = worker->partial[space];
+    if (whole.clock > other.clock()) {
+      write_cover(finding, "threadgroup_barrier", whole);
+      return;
+    }
+    // Simdgroups pass theirs on their own: this one's may come next, and the other's may be behind it.
+    PartialBarrier part = group->partial[space];
+    const bool apart = other.thread() / simd_width != thread / simd_width;
+    if (apart && part.clock <= other.clock()) part = worker->partial_of(other.thread(), space);
+    if (part.clock == 0 || (!apart && part.clock <= other.clock())) return;
+    if (!(part.flags & memory_flag(space))) {
+      write_cover(finding, "simdgroup_barrier", part);
+    } else if (apart) {
+      std::snprintf(
+          finding->text, sizeof(finding->text),
+          "the simdgroup_barrier at line %d orders the threads of one simdgroup", part.place.line);
+    }
+  }
+
+  static void write_cover(Finding* finding, const char* what, const PartialBarrier& barrier) {
+    const char* memory = "no memory";
+    if (barrier.flags & memory_texture) memory = "texture memory only";
+    if (barrier.flags & memory_device) memory = "device memory only";
+    if (barrier.flags & memory_threadgroup) memory = "threadgroup memory only";
+    std::snprintf(
+        finding->text, sizeof(finding->text), "the %s at line %d covers %s", what,
+        barrier.place.line, memory);
   }
 };
 

@@ -237,6 +237,7 @@ void Worker::start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint3
   group->cursor = lanes - 1;
   group->mixed = group->check_uniform = false;
   group->ordered[0] = group->ordered[1] = clock;
+  group->partial[0] = group->partial[1] = {};
   for (uint32_t slot = 0; slot < lanes; ++slot) {
     Fiber* fiber = &group->fibers[slot];
     fiber->group = group;

@@ -29,6 +29,13 @@ struct Place {
   bool same_file(const char* other) const;
 };
 
+// A barrier that ordered less than all of a memory space, and when.
+struct PartialBarrier {
+  uint64_t clock = 0;
+  Place place;
+  uint32_t flags = 0;
+};
+
 // 64 bytes and kept apart from the stacks, whose addresses would put all fibers into the same few
 // cache sets.
 struct alignas(64) Fiber {
@@ -72,6 +79,7 @@ struct Simdgroup {
   Place place;
   uint64_t last_uniform;  // hash that the first lane to return had
   uint64_t ordered[2];  // by space: clock of the last barrier that ordered this simdgroup
+  PartialBarrier partial[2];  // by space: the last simdgroup_barrier
   Mailbox box;
 
   // Product n is kept in products[n % kept_products] until it is done.
@@ -112,6 +120,11 @@ inline uint32_t all_lanes(uint32_t lanes) {
   return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
 }
 
+// The flag of a barrier that covers a space.
+inline uint32_t memory_flag(uint32_t space) {
+  return space == 0 ? memory_device : memory_threadgroup;
+}
+
 // Spreads the bits of a number.
 inline uint64_t mix(uint64_t value) {
   value ^= value >> 30;
@@ -148,6 +161,8 @@ class Worker {
   void report_waiting();  // one finding for each place where fibers wait
 
   bool on_fiber() const { return current != nullptr; }
+  // The last simdgroup_barrier of a thread's simdgroup.
+  PartialBarrier partial_of(uint32_t thread, uint32_t space) const;
 
   const uint32_t index;
   bool strict = false;
@@ -157,6 +172,7 @@ class Worker {
   uint64_t clock = 1;
   uint64_t threadgroup_start = 1;  // clock at which the running threadgroup began
   uint64_t ordered[2] = {0, 0};    // by space: clock of the last covering threadgroup barrier
+  PartialBarrier partial[2];       // by space: the last threadgroup barrier that did not cover it
 
   Counters counters = {};
   FindingLog findings;
@@ -191,7 +207,7 @@ class Worker {
   void finish_product(Simdgroup* group, Product* product);
   bool settle_group_products(Simdgroup* group);
   void compare_last_uniform(Simdgroup* group);
-  void order_memory(uint32_t flags, Simdgroup* only);
+  void order_memory(uint32_t flags, Simdgroup* only, Place place);
   void report_divergence(Place place, const Fiber* fiber, const char* why);
   void report_split(Simdgroup* group, uint32_t slots);
   void finish_barrier(Place place);
