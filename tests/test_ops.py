@@ -297,10 +297,9 @@ class TestRefusals:
                 ProblemError,
                 r"batch axes that broadcast",
             ),
-            (lambda: tg.matmul(M23, INT), DTypeError, r"float32 and b of int8; cast b with"),
-            (lambda: tg.matmul(M23, INT == 0), DTypeError, r"got b of bool; cast it first"),
+            (lambda: tg.matmul(INT.T, INT == 0), DTypeError, r"got b of bool; cast it first"),
             (
-                lambda: tg.matmul(M23, M34.astype(mx.uint32)),
+                lambda: tg.matmul(INT.T, INT.astype(mx.uint32)),
                 DTypeError,
                 r"b of float32.*got uint32",
             ),
@@ -369,8 +368,8 @@ class TestRefusals:
     def test_errors_are_also_python_own(self):
         with pytest.raises(ValueError, match="inner sizes"):
             tg.matmul(M23, M23)
-        with pytest.raises(TypeError, match="cast b"):
-            tg.matmul(M23, INT)
+        with pytest.raises(TypeError, match="cast it first"):
+            tg.matmul(INT.T, INT == 0)
 
     def test_a_refusal_is_not_remembered_as_a_call(self):
         for _ in range(2):

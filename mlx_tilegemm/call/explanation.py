@@ -46,6 +46,7 @@ class Explanation:
         decision: The dispatcher's choice; None without a problem.
         notes: What else is worth knowing about this call.
         canary: What is known of the kernel on this machine; empty where it need not prove itself.
+        elsewhere: Why MLX's own ops serve a call without a problem; empty with one.
     """
 
     op: str
@@ -58,6 +59,7 @@ class Explanation:
     decision: Decision | None
     notes: tuple[str, ...]
     canary: str = ""
+    elsewhere: str = ""
 
     @property
     def plan(self) -> Plan | None:
@@ -83,7 +85,7 @@ class Explanation:
     def reason(self) -> str:
         """Why the call takes its route."""
         if self.decision is None:
-            return ops()[self.op].elsewhere
+            return self.elsewhere
         if self.backend == "mlx" and self.plan:
             return f"the mlx backend runs no kernels ({self.backend_reason})"
         return self.decision.reason
@@ -108,7 +110,7 @@ class Explanation:
         """The complete Metal text of `plan` as MLX passes it on: header, signature and body."""
         if self.plan is None or self.solved is None:
             return None
-        operands = [mx.zeros(spec.shape, dtype=spec.dtype) for spec in self.operands.values()]
+        operands = [mx.zeros(one.shape, dtype=one.dtype.mlx) for one in self.solved.operands]
         run = kernel_run(self.solved, self.plan, MetalBackend())
         factors = (1,) * len(self.solved.factors)
         return generated_text(lambda arrays: run(arrays, factors, None), operands)
@@ -262,4 +264,5 @@ def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Expla
         decision=choice.decision if choice else None,
         notes=tuple(notes),
         canary=choice.proof if choice else "",
+        elsewhere="" if problem else op.elsewhere(operands, arguments),
     )

@@ -93,14 +93,13 @@ def check_not_forced(op: str, force: str | None) -> None:
         )
 
 
-def check_mlx_may_serve(op: str, force: str | None) -> None:
-    """Check that no kernel is forced on a call of dtypes that no kernel takes.
+def check_mlx_may_serve(op: str, force: str | None, reason: str) -> None:
+    """Check that no kernel is forced on a call that only MLX's own ops serve.
 
     Raises:
         IllegalKernelError: One is.
     """
     if force not in (None, ANY, MLX):
         raise IllegalKernelError(
-            f"[{op}] Expected operands that the kernel {force!r} takes, got complex64 or float64, "
-            "which only MLX's own ops take."
+            f"[{op}] Expected operands that the kernel {force!r} takes, got others: {reason}."
         )

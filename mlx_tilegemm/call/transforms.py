@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, cast
 import mlx.core as mx
 
 from ..backends import StreamOrDevice
-from ..core.problem import Factors
+from ..core.arguments import as_number
+from ..core.dtypes import mlx_name
+from ..core.problem import Factors, Number
 from ..core.shapes import Shape
+from ..errors import DTypeError
 from .tracing import is_traced, keeping_graphs
 
 if TYPE_CHECKING:
@@ -85,6 +88,30 @@ def _custom_function(
     function.jvp(jvp)
     function.vmap(vmap)
     return cast(Callable[..., list[mx.array]], function)
+
+
+def as_factor(
+    op: str, name: str, value: object, operands: Sequence[mx.array]
+) -> tuple[Number, list[mx.array]]:
+    """Return a factor that is a number, and the operands that it multiplies.
+
+    An array that MLX may follow has derivatives of its own, so that it goes into the operands, in
+    float32, and 1 is left.
+
+    Raises:
+        DTypeError: No real number, or no array of one.
+        ProblemError: A number that no float64 holds.
+    """
+    if not (isinstance(value, mx.array) and value.size == 1 and is_traced()):
+        return as_number(op, name, value), [*operands]
+    if not all(mx.issubdtype(x.dtype, mx.floating) for x in (value, *operands)):
+        raise DTypeError(
+            f"[{op}] Expected {name} to be a number while MLX follows a function, or everything to "
+            f"be floating point, got an array of {mlx_name(value.dtype)} and operands of "
+            f"{', '.join(mlx_name(x.dtype) for x in operands)}."
+        )
+    factor = mx.reshape(value, ()).astype(mx.float32)
+    return 1.0, [x.astype(mx.float32) * factor for x in operands]
 
 
 def on(stream: StreamOrDevice) -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 from ..errors import DTypeError, ProblemError
 from .dtypes import DType, from_mlx, mlx_name
 from .problem import Number
-from .shapes import Shape
+from .shapes import Shape, shape_text
 
 MAX_SIZE = 2**31 - 1
 """Of an axis; MLX holds sizes as int32."""
@@ -70,20 +70,82 @@ def as_spec(op: str, name: str, value: object) -> ArraySpec:
 
 
 def as_number(op: str, name: str, value: object) -> Number:
-    """Return ``value``, a real Python or NumPy number, as an int or a float.
+    """Return ``value`` as an int or a float: a real Python or NumPy number, or an array of one.
+
+    Raises:
+        DTypeError: Anything else, a bool included.
+        ProblemError: An integer that no float64 holds, or an array that has no value yet.
+    """
+    number = _element(op, name, value)
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise DTypeError(f"[{op}] Expected {name} to be a real number, got {kind_name(value)}.")
+    try:
+        as_float = float(number)
+    except OverflowError:
+        raise ProblemError(
+            f"[{op}] Expected {name} to be a number that float64 holds, got a larger one."
+        ) from None
+    return number if isinstance(number, int) else as_float
+
+
+def _element(op: str, name: str, value: object) -> object:
+    """Return the element of an MLX array of one, or of a NumPy array without axes."""
+    if isinstance(value, mx.array):
+        if value.size != 1:
+            raise DTypeError(
+                f"[{op}] Expected {name} to be a real number, got an array of shape "
+                f"{shape_text(value.shape)}."
+            )
+        try:
+            return value.item()
+        except ValueError:
+            raise ProblemError(
+                f"[{op}] Expected {name} to be a number, got an array that has no value while MLX "
+                "follows a function."
+            ) from None
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else value
+
+
+def as_whole(op: str, name: str, value: object) -> int:
+    """Return ``value``, a whole Python or NumPy number, as an int.
 
     Raises:
         DTypeError: Anything else, a bool included.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise DTypeError(f"[{op}] Expected {name} to be a real number, got {kind_name(value)}.")
-    return value if isinstance(value, int) else float(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise DTypeError(
+            f"[{op}] Expected {name} to be None or a whole number, got {kind_name(value)}."
+        )
+    return int(value)
+
+
+def as_flag(op: str, name: str, value: object) -> bool:
+    """Return ``value``, a Python or NumPy bool, or 0 or 1, as a bool.
+
+    Raises:
+        DTypeError: Anything else.
+    """
+    plain = _element(op, name, value) if type(value).__module__ == "numpy" else value
+    if not isinstance(plain, int) or plain not in (0, 1):
+        raise DTypeError(f"[{op}] Expected {name} to be a bool, got {kind_name(value)}.")
+    return bool(plain)
 
 
 def kind_name(value: object) -> str:
     """Return the name of a value's type, for messages."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def check_out_dtype(op: str, out_dtype: object) -> None:
+    """Check that a result dtype is None or an MLX dtype.
+
+    Raises:
+        DTypeError: It is neither.
+    """
+    if out_dtype is not None and not isinstance(out_dtype, mx.Dtype):
+        out_row(op, out_dtype)
 
 
 def out_row(op: str, out_dtype: object) -> DType | None:

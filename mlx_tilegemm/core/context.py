@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from ..errors import DTypeError
+from .arguments import as_flag, kind_name
+
 Recorder = Callable[[object], None]
 
 StandIn = Callable[..., Any]
@@ -62,10 +65,18 @@ def use_kernel(name: str | None) -> AbstractContextManager[None]:
             free choice. An op raises `IllegalKernelError` with the reason if the kernel may not
             serve it.
 
+    Raises:
+        DTypeError: ``name`` is neither a string nor None.
+
     Example:
         >>> with use_kernel("gemm_scalar"):
         ...     y = matmul(a, b)
     """
+    if name is not None and not isinstance(name, str):
+        raise DTypeError(
+            "[use_kernel] Expected the name of a kernel, kernel/config, 'mlx', 'any' or None, got "
+            f"{kind_name(name)}."
+        )
     return using(kernel=name)
 
 
@@ -80,11 +91,14 @@ def use_gradients(enabled: bool) -> AbstractContextManager[None]:
     Args:
         enabled: Whether calls carry their derivatives.
 
+    Raises:
+        DTypeError: ``enabled`` is no bool.
+
     Example:
         >>> with use_gradients(False):
         ...     y = matmul(a, b)
     """
-    return using(gradients=bool(enabled))
+    return using(gradients=as_flag("use_gradients", "enabled", enabled))
 
 
 @contextmanager

@@ -87,6 +87,10 @@ class Data:
     exact: bool = False
 
 
+def _nothing(arrays: Mapping[str, ArraySpec], options: Mapping[str, Any]) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op(Generic[P]):
     """A public operation of a family.
@@ -96,13 +100,13 @@ class Op(Generic[P]):
         arrays: Its parameters that may be arrays, in the order of the problem's operands.
         request: States the problem of the arrays' shapes and dtypes, and of the other arguments;
             None for what MLX's own op serves by itself.
-        elsewhere: Why a call without a problem is MLX's.
+        elsewhere: Returns why a call without a problem is MLX's, from what ``request`` takes.
     """
 
     function: Callable[..., Any]
     arrays: tuple[str, ...]
     request: Callable[[str, Mapping[str, ArraySpec], Mapping[str, Any]], P | None]
-    elsewhere: str = ""
+    elsewhere: Callable[[Mapping[str, ArraySpec], Mapping[str, Any]], str] = _nothing
 
     @property
     def name(self) -> str:

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
 from ...call.tracing import is_shapeless, is_traced
+from ...call.transforms import on
 from ...core.dtypes import promote
 from ...core.problem import Number
+from ...core.shapes import Shape
+from ...errors import BackendError
 from .problem import GemmProblem
+
+if TYPE_CHECKING:
+    from ...core.family import Run
 
 _LIMB_BITS = 16
 
@@ -37,16 +44,49 @@ def gemm(
     return [compute(problem, a, b, c, factors, stream)]
 
 
-def wide_gemm(
-    transpose_a: bool,
-    transpose_b: bool,
-    operands: Sequence[mx.array],
-    factors: Sequence[Number],
-    stream: StreamOrDevice,
-) -> list[mx.array]:
-    """Return the product of types that no kernel takes (complex64, float64) by MLX's own rules."""
-    a, b = _transposed(operands, transpose_a, transpose_b, stream)
-    return [_product(a, b, operands[2] if len(operands) > 2 else None, factors, stream)]
+def promoted_run(
+    dtype: mx.Dtype, out_dtype: mx.Dtype, *, transpose_a: bool, transpose_b: bool
+) -> Run:
+    """Return the product of operands that MLX promotes to ``dtype``, by MLX's own rules."""
+    # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
+    computed = dtype if out_dtype == dtype else mx.float32
+
+    def run(
+        operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
+    ) -> list[mx.array]:
+        a, b, *c = (x.astype(computed, stream=stream) for x in operands)
+        a, b = _transposed((a, b), transpose_a, transpose_b, stream)
+        product = _product(a, b, c[0] if c else None, factors, stream)
+        return [product.astype(out_dtype, stream=stream)]
+
+    return run
+
+
+def addend_run(shape: Shape, dtype: mx.Dtype) -> Run:
+    """Return the call for ``alpha`` 0: ``beta * c`` alone, and zeros where ``beta`` is 0 too."""
+
+    def run(
+        operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
+    ) -> list[mx.array]:
+        with on(stream):
+            total = _scaled_addend(operands[2], factors[1], dtype)
+            if not is_shapeless():
+                return [mx.broadcast_to(total, shape)]
+            raise BackendError(
+                "[addmm] Expected alpha other than 0 while mx.compile(shapeless=True) traces, got "
+                "0: the size of the result then follows from nothing."
+            )
+
+    return run
+
+
+def _scaled_addend(c: mx.array, beta: Number, dtype: mx.Dtype) -> mx.array:
+    if beta == 0:
+        return mx.zeros((), dtype=dtype)
+    if dtype == mx.int32:
+        return (mx.array(int(beta) % 2**32, dtype=mx.uint32) * _wrapped(c)).astype(dtype)
+    wide = mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
+    return (mx.array(beta, dtype=wide) * c.astype(wide)).astype(dtype)
 
 
 def _transposed(
@@ -80,8 +120,10 @@ def _float_gemm(
 def _product(
     a: mx.array, b: mx.array, c: mx.array | None, factors: Sequence[Number], stream: StreamOrDevice
 ) -> mx.array:
-    if c is None:
+    if c is None and factors[0] == 1:
         return mx.matmul(a, b, stream=stream)
+    if c is None:
+        c, factors = mx.zeros((), dtype=a.dtype, stream=stream), (factors[0], 0.0)
     if _is_open_to_faults(factors):
         return _sum(a, b, c, factors, stream)
     alpha, beta = factors
@@ -140,10 +182,9 @@ def _integer_gemm(
     # float64 lives on the CPU only.
     with mx.stream(stream if stream is not None and device_type(stream) is mx.cpu else mx.cpu):
         total = _integer_product(a, b, problem.k)
-        if c is None:
-            return total.astype(mx.int32)
         alpha, beta = (mx.array(int(factor) % 2**32, dtype=mx.uint32) for factor in factors)
-        return (alpha * total + beta * _wrapped(c)).astype(mx.int32)
+        scaled = alpha * total
+        return (scaled if c is None else scaled + beta * _wrapped(c)).astype(mx.int32)
 
 
 def _integer_product(a: mx.array, b: mx.array, k: int) -> mx.array:
@@ -153,8 +194,10 @@ def _integer_product(a: mx.array, b: mx.array, k: int) -> mx.array:
     for start, (i, x), (j, y) in product(starts, enumerate(_limbs(a)), enumerate(_limbs(b))):
         if i + j > 1:
             continue  # a multiple of 2^32
-        part = slice(start, start + _EXACT_SUM_LENGTH)
-        partial = mx.matmul(x[..., part], y[..., part, :] if y.ndim > 1 else y[part])
+        if k > _EXACT_SUM_LENGTH:
+            part = slice(start, start + _EXACT_SUM_LENGTH)
+            x, y = x[..., part], y[..., part, :] if y.ndim > 1 else y[part]
+        partial = mx.matmul(x, y)
         total = total + mx.left_shift(_wrapped(partial), _LIMB_BITS * (i + j))
     return total
 

@@ -14,7 +14,7 @@ from ...core.problem import Factors
 from . import fallback, kernels, notes, ops, price, spelling
 from .gradients import ProductRule
 from .problem import GemmProblem
-from .request import gemm_request
+from .request import elsewhere, gemm_request
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def _request(
     op: str, arrays: Mapping[str, ArraySpec], options: Mapping[str, Any]
 ) -> GemmProblem | None:
+    alpha, beta = (as_number(op, name, options.get(name, 1)) for name in ("alpha", "beta"))
     return gemm_request(
         op,
         a=arrays["a"],
@@ -34,9 +35,15 @@ def _request(
         transpose_a=options["transpose_a"],
         transpose_b=options["transpose_b"],
         out_dtype=options["out_dtype"],
-        scaled=as_number(op, "alpha", options.get("alpha", 1)) != 1,
+        scaled=alpha != 1,
+        no_product=alpha == 0,
+        no_addend=beta == 0,
         batch_invariant=options["batch_invariant"],
     )
+
+
+def _elsewhere(arrays: Mapping[str, ArraySpec], options: Mapping[str, Any]) -> str:
+    return elsewhere(arrays, options.get("alpha", 1) == 0)
 
 
 # References need NumPy, which is most of what `import mlx_tilegemm` may cost.
@@ -82,15 +89,13 @@ def _rule(problem: GemmProblem, backend: Backend) -> Rule:
     return ProductRule(problem=problem, backend=backend)
 
 
-_ELSEWHERE = "complex64 and float64 are served by MLX's own ops"
-
 FAMILY: Family[GemmProblem] = Family(
     name="gemm",
     problems={"gemm": GemmProblem},
     kernels=load_kernels(kernels.__name__, kernels.KERNELS),
     ops=(
-        Op(function=ops.matmul, arrays=("a", "b"), request=_request, elsewhere=_ELSEWHERE),
-        Op(function=ops.addmm, arrays=("a", "b", "c"), request=_request, elsewhere=_ELSEWHERE),
+        Op(function=ops.matmul, arrays=("a", "b"), request=_request, elsewhere=_elsewhere),
+        Op(function=ops.addmm, arrays=("a", "b", "c"), request=_request, elsewhere=_elsewhere),
     ),
     reference=_reference,
     draw=_draw,

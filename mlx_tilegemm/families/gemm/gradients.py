@@ -14,7 +14,14 @@ from ...call.transforms import fold_mapped, sum_to
 from ...core.context import Settings, current_settings
 from ...core.problem import Factors, Number
 from ...core.shapes import Shape
-from .key import BatchInvariant, Scaled, TransposeB, product_call
+from .key import (
+    WITH_ADDEND,
+    WITH_PRODUCT,
+    BatchInvariant,
+    Scaled,
+    TransposeB,
+    product_call,
+)
 from .problem import GemmProblem
 
 
@@ -44,6 +51,8 @@ def multiply(
         TransposeB(transpose_b),
         out_dtype,
         Scaled(factors[0] != 1),
+        WITH_PRODUCT,
+        WITH_ADDEND,
         BatchInvariant(batch_invariant),
         backend,
         Settings(recorder=current_settings().recorder),

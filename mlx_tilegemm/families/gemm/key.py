@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NewType
 
 import mlx.core as mx
 
-from ...backends import Backend
+from ...backends import Backend, StreamOrDevice
 from ...core.caches import prepared
 from ...core.context import Settings
+from ...core.problem import Factors
 from ...core.shapes import Shape
 
 if TYPE_CHECKING:
@@ -17,10 +19,14 @@ if TYPE_CHECKING:
 # All flags but the first have types of their own, so that no two can be swapped unnoticed.
 TransposeB = NewType("TransposeB", bool)
 Scaled = NewType("Scaled", bool)
+NoProduct = NewType("NoProduct", bool)
+NoAddend = NewType("NoAddend", bool)
 BatchInvariant = NewType("BatchInvariant", bool)
 
 
 NOT_SCALED = Scaled(False)
+WITH_PRODUCT = NoProduct(False)
+WITH_ADDEND = NoAddend(False)
 
 
 @prepared
@@ -36,34 +42,56 @@ def product_call(
     transpose_b: TransposeB,
     out_dtype: mx.Dtype | None,
     scaled: Scaled,
+    no_product: NoProduct,
+    no_addend: NoAddend,
     batch_invariant: BatchInvariant,
     backend: Backend | None,
     settings: Settings,
 ) -> Run:
     """Return the call that serves a product of these shapes, dtypes and options."""
     # Imported at the first call: kernels and chips are most of what importing the package costs.
-    from functools import partial
-
     from ...call.prepare import check_mlx_may_serve, prepare
     from ...core.arguments import ArraySpec
-    from .fallback import wide_gemm
-    from .request import gemm_request
+    from .fallback import addend_run, promoted_run
+    from .request import elsewhere, gemm_request, mlx_dtype, result_shape_and_dtype
 
+    a, b = ArraySpec(shape=a_shape, dtype=a_dtype), ArraySpec(shape=b_shape, dtype=b_dtype)
     c = None
     if c_shape is not None and c_dtype is not None:
         c = ArraySpec(shape=c_shape, dtype=c_dtype)
     problem = gemm_request(
         op,
-        a=ArraySpec(shape=a_shape, dtype=a_dtype),
-        b=ArraySpec(shape=b_shape, dtype=b_dtype),
+        a=a,
+        b=b,
         c=c,
         transpose_a=transpose_a,
         transpose_b=transpose_b,
         out_dtype=out_dtype,
         scaled=scaled,
+        no_product=no_product,
+        no_addend=no_addend,
         batch_invariant=batch_invariant,
     )
-    if problem is None:
-        check_mlx_may_serve(op, settings.kernel)
-        return partial(wide_gemm, transpose_a, transpose_b)
-    return prepare(op, problem, backend, force=settings.kernel, gradients=settings.gradients)
+    if problem is not None:
+        run = prepare(op, problem, backend, force=settings.kernel, gradients=settings.gradients)
+        return _without_addend(run) if no_addend else run
+    shape, dtype = result_shape_and_dtype(
+        op, a=a, b=b, c=c, transpose_a=transpose_a, transpose_b=transpose_b, out_dtype=out_dtype
+    )
+    if no_product:
+        return addend_run(shape, dtype)
+    given = {"a": a, "b": b} | ({} if c is None else {"c": c})
+    check_mlx_may_serve(op, settings.kernel, elsewhere(given, no_product))
+    promoted = mlx_dtype(given)
+    assert promoted is not None
+    run = promoted_run(promoted, dtype, transpose_a=transpose_a, transpose_b=transpose_b)
+    return _without_addend(run) if no_addend else run
+
+
+def _without_addend(run: Run) -> Run:
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        return run(operands[:2], factors, stream)
+
+    return call

@@ -5,12 +5,23 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, resolve
-from ...core.arguments import as_array, as_number
+from ...call.transforms import as_factor
+from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings
 from ...core.dtypes import INTEGERS
 from ...core.problem import Number
 from ...errors import DTypeError, ProblemError
-from .key import NOT_SCALED, BatchInvariant, Scaled, TransposeB, product_call
+from .key import (
+    NOT_SCALED,
+    WITH_ADDEND,
+    WITH_PRODUCT,
+    BatchInvariant,
+    NoAddend,
+    NoProduct,
+    Scaled,
+    TransposeB,
+    product_call,
+)
 
 
 def matmul(
@@ -32,10 +43,10 @@ def matmul(
 
     Args:
         a: ``[..., m, k]``, or ``[..., k, m]`` with ``transpose_a``, of float32, float16 or
-            bfloat16, or of int8, uint8, int16 or int32. complex64 and float64 are served by
-            `mx.matmul`.
-        b: ``[..., k, n]``, or ``[..., n, k]`` with ``transpose_b``; floating point exactly if ``a``
-            is.
+            bfloat16, or of int8, uint8, int16 or int32. Other pairs that `mx.matmul` takes, of
+            complex64 or float64 or of a float and an integer or bool, it serves after MLX's
+            promotion.
+        b: ``[..., k, n]``, or ``[..., n, k]`` with ``transpose_b``.
         transpose_a: Swap the last two axes of ``a`` as it is read; no copy is made, unlike ``a.T``.
         transpose_b: Likewise for ``b``: takes the ``[n, k]`` weight of a linear layer as it is.
         out_dtype: Result dtype. None is MLX's promotion (float16 with bfloat16 is float32), and
@@ -49,8 +60,8 @@ def matmul(
 
     Raises:
         ProblemError: Shapes that do not fit together (a `ValueError`).
-        DTypeError: Arguments that are not arrays, a float with an integer, or a dtype that the op
-            does not take (a `TypeError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that neither the op nor `mx.matmul` takes
+            (a `TypeError`).
 
     Example:
         >>> x = mx.random.normal((5, 300)).astype(mx.float16)
@@ -63,6 +74,14 @@ def matmul(
         a = as_array("matmul", "a", a)
     if type(b) is not mx.array:
         b = as_array("matmul", "b", b)
+    if type(transpose_a) is not bool:
+        transpose_a = as_flag("matmul", "transpose_a", transpose_a)
+    if type(transpose_b) is not bool:
+        transpose_b = as_flag("matmul", "transpose_b", transpose_b)
+    if type(batch_invariant) is not bool:
+        batch_invariant = as_flag("matmul", "batch_invariant", batch_invariant)
+    if type(out_dtype) is not mx.Dtype:
+        check_out_dtype("matmul", out_dtype)
     settings = current_settings()
     call = product_call(
         "matmul",
@@ -76,6 +95,8 @@ def matmul(
         TransposeB(transpose_b),
         out_dtype,
         NOT_SCALED,
+        WITH_PRODUCT,
+        WITH_ADDEND,
         BatchInvariant(batch_invariant),
         resolve(stream, settings).backend,
         settings,
@@ -88,9 +109,9 @@ def addmm(
     a: mx.array,
     b: mx.array,
     /,
+    alpha: Number | mx.array = 1.0,
+    beta: Number | mx.array = 1.0,
     *,
-    alpha: Number = 1.0,
-    beta: Number = 1.0,
     transpose_a: bool = False,
     transpose_b: bool = False,
     out_dtype: mx.Dtype | None = None,
@@ -100,11 +121,14 @@ def addmm(
     """Return ``alpha * (a @ b) + beta * c`` in one kernel, rounded once.
 
     Args:
-        c: The addend; broadcasts to the result and may have a dtype of its own.
+        c: The addend; broadcasts to the result and may have a dtype of its own. Integers and bools
+            beside floats are promoted as in `mx.addmm`, which then serves the call.
         a: As in `matmul`.
         b: As in `matmul`.
-        alpha: Factor of the product; a whole number for integers.
-        beta: Factor of ``c``; a whole number for integers.
+        alpha: Factor of the product; a whole number for integers. With 0 there is no product, as in
+            BLAS: a NaN in ``a`` or ``b`` does not reach the result. An array of one element is
+            taken too.
+        beta: Factor of ``c``, likewise; with 0 only the shape and the dtype of ``c`` matter.
         transpose_a: As in `matmul`.
         transpose_b: As in `matmul`.
         out_dtype: Result dtype; None is MLX's promotion of all three operands.
@@ -115,7 +139,8 @@ def addmm(
         ``[..., m, n]``.
 
     Raises:
-        ProblemError: Shapes that do not fit together (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or factors that no float64 holds (a
+            `ValueError`).
         DTypeError: As in `matmul`, or factors that are not real numbers (a `TypeError`).
 
     Example:
@@ -128,12 +153,26 @@ def addmm(
         a = as_array("addmm", "a", a)
     if type(b) is not mx.array:
         b = as_array("addmm", "b", b)
-    if type(alpha) is not float:
-        alpha = as_number("addmm", "alpha", alpha)
-    if type(beta) is not float:
-        beta = as_number("addmm", "beta", beta)
-    if c.dtype in _INTEGERS:
+    if type(alpha) is not float or type(beta) is not float:
+        natural = out_dtype or mx.result_type(a, b, c)
+        alpha, (a_scaled,) = as_factor("addmm", "alpha", alpha, (a,))
+        beta, (c_scaled,) = as_factor("addmm", "beta", beta, (c,))
+        if a_scaled is not a or c_scaled is not c:
+            a, c, out_dtype = a_scaled, c_scaled, natural
+        if c.dtype in _INTEGERS and a.dtype in _INTEGERS and b.dtype in _INTEGERS:
+            alpha, beta = _whole("alpha", alpha), _whole("beta", beta)
+        else:
+            alpha, beta = float(alpha), float(beta)
+    elif c.dtype in _INTEGERS and a.dtype in _INTEGERS and b.dtype in _INTEGERS:
         alpha, beta = _whole("alpha", alpha), _whole("beta", beta)
+    if type(transpose_a) is not bool:
+        transpose_a = as_flag("addmm", "transpose_a", transpose_a)
+    if type(transpose_b) is not bool:
+        transpose_b = as_flag("addmm", "transpose_b", transpose_b)
+    if type(batch_invariant) is not bool:
+        batch_invariant = as_flag("addmm", "batch_invariant", batch_invariant)
+    if type(out_dtype) is not mx.Dtype:
+        check_out_dtype("addmm", out_dtype)
     settings = current_settings()
     call = product_call(
         "addmm",
@@ -147,6 +186,8 @@ def addmm(
         TransposeB(transpose_b),
         out_dtype,
         Scaled(alpha != 1.0),
+        NoProduct(alpha == 0.0),
+        NoAddend(beta == 0.0),
         BatchInvariant(batch_invariant),
         resolve(stream, settings).backend,
         settings,
