@@ -63,6 +63,16 @@ def by_shapeless(q):
     return by_function(q)
 
 
+@mx.compile
+def by_compiled_default(q, attend=aliased):
+    return attend(q, q, q, scale=0.5)
+
+
+@mx.custom_function
+def by_custom(q):
+    return aliased(q, q, q, scale=0.5)
+
+
 class Callable:
     def __init__(self):
         self.attend = aliased
@@ -166,6 +176,16 @@ class ByCached(nn.Module):
 class ByCompiled(nn.Module):
     def __call__(self, q):
         return by_compiled(q)
+
+
+class ByCompiledDefault(nn.Module):
+    def __call__(self, q):
+        return by_compiled_default(q)
+
+
+class ByCustom(nn.Module):
+    def __call__(self, q):
+        return by_custom(q)
 
 
 class ByShapeless(nn.Module):
@@ -299,3 +319,8 @@ class OwnName(nn.Module):
 
     def __call__(self, q):
         return self.scaled_dot_product_attention(q)
+
+
+class OwnParentsName(OwnName):
+    def __call__(self, q):
+        return super().scaled_dot_product_attention(q)

@@ -15,7 +15,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from attention_layers import ByAlias, ByAttribute, ByName, OwnName
+from attention_layers import (
+    ByAlias,
+    ByAttribute,
+    ByClassMethod,
+    ByName,
+    ByStaticMethod,
+    OwnName,
+    OwnParentsName,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
@@ -470,8 +478,15 @@ class TestReached:
             next(steps)
         assert len(seen.problems) == 1
 
-    def test_a_method_of_that_name_is_not_it(self):
-        report = tg.patch(OwnName())
+    @pytest.mark.parametrize("kind", [ByStaticMethod, ByClassMethod])
+    def test_by_a_method_called_from_outside(self, kind):
+        layer = kind()
+        tg.patch(layer)
+        assert problems(layer.attend, Q) == 1
+
+    @pytest.mark.parametrize("kind", [OwnName, OwnParentsName])
+    def test_a_method_of_that_name_is_not_it(self, kind):
+        report = tg.patch(kind())
         assert not report.replaced
         assert [one.reason for one in report.left_alone] == [
             "its attention is spelled out, with @, softmax"

@@ -204,6 +204,11 @@ class _Reader:
         value = original_of(value)
         if value is ATTENTION_FUNCTION:
             self._found_attention(place)
+        elif type(value) in _FOLLOWED:
+            # They pass for the function they hold, but its defaults are not set through them.
+            for one in gc.get_referents(value):
+                if type(one) is FunctionType:
+                    self.follow_function(one)
         elif isinstance(value, partial):
             self.follow(value.func, place)
             for argument in (*value.args, *value.keywords.values()):
@@ -212,10 +217,6 @@ class _Reader:
             self.follow_function(value)
         elif isinstance(value, MethodType):
             self.follow_function(value.__func__, is_method=True)
-        elif isinstance(value, _FOLLOWED):
-            for one in gc.get_referents(value):
-                if isinstance(one, FunctionType):
-                    self.follow_function(one)
         elif isinstance(value, _NANOBIND):
             self._found_function(value, name)
         elif isinstance(value, (dict, list, tuple)):
