@@ -1,4 +1,4 @@
-"""What the lanes of simdgroups accessed together, by line of the kernel's text."""
+"""Accesses that the lanes of simdgroups made together, by line of the kernel's text."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class AccessSite(AccessCount):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accesses:
-    """What the simdgroups of a launch accessed.
+    """Accesses of the simdgroups of a launch.
 
     Args:
         sites: By line of the text, in its order.
@@ -107,7 +107,7 @@ def read_accesses(
     constant: Sequence[bool],
     locate: Callable[[int], int | None],
 ) -> Accesses:
-    """What the latest launch left in the runtime.
+    """The accesses that the latest launch left in the runtime.
 
     Args:
         runtime: The runtime library.

@@ -86,7 +86,7 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedParameter:
-    """What the C++ type of a kernel parameter says.
+    """A kernel parameter, read from its C++ type.
 
     Args:
         size: Bytes of one element.

@@ -1,4 +1,4 @@
-"""What a launch did, in numbers that do not depend on the machine it was emulated on."""
+"""Counts of a launch that do not depend on the machine it was emulated on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .accesses import Accesses
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What a launch did. Bytes are counted while the checks are on, by thread, without caches.
+    """Counts of a launch. Bytes are counted while the checks are on, by thread, without caches.
 
     Args:
         kernel: Name of the kernel.

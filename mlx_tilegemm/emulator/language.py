@@ -64,7 +64,7 @@ def checked_language(text: str, prelude: str, include_dirs: Sequence[str]) -> It
 
 
 def judge(text: str, prelude: str, include_dirs: Sequence[str]) -> strict.Report:
-    """What the strict check finds that holds for any text; verdicts are kept on disk.
+    """The strict check's findings that hold for any text; verdicts are kept on disk.
 
     Args:
         text: The text.

@@ -73,7 +73,7 @@ class LoadedKernel:
         self.parameters = self._describe(position)
 
     def _never_written(self, buffers: Mapping[int, Buffer]) -> list[Finding]:
-        """What an empty grid leaves unwritten."""
+        """The finding on outputs that an empty grid leaves unwritten."""
         names = {p.index: p.name for p in self.entry.function.parameters}
         return [
             Finding(
@@ -325,6 +325,6 @@ class LoadedKernel:
 
 
 def _shape(buffers: Mapping[int, Buffer], dispatch: Dispatch) -> tuple[object, ...]:
-    """What the paths through a kernel mostly depend on."""
+    """The properties of a launch that the paths through a kernel mostly depend on."""
     sizes = tuple(buffer.data.nbytes for buffer in buffers.values())
     return dispatch.grid, dispatch.threadgroup, sizes

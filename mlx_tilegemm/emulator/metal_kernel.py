@@ -49,7 +49,7 @@ _NUMPY_TYPES: Mapping[mx.Dtype, npt.DTypeLike] = {
 
 
 class EmulatedKernel:
-    """What :func:`metal_kernel` returns; called like the kernels of ``mx.fast.metal_kernel``."""
+    """A kernel from :func:`metal_kernel`; called like the kernels of ``mx.fast.metal_kernel``."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class EmulatedKernel:
 
     @property
     def last_counters(self) -> Counters | None:
-        """What the latest call did, None before the first one."""
+        """Counts of the latest call, None before the first one."""
         return self._last_counters
 
     def __call__(
@@ -267,7 +267,7 @@ def _without_derivatives(
 
 
 def _call_key(call: dict[str, Any]) -> tuple[object, ...]:
-    """What the generated text, the geometry and MLX's own checks depend on."""
+    """The parts of a call that its generated text, geometry and MLX's own checks depend on."""
     inputs = tuple(
         (value.shape, value.dtype)
         if isinstance(value, mx.array)

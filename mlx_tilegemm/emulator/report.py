@@ -209,7 +209,7 @@ def _owner(record: native.Finding, subject: Subject) -> tuple[str, int]:
 
 
 def shown_file(file: str) -> str:
-    """What messages call a file."""
+    """The name by which messages call a file."""
     return Path(file).name if Path(file).is_absolute() else file
 
 

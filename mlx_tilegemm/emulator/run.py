@@ -47,7 +47,7 @@ BufferValue = Array | np.generic | bytes | Output
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """What a launch left.
+    """The results of a launch.
 
     Args:
         outputs: The buffers that the kernel may write to, by index.

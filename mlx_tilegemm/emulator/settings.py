@@ -1,4 +1,4 @@
-"""What a launch checks and in which order it runs; held in a context variable."""
+"""The checks of a launch and the order in which it runs; held in a context variable."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ _CHECKED_BY_FAMILY = {
 
 
 class BuildMode(Enum):
-    """What a kernel is compiled for."""
+    """The purpose that a kernel is compiled for."""
 
     FAST = "fast"
     # Instrumented for the checks.

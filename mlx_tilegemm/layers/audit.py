@@ -71,7 +71,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What multiplies in a call, and who serves it; ``str()`` of it is a table.
+    """The products of a call, and who serves each; ``str()`` of it is a table.
 
     Attributes:
         rows: Every product, attention and custom kernel that the results depend on, each after

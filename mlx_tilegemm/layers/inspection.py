@@ -50,7 +50,7 @@ SOFTMAX = "softmax"
 
 @dataclass(slots=True)
 class Findings:
-    """What some code reaches.
+    """Names that some code reaches.
 
     Attributes:
         places: Where it finds MLX's attention function, in place of which others can be put.

@@ -292,7 +292,7 @@ def _restore(layer: nn.Module) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Verdict:
-    """What becomes of a layer.
+    """The fate of a layer.
 
     Attributes:
         route: The class that it gets; None for its own.

@@ -28,7 +28,7 @@ class Place(Hashable, Protocol):
 
     @property
     def value(self) -> object:
-        """What it holds."""
+        """The value that it holds."""
 
     def put(self, value: object) -> None:
         """Make it hold something else."""
@@ -45,7 +45,7 @@ class Attribute:
 
     @property
     def value(self) -> object:
-        """What the class itself has under the name."""
+        """The attribute that the class itself has under the name."""
         return vars(self.owner)[self.name]
 
     def put(self, value: object) -> None:
@@ -74,7 +74,7 @@ class Item:
 
     @property
     def value(self) -> object:
-        """What the container holds; None if it has lost the key."""
+        """The value that the container holds; None if it has lost the key."""
         if isinstance(self.container, dict):
             return self.container.get(self.key)
         return self.container[self.key]

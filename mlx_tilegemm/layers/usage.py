@@ -14,7 +14,7 @@ Layers = Sequence[tuple[str, nn.Module, type]]
 
 
 class Usage:
-    """What the code of a model's layers does with the layers.
+    """Uses that the code of a model's layers makes of the layers.
 
     Args:
         layers: Every layer of the model.

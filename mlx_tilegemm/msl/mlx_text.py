@@ -13,7 +13,7 @@ from ..errors import EmulatorError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedCall:
-    """What MLX would send to Metal.
+    """A call as MLX would send it to Metal.
 
     Args:
         name: The kernel's full name.

@@ -1,4 +1,4 @@
-"""What a check says: findings, each at a line, and whether the check ran at all."""
+"""Results of a check: findings, each at a line, and whether the check ran at all."""
 
 from __future__ import annotations
 

@@ -40,10 +40,10 @@ ATTRIBUTES = {
     "threads_per_simdgroup": "uint",
     "threads_per_threadgroup": "uint3",
 }
-"""What MLX passes to a kernel whose body names it, with its Metal type, in MLX's order."""
+"""Arguments that MLX passes to a kernel whose body names them, with its Metal type, in MLX's order."""
 
 SHAPE_SUFFIXES = ("_shape", "_strides", "_ndim")
-"""What MLX passes for an input whose name with the suffix occurs in the body."""
+"""Arguments that MLX passes for an input whose name with the suffix occurs in the body."""
 
 _REFUSED_WORDS = {
     **dict.fromkeys(("goto", "asm", "new", "delete", "noexcept"), "Metal has no {}"),

@@ -52,7 +52,7 @@ class Argument:
 
     @property
     def suffix(self) -> str:
-        """What it adds to the kernel's name."""
+        """The suffix that it adds to the kernel's name."""
         if not self.shape:
             return f"_{self.metal}s"
         return f"_{self.metal}c" if self.size < CONSTANT_BINDING_LIMIT else f"_{self.metal}"
@@ -67,7 +67,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traced:
-    """What MLX made of a call.
+    """The text that MLX made of a call.
 
     Attributes:
         name: The kernel's full name.

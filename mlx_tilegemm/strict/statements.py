@@ -10,7 +10,7 @@ from ..msl.lexer import Kind, Token, match_angle, match_close
 
 
 class Scope(Enum):
-    """What a pair of braces encloses."""
+    """The kind of text that a pair of braces encloses."""
 
     NAMESPACE = auto()
     CLASS = auto()

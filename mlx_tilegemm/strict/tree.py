@@ -1,4 +1,4 @@
-"""What clang lets through in C++ for OpenCL and Metal refuses, found in the syntax tree."""
+"""Rules of Metal that clang's C++ for OpenCL does not have, checked in the syntax tree."""
 
 from __future__ import annotations
 

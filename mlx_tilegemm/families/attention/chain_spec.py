@@ -1,4 +1,4 @@
-"""What the text of chained attention depends on, and what follows from it."""
+"""Specialisation of the texts of chained attention, and sizes that follow from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(ForwardSpec):
-    """What the text of one attention kernel depends on.
+    """Specialisation of the text of one attention kernel.
 
     Attributes:
         config: The kernel's configuration.

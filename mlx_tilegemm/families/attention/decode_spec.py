@@ -17,7 +17,7 @@ RUN_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """What a threadgroup does.
+    """The share of the work that a threadgroup does.
 
     Attributes:
         row_groups: Simdgroups of a threadgroup with rows of their own, eight each.

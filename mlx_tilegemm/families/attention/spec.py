@@ -21,7 +21,7 @@ MASK_SIZES = ("mask_batch_step", "mask_head_step", "mask_rows", "mask_columns")
 
 
 class AttentionConfig(Protocol):
-    """What the configurations of all attention kernels have."""
+    """The parameters that the configurations of all attention kernels have."""
 
     @property
     def head_groups(self) -> int:
