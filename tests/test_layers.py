@@ -73,10 +73,12 @@ PURE = [
         )
     ),
     "dispatch",
+    *(f"families.{name}.{part}" for name in FAMILIES for part in ("kernels", "problem")),
     *(
         f"families.{name}.{part}"
         for name in FAMILIES
-        for part in ("kernels", "price", "problem", "spec")
+        for part in ("price", "spec")
+        if (Path(mlx_tilegemm.__file__).parent / "families" / name / f"{part}.py").exists()
     ),
 ]
 PURE_WITH_MLX = ["core.dtypes", "core.spelling"]

@@ -27,7 +27,7 @@ class Kind(Enum):
     BOOL = "bool"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class DType:
     """One element format. Rows are compared by identity.
 
@@ -58,6 +58,9 @@ class DType:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bytes", self.bits // 8)
+
+    def __repr__(self) -> str:
+        return f"<DType {self.name}>"
 
     def __str__(self) -> str:
         return self.name

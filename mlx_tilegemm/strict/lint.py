@@ -40,7 +40,7 @@ ATTRIBUTES = {
     "threads_per_simdgroup": "uint",
     "threads_per_threadgroup": "uint3",
 }
-"""Arguments that MLX passes to a kernel whose body names them, with its Metal type, in MLX's order."""
+"""Arguments that MLX passes to a kernel whose body names them, with their types, in its order."""
 
 SHAPE_SUFFIXES = ("_shape", "_strides", "_ndim")
 """Arguments that MLX passes for an input whose name with the suffix occurs in the body."""
