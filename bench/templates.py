@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -95,22 +95,26 @@ def _hash(outputs: Sequence[mx.array]) -> str:
 
 def count_all(only: str) -> Counted:
     """Count every problem of every subject whose name contains a word."""
-    return {
-        f"{number}.{seed} {subject.name}": count(subject, trial)
-        for number, subject in enumerate(subjects())
-        if only in subject.name
-        for seed, trial in enumerate(subject.trials)
-    }
+    counts: Counted = {}
+    seen: Counter[str] = Counter()
+    for subject in subjects():
+        for trial in subject.trials if only in subject.name else ():
+            seen[subject.name] += 1
+            counts[f"{subject.name} #{seen[subject.name]}"] = count(subject, trial)
+    return counts
 
 
 def table(counts: Counted, before: Counted | None) -> str:
-    """Return the counts of each kernel as Markdown, beside those of before where they differ."""
+    """Return the counts of each kernel as Markdown, beside those of before where they differ.
+
+    Problems that were not counted before are left out of a comparison.
+    """
     head = ["kernel", "problems", "same results", *(name.replace("_", " ") for name in COUNTS)]
     rows = [f"| {' | '.join(head)} |", f"|---|{'--:|' * (len(head) - 1)}"]
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in counts:
-        groups[name.split(" ")[1].split("/")[0]].append(name)
-    for kernel, names in groups.items():
+    for name in counts if before is None else counts.keys() & before.keys():
+        groups[name.split("/")[0]].append(name)
+    for kernel, names in sorted(groups.items()):
         cells = [kernel, str(len(names)), _same(counts, before, names)]
         cells += [_cell(counts, before, names, what) for what in COUNTS]
         rows.append(f"| {' | '.join(cells)} |")
