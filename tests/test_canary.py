@@ -24,6 +24,7 @@ from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.emulator import EmulatorBackend
 from mlx_tilegemm.call import choice, prepare
 from mlx_tilegemm.core.caches import forget_prepared
+from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.errors import IllegalKernelError, ProblemError
 from mlx_tilegemm.machine import chips
@@ -53,13 +54,9 @@ def first(kernel=""):
     return choose(problem, chips.detect()[0], kernel or None).plan
 
 
-def name_of(plan):
-    return canary._name(plan)
-
-
 def only(plan, fault):
     """Return a fault that only one plan's kernel has."""
-    name = name_of(plan)
+    name = text_name(plan)
     return lambda kernel: fault if kernel == name else None
 
 
@@ -69,7 +66,7 @@ def is_right(result):
 
 class TestPass:
     def test_the_first_call_tries_and_later_ones_do_not(self, path):
-        name = name_of(first())
+        name = text_name(first())
         with fake_metal(path) as metal:
             assert is_right(tg.matmul(A, B))
             assert metal.launched == [name, name]
@@ -162,7 +159,7 @@ class TestPass:
             assert canary.remember(first(), "two repeats\ndiffer").detail == "two repeats differ"
             with pytest.warns(RuntimeWarning, match="two repeats differ"):
                 assert is_right(tg.matmul(A, B))
-            assert name_of(first()) not in metal.launched
+            assert text_name(first()) not in metal.launched
 
     @pytest.mark.parametrize(
         ("status", "launches", "failures", "state"),
@@ -211,10 +208,10 @@ class TestFailure:
                 assert is_right(tg.matmul(A, B))
             assert len(caught) == 1
             assert f"The kernel {plan} is disabled" in str(caught[0].message)
-            assert metal.launched[0] == name_of(plan)
-            assert metal.launched[-1] != name_of(plan)
+            assert metal.launched[0] == text_name(plan)
+            assert metal.launched[-1] != text_name(plan)
             assert is_right(tg.matmul(A, B))
-        assert entries(path)[name_of(plan)]["state"] == "failed"
+        assert entries(path)[text_name(plan)]["state"] == "failed"
 
     def test_of_an_evaluation_counts(self, path, monkeypatch):
         evaluate, raised = mx.eval, []
@@ -240,7 +237,7 @@ class TestFailure:
             assert len(caught) == 1
             forget_prepared()
             tg.matmul(A, B)
-            assert name_of(plan) not in metal.launched
+            assert text_name(plan) not in metal.launched
 
     def test_of_everything_leaves_mlx_s_own_ops(self, path):
         with fake_metal(path, lambda name: "nan") as metal:
@@ -269,7 +266,7 @@ class TestFailure:
         plan = first()
         with fake_metal(path, only(plan, "memory")), pytest.warns(RuntimeWarning, match="allocate"):
             tg.matmul(A, B)
-        assert name_of(plan) not in entries(path)
+        assert text_name(plan) not in entries(path)
 
     def test_an_interrupted_trial_is_no_failure(self, path):
         plan = first()
@@ -284,7 +281,7 @@ class TestFailure:
         path.unlink()
         with fake_metal(path) as metal:
             tg.matmul(A, B)
-            assert set(metal.launched) == {name_of(plan)}
+            assert set(metal.launched) == {text_name(plan)}
 
     def test_proving_again_reinstates(self, path):
         plan, problem = first(), tg.explain("matmul", A, B).problem
@@ -293,14 +290,14 @@ class TestFailure:
         with fake_metal(path) as metal:
             assert canary.prove(problem, plan, metal).state is canary.State.PROVEN
             tg.matmul(A, B)
-            assert set(metal.launched) == {name_of(plan)}
+            assert set(metal.launched) == {text_name(plan)}
 
     def test_long_reasons_are_cut(self, path, monkeypatch):
         plan = first()
         monkeypatch.setattr(canary, "MAX_REASON", 20)
         with fake_metal(path, only(plan, "compile")), pytest.warns(RuntimeWarning):
             tg.matmul(A, B)
-        assert entries(path)[name_of(plan)]["reason"] == "[metal::Device] Unab"
+        assert entries(path)[text_name(plan)]["reason"] == "[metal::Device] Unab"
 
 
 PROCESS = """
@@ -326,12 +323,12 @@ class TestCrash:
     """A trial that takes the process with it must not do so for ever."""
 
     def test_counts_as_failed_after_two(self, path):
-        dies = f"'dies' if name == {name_of(first())!r} else None"
+        dies = f"'dies' if name == {text_name(first())!r} else None"
         for attempt in (1, 2):
             process = start(path, fault=dies)
             process.communicate()
             assert process.returncode == 9
-            assert entries(path)[name_of(first())]["attempts"] == attempt
+            assert entries(path)[text_name(first())]["attempts"] == attempt
         third = start(path, fault=dies)
         launches = int(third.communicate()[0])
         assert (third.returncode, launches) == (0, 2)
@@ -339,10 +336,10 @@ class TestCrash:
             assert is_right(tg.matmul(A, B))
 
     def test_a_trial_under_way_elsewhere_is_none(self, path):
-        name = name_of(first())
+        name = text_name(first())
         running = record.entry("running", "k", process=os.getppid(), attempts=2)
         with fake_metal(path) as metal:
-            canary._ledger().record.write(name, running)
+            record.Record(path, canary.this_machine()).write(name, running)
             tg.matmul(A, B)
             assert len(metal.launched) == 2
         assert entries(path)[name]["state"] == "passed"
@@ -514,8 +511,8 @@ class TestTracing:
             result = TRANSFORMS[name](call)
             if result is not None:
                 mx.eval(result)
-            assert metal.launched.count(name_of(plan)) >= 1
-        assert entries(path)[name_of(plan)]["state"] == state
+            assert metal.launched.count(text_name(plan)) >= 1
+        assert entries(path)[text_name(plan)]["state"] == state
 
     @pytest.mark.parametrize("name", ["compile", "grad"])
     def test_the_emulator_runs_inside_a_trace(self, path, name):
