@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from functools import cached_property, lru_cache, partial, wraps
 
 import mlx.core as mx
@@ -39,6 +40,19 @@ def made():
 
 
 by_closure = made()
+
+
+def made_from_module():
+    module = types.ModuleType("aliases")
+    module.attend = aliased
+
+    def by_closure(q):
+        return module.attend(q, q, q, scale=0.5)
+
+    return by_closure
+
+
+by_module_of_closure = made_from_module()
 
 
 def decorated(function):
@@ -161,6 +175,26 @@ class ByKeyword(nn.Module):
 class ByClosure(nn.Module):
     def __call__(self, q):
         return by_closure(q)
+
+
+class ByModuleOfClosure(nn.Module):
+    def __call__(self, q):
+        return by_module_of_closure(q)
+
+
+class ByVariableOfLambda(nn.Module):
+    def __call__(self, q):
+        fast = mx.fast
+        return (lambda x: fast.scaled_dot_product_attention(x, x, x, scale=0.5))(q)
+
+
+class ByModuleAttribute(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.functions = mx.fast
+
+    def __call__(self, q):
+        return self.functions.scaled_dot_product_attention(q, q, q, scale=0.5)
 
 
 class ByDecorated(nn.Module):
