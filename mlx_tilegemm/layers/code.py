@@ -86,6 +86,8 @@ def _chains(steps: list[dis.Instruction], self_name: str | None) -> Iterator[tup
                 end += 1
             first = start if step.opname in _ATTRIBUTES else at
             attributes = tuple(_name(one) for one in steps[first:end])
+            if end > at and steps[at].opname.startswith("LOAD_SUPER"):
+                kind = Base.UNKNOWN
             chain = Chain(kind, name, attributes, _is_used(steps, start, end))
             yield _calling(steps, start, end), chain
             at = end
@@ -113,8 +115,8 @@ def _stack_effect(step: dis.Instruction) -> int:
 def _base(step: dis.Instruction, self_name: str | None) -> tuple[Base, str] | None:
     if step.opname in _ATTRIBUTES:
         return Base.UNKNOWN, ""
-    if step.opname.startswith("LOAD_FAST"):
-        # Newer interpreters load two variables by one instruction.
+    if "LOAD_FAST" in step.opname:
+        # Newer interpreters load two variables, or store one and load one, by one instruction.
         name = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
         return (Base.SELF if name == self_name else Base.UNKNOWN), name
     if step.opname in _BASES:

@@ -128,6 +128,8 @@ def _held(layer: nn.Module) -> Iterator[tuple[str, object]]:
 def _may_call(value: object) -> bool:
     if isinstance(value, (nn.Module, mx.array, type)):
         return False
+    if isinstance(value, ModuleType):
+        return True
     if isinstance(value, dict):
         return any(_may_call(one) for one in value.values())
     if isinstance(value, (list, tuple)):
@@ -291,10 +293,13 @@ class _Reader:
             return
         name = chain.attributes[0]
         if name in self.held:
-            self._follow_held(name, self.held[name])
+            self._follow_held(name, self.held[name], chain.attributes[1:])
         self.follow_named(name)
 
-    def _follow_held(self, name: str, value: object) -> None:
+    def _follow_held(self, name: str, value: object, attributes: tuple[str, ...]) -> None:
+        if isinstance(value, ModuleType):
+            self._follow_found(_attribute(value, None, attributes), attributes)
+            return
         before, fixed = dict(self.findings.places), self.findings.fixed
         for one in value if isinstance(value, _Held) else (value,):
             if _leads_to_attention(one):
@@ -315,13 +320,18 @@ class _Reader:
                 self.findings.steps.append(SOFTMAX)
 
     def _follow_names(self, chain: Chain, function: FunctionType) -> None:
-        found = _looked_up(chain, function)
-        if found is None:
+        self._follow_found(_looked_up(chain, function), (chain.name, *chain.attributes))
+
+    def _follow_found(
+        self, found: tuple[object, Place | None, tuple[str, ...]] | None, names: tuple[str, ...]
+    ) -> None:
+        if found is None or (found[0] is None and found[2]):
+            # Of something that only running the code would tell.
+            if ATTENTION in names:
+                self.findings.places[FAST] = None
             return
-        value, place, rest = found
-        name = (chain.name, *chain.attributes)[-1]
-        if not rest or value is not None:
-            self.follow(value, place, name)
+        value, place, _ = found
+        self.follow(value, place, names[-1] if names else "")
 
 
 def _leads_to_attention(value: object) -> bool:
@@ -362,17 +372,28 @@ def _looked_up(
     scope: dict[str, Any] = function.__globals__
     place: Place | None = None
     if chain.base is Base.IMPORT:
-        value: object = sys.modules.get(chain.name)
         # `import a.b` looks up what it names from `a`.
-        if value is None:
-            return None
+        value: object = sys.modules.get(chain.name)
     elif chain.base is Base.FREE:
-        return None
+        value = _free(function, chain.name)
     elif chain.name in scope:
         value, place = scope[chain.name], Item(scope, chain.name)
     else:
         return None
-    attributes = chain.attributes
+    return _attribute(value, place, chain.attributes)
+
+
+def _free(function: FunctionType, name: str) -> object:
+    """Return a module or class that a function has from around it; all else is followed anyway."""
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    value = _content(cells[name]) if name in cells else None
+    return value if isinstance(value, (ModuleType, type)) else None
+
+
+def _attribute(
+    value: object, place: Place | None, attributes: tuple[str, ...]
+) -> tuple[object, Place | None, tuple[str, ...]] | None:
+    """Return what attributes of a value lead to, as `_looked_up`."""
     while attributes and isinstance(value, (ModuleType, type)):
         if isinstance(value, ModuleType):
             names = vars(value)

@@ -24,7 +24,12 @@ class Usage:
         self._layers = {path: (layer, kind) for path, layer, kind in layers}
         self._names: set[str] = set()
         self._settle()
-        self._chains = {path: self._read(path) for path in self._layers}
+        # Layers of a class mostly share what they read.
+        self._own: dict[tuple[str, str], list[Chain]] = {}
+        self._others: dict[str, dict[Chain, None]] = {}
+        for path in self._layers:
+            for chain in self._read(path):
+                self._index(path, chain)
 
     def roots(self, path: str) -> tuple[str, ...]:
         """Return the methods of a layer that may be called, from outside or by other layers."""
@@ -65,17 +70,16 @@ class Usage:
             roots = tuple(name for name in roots if name == "__call__" or name in self._names)
         return tuple(findings(kind, held(layer), roots).chains)
 
+    def _index(self, path: str, chain: Chain) -> None:
+        for number, name in enumerate(chain.attributes):
+            if chain.base is Base.SELF and not number:
+                self._own.setdefault((path, name), []).append(chain)
+            else:
+                self._others.setdefault(name, {})[chain] = None
+
     def _relevant(self, parent: str, name: str) -> list[Chain]:
         """Return the chains that may lead to the layer ``name`` of the layer at ``parent``."""
-        found = []
-        for path, chains in self._chains.items():
-            for chain in chains:
-                if name not in chain.attributes:
-                    continue
-                own = chain.base is Base.SELF and chain.attributes[0] == name
-                if not own or path == parent:
-                    found.append(chain)
-        return found
+        return [*self._own.get((parent, name), ()), *self._others.get(name, ())]
 
 
 def callable_member(value: object) -> bool:
