@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .layers.audit import Audit, audit
     from .layers.patching import PatchReport, patch, patched, unpatch
 
+    __version__: str
+
 __all__ = [
     "ArraySpec",
     "Audit",
@@ -51,6 +53,10 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     # NumPy, which the emulator needs, would be most of what importing this package costs; layers
     # and patching need mlx.nn, which those who call the ops may not; explaining needs the kernels.
+    if name == "__version__":
+        from .core.version import installed_version
+
+        return installed_version()
     if name in _SUBPACKAGES:
         return import_module(f".{name}", __name__)
     if name in _MODULES:
@@ -59,4 +65,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

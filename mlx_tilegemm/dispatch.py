@@ -135,6 +135,8 @@ class Decision:
         mlx: What MLX's own ops would run; None where they cannot stand in.
         mlx_competes: Whether they could be chosen for being faster: only if they are as exact.
         where: Machine and date of measured times; empty where all are modelled.
+        tied: Names of the candidates whose times the chosen one's cannot be told from; it is
+            declared before them.
     """
 
     plan: Plan | None
@@ -143,6 +145,7 @@ class Decision:
     mlx: Candidate | None = None
     mlx_competes: bool = False
     where: str = ""
+    tied: tuple[str, ...] = ()
 
     @property
     def route(self) -> str:
@@ -292,30 +295,37 @@ def refuse(
 
 def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
     """Settle plan and reason of a decision of which only the candidates are known."""
+    priced = replace(priced, tied=())
     found = priced.candidates
     if force == MLX:
         return replace(priced, plan=None, reason="MLX's own ops were asked for")
     allowed = [one for one in found if force in (None, ANY, one.kernel, str(one))]
     legal = [one for one in allowed if one.seconds is not None]
     if force not in (None, ANY) and not legal:
-        raise IllegalKernelError(_forced_message(problem, force, allowed))
+        raise IllegalKernelError(_forced_message(problem, force, allowed, found))
     if not legal:
         return replace(priced, plan=None, reason=_refusal(found))
     rival = priced.mlx if priced.mlx_competes and force is None else None
     measured = [one for one in legal if one.measured]
     if measured:
         return _fastest(priced, measured, rival, asked_for=force not in (None, ANY))
-    best = preferred(legal, rival)
+    best, *tied = nearest(legal, rival)
+    names = tuple(map(str, tied))
     if force not in (None, ANY):
-        return replace(priced, plan=best.plan, reason="asked for")
+        return replace(priced, plan=best.plan, reason="asked for", tied=names)
     if rival and _seconds(rival) * RESOLUTION < _seconds(best):
         reason = (
-            f"MLX's own ops are modelled to be faster: {_microseconds(rival)} ({rival}) against "
-            f"{_microseconds(best)} ({best})"
+            f"MLX's own ops are modelled to be faster: {microseconds(rival)} ({rival}) against "
+            f"{microseconds(best)} ({best})"
         )
         return replace(priced, plan=None, reason=reason)
-    reason = f"lowest modelled time of {len(legal)} legal candidates, or a tie declared first"
-    return replace(priced, plan=best.plan, reason=reason + _refused_rival(priced, best))
+    reason = f"lowest modelled time of {len(legal)} legal candidates" + _tie(tied)
+    reason += _refused_rival(priced, best)
+    return replace(priced, plan=best.plan, reason=reason, tied=names)
+
+
+def _tie(tied: list[Candidate]) -> str:
+    return f", declared before {len(tied)} that tie with it" if tied else ""
 
 
 def _refused_rival(priced: Decision, best: Candidate) -> str:
@@ -323,7 +333,7 @@ def _refused_rival(priced: Decision, best: Candidate) -> str:
     mlx = priced.mlx
     if mlx is None or mlx.reason is None or _seconds(mlx) >= _seconds(best):
         return ""
-    return f"; MLX, modelled at {_microseconds(mlx)}, is refused: it {mlx.reason}"
+    return f"; MLX, modelled at {microseconds(mlx)}, is refused: it {mlx.reason}"
 
 
 def _fastest(
@@ -331,31 +341,40 @@ def _fastest(
 ) -> Decision:
     """Settle a decision by what was measured."""
     limit = MEASURED_RESOLUTION * min(_seconds(one) for one in measured)
-    best = next(one for one in measured if _seconds(one) <= limit)
+    best, *tied = (one for one in measured if _seconds(one) <= limit)
     if rival and rival.measured and _seconds(rival) * MEASURED_RESOLUTION < _seconds(best):
         reason = (
-            f"MLX's own ops were measured to be faster: {_microseconds(rival)} ({rival}) against "
-            f"{_microseconds(best)} ({best})"
+            f"MLX's own ops were measured to be faster: {microseconds(rival)} ({rival}) against "
+            f"{microseconds(best)} ({best})"
         )
         return replace(priced, plan=None, reason=reason)
-    reason = f"lowest measured time of {len(measured)} candidates, or a tie declared first"
-    return replace(priced, plan=best.plan, reason="asked for" if asked_for else reason)
+    reason = f"lowest measured time of {len(measured)} candidates" + _tie(tied)
+    if asked_for:
+        reason = "asked for"
+    return replace(priced, plan=best.plan, reason=reason, tied=tuple(map(str, tied)))
 
 
 def preferred(legal: list[Candidate], rival: Candidate | None = None) -> Candidate:
-    """Return the first candidate that the model cannot tell from the fastest.
+    """Return the first of the `nearest`."""
+    return nearest(legal, rival)[0]
 
-    Beside a rival it is also no slower than that, unless all are: then it is the fastest.
+
+def nearest(legal: list[Candidate], rival: Candidate | None = None) -> list[Candidate]:
+    """Return the candidates that the model cannot tell from the fastest, in order.
+
+    Beside a rival they are also no slower than that, unless all are: then it is the fastest alone.
     """
     fastest = min(_seconds(one) for one in legal)
     limit = RESOLUTION * fastest
     if rival is not None:
         limit = max(fastest, min(limit, _seconds(rival)))
-    return next(one for one in legal if _seconds(one) <= limit)
+    return [one for one in legal if _seconds(one) <= limit]
 
 
-def _microseconds(candidate: Candidate) -> str:
-    return f"{_seconds(candidate) * 1e6:.2f} us"
+def microseconds(candidate: Candidate) -> str:
+    """Return a candidate's time in words; of a modelled one no more digits than it is worth."""
+    time = _seconds(candidate) * 1e6
+    return f"{time:.2f} us" if candidate.measured else f"{float(f'{time:.2g}'):.15g} us"
 
 
 def _seconds(candidate: Candidate) -> float:
@@ -386,11 +405,16 @@ def _refusal(candidates: tuple[Candidate, ...]) -> str:
     return "; ".join(dict.fromkeys(one.reason for one in candidates if one.reason))
 
 
-def _forced_message(problem: Problem, force: str, allowed: list[Candidate]) -> str:
+def _forced_message(
+    problem: Problem, force: str, allowed: list[Candidate], considered: tuple[Candidate, ...]
+) -> str:
     if not allowed:
         serving = [kernel.name for kernel in kernels_of(type(problem))]
-        known = ", ".join([*serving, MLX])
-        return f"[dispatch] Expected a kernel among {known}, or kernel/config, got {force!r}."
+        kernel = force.partition("/")[0]
+        configs = [str(one) for one in considered if one.kernel == kernel]
+        known = ", ".join(configs or [*serving, ANY, MLX])
+        form = "" if configs else ", or kernel/config"
+        return f"[dispatch] Expected a kernel among {known}{form}, got {force!r}."
     return (
         f"[dispatch] Expected a kernel that may serve ({problem}), got {force}: "
         f"{_refusal(tuple(allowed))}."

@@ -66,11 +66,14 @@ class TestWrongCalls:
         [
             (["matmul", "100x300", "70x300"], "inner sizes"),
             (["matmul", "100y300", "70x300"], "sizes like 100x300"),
-            ([*PRODUCT, "--dtypes", "half"], "name of an MLX dtype, got 'half'"),
-            ([*PRODUCT, "--dtypes", "float16,int8"], "all floating point or all integers"),
+            ([*PRODUCT, "--dtypes", "half"], "float16 (f16), bfloat16 (bf16), int32"),
+            (
+                [*PRODUCT, "--dtypes", "bool,i8"],
+                "floating point or integer operands, got a of bool",
+            ),
             ([*PRODUCT, "--dtypes", "float16,int8,int8"], "dtype for each of 2 arrays"),
             (["matmul", "3000000000x5", "5x7"], "from 0 to 2147483647, got (3000000000,5)"),
-            (["attention_chain", *["1x1x5x8"] * 3, "--sinks", "1"], "name of an MLX dtype"),
+            (["attention_chain", *["1x1x5x8"] * 3, "--sinks", "1"], "got ''"),
             (["attention_chain", *["1x1x5x8"] * 3, "--mask", "full"], "got 'full'"),
             ([*PRODUCT, "--mask", "causal"], "unexpected keyword argument 'mask'"),
             ([*PRODUCT, "--kernel", "attention_chain"], "attention"),

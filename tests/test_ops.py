@@ -339,7 +339,7 @@ class TestRefusals:
             ((QKV, QKV[:, :, :2], QKV), {}, ProblemError, r"k and v of as many"),
             ((QKV[:, :1], QKV, QKV), {}, ProblemError, r"multiple of the number of k and v heads"),
             ((mx.zeros((2, 2, 4, 8)), QKV, QKV), {}, ProblemError, r"one batch size"),
-            ((QKV.astype(mx.int8), QKV, QKV), {}, DTypeError, r"q of float32.*got int8"),
+            ((QKV.astype(mx.int8),) * 3, {}, DTypeError, r"q of float32.*got int8"),
             ((QKV, QKV.astype(mx.complex64), QKV), {}, DTypeError, r"k of .* got complex64"),
             (
                 (QKV, QKV, QKV),
@@ -348,7 +348,7 @@ class TestRefusals:
                 r"None, 'causal' or an array.*'full'",
             ),
             ((QKV, QKV, QKV), {"mask": 3}, DTypeError, r"mask to be an mlx.core.array, got int"),
-            ((QKV, QKV, QKV), {"mask": INT}, DTypeError, r"mask of bool .* got int8"),
+            ((QKV, QKV, QKV), {"mask": INT * 1j}, DTypeError, r"mask of bool .* got complex64"),
             ((QKV, QKV, QKV), {"mask": M23}, ProblemError, r"mask that broadcasts to the scores"),
             ((QKV, QKV, QKV), {"scale": True}, DTypeError, r"scale to be a real number, got bool"),
             ((QKV, QKV, QKV), {"scale": "1"}, DTypeError, r"scale to be a real number, got str"),

@@ -80,7 +80,7 @@ def backend_named(name: str) -> Backend:
 
 def _checked(backend: str | Backend, what: str) -> str | Backend:
     names = (AUTO, *(one.name for one in BACKENDS), MLX)
-    if isinstance(backend, Backend) or backend in names:
+    if isinstance(backend, Backend) or (isinstance(backend, str) and backend in names):
         return backend
     known = ", ".join(repr(name) for name in names[:-1])
     raise ProblemError(

@@ -23,7 +23,7 @@ from ..core.dtypes import mlx_name
 from ..core.family import Op
 from ..core.plan import Plan, Source
 from ..core.problem import Problem
-from ..dispatch import Candidate, Decision
+from ..dispatch import MLX, Candidate, Decision, microseconds
 from ..errors import DTypeError, ProblemError
 from ..families import family_of, ops
 from ..machine.chips import Chip, detect, get
@@ -72,6 +72,11 @@ class Explanation:
         return self.decision.candidates if self.decision else ()
 
     @property
+    def tied(self) -> tuple[str, ...]:
+        """Names of the candidates whose times the chosen one's cannot be told from."""
+        return self.decision.tied if self.decision else ()
+
+    @property
     def mlx(self) -> Candidate | None:
         """Candidate of MLX's own ops: their path on the chip, and its time; None if they cannot."""
         return self.decision.mlx if self.decision else None
@@ -115,6 +120,32 @@ class Explanation:
         factors = (1,) * len(self.solved.factors)
         return generated_text(lambda arrays: run(arrays, factors, None), operands)
 
+    def to_dict(self) -> dict[str, object]:
+        """Return everything but texts as what JSON holds; times are in seconds."""
+        on_kernels = self.plan is not None and self.route != MLX
+        return {
+            "op": self.op,
+            "operands": {name: _plain_spec(spec) for name, spec in self.operands.items()},
+            "results": [
+                {"name": one.name, "shape": list(one.shape), "dtype": one.dtype.name}
+                for one in (self.problem.results if self.problem else ())
+            ],
+            "problem": str(self.problem) if self.problem else None,
+            "backend": self.backend,
+            "backend_reason": self.backend_reason,
+            "chip": self.chip.name,
+            "route": self.route,
+            "plan": str(self.plan) if on_kernels else None,
+            "reason": self.reason,
+            "launches": _plain_launches(self.plan, self.chip) if self.plan and on_kernels else [],
+            "canary": self.canary,
+            "notes": list(self.notes),
+            "candidates": [_plain_candidate(one) for one in self.candidates],
+            "tied": list(self.tied),
+            "mlx": _plain_candidate(self.mlx) if self.mlx else None,
+            "measured_on": self.decision.where if self.decision else "",
+        }
+
     def __str__(self) -> str:
         lines = [
             f"[{self.op}] {_operands_text(self.operands)}{_result_text(self.problem)}",
@@ -130,8 +161,39 @@ class Explanation:
         lines += [f"  note     {note}" for note in self.notes]
         if self.candidates:
             where = self.decision.where if self.decision else ""
-            lines += ["", *_candidate_lines(self.candidates, self.plan, self.mlx, where)]
+            lines += ["", *_candidate_lines(self.candidates, self.plan, self.mlx, where, self.tied)]
         return "\n".join(lines)
+
+
+def _plain_spec(spec: ArraySpec) -> dict[str, object]:
+    return {"shape": list(spec.shape), "dtype": mlx_name(spec.dtype)}
+
+
+def _plain_launches(plan: Plan, chip: Chip) -> list[dict[str, object]]:
+    return [
+        {
+            "grid": list(stage.launch.grid),
+            "threadgroup": list(stage.launch.threadgroup),
+            "threads": stage.resources.threads,
+            "threadgroup_bytes": stage.resources.threadgroup_bytes,
+            "registers": stage.resources.registers,
+            "threads_per_core": threads_per_core(stage.resources, chip),
+        }
+        for stage in plan.stages
+    ]
+
+
+def _plain_candidate(one: Candidate) -> dict[str, object]:
+    low, high = one.spread or (None, None)
+    return {
+        "kernel": one.kernel,
+        "config": one.config,
+        "seconds": one.seconds,
+        "measured": one.measured,
+        "low": low,
+        "high": high,
+        "refused": one.reason,
+    }
 
 
 def _operands_text(operands: dict[str, ArraySpec]) -> str:
@@ -161,7 +223,11 @@ def _plan_lines(plan: Plan, chip: Chip) -> list[str]:
 
 
 def _candidate_lines(
-    candidates: tuple[Candidate, ...], plan: Plan | None, mlx: Candidate | None, where: str
+    candidates: tuple[Candidate, ...],
+    plan: Plan | None,
+    mlx: Candidate | None,
+    where: str,
+    tied: tuple[str, ...],
 ) -> list[str]:
     times = f"time, measured on {where}, or modelled" if where else "modelled time"
     rows = [("candidate", f"{times}, or why it was refused")]
@@ -178,11 +244,12 @@ def _candidate_lines(
         refused = f"; refused: {mlx.reason}" if mlx.reason else ""
         rows.append((str(mlx), f"{_time_text(mlx, where)}, by MLX's own ops{refused}"))
     width = max(len(name) for name, _ in rows)
-    return [f"  {'*' if name == str(plan) else ' '} {name:{width}}  {text}" for name, text in rows]
+    marks = dict.fromkeys(tied, "=") | {str(plan): "*"}
+    return [f"  {marks.get(name, ' ')} {name:{width}}  {text}" for name, text in rows]
 
 
 def _time_text(candidate: Candidate, where: str) -> str:
-    text = f"{(candidate.seconds or 0.0) * 1e6:.2f} us"
+    text = microseconds(candidate)
     if candidate.spread is not None:
         low, high = candidate.spread
         return f"{text} measured ({low * 1e6:.2f} to {high * 1e6:.2f})"
@@ -214,7 +281,10 @@ def explain(
     name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
     known = ops().get(name)
     if known is None or (known.function is not op and op != name):
-        raise ProblemError(f"[explain] Expected one of {', '.join(ops())}, got {name}.")
+        raise ProblemError(
+            f"[explain] Expected one of {', '.join(ops())} of mlx_tilegemm, or its name, got "
+            f"{_described(op)}."
+        )
     try:
         bound = inspect.signature(known.function).bind(*args, **kwargs)
     except TypeError as error:
@@ -222,6 +292,13 @@ def explain(
     bound.apply_defaults()
     known_chip = chip if chip is None or isinstance(chip, Chip) else get(chip)
     return _explain(known, bound.arguments, known_chip)
+
+
+def _described(op: object) -> str:
+    if isinstance(op, str):
+        return repr(op)
+    module, name = getattr(op, "__module__", None), getattr(op, "__name__", None)
+    return f"{module}.{name}" if module and name else repr(op)
 
 
 def _stands_for_none(parameter: inspect.Parameter, value: object) -> bool:

@@ -15,7 +15,7 @@ from ..dispatch import ANY, MLX
 from ..errors import BackendError, IllegalKernelError
 from ..families import family_of
 from .choice import chosen
-from .transforms import evaluating, transformable
+from .transforms import evaluating, refusing_shapeless, transformable
 
 if TYPE_CHECKING:
     from ..core.family import Run
@@ -74,10 +74,14 @@ def kernel_call(
     if choice.plan is None:
         return None
     run = kernel_run(choice.problem, choice.plan, backend)
+    family = family_of(problem)
+    rule = family.rule(problem, backend) if gradients else None
     if not backend.capabilities.lazy:
         run = evaluating(run)
-    rule = family_of(problem).rule(problem, backend) if gradients else None
-    return run if rule is None else transformable(run, rule)
+        return run if rule is None else transformable(run, rule)
+    # MLX's own ops serve any size, unless a kernel is asked for.
+    anysize = family.fallback(problem) if force is None else None
+    return transformable(run, rule, anysize or refusing_shapeless(op))
 
 
 def check_not_forced(op: str, force: str | None) -> None:

@@ -14,29 +14,53 @@ from ..core.arguments import as_number
 from ..core.dtypes import mlx_name
 from ..core.problem import Factors, Number
 from ..core.shapes import Shape
-from ..errors import DTypeError
-from .tracing import is_traced, keeping_graphs
+from ..errors import BackendError, DTypeError
+from .tracing import is_shapeless, is_traced, keeping_graphs
 
 if TYPE_CHECKING:
     from ..core.family import Rule, Run
 
 
-def transformable(run: Run, rule: Rule) -> Run:
+def transformable(run: Run, rule: Rule | None, anysize: Run | None = None) -> Run:
     """Return the prepared call ``run``, transformed by MLX as ``rule`` says.
 
     Where nothing is being transformed it is ``run`` itself: the detour takes longer than the rest.
+
+    Args:
+        run: The call.
+        rule: Its derivatives and its batching; None for those of ``run``.
+        anysize: The call where MLX compiles for arrays of any size; None for ``run``.
     """
 
     @lru_cache(maxsize=64)
     def function(factors: Factors, stream: StreamOrDevice) -> Callable[..., list[mx.array]]:
+        assert rule is not None
         return _custom_function(run, rule, factors, stream)
 
     def call(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        if is_traced():
-            return function(factors, stream)(*operands)
-        return run(operands, factors, stream)
+        if not is_traced():
+            return run(operands, factors, stream)
+        if anysize is not None and is_shapeless():
+            return anysize(operands, factors, stream)
+        if rule is None:
+            return run(operands, factors, stream)
+        return function(factors, stream)(*operands)
+
+    return call
+
+
+def refusing_shapeless(op: str) -> Run:
+    """Return the call of a kernel, which is launched for one size, where sizes may change."""
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        raise BackendError(
+            f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): a kernel "
+            'is launched for one size. Call the op inside `with use_backend("mlx"):`.'
+        )
 
     return call
 

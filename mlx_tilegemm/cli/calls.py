@@ -12,6 +12,7 @@ import mlx.core as mx
 from ..call.explanation import Explanation, explain
 from ..core.arguments import ArraySpec
 from ..core.context import use_kernel
+from ..core.dtypes import mlx_dtype
 from ..core.shapes import Shape
 from ..errors import ProblemError
 from ..families import ops
@@ -23,19 +24,29 @@ def add_call_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("op", choices=list(ops()))
     add("shapes", nargs="+", metavar="shape", help="of each array in the op's order: 100x300")
-    add("--dtypes", default="float32", help="of each array, or one for all: float16,float32")
-    add("--chip", choices=[chip.name for chip in CHIPS], help="default: this machine's")
+    add("--dtypes", default="float32", help="of each array, or one for all: float16,f32")
+    add_chip_argument(command, "default: this machine's")
     add("--kernel", help="force a kernel, or kernel/config")
     for name, parameter, is_array in _options():
         _add_option(command, name, parameter, is_array)
 
 
+def add_chip_argument(command: argparse.ArgumentParser, text: str) -> None:
+    """Add a chip, in capitals or not, and with spaces or hyphens."""
+    names = [chip.name for chip in CHIPS]
+    command.add_argument("--chip", type=_chip_name, choices=names, metavar="chip", help=text)
+
+
+def _chip_name(text: str) -> str:
+    return "-".join(text.lower().split())
+
+
 def _options() -> Iterator[tuple[str, inspect.Parameter, bool]]:
-    """Yield each keyword of some op once, and whether it may be an array."""
+    """Yield each parameter of some op that has a default, once, and whether it may be an array."""
     seen = {"stream"}
     for op in ops().values():
         for name, parameter in inspect.signature(op.function).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY and name not in seen:
+            if parameter.default is not parameter.empty and name not in seen:
                 seen.add(name)
                 yield name, parameter, name in op.arrays
 
@@ -107,9 +118,10 @@ def _shape(text: str) -> Shape:
 
 
 def _dtype(name: str) -> mx.Dtype:
-    dtype = getattr(mx, "bool_" if name == "bool" else name, None)
-    if not isinstance(dtype, mx.Dtype):
-        raise ProblemError(f"[dtype] Expected the name of an MLX dtype, got {name!r}.")
+    try:
+        dtype: mx.Dtype = mlx_dtype(name)
+    except ValueError as error:
+        raise ProblemError(f"[dtype] Expected {error}, got {name!r}.") from None
     return dtype
 
 

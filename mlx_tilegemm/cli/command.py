@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from ..assurance.verify import (
     verify,
     write,
 )
+from ..core.version import installed_version
 from ..dispatch import ANY
 from ..errors import TileGemmError
 from .calls import add_call_arguments, call_explanation
@@ -43,11 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     0, 1 for a wrong result, 2 for a wrong call, 3 for a check that could not run, 130 after an
-    interrupt.
+    interrupt, 141 where whoever reads the output has closed it.
     """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it, such as `head`, has enough; Python would say so again as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as if SIGPIPE had ended it
     except TileGemmError as error:
         print(f"mlx-tilegemm: {error}", file=sys.stderr)
         return 2
@@ -62,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="mlx-tilegemm",
         description="Mixed-dtype GEMM and chained attention as Metal kernels.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
     commands = parser.add_subparsers(required=True, metavar="command")
     shown = commands.add_parser("demo", help="run two calls here and check their results")
     shown.set_defaults(run=_demo)
@@ -77,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(run=run)
         add_call_arguments(command)
+        if run is _explain:
+            command.add_argument("--json", action="store_true", help="print it as JSON")
     checked = commands.add_parser(
         "verify",
         help="run every kernel variant here and check it",
@@ -117,7 +128,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    print(call_explanation(options))
+    explanation = call_explanation(options)
+    print(json.dumps(explanation.to_dict(), indent=2) if options.json else explanation)
     return 0
 
 

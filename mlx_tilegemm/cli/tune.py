@@ -14,7 +14,7 @@ from ..core.problem import Problem
 from ..errors import ProblemError
 from ..families import families
 from ..machine import chips
-from ..machine.chips import CHIPS
+from .calls import add_chip_argument
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,7 +35,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     drawn = commands.add_parser("roofline", help=text, description=text)
     drawn.set_defaults(run=_roofline)
     _add_problems(drawn)
-    drawn.add_argument("--chip", choices=[chip.name for chip in CHIPS], help="default: this one")
+    add_chip_argument(drawn, "default: this one")
     drawn.add_argument("--out", type=Path, default=Path("roofline.svg"), help="an .svg or a .png")
 
 

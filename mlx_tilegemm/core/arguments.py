@@ -65,6 +65,11 @@ def as_spec(op: str, name: str, value: object) -> ArraySpec:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(dtype, mx.Dtype) and shape is not None:
         return ArraySpec(shape=tuple(shape), dtype=dtype)
+    if isinstance(value, tuple) and all(isinstance(size, Integral) for size in value):
+        raise DTypeError(
+            f"[{op}] Expected {name} to be an array or an ArraySpec, got a tuple; a shape alone "
+            f"has no dtype: ArraySpec(shape={value}, dtype=mx.float32)."
+        )
     array = as_array(op, name, value)
     return ArraySpec(shape=array.shape, dtype=array.dtype)
 

@@ -124,6 +124,18 @@ NATIVE = tuple(dtype for dtype in DTYPES if dtype.native)
 FLOATS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.FLOAT)
 INTEGERS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.INTEGER)
 
+_MLX_NAMES = {
+    **{dtype.name: dtype.short for dtype in NATIVE if dtype.name != dtype.short},
+    **{f"uint{bits}": f"u{bits}" for bits in (16, 32, 64)},
+    "int64": "i64",
+    "float64": "f64",
+    "complex64": "c64",
+}
+_MLX_BY_NAME = {
+    name: getattr(mx, long)
+    for long, short in (*_MLX_NAMES.items(), ("bool_", "bool"))
+    for name in (long, short)
+}
 _BY_MLX = {dtype.mlx: dtype for dtype in NATIVE}
 _BY_NAME = {name: dtype for dtype in (*DTYPES, UINT32) for name in (dtype.name, dtype.short)}
 
@@ -142,6 +154,19 @@ def by_name(name: str) -> DType:
     found = _BY_NAME.get(name)
     if found is None:
         raise ValueError(f"no dtype {name!r}")
+    return found
+
+
+def mlx_dtype(name: str) -> Any:  # noqa: ANN401 - mlx.core.Dtype is a C++ type without a stub
+    """Return the MLX dtype of a name, such as ``float16`` or, in short, ``f16``.
+
+    Raises:
+        ValueError: There is none; the message says which there are.
+    """
+    found = _MLX_BY_NAME.get(name.strip().lower())
+    if found is None:
+        known = ", ".join(f"{long} ({short})" for long, short in _MLX_NAMES.items())
+        raise ValueError(f"one of {known}, bool")
     return found
 
 

@@ -51,6 +51,11 @@ def load(path: str | Path) -> Shapes:
             raise ValueError(f"no recorded shapes of version {VERSION}")
         kinds = problem_types()
         return Shapes(tuple(from_plain(one, kinds) for one in content["problems"]))
+    except json.JSONDecodeError:
+        raise ProblemError(
+            f"[tune] Expected a JSON file that mlx_tilegemm.record() saved, got {path}, which is "
+            "no JSON."
+        ) from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ProblemError(
             f"[tune] Expected a file of recorded shapes, got {path}: {error}."

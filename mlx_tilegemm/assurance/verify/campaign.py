@@ -53,8 +53,12 @@ class Request:
             raise ProblemError(f"[verify] Expected at least one repeat, got {self.repeats}.")
         if self.sample < 0:
             raise ProblemError(f"[verify] Expected a sample of 0 or more, got {self.sample}.")
-        if self.kernel.split("/")[0] not in ("", *(kernel.name for kernel in all_kernels())):
-            raise ProblemError(f"[verify] Expected the name of a kernel, got {self.kernel!r}.")
+        names = [kernel.name for kernel in all_kernels()]
+        if self.kernel.split("/")[0] not in ("", *names):
+            known = ", ".join(names)
+            raise ProblemError(
+                f"[verify] Expected a kernel among {known}, or kernel/config, got {self.kernel!r}."
+            )
 
 
 def backend_here() -> Backend:
@@ -71,7 +75,10 @@ def selected(request: Request) -> list[Variant]:
     """
     found = [one for one in _variants(request.backend) if _matches(one, request.kernel)]
     if not found:
-        raise ProblemError(f"[verify] Expected a kernel/config, got {request.kernel!r}.")
+        kernel = request.kernel.partition("/")[0]
+        same = [one for one in _variants(request.backend) if _matches(one, kernel)]
+        known = ", ".join(dict.fromkeys(str(one.plan) for one in same))
+        raise ProblemError(f"[verify] Expected one of {known}, got {request.kernel!r}.")
     return list(_interleaved(found))[: request.sample or None]
 
 

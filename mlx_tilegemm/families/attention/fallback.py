@@ -8,12 +8,14 @@ MLX's own fused attention, hold all scores in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
+from ...call.tracing import is_shapeless
+from ...call.transforms import on
 from ...core.problem import Number
+from ...errors import BackendError
 from ...machine.chips import detect
 from .price import serves_attention
 from .problem import AttentionProblem, MaskKind
@@ -26,13 +28,17 @@ def attention(
     stream: StreamOrDevice,
 ) -> list[mx.array]:
     """Return ``[out]`` or ``[out, lse]`` for the operands that the problem names, in its order."""
-    if _on_metal(stream) and serves_attention(problem, detect()[0]):
+    shapeless = is_shapeless()
+    if not shapeless and _on_metal(stream) and serves_attention(problem, detect()[0]):
         return [_fused_attention(problem, operands, factors, stream)]
-    with nullcontext() if stream is None else mx.stream(stream):
+    with on(stream):
         arrays = dict(zip(problem.operand_names, operands, strict=True))
         if not problem.kv_len:
+            _check_sizes_stay(shapeless)
             return _nothing_to_attend_to(problem, arrays.get("sinks"))
-        mask = _causal_mask(problem) if problem.mask_kind is MaskKind.CAUSAL else arrays.get("mask")
+        mask = arrays.get("mask")
+        if problem.mask_kind is MaskKind.CAUSAL:
+            mask = _causal_mask(problem, *_positions(problem, arrays, shapeless))
         scores = _scores(problem, arrays) * float(factors[0])
         v = arrays["v"].astype(mx.float32)
         if problem.softmax:
@@ -79,10 +85,31 @@ def _sink_scores(sinks: mx.array) -> mx.array:
     return rows.astype(mx.float32)[..., None, None]
 
 
-def _causal_mask(problem: AttentionProblem) -> mx.array:
-    offset = problem.kv_len - problem.q_len
-    rows = (mx.arange(problem.q_len) + offset)[:, None]
-    columns = mx.arange(problem.kv_len)[None]
+def _check_sizes_stay(shapeless: bool) -> None:
+    if shapeless:
+        raise BackendError(
+            "[attention_chain] Expected at least one key while mx.compile(shapeless=True) traces, "
+            "got none."
+        )
+
+
+def _positions(
+    problem: AttentionProblem, arrays: dict[str, mx.array], shapeless: bool
+) -> tuple[mx.array, mx.array]:
+    """Return the positions of q and of k, of which the last ones are the same."""
+    if not shapeless:
+        offset = problem.kv_len - problem.q_len
+        return mx.arange(problem.q_len) + offset, mx.arange(problem.kv_len)
+    # Counted, for the sizes seen now are not those to come.
+    rows, columns = (
+        mx.cumsum(mx.ones_like(mx.sum(arrays[name].astype(mx.int32), axis=(0, 1, 3))))
+        for name in ("q", "k")
+    )
+    return rows + (mx.max(columns) - mx.max(rows)), columns
+
+
+def _causal_mask(problem: AttentionProblem, rows: mx.array, columns: mx.array) -> mx.array:
+    rows, columns = mx.expand_dims(rows, -1), mx.expand_dims(columns, 0)
     if problem.window is None:
         return rows >= columns
     return mx.logical_and(rows >= columns, rows < columns + problem.window)
@@ -105,19 +132,27 @@ def _scores(problem: AttentionProblem, arrays: dict[str, mx.array]) -> mx.array:
 
 
 def _keys_product(problem: AttentionProblem, q: mx.array, k: mx.array) -> mx.array:
-    """Return ``q @ k.T``; q heads that share a k become rows of one GEMM."""
-    p, heads = problem, k.shape[1]
-    q, k = q.astype(mx.float32), k.astype(mx.float32)
-    grouped = q.reshape(p.batch, heads, p.num_heads // heads * p.q_len, q.shape[3])
-    return (grouped @ k.swapaxes(-1, -2)).reshape(p.batch, p.num_heads, p.q_len, p.kv_len)
+    """Return ``q @ k.T`` as ``[B, Hq, Lq, Lk]``."""
+    transposed = mx.swapaxes(k.astype(mx.float32), -1, -2)
+    return _grouped_product(q.astype(mx.float32), transposed, problem.num_heads // k.shape[1])
 
 
 def _values(problem: AttentionProblem, weights: mx.array, v: mx.array) -> mx.array:
     """Return ``weights @ v`` as ``[B, Hq, Lq, Dv]``."""
-    p = problem
-    rows = p.num_heads // p.num_kv_heads * p.q_len
-    grouped = weights.reshape(p.batch, p.num_kv_heads, rows, p.kv_len)
-    return (grouped @ v).reshape(p.out_shape)
+    return _grouped_product(weights, v, problem.num_heads // problem.num_kv_heads)
+
+
+def _grouped_product(x: mx.array, y: mx.array, group: int) -> mx.array:
+    """Return ``x @ y`` where so many heads of ``x`` share one of ``y``."""
+    if group == 1:
+        return x @ y
+    parted = mx.unflatten(x, 1, (-1, group))
+    if is_shapeless():
+        # No size but that of the heads is in the graph.
+        return mx.flatten(parted @ mx.expand_dims(y, 2), 1, 2)
+    # The heads of a group become rows of one product.
+    joined = mx.flatten(parted, 2, 3) @ y
+    return mx.flatten(mx.unflatten(joined, 2, (group, x.shape[2])), 1, 2)
 
 
 def _softmax_chain(

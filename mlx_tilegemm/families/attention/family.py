@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend, Route
-from ...core.arguments import ArraySpec
+from ...core.arguments import ArraySpec, as_number
 from ...core.family import Data, Family, Op, Part, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
@@ -33,6 +33,8 @@ AnyProblem = AttentionProblem | QueryGradientProblem | KeyValueGradientProblem
 def _request(
     op: str, arrays: Mapping[str, ArraySpec], options: Mapping[str, Any]
 ) -> AttentionProblem:
+    if options["scale"] is not None:
+        as_number(op, "scale", options["scale"])
     return attention_request(
         op,
         q=arrays["q"],

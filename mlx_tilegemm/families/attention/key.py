@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NewType
 
 import mlx.core as mx
 
-from ...backends import Backend
+from ...backends import Backend, StreamOrDevice
+from ...call.tracing import is_shapeless
 from ...core.caches import prepared
 from ...core.context import Settings
+from ...core.problem import Factors
 from ...core.shapes import Shape
+from ...errors import BackendError
 
 if TYPE_CHECKING:
+    from ...core.arguments import ArraySpec
     from ...core.family import Run
 
 OP = "attention_chain"
@@ -44,14 +49,19 @@ def attention_call(
     # Imported at the first call: kernels and chips are most of what importing the package costs.
     from ...call.prepare import prepare
     from ...core.arguments import ArraySpec
-    from .request import attention_request
+    from .request import attention_request, taken
 
-    given = {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in extras}
+    given = {
+        "q": ArraySpec(shape=q_shape, dtype=q_dtype),
+        "k": ArraySpec(shape=k_shape, dtype=k_dtype),
+        "v": ArraySpec(shape=v_shape, dtype=v_dtype),
+    }
+    given |= {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in extras}
     problem = attention_request(
         OP,
-        q=ArraySpec(shape=q_shape, dtype=q_dtype),
-        k=ArraySpec(shape=k_shape, dtype=k_dtype),
-        v=ArraySpec(shape=v_shape, dtype=v_dtype),
+        q=given["q"],
+        k=given["k"],
+        v=given["v"],
         softmax=softmax,
         mask=given.get("mask", mask_name),
         window=window,
@@ -61,4 +71,46 @@ def attention_call(
         return_lse=return_lse,
         out_dtype=out_dtype,
     )
-    return prepare(OP, problem, backend, force=settings.kernel, gradients=settings.gradients)
+    run = prepare(OP, problem, backend, force=settings.kernel, gradients=settings.gradients)
+    if window is not None and problem.window is None:
+        run = _refusing_shapeless(run)
+    kernels_have = taken(given)
+    return run if kernels_have == given else _making(run, kernels_have)
+
+
+def _making(run: Run, kernels_have: Mapping[str, ArraySpec]) -> Run:
+    """Return the call ``run`` for operands of other dtypes, or without elements."""
+    specs = tuple(kernels_have.values())
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        made = [
+            _made(x, spec, stream) if x.dtype != spec.dtype or x.shape != spec.shape else x
+            for x, spec in zip(operands, specs, strict=True)
+        ]
+        return run(made, factors, stream)
+
+    return call
+
+
+def _made(x: mx.array, spec: ArraySpec, stream: StreamOrDevice) -> mx.array:
+    if x.shape[-1:] == (0,) and spec.shape[-1:] == (1,):
+        x = mx.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, 1)], stream=stream)
+    return x.astype(spec.dtype, stream=stream)
+
+
+def _refusing_shapeless(run: Run) -> Run:
+    """Return the call ``run`` whose window is as long as the keys are, for these sizes alone."""
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_shapeless():
+            raise BackendError(
+                f"[{OP}] Expected a window shorter than the keys while mx.compile(shapeless=True) "
+                "traces, got one that hides none of those it traces with."
+            )
+        return run(operands, factors, stream)
+
+    return call

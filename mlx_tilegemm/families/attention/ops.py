@@ -7,7 +7,8 @@ from typing import Literal, overload
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, resolve
-from ...core.arguments import as_array, as_number
+from ...call.transforms import as_factor
+from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings
 from .key import Extras, ReturnLse, attention_call
 
@@ -17,9 +18,8 @@ def attention_chain(
     q: mx.array,
     k: mx.array,
     v: mx.array,
-    /,
     *,
-    scale: float | None = None,
+    scale: float | mx.array | None = None,
     softmax: bool = True,
     mask: Literal["causal"] | mx.array | None = None,
     window: int | None = None,
@@ -37,9 +37,8 @@ def attention_chain(
     q: mx.array,
     k: mx.array,
     v: mx.array,
-    /,
     *,
-    scale: float | None = None,
+    scale: float | mx.array | None = None,
     softmax: bool = True,
     mask: Literal["causal"] | mx.array | None = None,
     window: int | None = None,
@@ -56,9 +55,8 @@ def attention_chain(
     q: mx.array,
     k: mx.array,
     v: mx.array,
-    /,
     *,
-    scale: float | None = None,
+    scale: float | mx.array | None = None,
     softmax: bool = True,
     mask: str | mx.array | None = None,
     window: int | None = None,
@@ -75,10 +73,12 @@ def attention_chain(
     its own dtype; neither k and v nor their heads are copied.
 
     Args:
-        q: ``[B, Hq, Lq, D]`` of float32, float16 or bfloat16.
+        q: ``[B, Hq, Lq, D]`` of float32, float16 or bfloat16. Integers and bools beside floats are
+            promoted as in MLX, here and in the other operands.
         k: ``[B, Hkv, Lk, D]``; Hq is a multiple of Hkv.
         v: ``[B, Hkv, Lk, Dv]``.
-        scale: Factor of the scores. None is ``(D + Dp)**-0.5`` with the softmax and 1 without.
+        scale: Factor of the scores, a number or an array of one. None is ``(D + Dp)**-0.5`` with
+            the softmax and 1 without.
         softmax: False gives the literal chain ``(scale * q @ k.T) @ v``.
         mask: None; ``"causal"``, aligned to the last position of both sequences as in MLX; a bool
             array, True where a score counts; or a floating point array that is added to the
@@ -125,7 +125,19 @@ def attention_chain(
         given, extras = _extra_operands(q_pe=q_pe, k_pe=k_pe, mask=mask, sinks=sinks)
         operands += given
     if scale is not None and type(scale) is not float:
-        scale = as_number("attention_chain", "scale", scale)
+        scale, operands, out_dtype = _scale(scale, operands, extras, out_dtype)
+        q = operands[0]
+        extras = tuple(
+            (name, x.shape, x.dtype) for (name, *_), x in zip(extras, operands[3:], strict=True)
+        )
+    if type(softmax) is not bool:
+        softmax = as_flag("attention_chain", "softmax", softmax)
+    if type(return_lse) is not bool:
+        return_lse = as_flag("attention_chain", "return_lse", return_lse)
+    if window is not None:
+        window = as_whole("attention_chain", "window", window)
+    if type(out_dtype) is not mx.Dtype:
+        check_out_dtype("attention_chain", out_dtype)
     settings = current_settings()
     call = attention_call(
         q.shape,
@@ -162,4 +174,22 @@ def _extra_operands(**values: object) -> tuple[tuple[mx.array, ...], Extras]:
 
 
 def _default_scale(head_dim: int, softmax: bool) -> float:
-    return head_dim**-0.5 if softmax else 1.0
+    return head_dim**-0.5 if softmax and head_dim else 1.0
+
+
+def _scale(
+    scale: object, operands: tuple[mx.array, ...], extras: Extras, out_dtype: mx.Dtype | None
+) -> tuple[float, tuple[mx.array, ...], mx.Dtype | None]:
+    """Return a scale that is a number, and the operands and the result dtype that go with it."""
+    names = ["q", "k", "v", *(name for name, *_ in extras)]
+    scaled = [i for i, name in enumerate(names) if name in ("q", "q_pe")]
+    given = [operands[i] for i in scaled]
+    number, made = as_factor("attention_chain", "scale", scale, given)
+    if all(x is y for x, y in zip(made, given, strict=True)):
+        return float(number), operands, out_dtype
+    natural = mx.result_type(*(x for x, name in zip(operands, names, strict=True) if name in _DATA))
+    arrays = dict(enumerate(operands)) | dict(zip(scaled, made, strict=True))
+    return float(number), tuple(arrays.values()), out_dtype or natural
+
+
+_DATA = ("q", "k", "v", "q_pe", "k_pe")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from collections.abc import Mapping
+from dataclasses import replace
 
 import mlx.core as mx
 
-from ...core.arguments import ArraySpec, kind_name, out_row
-from ...core.dtypes import DType, Kind, from_mlx, mlx_name
+from ...core.arguments import ArraySpec, as_flag, as_whole, out_row
+from ...core.dtypes import FLOATS, DType, Kind, from_mlx, mlx_name
 from ...errors import DTypeError, ProblemError
 from .problem import AttentionProblem, MaskKind, attention_problem
 
@@ -27,13 +28,18 @@ def attention_request(
     return_lse: bool = False,
     out_dtype: object = None,
 ) -> AttentionProblem:
-    """State the attention that its operands and options ask for.
+    """State the attention that its operands and options ask for, as `taken` has the operands.
 
     Raises:
         ProblemError: Shapes or options that do not fit together, or an unknown mask name.
         DTypeError: Dtypes that attention does not take.
     """
     array_mask = mask if isinstance(mask, ArraySpec) else None
+    given = {"q": q, "k": k, "v": v, "q_pe": q_pe, "k_pe": k_pe, "mask": array_mask, "sinks": sinks}
+    arrays = taken({name: spec for name, spec in given.items() if spec is not None})
+    q, k, v = arrays["q"], arrays["k"], arrays["v"]
+    array_mask, sinks = arrays.get("mask"), arrays.get("sinks")
+    q_pe, k_pe = arrays.get("q_pe"), arrays.get("k_pe")
     return attention_problem(
         op,
         q_shape=q.shape,
@@ -42,13 +48,13 @@ def attention_request(
         q=_float_row(op, "q", q.dtype),
         k=_float_row(op, "k", k.dtype),
         v=_float_row(op, "v", v.dtype),
-        softmax=bool(softmax),
-        mask_kind=_mask_kind(op, mask),
+        softmax=as_flag(op, "softmax", softmax),
+        mask_kind=_mask_kind(op, array_mask or mask),
         mask_shape=array_mask.shape if array_mask else None,
         mask=from_mlx(array_mask.dtype) if array_mask else None,
-        return_lse=bool(return_lse),
+        return_lse=as_flag(op, "return_lse", return_lse),
         out=out_row(op, out_dtype),
-        window=_whole_window(op, window),
+        window=None if window is None else as_whole(op, "window", window),
         sinks_shape=sinks.shape if sinks else None,
         sinks=_float_row(op, "sinks", sinks.dtype) if sinks else None,
         q_pe_shape=q_pe.shape if q_pe else None,
@@ -58,14 +64,29 @@ def attention_request(
     )
 
 
-def _whole_window(op: str, window: object) -> int | None:
-    if window is None:
-        return None
-    if isinstance(window, bool) or not isinstance(window, Integral):
-        raise DTypeError(
-            f"[{op}] Expected window to be None or a whole number, got {kind_name(window)}."
-        )
-    return int(window)
+def taken(given: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    """Return the operands as kernels take them, by name; those that differ have to be made.
+
+    As in MLX, integers and bools beside floats are promoted, and an integer mask is added. Heads of
+    no elements, whose scores are all 0, become heads of one that is 0.
+    """
+    arrays = dict(given)
+    operands = [spec.dtype for name, spec in given.items() if name not in ("mask", "sinks")]
+    promoted = mx.result_type(*operands)
+    for name, spec in given.items():
+        if mx.issubdtype(spec.dtype, mx.inexact) or (name == "mask" and spec.dtype == mx.bool_):
+            continue
+        if name == "mask":
+            arrays[name] = replace(spec, dtype=mx.float32)
+        elif promoted in _FLOATS:
+            arrays[name] = replace(spec, dtype=promoted)
+    if given["q"].shape[3:] == given["k"].shape[3:] == (0,):
+        for name in ("q", "k"):
+            arrays[name] = replace(arrays[name], shape=(*given[name].shape[:3], 1))
+    return arrays
+
+
+_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 
 
 def _float_row(op: str, name: str, dtype: mx.Dtype) -> DType:

@@ -13,10 +13,12 @@ def notes(problem: GemmProblem, decision: Decision, route: Route, chip: Chip) ->
     if decision.plan is None or route.backend is None:
         mixed = problem.a is not problem.b
         return ["MLX's ops cast operands of other dtypes into copies first"] * mixed
-    found = [
-        "MLX copies an operand that is not row-major in memory, a view such as w.T, before the "
-        "launch; pass transpose_a=True or transpose_b=True instead"
-    ]
+    found = []
+    if problem.layout == "nn":
+        found.append(
+            "MLX copies an operand that is not row-major in memory, a view such as w.T, before the "
+            "launch; pass w itself with transpose_a=True or transpose_b=True instead"
+        )
     rows = problem.out_shape[-2] if len(problem.out_shape) > 1 else 1
     if not problem.batch and problem.m > rows:
         found.append(f"the batch is folded into {problem.m} rows: b is the same for all of it")

@@ -8,7 +8,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from ...core.arguments import ArraySpec, out_row
+from ...core.arguments import ArraySpec, as_flag, out_row
 from ...core.dtypes import FLOAT32, FLOATS, NATIVE, DType, Kind, from_mlx, mlx_name
 from ...core.shapes import Shape
 from ...errors import DTypeError
@@ -66,10 +66,10 @@ def gemm_request(
         b_shape=b.shape,
         a=rows["a"],
         b=rows["b"],
-        transpose_a=bool(transpose_a),
-        transpose_b=bool(transpose_b),
+        transpose_a=as_flag(op, "transpose_a", transpose_a),
+        transpose_b=as_flag(op, "transpose_b", transpose_b),
         scaled=scaled,
-        batch_invariant=bool(batch_invariant),
+        batch_invariant=as_flag(op, "batch_invariant", batch_invariant),
     )
     c_shape = None if c is None else c.shape
     problem = state(c_shape=c_shape, c=rows.get("c"), out=out_row(op, out_dtype))

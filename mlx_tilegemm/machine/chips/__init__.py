@@ -39,7 +39,7 @@ def get(name: str) -> Chip:
         ProblemError: No chip has that name.
     """
     for chip in CHIPS:
-        if chip.name == str(name).lower():
+        if chip.name == "-".join(str(name).lower().split()):
             return chip
     known = ", ".join(chip.name for chip in CHIPS)
     raise ProblemError(f"[chip] Expected one of {known}, got {name!r}.")
