@@ -36,7 +36,8 @@ _VARIABLE_BOUND = re.compile(
     r"read of non-const variable|function parameter '\w+' with unknown value"
 )
 _INITIALIZER = re.compile(r"initializer of '(?P<name>\w+)' is not a constant expression")
-_QUOTED = re.compile(r"(?<!aka )'([^']*)'")
+_QUOTED = re.compile(r"'([^']*)'")
+_ALIASED = re.compile(r" \(aka '[^']*'\)")
 _SPACE = re.compile(r"__(?:global|local|constant|private|generic)\b")
 _METAL = {
     "__global": "device",
@@ -104,7 +105,7 @@ def _types_are_apart(message: str) -> bool:
     named = _SPACES_APART.match(message)
     if named:
         return "__generic" not in named.groups()
-    kinds = _QUOTED.findall(message)[:2]
+    kinds = _QUOTED.findall(_ALIASED.sub("", message))[:2]
     space = _space if message.startswith("binding reference of type") else _pointee_space
     spaces = {space(kind) for kind in kinds}
     return len(spaces) == 2 and "" not in spaces

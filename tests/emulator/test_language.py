@@ -67,6 +67,10 @@ BODIES = {
     ),
     "bound": ("thread float& v = y[0]; v = 1;", "binding reference of type 'thread float'"),
     "converted": ("auto p = (threadgroup float*)y; *p = 1;", "between mismatching address spaces"),
+    "aliased": (
+        "auto p = (threadgroup float4*)(device int32_t*)y; (void)p;",
+        "'device int32_t *' (aka 'device int *') to 'threadgroup float4 *'",
+    ),
     "compared": (
         "threadgroup float t[4]; t[0] = 1; if (y == t) { return; }",
         "comparison of distinct pointer types ('device float *' and 'threadgroup float *')",
