@@ -466,7 +466,7 @@ class TestReport:
     def test_counts(self):
         little = row("b", "b", low=replace(BUILD, registers=73))
         found = report.compare(
-            [row("a", "a"), little, row("c", "c"), row("renamed", "d")],
+            [row("a", "new"), little, row("c", "c"), row("renamed", "d")],
             [row("a", "a"), row("b", "b"), row("old", "d"), row("gone", "e")],
         )
         assert not found.changes
