@@ -57,7 +57,7 @@ class TestDialect:
     def test_each_kernel_is_a_program(self):
         first, second = dialect.convert(TWO)
         assert (first.name, second.name) == ("first", "second")
-        assert all(one.code.count("reqd_work_group_size") == 1 for one in (first, second))
+        assert all(one.code.count("out[group.x]") == 1 for one in (first, second))
         assert "typedef half T;" in second.code
 
     def test_given_threads_win(self):
@@ -227,6 +227,11 @@ class TestPressure:
         # In block 5: 0d, 1, 2d, 9d, the four halves of 3h, and one half for control flow.
         assert pressure.demand(shader(LOOPS)) == pressure.Demand(halves=19, in_loop=True)
 
+    def test_a_phi_takes_the_room_of_its_operand(self):
+        first = "block0 {\n   0d = mov u0:u1\n} -> block1\n"
+        second = "block1 {\n   1d = phi 0d\n   use 1d\n} from block0\n"
+        assert pressure.demand(shader(f"{first}\n{second}")).halves == 4 + 1
+
     def test_widest_outside_the_loop(self):
         wide = "".join(f"   {20 + i}d = mov u0:u1\n" for i in range(6))
         uses = "".join(f"   use {20 + i}d\n" for i in range(6))
@@ -273,6 +278,12 @@ class TestSteps:
     def test_products_are_told_from_addresses_and_bounds(self):
         # 5d + 1d + 2d and 5d + 5d + 7d; 10d is an address, 11d is compared.
         assert steps.main_step(shader(PRODUCTS)).products == 2
+
+    def test_products_may_decide_what_follows(self):
+        compared = "   16, 17 = split 9d\n   18h = fcmpsel 16, #0.0, #1, #0, #0\n"
+        compared += "   19h = icmp 18h, #0, #0\n"
+        text = PRODUCTS.replace("   if_icmp 14h", f"{compared}   if_icmp 14h")
+        assert steps.main_step(shader(text)).products == 2
 
     def test_a_product_added_to_zero_is_one_addition(self):
         text = PRODUCTS.replace("   7d = iadd 6d, 2d, #0\n", "").replace("8d, 7d", "8d, 6d")
@@ -455,7 +466,7 @@ class TestReport:
     def test_counts(self):
         little = row("b", "b", low=replace(BUILD, registers=73))
         found = report.compare(
-            [row("a", "a"), little, row("c", "c"), row("renamed", "d")],
+            [row("a", "new"), little, row("c", "c"), row("renamed", "d")],
             [row("a", "a"), row("b", "b"), row("old", "d"), row("gone", "e")],
         )
         assert not found.changes
