@@ -46,14 +46,14 @@ def test_results_are_the_same_bits_in_every_schedule(variant):
 
 
 PLANTED = [
-    ("weaken-barrier", "threadgroup_barrier", "gemm_simdgroup.metal.j2"),
-    ("weaken-barrier", "threadgroup_barrier", "gemm_scalar.metal.j2"),
-    ("weaken-barrier", "threadgroup_barrier", "gemv.metal.j2"),
-    ("delete-statement", "threadgroup_barrier", "attention_chain.metal.j2"),
-    ("delete-statement", "tile_fill(sum, 0.0f)", "gemm_simdgroup.metal.j2"),
-    ("drop-conjunct", "row < m && column < N", "gemm_scalar.metal.j2"),
-    ("shift-index", "out_block[", "gemm_simdgroup.metal.j2"),
-    ("swap-axis", "threadgroup_position_in_grid.x", "attention_chain.metal.j2"),
+    ("weaken-barrier", "threadgroup_barrier", "gemm/gemm_simdgroup.metal.j2"),
+    ("weaken-barrier", "threadgroup_barrier", "gemm/gemm_scalar.metal.j2"),
+    ("weaken-barrier", "threadgroup_barrier", "gemm/gemv.metal.j2"),
+    ("delete-statement", "threadgroup_barrier", "attention/attention_chain.metal.j2"),
+    ("delete-statement", "tile_fill(sum, 0.0f)", "gemm/gemm_simdgroup.metal.j2"),
+    ("drop-conjunct", "row < m && column < N", "gemm/gemm_scalar.metal.j2"),
+    ("shift-index", "out_block[", "gemm/gemm_simdgroup.metal.j2"),
+    ("swap-axis", "threadgroup_position_in_grid.x", "attention/attention_chain.metal.j2"),
 ]
 
 
