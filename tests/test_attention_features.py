@@ -46,7 +46,7 @@ class TestWhatIsAsked:
             ({"window": 2.0, "mask": "causal"}, DTypeError, r"None or a whole number, got float"),
             ({"sinks": SINKS[:3]}, ProblemError, r"sinks of shape \(4\), .* got \(3\)"),
             ({"sinks": SINKS[None]}, ProblemError, r"sinks of shape \(4\), .* got \(1,4\)"),
-            ({"sinks": SINKS.astype(mx.int8)}, DTypeError, r"sinks of float32.* got int8"),
+            ({"sinks": SINKS * 1j}, DTypeError, r"sinks of float32.* got complex64"),
             ({"sinks": SINKS, "softmax": False}, ProblemError, r"softmax=True with sinks"),
             ({"sinks": [0.0] * 4}, DTypeError, r"sinks to be an mlx.core.array, got list"),
             ({"q_pe": Q_PE}, ProblemError, r"both q_pe and k_pe, or neither, got no k_pe"),
@@ -55,7 +55,7 @@ class TestWhatIsAsked:
             ({"q_pe": Q_PE, "k_pe": K_PE[:1]}, ProblemError, r"k_pe of k's batch size .*\(1,1,7"),
             ({"q_pe": Q_PE, "k_pe": K_PE[..., :2]}, ProblemError, r"q_pe's last axis"),
             ({"q_pe": Q_PE, "k_pe": mx.zeros((2, 4, 7, 3))}, ProblemError, r"of one head or k's"),
-            ({"q_pe": Q_PE.astype(mx.int8), "k_pe": K_PE}, DTypeError, r"q_pe of .* got int8"),
+            ({"q_pe": Q_PE * 1j, "k_pe": K_PE}, DTypeError, r"q_pe of .* got complex64"),
         ],
     )
     def test_refusals(self, options, error, message):
