@@ -410,7 +410,9 @@ class TestShapes:
         path = tmp_path / "shapes.json"
         if text:
             path.write_text(text)
-        with pytest.raises(ProblemError, match="file of recorded shapes"):
+        with pytest.raises(
+            ProblemError, match=r"\[tune\] Expected a (JSON file|file of recorded shapes)"
+        ):
             tuning.load(path)
 
     def test_specs(self):

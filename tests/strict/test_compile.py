@@ -8,7 +8,7 @@ import stat
 import pytest
 from rendered import covering_texts, every_text
 
-from mlx_tilegemm.strict import check, check_all, find_clang, toolchain
+from mlx_tilegemm.strict import check, check_all, find_clang
 from mlx_tilegemm.strict.compile import prepare
 from mlx_tilegemm.strict.toolchain import ENVIRONMENT_VARIABLE, ClangMissingError
 from mlx_tilegemm.strict.vocabulary import unknown_words, vocabulary
