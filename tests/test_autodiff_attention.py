@@ -145,7 +145,9 @@ def check(q, k, v, *, mask=None, softmax=True, scale=None, with_lse=False, seed=
         np.abs(wide[0]) @ np.repeat(np.abs(wide[1]), q.shape[1] // k.shape[1], 1).swapaxes(-1, -2)
     )
     terms = q.shape[-1] + v.shape[-1] + k.shape[2] + q.shape[2] * q.shape[1] // k.shape[1] + 64
-    share = 2 * (out.unit_roundoff + terms * oracle.U32 * (4 + score_size.max(initial=0.0)))
+    share = 2 * (
+        out.unit_roundoff + terms * dtypes.FLOAT32.unit_roundoff * (4 + score_size.max(initial=0.0))
+    )
     for name, x, g, (value, size) in zip("qkvm", operands, got, expected, strict=False):
         label = f"d{name} {q.shape} {k.shape} {v.shape} {q.dtype} {k.dtype} {v.dtype} {options}"
         assert g.dtype == x.dtype, label
