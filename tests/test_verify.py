@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from unittest import mock
 
@@ -290,6 +292,20 @@ def test_tasks_survive_a_process_that_dies():
     assert [done[n].result for n in (0, 1, 4, 5)] == [0, 10, 40, 50]
     assert "died with status 7" in done[2].error
     assert "ValueError: three" in done[3].error
+
+
+def test_processes_that_cannot_start_are_no_verdict(tmp_path):
+    """Without a guard of its own, a script starts itself anew in each process, and fails there."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from mlx_tilegemm.assurance import mutation\nprint(mutation.run(sample=2, jobs=1))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode != 0
+    assert "Campaign(" not in done.stdout
+    assert "Expected processes that start, got one that ended with status 1" in done.stderr
 
 
 RIGHT = verify.Outcome(variant="x/y", kernel="x", config="y", status=verify.Status.PASSED)

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar, cast
 
+from ...errors import BackendError
+
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 Task = Callable[[int], Result]
@@ -50,11 +52,25 @@ class _Worker:
         theirs.close()
         self.current: int | None = None
         self.given = 0
+        self.started = False
 
     def give(self, number: int) -> None:
         self.current = number
         self.given += 1
         self.connection.send(number)
+
+    def confirm(self) -> None:
+        """Take note that the process runs: until then its end says nothing about a task."""
+        try:
+            self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise BackendError(
+                "[verify] Expected processes that start, got one that ended with status "
+                f"{self.process.exitcode} before its first task. A script that starts them keeps "
+                'what it does under `if __name__ == "__main__":`.'
+            ) from None
+        self.started = True
 
     def take(self) -> Done[Any]:
         """Return what came of the current task, the death of the process included."""
@@ -91,6 +107,9 @@ def run_tasks(
         request: Passed to ``prepare``.
         numbers: The tasks.
         jobs: Processes.
+
+    Raises:
+        BackendError: A process ended before it could do anything.
     """
     waiting = list(reversed(numbers))
     workers: list[_Worker] = []
@@ -101,6 +120,9 @@ def run_tasks(
                 workers[-1].give(waiting.pop())
             ready = wait([worker.connection for worker in workers])
             for worker in [one for one in workers if one.connection in ready]:
+                if not worker.started:
+                    worker.confirm()
+                    continue
                 yield worker.take()
                 if waiting and worker.given < TASKS_PER_PROCESS:
                     worker.give(waiting.pop())
@@ -117,6 +139,10 @@ def _serve(connection: Connection, prepare: Callable[[Any], Task[Any]], request:
     # An interrupt is for the parent, which then ends its processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     task: Task[Any] | None = None
+    try:
+        connection.send(None)
+    except BrokenPipeError:
+        return
     while True:
         try:
             number = connection.recv()
