@@ -85,6 +85,10 @@ class TestUseBackend:
         with pytest.raises(ProblemError, match=r"'auto', 'metal', 'emulator' or 'mlx', got 'gpu'"):
             tg.use_backend("gpu")
 
+    def test_what_is_no_backend_is_told_that_objects_are_taken(self):
+        with pytest.raises(ProblemError, match=r"Expected a Backend or one of 'auto'.*, got 3\."):
+            tg.use_backend(3)
+
     def test_blocks_nest_and_end_even_by_an_error(self, machine):
         machine()
         with tg.use_backend("mlx"):

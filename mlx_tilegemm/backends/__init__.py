@@ -62,7 +62,7 @@ def use_backend(backend: str | Backend) -> AbstractContextManager[None]:
         >>> with use_backend("mlx"):
         ...     y = matmul(a, b)
     """
-    return using(backend=_checked(backend, "a backend"))
+    return using(backend=_checked(backend, "a Backend or one"))
 
 
 def backend_named(name: str) -> Backend:
