@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from threading import Thread
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import EmulatorError, KernelCompileError
 from .arguments import Buffer, Dispatch
-from .build import BuiltKernel, build_kernel, build_runtime
+from .build import BuiltKernel, Tracker, build_kernel, build_runtime, find_tracker
 from .counters import Counters
 from .launch import LoadedKernel
 from .rewrite import ConstantValue
@@ -25,7 +23,7 @@ from .toolchain import BuildMode, find_compiler
 
 Array = npt.NDArray[np.generic]
 Sizes = tuple[int, int, int]
-Result = TypeVar("Result")
+_VARIABLES = "variables that are used before they are set"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +124,9 @@ def run_text(
 
 def build_settings(settings: Settings) -> Settings:
     """The settings without what loaded code does not depend on."""
-    # A sample of the threadgroups is not compared with a twin.
-    registers = settings.registers and not settings.sample
-    return Settings(checks=settings.checks, compiler=settings.compiler, registers=registers)
+    return Settings(
+        checks=settings.checks, compiler=settings.compiler, registers=settings.registers
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -146,55 +144,34 @@ def load_text(
     Args:
         text: The text.
         prelude: The header of ours that comes before it.
-        settings: Decide whether it is instrumented, by which compiler, and whether the build that
-            finds unset variables is made at the same time.
+        settings: Decide how it is instrumented, and by which compiler.
         kernel: Which kernel; may be empty if there is one only.
         constants: Function constants.
         include_dirs: Directories for its includes.
     """
     compiler = find_compiler(settings.compiler)
-    runtime = build_runtime(compiler)
-
-    def build(mode: BuildMode) -> BuiltKernel:
-        return build_kernel(
-            compiler,
-            text,
-            prelude=prelude,
-            mode=mode,
-            function_constants=dict(constants),
-            include_dirs=include_dirs,
-        )
-
-    def load(built: BuiltKernel, load_twin: Callable[[], LoadedKernel] | None) -> LoadedKernel:
-        return LoadedKernel(runtime, built, _choose(built, kernel), load_twin)
-
-    if not settings.strict:
-        return load(build(BuildMode.FAST), None)
-    twin = partial(build, BuildMode.ZEROED)
-    if not settings.registers:
-        return load(build(BuildMode.CHECKED), lambda: load(twin(), None))
-    zeroed = _started(twin)
-    try:
-        checked = build(BuildMode.CHECKED)
-    except BaseException:
-        # Nothing goes on behind the caller's back.
-        zeroed.exception()
-        raise
-    return load(checked, lambda: load(zeroed.result(), None))
+    tracker = _tracker(settings)
+    mode = BuildMode.FAST
+    if settings.strict:
+        mode = BuildMode.TRACKED if tracker.compiler else BuildMode.CHECKED
+    built = build_kernel(
+        tracker.compiler or compiler,
+        text,
+        prelude=prelude,
+        mode=mode,
+        function_constants=dict(constants),
+        include_dirs=include_dirs,
+        linker=compiler,
+    )
+    unchecked = (f"{_VARIABLES}: {tracker.reason}",) if tracker.reason else ()
+    return LoadedKernel(build_runtime(compiler), built, _choose(built, kernel), unchecked)
 
 
-def _started(work: Callable[[], Result]) -> Future[Result]:
-    """Start work in a thread of its own."""
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, name="mlx_tilegemm-build").start()
-    return future
+def _tracker(settings: Settings) -> Tracker:
+    """What compiles for the check of variables, if that was asked for."""
+    if not (settings.strict and settings.registers):
+        return Tracker(compiler=None)
+    return find_tracker(settings.compiler)
 
 
 def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:

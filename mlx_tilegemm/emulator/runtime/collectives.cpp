@@ -32,8 +32,10 @@ void msl_rt_release() {
 
 uint32_t msl_rt_multiply_accumulate(
     void* target, msl_rt::ElementType type, Pair a, Pair b, const char* file, int32_t line) {
-  return current_worker()->add_product(
-      target, type, a, b, Place{file, line, Collective::simdgroup_matrix});
+  Worker* worker = current_worker();
+  const Place place = {file, line, Collective::simdgroup_matrix};
+  if (worker->tracked) worker->check_operands(target, type, place);
+  return worker->add_product(target, type, a, b, place);
 }
 
 void msl_rt_settle(uint32_t ticket) {
@@ -69,6 +71,28 @@ void* msl_rt_threadgroup_storage(
     int32_t line) {
   return current_worker()->threadgroup_storage(
       declaration, *type, name, Place{file, line, Collective::threadgroup_barrier});
+}
+
+void msl_rt_take_shadow(msl_rt::SlotShadow* slot, const void* value, size_t bytes) {
+  msl_rt::take_shadow(*current_worker(), slot, value, bytes);
+}
+
+void msl_rt_give_shadow(void* value, const msl_rt::SlotShadow* slot, size_t bytes) {
+  msl_rt::give_shadow(*current_worker(), value, *slot, bytes);
+}
+
+void msl_rt_mark_set(const void* value, size_t bytes) {
+  msl_rt::mark_set(*current_worker(), value, bytes);
+}
+
+void msl_rt_check_set(
+    const void* value, size_t bytes, const char* what, const char* file, int32_t line) {
+  Worker* worker = current_worker();
+  const uint32_t origin = msl_rt::find_unset(*worker, value, bytes);
+  if (origin == 0) return;
+  const uint64_t pc = reinterpret_cast<uint64_t>(__builtin_return_address(0));
+  msl_rt::report_unset(worker, file ? 0 : pc, Place{file, line}, origin, what);
+  msl_rt::mark_set(*worker, value, bytes);
 }
 
 void msl_rt_uninitialized(const char* what, const char* file, int32_t line) {

@@ -1,5 +1,6 @@
 // Matrix products. Each lane leaves its parts of the operands and goes on; the sums are computed
 // for many products at once, as soon as all lanes have left their parts of them.
+#include <algorithm>
 #include <cstring>
 
 #include "worker.h"
@@ -81,6 +82,24 @@ void add_to_targets(const Product& product) {
 }
 
 }  // namespace
+
+// The compiler leaves the shadows of the operands where those of the call's parameters are.
+void Worker::check_operands(const void* target, ElementType type, Place place) {
+  static const char* const names[] = {
+      "accumulator of a matrix product", "left operand of a matrix product",
+      "right operand of a matrix product"};
+  const CallShadows& call = *call_shadows();
+  const size_t bytes = type == ElementType::float32 ? 8 : 4;
+  const uint32_t origins[] = {
+      find_unset(*this, target, bytes),
+      call.parameters[2] ? std::max(call.parameter_origins[4], unknown_origin) : 0,
+      call.parameters[3] ? std::max(call.parameter_origins[6], unknown_origin) : 0};
+  for (uint32_t i = 0; i < 3; ++i) {
+    if (origins[i]) report_unset(this, 0, place, origins[i], names[i]);
+  }
+  // The sum counts as set, whatever it was made of.
+  if (origins[0]) mark_set(*this, target, bytes);
+}
 
 uint32_t Worker::add_product(void* target, ElementType type, Pair a, Pair b, Place place) {
   Fiber* self = current;

@@ -8,6 +8,7 @@
 #include "accesses.h"
 #include "findings.h"
 #include "memory.h"
+#include "unset.h"
 
 namespace msl_rt {
 
@@ -99,6 +100,19 @@ struct Storage {
   uint32_t element_size;
 };
 
+// The stacks of a worker's threads, with their shadows and origins behind them.
+struct Stacks {
+  uintptr_t begin = 0;
+  size_t bytes = 0;
+
+  bool holds(uintptr_t address) const { return address - begin < bytes; }
+  Shadow shadow(uintptr_t address) const {
+    return {
+        reinterpret_cast<unsigned char*>(address + bytes),
+        reinterpret_cast<uint32_t*>((address + 2 * bytes) & ~uintptr_t(3))};
+  }
+};
+
 inline uint32_t all_lanes(uint32_t lanes) {
   return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
 }
@@ -131,6 +145,8 @@ class Worker {
   void give_way();
   void* threadgroup_storage(
       uint32_t declaration, const StorageType& type, const char* name, Place place);
+  void check_operands(const void* target, ElementType type, Place place);
+  void settle_store();
   [[noreturn]] void abandon();
 
   Finding* report(
@@ -139,9 +155,11 @@ class Worker {
   void report_waiting();  // one finding for each place where fibers wait
 
   bool on_fiber() const { return current != nullptr; }
+  CallShadows* call_shadows() { return &call_shadows_[current->thread]; }
 
   const uint32_t index;
   bool strict = false;
+  bool tracked = false;  // the kernel computes shadows
   Launch* launch = nullptr;
   Fiber* current = nullptr;
 
@@ -156,6 +174,9 @@ class Worker {
   uint64_t last_pc = 0;          // of the latest checked access
   uint32_t tag = 0;              // of the launch
   uint32_t spins = 0;            // atomic accesses that may be part of a waiting loop
+  Stacks stacks;
+  uint32_t source_origin = 0;  // of the latest load from the source of unset variables
+  PendingStore pending = {};
   char* escape_stack = nullptr;  // top of a stack to leave a faulting fiber on
 
  private:
@@ -192,7 +213,7 @@ class Worker {
   Fiber* fibers_ = nullptr;
   Simdgroup* groups_ = nullptr;
   ThreadIds* ids_ = nullptr;
-  char* stacks_ = nullptr;
+  CallShadows* call_shadows_ = nullptr;
   void** arguments_ = nullptr;
   AccessLog access_log_;
   void* absent_ = nullptr;  // stands in for buffers that a function constant leaves out

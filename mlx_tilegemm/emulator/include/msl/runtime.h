@@ -14,6 +14,11 @@
   __attribute__((noinline, no_sanitize("thread"), no_sanitize("undefined")))
 #endif
 
+// Elements of matrices are marked until they are set; a tracked kernel needs no marks.
+#if defined(MSL_RT_CHECKED) && !defined(MSL_RT_TRACKED)
+#define MSL_RT_MARKED
+#endif
+
 namespace msl_rt {
 
 using size_t = __SIZE_TYPE__;
@@ -65,7 +70,6 @@ enum ParameterFlags : uint32_t {
   parameter_pointer = 1,
   parameter_reference = 2,
   parameter_const = 4,
-  parameter_float = 8,  // its elements are floating-point numbers or vectors of them
 };
 
 struct Parameter {
@@ -97,13 +101,23 @@ enum class ElementType : uint32_t { float32, float16, bfloat16 };
 
 enum class AtomicAccess : uint32_t { load, store, modify };
 
+constexpr size_t slot_bytes = 32;
+
+// Which bits of a slot were never set, and a number that tells the variable.
+struct SlotShadow {
+  unsigned char bits[slot_bytes];
+  uint32_t origin;
+};
+
 // Operands and results of the collectives of one simdgroup: a slot per lane. Lanes that wait at
 // different places keep their operands apart from the results of those that meet.
 struct alignas(64) Mailbox {
-  static constexpr size_t slot_bytes = 32;
   unsigned char operands[simd_width][slot_bytes];
   unsigned char slots[simd_width][slot_bytes];  // operands of those that met, then results
   uint32_t lanes;                               // those that met
+  // Of tracked kernels only.
+  SlotShadow operand_shadows[simd_width];
+  SlotShadow shadows[simd_width];
 };
 
 struct Pair {
@@ -153,6 +167,20 @@ MSL_RT_EXPORT void* msl_rt_threadgroup_storage(
 // Tells the checks about an atomic access that follows, and lets a spinning thread give way.
 MSL_RT_EXPORT void msl_rt_atomic(
     const volatile void* address, msl_rt::size_t bytes, msl_rt::AtomicAccess access);
+
+// What tracked kernels know of a value, as it goes through a slot.
+MSL_RT_EXPORT void msl_rt_take_shadow(
+    msl_rt::SlotShadow* slot, const void* value, msl_rt::size_t bytes);
+MSL_RT_EXPORT void msl_rt_give_shadow(
+    void* value, const msl_rt::SlotShadow* slot, msl_rt::size_t bytes);
+
+// Tells a tracked kernel's checks that code they do not see has set a value.
+MSL_RT_EXPORT void msl_rt_mark_set(const void* value, msl_rt::size_t bytes);
+
+// Reports that a value which decides something was never set, in a tracked kernel.
+MSL_RT_EXPORT void msl_rt_check_set(
+    const void* value, msl_rt::size_t bytes, const char* what, const char* file,
+    msl_rt::int32_t line);
 
 // Reports the use of a value that nothing was ever written to.
 MSL_RT_EXPORT void msl_rt_uninitialized(
@@ -208,15 +236,6 @@ template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<T[N]> = scalar_size<T>;
 template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<const T[N]> = scalar_size<T>;
-
-template <typename T>
-inline constexpr bool is_float = false;
-template <>
-inline constexpr bool is_float<_Float16> = true;
-template <>
-inline constexpr bool is_float<float> = true;
-template <typename T>
-inline constexpr bool is_float<const T> = is_float<T>;
 
 template <typename T>
 inline constexpr uint32_t element_size = sizeof(T);

@@ -51,7 +51,7 @@ struct simdgroup_matrix {
   static_assert(Cols == 8 && Rows == 8, "simdgroup_matrix is 8x8 only");
   using storage_type = vec<T, 2>;
 
-#if defined(MSL_RT_CHECKED)
+#if defined(MSL_RT_MARKED)
   MSL_INLINE simdgroup_matrix() {
     constexpr typename _impl::unset<T>::bits_type bits[2] = {
         _impl::unset<T>::bits, _impl::unset<T>::bits};
@@ -149,8 +149,8 @@ MSL_INLINE void note_operands(
 }
 
 template <class T>
-MSL_INLINE void check_set(const vec<T, 2>& pair, const char* what, msl_rt::Site site) {
-#if defined(MSL_RT_CHECKED)
+MSL_INLINE void check_marks(const vec<T, 2>& pair, const char* what, msl_rt::Site site) {
+#if defined(MSL_RT_MARKED)
   if (is_unset(pair)) msl_rt_uninitialized(what, site.file, site.line);
 #endif
 }
@@ -174,7 +174,7 @@ MSL_INLINE void simdgroup_store(
     ulong2 matrix_origin = 0, bool transpose_matrix = false,
     msl_rt::Site site = msl_rt::Site::here()) {
   _impl::note_operands(target, elements_per_row, matrix_origin, transpose_matrix, true, site);
-  _impl::check_set(a.thread_elements(), "stored matrix", site);
+  _impl::check_marks(a.thread_elements(), "stored matrix", site);
   const auto at = _impl::locate_fragment(elements_per_row, matrix_origin, transpose_matrix);
   target[at.first] = static_cast<U>(a.thread_elements()[0]);
   target[at.second] = static_cast<U>(a.thread_elements()[1]);
@@ -194,9 +194,9 @@ template <class T, class A, class B, int N>
 MSL_INLINE void add_product(
     simdgroup_matrix<T, N, N>& sum, const simdgroup_matrix<A, N, N>& a,
     const simdgroup_matrix<B, N, N>& b, msl_rt::Site site) {
-  check_set(a.thread_elements(), "left operand of a matrix product", site);
-  check_set(b.thread_elements(), "right operand of a matrix product", site);
-  check_set(sum.unsettled_elements(), "accumulator of a matrix product", site);
+  check_marks(a.thread_elements(), "left operand of a matrix product", site);
+  check_marks(b.thread_elements(), "right operand of a matrix product", site);
+  check_marks(sum.unsettled_elements(), "accumulator of a matrix product", site);
   sum.expect(msl_rt_multiply_accumulate(
       &sum.unsettled_elements(), element_type<T>, to_pair(a.thread_elements()),
       to_pair(b.thread_elements()), site.file, site.line));

@@ -254,3 +254,17 @@ MSL_INLINE constexpr bfloat operator--(bfloat& a, int) {
 using metal::bfloat;
 
 #include "vec.h"
+
+namespace metal {
+namespace _impl {
+
+// For what decides something in code that is not instrumented.
+template <class T>
+MSL_INLINE void check_set(const T& value, const char* what, msl_rt::Site site) {
+#if defined(MSL_RT_TRACKED)
+  msl_rt_check_set(&value, sizeof(T), what, site.file, site.line);
+#endif
+}
+
+}  // namespace _impl
+}  // namespace metal
