@@ -34,7 +34,10 @@ _TOKEN = re.compile(rf"{_NAME}|\w+|<\{{|\}}>|[\[\]{{}}<>,]")
 _SCALARS = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 _SOURCE = "@msl_rt_unset"
 _COPY = "@llvm.memcpy.p0.p0.i64"
+_ACCESS = re.compile(r"^  (%\S+ = load|store) ")
+_EMPTY_NODE = "!999999999"
 _DECLARATIONS = (
+    f"{_EMPTY_NODE} = !{{}}",
     f"{_SOURCE} = external constant [{_SOURCE_BYTES} x i8]",
     f"declare void {_COPY}(ptr, ptr, i64, i1 immarg)",
 )
@@ -107,12 +110,18 @@ class _Editor:
     def __init__(self, lines: Sequence[str]) -> None:
         self._lines = lines
         self._types = _Types(lines)
-        found = (_ATTRIBUTES.match(line) for line in lines)
+        found = (_ATTRIBUTES.match(line) for line in lines if line.startswith("attributes "))
+        attributes = [match for match in found if match]
         self._tracked = {
             match["number"]
-            for match in found
-            if match
-            and "sanitize_memory" in match["words"]
+            for match in attributes
+            if "sanitize_memory" in match["words"]
+            and "disable_sanitizer_instrumentation" not in match["words"]
+        }
+        self._untracked = {
+            match["number"]
+            for match in attributes
+            if "sanitize_memory" not in match["words"]
             and "disable_sanitizer_instrumentation" not in match["words"]
         }
         self._offset = _FIRST_OFFSET
@@ -125,10 +134,10 @@ class _Editor:
         while index < len(self._lines):
             line = self._lines[index]
             function = _FUNCTION.match(line) if line.startswith("define ") else None
-            if function and function["attributes"] in self._tracked:
+            if function:
                 end = self._lines.index("}", index)
                 yield line
-                yield from self._function(self._lines[index + 1 : end])
+                yield from self._body(function["attributes"], self._lines[index + 1 : end])
                 index = end
                 continue
             yield self._attributes(line)
@@ -148,6 +157,13 @@ class _Editor:
         if match is None or match["number"] not in self._tracked:
             return line
         return line.replace("{ ", "{ sanitize_thread ", 1)
+
+    def _body(self, attributes: str, body: Sequence[str]) -> Iterator[str]:
+        if attributes in self._tracked:
+            return self._function(body)
+        if attributes in self._untracked:
+            return (_without_shadow(line) for line in body)
+        return iter(body)
 
     def _function(self, body: Sequence[str]) -> Iterator[str]:
         started = {match["name"] for line in body if (match := _START.match(line))}
@@ -194,6 +210,11 @@ class _Editor:
                 "i1 false)"
             )
         self._offset += -(-size // 16) * 16
+
+
+def _without_shadow(line: str) -> str:
+    """Keeps an access out of the instrumentation, in whatever function it ends up."""
+    return f"{line}, !nosanitize {_EMPTY_NODE}" if _ACCESS.match(line) else line
 
 
 class _Types:

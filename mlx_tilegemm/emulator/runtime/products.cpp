@@ -85,20 +85,21 @@ void add_to_targets(const Product& product) {
 
 // The compiler leaves the shadows of the operands where those of the call's parameters are.
 void Worker::check_operands(const void* target, ElementType type, Place place) {
-  static const char* const names[] = {
-      "accumulator of a matrix product", "left operand of a matrix product",
-      "right operand of a matrix product"};
+  constexpr uint32_t left = 2, right = 3;  // among the parameters
   const CallShadows& call = *call_shadows();
   const size_t bytes = type == ElementType::float32 ? 8 : 4;
-  const uint32_t origins[] = {
-      find_unset(*this, target, bytes),
-      call.parameters[2] ? std::max(call.parameter_origins[4], unknown_origin) : 0,
-      call.parameters[3] ? std::max(call.parameter_origins[6], unknown_origin) : 0};
-  for (uint32_t i = 0; i < 3; ++i) {
-    if (origins[i]) report_unset(this, 0, place, origins[i], names[i]);
+  const uint32_t sum = find_unset(*this, target, bytes);
+  if ((sum | call.parameters[left] | call.parameters[right]) == 0) return;
+  if (sum) report_unset(this, 0, place, sum, "accumulator of a matrix product");
+  for (const uint32_t operand : {left, right}) {
+    if (call.parameters[operand] == 0) continue;
+    const uint32_t origin = std::max(call.parameter_origins[2 * operand], unknown_origin);
+    const char* side = operand == left ? "left operand of a matrix product"
+                                       : "right operand of a matrix product";
+    report_unset(this, 0, place, origin, side);
   }
   // The sum counts as set, whatever it was made of.
-  if (origins[0]) mark_set(*this, target, bytes);
+  mark_set(*this, target, bytes);
 }
 
 uint32_t Worker::add_product(void* target, ElementType type, Pair a, Pair b, Place place) {

@@ -46,13 +46,20 @@ Known look(const Worker& worker, uintptr_t address, size_t bytes) {
   return known;
 }
 
-const unsigned char* first_one(const unsigned char* bits, size_t bytes) {
-  return std::find_if(bits, bits + bytes, [](unsigned char byte) { return byte != 0; });
+// Index of the first byte that is not zero, `bytes` when there is none.
+size_t first_one(const unsigned char* bits, size_t bytes) {
+  size_t index = 0;
+  for (uint64_t word; index + sizeof(word) <= bytes; index += sizeof(word)) {
+    std::memcpy(&word, bits + index, sizeof(word));
+    if (word != 0) break;
+  }
+  while (index < bytes && bits[index] == 0) ++index;
+  return index;
 }
 
 // Origin of the first bit that was never set, 0 when there is none.
 uint32_t first_origin(Shadow shadow, size_t bytes) {
-  const size_t found = static_cast<size_t>(first_one(shadow.bits, bytes) - shadow.bits);
+  const size_t found = first_one(shadow.bits, bytes);
   return found == bytes ? 0 : std::max(shadow.origin[found / 4], unknown_origin);
 }
 
@@ -178,7 +185,7 @@ void Worker::settle_store() {
   if (pending.bytes == 0) return;
   const size_t bytes = pending.bytes;
   pending.bytes = 0;
-  if (first_one(pending.bits, bytes) == pending.bits + bytes) return;
+  if (first_one(pending.bits, bytes) == bytes) return;
   std::memset(pending.bits, 0, bytes);
   report_unset_store(this, pending.address, bytes, pending.pc, pending.origin);
 }

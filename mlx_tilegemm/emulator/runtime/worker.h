@@ -229,11 +229,7 @@ class Worker {
   uint32_t cursor_ = 0;  // simdgroup that ran last
 };
 
-// Of the calling OS thread. The runtime is loaded late; a variable this small still finds room in
-// the static block, where reading it costs one instruction; __thread has no initialiser to run.
-#if defined(__linux__)
-__attribute__((tls_model("initial-exec")))
-#endif
+// Of the calling OS thread; __thread has no initialiser to run.
 extern __thread Worker* this_worker;
 
 inline Worker* current_worker() { return this_worker; }

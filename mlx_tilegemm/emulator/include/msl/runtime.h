@@ -14,6 +14,13 @@
   __attribute__((noinline, no_sanitize("thread"), no_sanitize("undefined")))
 #endif
 
+// For bookkeeping of ours that always is set.
+#if defined(MSL_RT_TRACKED)
+#define MSL_RT_UNTRACKED __attribute__((no_sanitize("kernel-memory")))
+#else
+#define MSL_RT_UNTRACKED
+#endif
+
 // Elements of matrices are marked until they are set; a tracked kernel needs no marks.
 #if defined(MSL_RT_CHECKED) && !defined(MSL_RT_TRACKED)
 #define MSL_RT_MARKED

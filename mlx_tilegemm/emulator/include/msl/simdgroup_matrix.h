@@ -56,9 +56,10 @@ struct simdgroup_matrix {
     constexpr typename _impl::unset<T>::bits_type bits[2] = {
         _impl::unset<T>::bits, _impl::unset<T>::bits};
     __builtin_memcpy(&elements_, bits, sizeof(bits));
+    expect(0);
   }
 #else
-  MSL_INLINE simdgroup_matrix() {}
+  MSL_INLINE simdgroup_matrix() { expect(0); }
 #endif
 
   // A diagonal matrix.
@@ -68,10 +69,13 @@ struct simdgroup_matrix {
     const uint column = _impl::fragment_column(lane);
     elements_[0] = row == column ? value : T(0);
     elements_[1] = row == column + 1 ? value : T(0);
+    expect(0);
   }
 
   MSL_INLINE simdgroup_matrix(const simdgroup_matrix& other)
-      : elements_(other.thread_elements()) {}
+      : elements_(other.thread_elements()) {
+    expect(0);
+  }
 
   MSL_INLINE simdgroup_matrix& operator=(const simdgroup_matrix& other) {
     const storage_type elements = other.thread_elements();
@@ -94,17 +98,17 @@ struct simdgroup_matrix {
   // The elements before what is due is added to them.
   MSL_INLINE storage_type& unsettled_elements() { return elements_; }
 
-  MSL_INLINE void expect(uint ticket) { ticket_ = ticket; }
+  MSL_RT_UNTRACKED MSL_INLINE void expect(uint ticket) { ticket_ = ticket; }
 
  private:
-  MSL_INLINE void settle() const {
+  MSL_RT_UNTRACKED MSL_INLINE void settle() const {
     if (ticket_ == 0) return;
     msl_rt_settle(ticket_);
     ticket_ = 0;
   }
 
   storage_type elements_;
-  mutable uint ticket_ = 0;
+  mutable uint ticket_;
 };
 
 using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
