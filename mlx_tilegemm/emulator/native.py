@@ -27,6 +27,8 @@ READ_ONLY = 1
 INITIALIZED = 2
 MAX_FINDINGS = 1024
 OWNER_BUFFER, OWNER_STORAGE = 1, 2
+# Origin of a value that no variable is behind.
+INACTIVE_LANE = 2
 
 
 class Parameter(Structure):

@@ -26,6 +26,7 @@ _COLLECTIVES = (
     "threadgroup_barrier",
 )
 _NOWHERE: Place = ("", 0)
+_OF_ADDRESSES = (FindingKind.OUT_OF_BOUNDS, FindingKind.MISALIGNED, FindingKind.CRASH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,18 +113,21 @@ def _place(record: native.Finding, places: dict[int, Place], other: Place) -> Pl
 def _without_echoes(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Drops what another finding implies.
 
-    A load that races with a store may come before it and then find nothing written.
+    A load that races with a store may come before it and then find nothing written. An address that
+    was never set may be any.
     """
-    racing = {
-        (finding.file, finding.line, finding.buffer)
-        for finding in findings
-        if finding.kind is FindingKind.RACE
-    }
+    racing, unset = (
+        {(found.file, found.line, found.buffer) for found in findings if found.kind is kind}
+        for kind in (FindingKind.RACE, FindingKind.UNINITIALIZED)
+    )
     return tuple(
-        finding
-        for finding in findings
-        if finding.kind is not FindingKind.UNINITIALIZED
-        or (finding.file, finding.line, finding.buffer) not in racing
+        found
+        for found in findings
+        if (
+            (found.file, found.line, found.buffer) not in racing
+            if found.kind is FindingKind.UNINITIALIZED
+            else found.kind not in _OF_ADDRESSES or (found.file, found.line, "") not in unset
+        )
     )
 
 
@@ -199,18 +203,20 @@ def _unset_message(record: native.Finding, buffer: str, item: int, subject: Subj
     what = text or "what happens here"
     if buffer:
         what = f"what is stored to element {record.offset // item} of '{buffer}'"
-    return f"{what} depends on {_variable(record.origin, subject)}, which was never set"
+    return f"{what} depends on {_variable(record.origin, subject)}"
 
 
 def _variable(origin: int, subject: Subject) -> str:
     """The variable that an origin stands for, in words."""
     # An origin is an offset of what the variable holds at first, plus one.
+    if origin == native.INACTIVE_LANE:
+        return "the value of a lane that is not active"
     offset = origin - 1
     for variable in read_variables(subject.library):
         is_ours = Path(INCLUDE) in Path(variable.file).parents
         if variable.offset <= offset < variable.offset + variable.size and not is_ours:
-            return _described(variable, subject)
-    return "a variable"
+            return f"{_described(variable, subject)}, which was never set"
+    return "a variable that was never set"
 
 
 def _described(variable: Variable, subject: Subject) -> str:

@@ -11,7 +11,7 @@ set. Where in the constant they come from tells the variable.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,8 +34,37 @@ _TOKEN = re.compile(rf"{_NAME}|\w+|<\{{|\}}>|[\[\]{{}}<>,]")
 _SCALARS = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 _SOURCE = "@msl_rt_unset"
 _COPY = "@llvm.memcpy.p0.p0.i64"
+_NOSANITIZE = re.compile(r", !nosanitize !\d+")
+_OVERFLOW = re.compile(
+    r"^  (?P<name>%\S+) = call \{ i\d+, i1 \} @llvm\.[su](?P<sign>add|sub|mul)\.with\.overflow"
+    r"\.i\d+\((?P<operands>i\d+ [^,]+, )i\d+ (?P<second>[^)]+)\)"
+)
+_RESULT = re.compile(
+    r"^(?P<name>  %\S+) = extractvalue \{ i\d+, i1 \} (?P<pair>%\S+), 0(?P<location>, !dbg !\d+)?"
+)
 _ACCESS = re.compile(r"^  (%\S+ = load|store) ")
 _EMPTY_NODE = "!999999999"
+_ALIGNED = re.compile(rf"ptr (?:\w+ )*?align (\d+) ({_NAME})")
+_LOCATION = re.compile(r", !dbg !\d+$")
+_CHECK = "@msl.check_alignment"
+# Inlined, it is gone where the address is that of a variable.
+_CHECK_FUNCTION = f"""
+declare void @msl_rt_misaligned(ptr, i64)
+
+define internal void {_CHECK}(ptr %address, i64 %mask) alwaysinline nounwind {{
+  %number = ptrtoint ptr %address to i64, !nosanitize {_EMPTY_NODE}
+  %rest = and i64 %number, %mask, !nosanitize {_EMPTY_NODE}
+  %aligned = icmp eq i64 %rest, 0, !nosanitize {_EMPTY_NODE}
+  br i1 %aligned, label %done, label %report, !nosanitize {_EMPTY_NODE}
+
+report:
+  call void @msl_rt_misaligned(ptr %address, i64 %mask), !nosanitize {_EMPTY_NODE}
+  br label %done
+
+done:
+  ret void
+}}
+"""
 _DECLARATIONS = (
     f"{_EMPTY_NODE} = !{{}}",
     f"{_SOURCE} = external constant [{_SOURCE_BYTES} x i8]",
@@ -92,7 +121,7 @@ def make_unset(text: str) -> tuple[str, tuple[Variable, ...]]:
     editor = _Editor(lines)
     edited = list(editor.edited())
     missing = [line for line in _DECLARATIONS if line.split("(")[0].split(" =")[0] not in text]
-    return "\n".join([*edited, *missing, ""]), editor.variables()
+    return "\n".join([*edited, *missing, _CHECK_FUNCTION]), editor.variables()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +155,7 @@ class _Editor:
         }
         self._offset = _FIRST_OFFSET
         self._copies = 0
+        self._operations: dict[str, str] = {}
         self._found: list[tuple[int, int, str, str]] = []
 
     def edited(self) -> Iterator[str]:
@@ -180,10 +210,30 @@ class _Editor:
                 for name, local in locals_.items():
                     if name not in started:
                         yield from self._copy(local, "")
-            yield line
+            elif f"call void {_COPY}(" in line:
+                yield from _alignment_checks(line, locals_)
+            yield self._seen(line) if "!nosanitize" in line else line
             start = _START.match(line) if "lifetime.start" in line else None
             if start and start["name"] in locals_:
                 yield from self._copy(locals_[start["name"]], start["location"] or "")
+
+    def _seen(self, line: str) -> str:
+        """Lets the instrumentation see what a check of undefined behaviour computes.
+
+        The program may use the same value. It is enough that the check's own branch is no use.
+        """
+        overflow = _OVERFLOW.match(line)
+        if overflow:
+            operands = overflow["operands"] + overflow["second"]
+            self._operations[overflow["name"]] = f"{overflow['sign']} {operands}"
+        if line.startswith("  br ") or " call " in line:
+            return line
+        line = _NOSANITIZE.sub("", line)
+        result = _RESULT.match(line)
+        if result:
+            operation = self._operations[result["pair"]]
+            return f"{result['name']} = {operation}{result['location'] or ''}"
+        return line
 
     def _local(self, alloca: re.Match[str]) -> _Local | None:
         name, alignment = alloca["name"], int(alloca["alignment"])
@@ -210,6 +260,14 @@ class _Editor:
                 "i1 false)"
             )
         self._offset += -(-size // 16) * 16
+
+
+def _alignment_checks(copy: str, locals_: Container[str]) -> Iterator[str]:
+    """Checks of the addresses of a copy; it may be split before anything else could see them."""
+    location = _LOCATION.search(copy)
+    for alignment, name in _ALIGNED.findall(copy):
+        if int(alignment) > 1 and name not in locals_ and location:
+            yield f"  call void {_CHECK}(ptr {name}, i64 {int(alignment) - 1}){location[0]}"
 
 
 def _without_shadow(line: str) -> str:

@@ -81,8 +81,11 @@ void msl_rt_give_shadow(void* value, const msl_rt::SlotShadow* slot, size_t byte
   msl_rt::give_shadow(*current_worker(), value, *slot, bytes);
 }
 
-void msl_rt_mark_set(const void* value, size_t bytes) {
-  msl_rt::mark_set(*current_worker(), value, bytes);
+void msl_rt_derive(
+    void* result, size_t result_bytes, const void* operand, size_t operand_bytes) {
+  const Worker& worker = *current_worker();
+  const uint32_t origin = msl_rt::find_unset(worker, operand, operand_bytes);
+  if (origin != 0) msl_rt::mark_unset(worker, result, result_bytes, origin);
 }
 
 void msl_rt_check_set(

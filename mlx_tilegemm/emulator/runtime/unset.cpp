@@ -149,13 +149,14 @@ void copy_shadow(const Worker& worker, void* to, const void* from, size_t bytes)
   const Known target = look(worker, reinterpret_cast<uintptr_t>(to), bytes);
   if (target.shadow.bits == nullptr) return;
   const Known source = look(worker, reinterpret_cast<uintptr_t>(from), bytes);
-  if (source.shadow.bits == nullptr) {
-    std::memset(target.shadow.bits, source.origin ? 0xff : 0, bytes);
-    if (source.origin) std::fill_n(target.shadow.origin, origin_words(bytes), source.origin);
-    return;
+  if (source.shadow.bits != nullptr) {
+    std::memmove(target.shadow.bits, source.shadow.bits, bytes);
+    std::memmove(target.shadow.origin, source.shadow.origin, origin_words(bytes) * 4);
+  } else if (source.origin != 0) {
+    mark_unset(worker, to, bytes, source.origin);
+  } else {
+    std::memset(target.shadow.bits, 0, bytes);
   }
-  std::memmove(target.shadow.bits, source.shadow.bits, bytes);
-  std::memmove(target.shadow.origin, source.shadow.origin, origin_words(bytes) * 4);
 }
 
 void take_shadow(const Worker& worker, SlotShadow* slot, const void* value, size_t bytes) {
@@ -179,6 +180,13 @@ void give_shadow(const Worker& worker, void* value, const SlotShadow& slot, size
 void mark_set(const Worker& worker, const void* address, size_t bytes) {
   const Known known = look(worker, reinterpret_cast<uintptr_t>(address), bytes);
   if (known.shadow.bits) std::memset(known.shadow.bits, 0, bytes);
+}
+
+void mark_unset(const Worker& worker, const void* address, size_t bytes, uint32_t origin) {
+  const Known known = look(worker, reinterpret_cast<uintptr_t>(address), bytes);
+  if (known.shadow.bits == nullptr) return;
+  std::memset(known.shadow.bits, 0xff, bytes);
+  std::fill_n(known.shadow.origin, origin_words(bytes), origin);
 }
 
 void Worker::settle_store() {

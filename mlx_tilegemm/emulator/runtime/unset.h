@@ -60,8 +60,9 @@ void copy_shadow(const Worker& worker, void* to, const void* from, size_t bytes)
 void take_shadow(const Worker& worker, SlotShadow* slot, const void* value, size_t bytes);
 void give_shadow(const Worker& worker, void* value, const SlotShadow& slot, size_t bytes);
 
-// Makes a range count as set.
+// Make a range count as set, or as not.
 void mark_set(const Worker& worker, const void* address, size_t bytes);
+void mark_unset(const Worker& worker, const void* address, size_t bytes, uint32_t origin);
 
 // Report that what a thread does or stores depends on a variable that was never set.
 void report_unset(

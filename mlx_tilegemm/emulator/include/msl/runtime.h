@@ -115,6 +115,7 @@ struct SlotShadow {
   unsigned char bits[slot_bytes];
   uint32_t origin;
 };
+constexpr uint32_t inactive_lane = 2;  // instead of a variable
 
 // Operands and results of the collectives of one simdgroup: a slot per lane. Lanes that wait at
 // different places keep their operands apart from the results of those that meet.
@@ -181,8 +182,9 @@ MSL_RT_EXPORT void msl_rt_take_shadow(
 MSL_RT_EXPORT void msl_rt_give_shadow(
     void* value, const msl_rt::SlotShadow* slot, msl_rt::size_t bytes);
 
-// Tells a tracked kernel's checks that code they do not see has set a value.
-MSL_RT_EXPORT void msl_rt_mark_set(const void* value, msl_rt::size_t bytes);
+// Makes a result count as never set in a tracked kernel, if an operand is not.
+MSL_RT_EXPORT void msl_rt_derive(
+    void* result, msl_rt::size_t result_bytes, const void* operand, msl_rt::size_t operand_bytes);
 
 // Reports that a value which decides something was never set, in a tracked kernel.
 MSL_RT_EXPORT void msl_rt_check_set(

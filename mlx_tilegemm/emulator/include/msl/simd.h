@@ -35,7 +35,8 @@ MSL_INLINE void join_shadow(msl_rt::SlotShadow* joined, const msl_rt::SlotShadow
   if (joined->origin == 0) joined->origin = other.origin;
 }
 
-// The leader runs finish(box); every lane then gets the slot that choose(box, lane) names.
+// The leader runs finish(box); every lane then gets the slot that choose(lane) names. Of a lane that
+// is not there Metal leaves the value undefined; here it gets its own.
 template <class T, class R, class Finish, class Choose>
 MSL_RT_UNCHECKED void exchange(
     const T* value, R* result, Site site, Finish finish, Choose choose) {
@@ -52,10 +53,14 @@ MSL_RT_UNCHECKED void exchange(
 #endif
     msl_rt_release();
   }
-  const uint slot = choose(box, lane);
-  __builtin_memcpy(result, box->slots[slot], sizeof(R));
+  const uint slot = choose(lane);
+  const bool is_there = is_active(box, slot);
+  __builtin_memcpy(result, box->slots[is_there ? slot : lane], sizeof(R));
 #if defined(MSL_RT_TRACKED)
-  msl_rt_give_shadow(result, &box->shadows[slot], sizeof(R));
+  msl_rt::SlotShadow undefined;
+  undefined.origin = msl_rt::inactive_lane;
+  __builtin_memset(undefined.bits, 0xff, sizeof(undefined.bits));
+  msl_rt_give_shadow(result, is_there ? &box->shadows[slot] : &undefined, sizeof(R));
 #endif
 }
 
@@ -72,7 +77,12 @@ struct nothing {
 };
 
 struct own_slot {
-  MSL_INLINE uint operator()(const Mailbox*, uint lane) const { return lane; }
+  MSL_INLINE uint operator()(uint lane) const { return lane; }
+};
+
+struct slot_of {
+  uint lane;
+  MSL_INLINE uint operator()(uint) const { return lane; }
 };
 
 // Reduces each group of `Width` lanes in the order of a butterfly: neighbours first.
@@ -154,13 +164,10 @@ MSL_INLINE T scan_lanes(T value, Site site, Op op, T start, bool inclusive) {
   return meet<T>(value, site, scan<Width, T, Op>{op, start, inclusive}, own_slot{});
 }
 
-// A lane that reads from one that is not there gets its own value; Metal leaves it undefined.
 template <class T>
 MSL_INLINE T fetch(T value, uint from, Site site) {
   check_set(from, "lane that a simd function reads from", site);
-  return meet<T>(value, site, nothing{}, [from](const Mailbox* box, uint lane) MSL_RT_UNCHECKED {
-    return is_active(box, from) ? from : lane;
-  });
+  return meet<T>(value, site, nothing{}, slot_of{from});
 }
 
 struct add {
@@ -322,9 +329,9 @@ MSL_PREFIX(product, multiply, 1)
 #define MSL_SHUFFLES(prefix, width)                                                             \
   MSL_SHUFFLE(prefix##_shuffle, lane, lane < width ? self / width * width + lane : 32u)         \
   MSL_SHUFFLE(prefix##_shuffle_xor, mask, mask < width ? self ^ mask : 32u)                     \
-  MSL_SHUFFLE(prefix##_shuffle_up, delta, delta <= self % width ? self - delta : 32u)           \
+  MSL_SHUFFLE(prefix##_shuffle_up, delta, delta <= self % width ? self - delta : self)          \
   MSL_SHUFFLE(                                                                                  \
-      prefix##_shuffle_down, delta, self % width + delta < width ? self + delta : 32u)          \
+      prefix##_shuffle_down, delta, self % width + delta < width ? self + delta : self)         \
   MSL_SHUFFLE(                                                                                  \
       prefix##_shuffle_rotate_up, delta,                                                        \
       self / width * width + (self + width - delta % width) % width)                            \
