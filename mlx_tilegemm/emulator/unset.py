@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 # Mirrors ``msl_rt::unset_bytes``; its beginning stands for variables that are not known.
 _SOURCE_BYTES = 1 << 20
 _FIRST_OFFSET = 16
 # Beyond so many pieces the holes between the members of structs are filled in.
-_MOST_PIECES = 64
+_MOST_PIECES = 1024
 
 _NAME = r"%[\w.$-]+|%\"[^\"]*\""
 _TYPE = re.compile(rf"^(?P<name>{_NAME}) = type (?P<body>.*)$")
@@ -31,6 +31,8 @@ _START = re.compile(
     r"(?:.*!dbg (?P<location>!\d+))?"
 )
 _TOKEN = re.compile(rf"{_NAME}|\w+|<\{{|\}}>|[\[\]{{}}<>,]")
+# A struct of ours whose members always are set.
+_BOOKKEEPING = "msl_rt::Bookkeeping"
 _SCALARS = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
 _SOURCE = "@msl_rt_unset"
 _COPY = "@llvm.memcpy.p0.p0.i64"
@@ -298,7 +300,8 @@ class _Types:
 
     def named(self, name: str, alignment: int) -> Layout:
         """The layout of a type with a name."""
-        return self.layout(self._bodies[name], alignment)
+        layout = self.layout(self._bodies[name], alignment)
+        return replace(layout, pieces=()) if _BOOKKEEPING in name else layout
 
 
 class _TypeReader:
@@ -334,8 +337,9 @@ class _TypeReader:
         element = self.read()
         self._next()
         size = count * element.size
-        if len(element.pieces) * count > _MOST_PIECES or element.pieces == ((0, element.size),):
-            pieces = ((0, size),) if size else ()
+        is_dense = element.pieces == ((0, element.size),)
+        if is_dense or len(element.pieces) * count > _MOST_PIECES:
+            pieces: tuple[tuple[int, int], ...] = ((0, size),)
         else:
             pieces = tuple(
                 (number * element.size + start, length)

@@ -14,7 +14,7 @@
   __attribute__((noinline, no_sanitize("thread"), no_sanitize("undefined")))
 #endif
 
-// For bookkeeping of ours that always is set.
+// For functions that only access bookkeeping of ours.
 #if defined(MSL_RT_TRACKED)
 #define MSL_RT_UNTRACKED __attribute__((no_sanitize("kernel-memory")))
 #else
@@ -130,6 +130,11 @@ struct alignas(64) Mailbox {
 
 struct Pair {
   float x, y;
+};
+
+// Among the members of a value, what always is set; the driver's unset.py knows it by its name.
+struct Bookkeeping {
+  uint32_t number;
 };
 
 struct StorageType {

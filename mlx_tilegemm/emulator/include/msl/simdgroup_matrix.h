@@ -98,17 +98,17 @@ struct simdgroup_matrix {
   // The elements before what is due is added to them.
   MSL_INLINE storage_type& unsettled_elements() { return elements_; }
 
-  MSL_RT_UNTRACKED MSL_INLINE void expect(uint ticket) { ticket_ = ticket; }
+  MSL_RT_UNTRACKED MSL_INLINE void expect(uint ticket) { ticket_.number = ticket; }
 
  private:
   MSL_RT_UNTRACKED MSL_INLINE void settle() const {
-    if (ticket_ == 0) return;
-    msl_rt_settle(ticket_);
-    ticket_ = 0;
+    if (ticket_.number == 0) return;
+    msl_rt_settle(ticket_.number);
+    ticket_.number = 0;
   }
 
   storage_type elements_;
-  mutable uint ticket_;
+  mutable msl_rt::Bookkeeping ticket_;
 };
 
 using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
