@@ -15,9 +15,9 @@ from ..errors import (
 from .accesses import AccessCount, Accesses, AccessSite, Space
 from .counters import Counters
 from .counting import count
-from .findings import Finding, FindingKind
+from .findings import Finding, FindingKind, UncheckedWarning
 from .metal_kernel import EmulatedKernel, metal_kernel
-from .run import Launched, Output, run_text
+from .run import Launched, Output, run_text, unchecked
 from .settings import Settings, current_settings, settings
 
 __all__ = [
@@ -38,9 +38,11 @@ __all__ = [
     "Settings",
     "Space",
     "ToolchainError",
+    "UncheckedWarning",
     "count",
     "current_settings",
     "metal_kernel",
     "run_text",
     "settings",
+    "unchecked",
 ]

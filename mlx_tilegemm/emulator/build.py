@@ -308,13 +308,12 @@ def find_tracker(preferred: str) -> Tracker:
         preferred: A command that must be used, as for :func:`toolchain.find_compiler`.
     """
     compilers, refused = find_trackers(preferred)
-    reasons = [refused] if refused else []
     for compiler in compilers:
         reason = _lack(compiler)
         if not reason:
             return Tracker(compiler=compiler)
-        reasons.append(reason)
-    return Tracker(compiler=None, reason="; ".join(reasons))
+        refused = (*refused, reason)
+    return Tracker(compiler=None, reason="; ".join(refused))
 
 
 _PROBE = """

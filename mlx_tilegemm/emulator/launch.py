@@ -45,19 +45,11 @@ class LoadedKernel:
         runtime: Path of the runtime library.
         built: The compiled text.
         entry: Which of its kernels.
-        unchecked: What the checks leave out, and why.
     """
 
-    def __init__(
-        self,
-        runtime: Path,
-        built: BuiltKernel,
-        entry: EntryPoint,
-        unchecked: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, runtime: Path, built: BuiltKernel, entry: EntryPoint) -> None:
         self.entry = entry
         self.built = built
-        self.unchecked = unchecked
         self._runtime = native.load_runtime(runtime)
         self._library = ctypes.CDLL(str(built.library), mode=ctypes.RTLD_LOCAL)
         position = built.entries.index(entry)

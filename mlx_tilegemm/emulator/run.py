@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,13 +14,14 @@ import numpy.typing as npt
 
 from ..errors import EmulatorError, KernelCompileError
 from .arguments import Buffer, Dispatch
-from .build import BuiltKernel, Tracker, build_kernel, build_runtime, find_tracker
+from .build import BuiltKernel, build_kernel, build_runtime, find_tracker
 from .counters import Counters
+from .findings import UncheckedWarning
 from .launch import LoadedKernel
 from .rewrite import ConstantValue
 from .settings import Settings, current_settings
 from .signature import EntryPoint, Source
-from .toolchain import BuildMode, find_compiler
+from .toolchain import BuildMode, Compiler, find_compiler
 
 Array = npt.NDArray[np.generic]
 Sizes = tuple[int, int, int]
@@ -50,11 +52,13 @@ class Launched:
         outputs: The buffers that the kernel may write to, by index.
         counters: What it did.
         text: The text that ran.
+        unchecked: What the strict checks left out, and why.
     """
 
     outputs: Mapping[int, Array]
     counters: Counters
     text: str
+    unchecked: tuple[str, ...] = ()
 
 
 def run_text(
@@ -119,7 +123,27 @@ def run_text(
         dynamic_threadgroup=dynamic_threadgroup or {},
     )
     counters = loaded.launch(bound, dispatch, chosen)
-    return Launched(outputs=_outputs(loaded, bound), counters=counters, text=text)
+    return Launched(
+        outputs=_outputs(loaded, bound),
+        counters=counters,
+        text=text,
+        unchecked=unchecked(chosen),
+    )
+
+
+def unchecked(settings: Settings | None = None) -> tuple[str, ...]:
+    """What the checks of a launch leave out, each with the reason; empty when they are complete.
+
+    Args:
+        settings: By default those in force.
+    """
+    chosen = settings or current_settings()
+    if not chosen.strict:
+        return ("all of them: switched off",)
+    if not chosen.registers:
+        return (f"{_VARIABLES}: switched off",)
+    reason = find_tracker(chosen.compiler).reason
+    return (f"{_VARIABLES}: {reason}",) if reason else ()
 
 
 def build_settings(settings: Settings) -> Settings:
@@ -149,29 +173,33 @@ def load_text(
         constants: Function constants.
         include_dirs: Directories for its includes.
     """
-    compiler = find_compiler(settings.compiler)
-    tracker = _tracker(settings)
-    mode = BuildMode.FAST
-    if settings.strict:
-        mode = BuildMode.TRACKED if tracker.compiler else BuildMode.CHECKED
+    linker = find_compiler(settings.compiler)
+    compiler, mode = _compiler(settings, linker)
     built = build_kernel(
-        tracker.compiler or compiler,
+        compiler,
         text,
         prelude=prelude,
         mode=mode,
         function_constants=dict(constants),
         include_dirs=include_dirs,
-        linker=compiler,
+        linker=linker,
     )
-    unchecked = (f"{_VARIABLES}: {tracker.reason}",) if tracker.reason else ()
-    return LoadedKernel(build_runtime(compiler), built, _choose(built, kernel), unchecked)
+    return LoadedKernel(build_runtime(linker), built, _choose(built, kernel))
 
 
-def _tracker(settings: Settings) -> Tracker:
-    """What compiles for the check of variables, if that was asked for."""
-    if not (settings.strict and settings.registers):
-        return Tracker(compiler=None)
-    return find_tracker(settings.compiler)
+def _compiler(settings: Settings, first: Compiler) -> tuple[Compiler, BuildMode]:
+    """What compiles kernels, and for what."""
+    if not settings.strict:
+        return first, BuildMode.FAST
+    if not settings.registers:
+        return first, BuildMode.CHECKED
+    tracker = find_tracker(settings.compiler)
+    if tracker.compiler is not None:
+        return tracker.compiler, BuildMode.TRACKED
+    warnings.warn(
+        f"[emulator] Not checked: {_VARIABLES}: {tracker.reason}.", UncheckedWarning, stacklevel=1
+    )
+    return first, BuildMode.CHECKED
 
 
 def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:

@@ -27,8 +27,8 @@ class Settings:
             ``"reverse"`` or ``"random"``.
         seed: Chooses the random order.
         workers: CPU threads to use.
-        registers: Whether the strict checks look for variables that are used before they are set;
-            it takes a second compilation and the time of up to 16 threadgroups.
+        registers: Whether the strict checks look for variables that are used before they are set.
+            That takes a clang on Linux; see :func:`unchecked`.
         misalign: Whether buffers and threadgroup arrays start at addresses that are aligned to
             their element type and no better.
         accesses: Whether to find out what each simdgroup accesses together, with the strict checks;
@@ -37,7 +37,7 @@ class Settings:
             write stays unwritten and is not missed.
         time_limit: Seconds after which a launch is stopped.
         compiler: Command of the C++ compiler, ``"zig"`` for that of the ``ziglang`` package; by
-            default the first one found.
+            default the first one found that serves.
     """
 
     checks: str = "strict"

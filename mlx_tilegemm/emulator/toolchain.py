@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import KernelCompileError, ToolchainError
 
 COMPILE_SECONDS = 600.0
-_OLDEST = {"gcc": 12, "clang": 15}
+_OLDEST = {"gcc": 12, "clang": 16}
 
 _COMMON = (
     "-std=c++17",
@@ -69,6 +69,7 @@ FROM_TEXT = (
     "-mllvm",
     "-msan-track-origins=1",
 )
+_TRACKER_EXPECTED = "it takes a clang (apt install clang or pip install ziglang)"
 # Where the runtime was seen to work with it.
 _TRACKING_MACHINES = (("linux", "x86_64"), ("linux", "aarch64"))
 _CHECKED_BY_FAMILY = {
@@ -228,12 +229,12 @@ def _find_compiler(preferred: str, cxx: str, path: str) -> Compiler:
         refused.append(found)
     tried = "; ".join(refused) or "nothing to try"
     raise ToolchainError(
-        "[emulator] Expected a C++ compiler, g++ 12 or clang 15 at least "
+        "[emulator] Expected a C++ compiler, g++ 12 or clang 16 at least "
         f"(apt install g++, xcode-select --install or pip install ziglang), got: {tried}."
     )
 
 
-def find_trackers(preferred: str = "") -> tuple[tuple[Compiler, ...], str]:
+def find_trackers(preferred: str = "") -> tuple[tuple[Compiler, ...], tuple[str, ...]]:
     """The compilers that may have the instrumentation for tracked kernels, the first to try first.
 
     Args:
@@ -246,19 +247,22 @@ def find_trackers(preferred: str = "") -> tuple[tuple[Compiler, ...], str]:
 
 
 @lru_cache(maxsize=64)
-def _find_trackers(preferred: str, cxx: str, path: str) -> tuple[tuple[Compiler, ...], str]:
-    if (sys.platform, platform.machine()) not in _TRACKING_MACHINES:
-        return (), f"not tried on {sys.platform} on {platform.machine()}"
+def _find_trackers(
+    preferred: str, cxx: str, path: str
+) -> tuple[tuple[Compiler, ...], tuple[str, ...]]:
+    machine = (sys.platform, platform.machine())
+    if machine not in _TRACKING_MACHINES:
+        return (), (f"clang's instrumentation was never tried on {' '.join(machine)}",)
     compilers, refused = [], []
     for command in _candidates(preferred, cxx):
         found = _look_at(_without_driver(command), path)
         if isinstance(found, str):
             refused.append(found)
         elif found.family != "clang":
-            refused.append(f"{' '.join(command)}: only clang has the instrumentation")
+            refused.append(f"{' '.join(command)}: is no clang")
         else:
             compilers.append(found)
-    return tuple(compilers), "; ".join(refused)
+    return tuple(compilers), (_TRACKER_EXPECTED, *refused)
 
 
 def _without_driver(command: tuple[str, ...]) -> tuple[str, ...]:

@@ -309,7 +309,7 @@ class _TypeReader:
 
     def __init__(self, types: _Types, text: str, alignment: int) -> None:
         self._types = types
-        self._tokens = _TOKEN.findall(text)
+        self._tokens: list[str] = _TOKEN.findall(text)
         self._at = 0
         self._alignment = alignment
 

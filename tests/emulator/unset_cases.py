@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bugs import SIGNATURE, Case, text_of
+from bugs import Case, text_of
 
 HELPERS = """struct Pair {
   float a;
@@ -723,7 +723,7 @@ if (i > 3) {
   v = 0.5f;
 }
 y[i] = 1.0f;
-const float fraction = frexp(v, exponent);  // finds: uninitialized
+const float fraction = frexp(v, exponent);
 y[i] = float(exponent) + (i > 3 ? fraction : 0.0f);  // finds: uninitialized
 """,
     "results_by_reference_clean": """

@@ -94,6 +94,17 @@
 namespace metal {
 namespace _impl {
 
+// Some compilers follow values through these and some do not.
+#if defined(MSL_RT_TRACKED)
+#define MSL_OUTSIDE inline MSL_RT_UNCHECKED
+#else
+#define MSL_OUTSIDE MSL_INLINE
+#endif
+MSL_OUTSIDE float scaled(float x, int exponent) { return __builtin_ldexpf(x, exponent); }
+MSL_OUTSIDE float fraction(float x, int* exponent) { return __builtin_frexpf(x, exponent); }
+MSL_OUTSIDE int exponent(float x) { return __builtin_ilogbf(x); }
+#undef MSL_OUTSIDE
+
 // What a function of the C library made of its arguments, which is as much set as these are: not
 // all of these functions are instrumented.
 template <class R, class... A>
@@ -231,17 +242,17 @@ MSL_REAL3(fmedian3, fmax(fmin(x, y), fmin(fmax(x, y), z)))
   MSL_INLINE T clamp(T x, T low, T high) { return fmin(fmax(x, low), high); }      \
   MSL_INLINE T ldexp(T x, int k) {                                                 \
     const float f = static_cast<float>(x);                                         \
-    return static_cast<T>(_impl::derived(__builtin_ldexpf(f, k), f, k));           \
+    return static_cast<T>(_impl::derived(_impl::scaled(f, k), f, k));              \
   }                                                                                \
   MSL_INLINE int ilogb(T x) {                                                      \
     const float f = static_cast<float>(x);                                         \
     return f == 0.0f || f != f ? FP_ILOGB0                                     \
-                                  : _impl::derived(__builtin_ilogbf(f), f);        \
+                                  : _impl::derived(_impl::exponent(f), f);         \
   }                                                                                \
   MSL_INLINE T frexp(T x, int& exponent) {                                         \
     const float f = static_cast<float>(x);                                         \
     int e = 0;                                                                     \
-    const float fraction = __builtin_frexpf(f, &e);                                \
+    const float fraction = _impl::fraction(f, &e);                                 \
     exponent = _impl::derived(e, f);                                               \
     return static_cast<T>(_impl::derived(fraction, f));                            \
   }                                                                                \
