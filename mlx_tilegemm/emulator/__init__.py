@@ -1,7 +1,7 @@
 """Runs unmodified Metal kernels on the CPU and checks what they do.
 
 :func:`metal_kernel` stands in for ``mx.fast.metal_kernel``; :func:`run_text` runs any Metal text.
-Kernels are compiled by the system's C++ compiler; every GPU thread is a fiber.
+Kernels are compiled by a C++ compiler; every GPU thread is a fiber.
 """
 
 from ..errors import (

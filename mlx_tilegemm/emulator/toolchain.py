@@ -47,6 +47,8 @@ _CHECKED = (
     "-ftrivial-auto-var-init=pattern",
 )
 _TRACKED = (
+    # A call of it does not tell whether the value was set.
+    "-fno-builtin-memset",
     "-DMSL_RT_CHECKED",
     "-DMSL_RT_TRACKED",
     _UNDEFINED,

@@ -67,11 +67,18 @@ done:
   ret void
 }}
 """
-_DECLARATIONS = (
-    f"{_EMPTY_NODE} = !{{}}",
-    f"{_SOURCE} = external constant [{_SOURCE_BYTES} x i8]",
-    f"declare void {_COPY}(ptr, ptr, i64, i1 immarg)",
+# To a type of fewer bits, where the bits known not to be set may get lost.
+_CONVERSION = re.compile(
+    rf"^(?P<start>  %\S+ = (?:fptrunc|fptosi|fptoui) float )(?P<operand>{_NAME})(?P<end> to .*)$"
 )
+_SPREAD = "@msl_rt_spread"
+_DECLARED = re.compile(r"^(?:declare .*?)?(?P<name>[@!][\w.]+)(?: =|\()")
+_DECLARATIONS = {
+    _EMPTY_NODE: f"{_EMPTY_NODE} = !{{}}",
+    _SOURCE: f"{_SOURCE} = external constant [{_SOURCE_BYTES} x i8]",
+    _SPREAD: f"declare i32 {_SPREAD}(i32) nounwind willreturn memory(none)",
+    _COPY: f"declare void {_COPY}(ptr, ptr, i64, i1 immarg)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +129,8 @@ def make_unset(text: str) -> tuple[str, tuple[Variable, ...]]:
     lines = text.split("\n")
     editor = _Editor(lines)
     edited = list(editor.edited())
-    missing = [line for line in _DECLARATIONS if line.split("(")[0].split(" =")[0] not in text]
+    declared = {match["name"] for line in lines if (match := _DECLARED.match(line))}
+    missing = [line for name, line in _DECLARATIONS.items() if name not in declared]
     return "\n".join([*edited, *missing, _CHECK_FUNCTION]), editor.variables()
 
 
@@ -214,10 +222,21 @@ class _Editor:
                         yield from self._copy(local, "")
             elif f"call void {_COPY}(" in line:
                 yield from _alignment_checks(line, locals_)
+            elif conversion := _CONVERSION.match(line):
+                yield from self._spread(conversion["operand"])
+                line = f"{conversion['start']}%msl.whole.{self._copies}{conversion['end']}"
             yield self._seen(line) if "!nosanitize" in line else line
             start = _START.match(line) if "lifetime.start" in line else None
             if start and start["name"] in locals_:
                 yield from self._copy(locals_[start["name"]], start["location"] or "")
+
+    def _spread(self, number: str) -> Iterator[str]:
+        """Makes all of a number count as never set if any bit of it was never set."""
+        self._copies += 1
+        n = self._copies
+        yield f"  %msl.bits.{n} = bitcast float {number} to i32"
+        yield f"  %msl.spread.{n} = call i32 {_SPREAD}(i32 %msl.bits.{n})"
+        yield f"  %msl.whole.{n} = bitcast i32 %msl.spread.{n} to float"
 
     def _seen(self, line: str) -> str:
         """Lets the instrumentation see what a check of undefined behaviour computes.

@@ -12,6 +12,20 @@ using msl_rt::Place;
 using msl_rt::Simdgroup;
 using msl_rt::Worker;
 
+namespace {
+
+// Makes the result of a call as a whole never set, if some of its one operand is not.
+void spread_operand() {
+  const Worker* worker = current_worker();
+  if (worker == nullptr || !worker->on_fiber()) return;
+  msl_rt::CallShadows* call = worker->call_shadows();
+  if (call->parameters[0] == 0) return;
+  call->result[0] = ~uint64_t(0);
+  call->result_origin = call->parameter_origins[0];
+}
+
+}  // namespace
+
 extern "C" {
 
 Mailbox* msl_rt_mailbox(uint32_t* lane) {
@@ -79,6 +93,16 @@ void msl_rt_take_shadow(msl_rt::SlotShadow* slot, const void* value, size_t byte
 
 void msl_rt_give_shadow(void* value, const msl_rt::SlotShadow* slot, size_t bytes) {
   msl_rt::give_shadow(*current_worker(), value, *slot, bytes);
+}
+
+uint32_t msl_rt_spread(uint32_t bits) {
+  spread_operand();
+  return bits;
+}
+
+uint16_t msl_rt_round_to_bfloat(uint32_t bits) {
+  spread_operand();
+  return msl_rt::round_to_bfloat(bits);
 }
 
 void msl_rt_derive(

@@ -24,11 +24,19 @@ float widen(uint16_t bits) {
   return value;
 }
 
+}  // namespace
+
+uint16_t round_to_bfloat(uint32_t bits) {
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+namespace {
+
 uint16_t round_to_bfloat(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return msl_rt::round_to_bfloat(bits);
 }
 
 Pair load_pair(const void* source, ElementType type) {

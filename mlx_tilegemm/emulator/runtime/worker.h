@@ -117,6 +117,9 @@ inline uint32_t all_lanes(uint32_t lanes) {
   return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
 }
 
+// The bits of a float, rounded to those of a bfloat.
+uint16_t round_to_bfloat(uint32_t bits);
+
 // Spreads the bits of a number.
 inline uint64_t mix(uint64_t value) {
   value ^= value >> 30;
@@ -155,7 +158,7 @@ class Worker {
   void report_waiting();  // one finding for each place where fibers wait
 
   bool on_fiber() const { return current != nullptr; }
-  CallShadows* call_shadows() { return &call_shadows_[current->thread]; }
+  CallShadows* call_shadows() const { return &call_shadows_[current->thread]; }
 
   const uint32_t index;
   bool strict = false;

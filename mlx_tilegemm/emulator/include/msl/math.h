@@ -105,16 +105,6 @@ MSL_OUTSIDE float fraction(float x, int* exponent) { return __builtin_frexpf(x, 
 MSL_OUTSIDE int exponent(float x) { return __builtin_ilogbf(x); }
 #undef MSL_OUTSIDE
 
-// What a function of the C library made of its arguments, which is as much set as these are: not
-// all of these functions are instrumented.
-template <class R, class... A>
-MSL_INLINE R derived(R result, const A&... arguments) {
-#if defined(MSL_RT_TRACKED)
-  (msl_rt_derive(&result, sizeof(R), &arguments, sizeof(A)), ...);
-#endif
-  return result;
-}
-
 // Long, so that no option can make it single.
 constexpr double pi = 3.14159265358979323846L;
 
@@ -145,7 +135,7 @@ MSL_INLINE half nextafter(half x, half y) {
   if (x == y) {
     return y;
   }
-  const uint16_t bits = __builtin_bit_cast(uint16_t, x);
+  const uint16_t bits = bits_of<uint16_t>(x);
   if ((bits & 0x7fff) == 0) {
     return __builtin_bit_cast(half, static_cast<uint16_t>(y > x ? 0x0001 : 0x8001));
   }

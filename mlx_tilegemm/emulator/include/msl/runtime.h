@@ -29,6 +29,7 @@
 namespace msl_rt {
 
 using size_t = __SIZE_TYPE__;
+using uint16_t = __UINT16_TYPE__;
 using uint32_t = __UINT32_TYPE__;
 using int32_t = __INT32_TYPE__;
 using uint64_t = __UINT64_TYPE__;
@@ -190,6 +191,13 @@ MSL_RT_EXPORT void msl_rt_give_shadow(
 // Makes a result count as never set in a tracked kernel, if an operand is not.
 MSL_RT_EXPORT void msl_rt_derive(
     void* result, msl_rt::size_t result_bytes, const void* operand, msl_rt::size_t operand_bytes);
+
+// Gives back the bits of a number, all of which count as never set in a tracked kernel if any does.
+MSL_RT_EXPORT __attribute__((const)) msl_rt::uint32_t msl_rt_spread(msl_rt::uint32_t bits);
+
+// The same for the bits of a float, rounded to those of a bfloat.
+MSL_RT_EXPORT __attribute__((const)) msl_rt::uint16_t msl_rt_round_to_bfloat(
+    msl_rt::uint32_t bits);
 
 // Reports that a value which decides something was never set, in a tracked kernel.
 MSL_RT_EXPORT void msl_rt_check_set(
