@@ -20,7 +20,7 @@ from .counting import note_launch
 from .findings import Finding, FindingKind, raise_findings
 from .report import Subject, make_findings
 from .settings import Settings
-from .signature import EntryPoint
+from .signature import EntryPoint, Source
 
 _POLL_SECONDS = 0.2
 _FAILURES = {
@@ -174,6 +174,19 @@ class LoadedKernel:
             buffers[index].initialized and not (buffers[index].read_only or loaded.is_const)
             for index, loaded in self._buffer_parameters(buffers)
         )
+
+    def _buffer_parameters(
+        self, buffers: Mapping[int, Buffer]
+    ) -> list[tuple[int, LoadedParameter]]:
+        """Index and type of the buffers of a launch, as the runtime counts them."""
+        return [
+            (parameter.index, loaded)
+            for parameter, loaded in zip(
+                self.entry.function.parameters, self.parameters, strict=True
+            )
+            if parameter.source is Source.BUFFER
+            and not (parameter.enabled_by and parameter.index not in buffers)
+        ]
 
     def _run(
         self, arguments: Arguments, dispatch: Dispatch, settings: Settings
