@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from .. import chips
+from ..emulator import Settings, unchecked
+from ..emulator.build import find_tracker
 from ..emulator.toolchain import find_compiler
 from ..plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT
 from ..strict import ClangMissingError, find_clang
@@ -125,8 +127,11 @@ def _processor() -> str:
 
 
 def _compiler(preferred: str) -> str:
-    found = find_compiler(preferred)
-    return f"{' '.join(found.command)} ({found.family} {found.version}), all checks on"
+    found = find_tracker(preferred).compiler or find_compiler(preferred)
+    name = " ".join((Path(found.command[0]).name, *found.command[1:]))
+    left_out = "; ".join(unchecked(Settings(compiler=preferred)))
+    checks = f"without {left_out}" if left_out else "all checks on"
+    return f"{name} ({found.family} {found.version}), {checks}"
 
 
 def _strict() -> str:

@@ -8,7 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from bugs import expected
-from test_bugs import SCHEDULES, TRACKED, findings_of, settings_of
+from cxx import TRACKED, settings_of
+from test_bugs import SCHEDULES, findings_of
 from unset_cases import CASES, full_text
 
 from mlx_tilegemm import emulator
