@@ -287,8 +287,9 @@ def _alignment_checks(copy: str, locals_: Container[str]) -> Iterator[str]:
     """Checks of the addresses of a copy; it may be split before anything else could see them."""
     location = _LOCATION.search(copy)
     for alignment, name in _ALIGNED.findall(copy):
-        if int(alignment) > 1 and name not in locals_ and location:
-            yield f"  call void {_CHECK}(ptr {name}, i64 {int(alignment) - 1}){location[0]}"
+        if int(alignment) > 1 and name not in locals_:
+            call = f"  call void {_CHECK}(ptr {name}, i64 {int(alignment) - 1})"
+            yield call + (location[0] if location else "")
 
 
 def _without_shadow(line: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from bugs import CASES, Case, expected, full_text
-from cxx import compilers
+from cxx import TRACKED, builds, compilers, settings_of
 
 from mlx_tilegemm import emulator
 from mlx_tilegemm.emulator import FindingKind, KernelCheckError, Settings
@@ -17,17 +17,6 @@ SCHEDULES = (
     {"order": "reverse", "workers": 1},
     {"order": "random", "seed": 7},
 )
-TRACKED = "tracked"
-
-
-def settings_of(build: str, **schedule: object) -> Settings:
-    """Return the settings for a build: tracked by what is found, or checked by a compiler."""
-    if build != TRACKED:
-        return Settings(compiler=build, registers=False, **schedule)
-    settings = Settings(**schedule)
-    if emulator.unchecked(settings):
-        pytest.skip("; ".join(emulator.unchecked(settings)))
-    return settings
 
 
 def findings_of(text: str, case: Case, settings: Settings) -> tuple[emulator.Finding, ...]:
@@ -48,7 +37,7 @@ def findings_of(text: str, case: Case, settings: Settings) -> tuple[emulator.Fin
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["order"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("build", [TRACKED, *compilers()])
+@pytest.mark.parametrize("build", builds())
 def test_planted_bug(build, case, schedule):
     found = findings_of(TEXT, case, settings_of(build, **schedule))
     if case.name == "rows_left_out":

@@ -8,7 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from bugs import expected
-from test_bugs import SCHEDULES, TRACKED, findings_of, settings_of
+from cxx import TRACKED, settings_of
+from test_bugs import SCHEDULES, findings_of
 from unset_cases import CASES, full_text
 
 from mlx_tilegemm import emulator
@@ -32,8 +33,8 @@ def test_use_of_what_was_never_set(case, schedule):
     assert not (found and case.name.endswith("_clean"))
 
 
-def kernel(source):
-    return emulator.metal_kernel("unset", ["x"], ["y"], source)
+def kernel(source, header=""):
+    return emulator.metal_kernel("unset", ["x"], ["y"], source, header=header)
 
 
 def launch(made, x, groups=1):
@@ -110,6 +111,34 @@ def test_findings_name_the_variable():
     (finding,) = caught.value.findings
     assert (finding.file, finding.line) == ("main.metal", 23)
     assert "depends on 'left_out' of helper (helper.h:11), which was never set" in finding.message
+
+
+BYTES = """
+#include <metal_stdlib>
+using namespace metal;
+kernel void f(device uchar* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  uchar v;
+  if (i < LIMIT) { v = 7; }
+  for (uint k = 0; k < 16; ++k) { y[16 * i + k] = v; }
+}
+"""
+
+
+def test_stores_that_become_one():
+    def run(limit):
+        return run_text(
+            BYTES.replace("LIMIT", str(limit)),
+            buffers=[Output(shape=(32 * 16,), dtype=np.uint8)],
+            grid=(32, 1, 1),
+            threadgroup=(32, 1, 1),
+        ).outputs[0]
+
+    assert (run(32) == 7).all()
+    with pytest.raises(KernelCheckError) as caught:
+        run(31)
+    assert {(f.kind, f.line, f.thread) for f in caught.value.findings} == {
+        ("uninitialized", 7, (31, 0, 0))
+    }
 
 
 ATOMICS = """
@@ -196,11 +225,20 @@ def test_holes_of_what_is_stored_need_not_be_set(name, body, missing):
         run(missing)
 
 
+DEEP = """
+float deep(float v, int n) {
+  return n <= 0 ? v : deep(v, n - 1) + 1.0f;
+}
+"""
+
+
 def test_stacks_are_forgotten_between_launches():
     """What one launch leaves unset on the stacks is not found by the next one."""
     leaves = kernel(
         "uint i = thread_position_in_grid.x; float v[64]; float w[64];"
         "for (uint k = 0; k < 64; ++k) { w[k] = v[k]; } y[i] = x[i] + (x[i] > 2.0f ? w[i] : 0.0f);"
+        "float last; deep(last, int(x[i]));",
+        header=DEEP,
     )
     sets = kernel(
         "uint i = thread_position_in_grid.x; float v[64];"

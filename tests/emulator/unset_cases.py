@@ -586,6 +586,62 @@ if (i > 3) {
 }
 y[i] = float(as_type<uint>(v) & 1u);  // finds: uninitialized
 """,
+    "bfloat_to_half": """
+bfloat v;
+if (i > 3) {
+  v = bfloat(x[i]);
+}
+const half narrow = half(2.0f * float(v));
+y[i] = float(narrow);  // finds: uninitialized
+""",
+    "half_to_bfloat": """
+half v;
+if (i > 3) {
+  v = half(x[i]);
+}
+const bfloat narrow = bfloat(2.0f * float(v));
+y[i] = float(narrow);  // finds: uninitialized
+""",
+    "byte_to_bfloat": """
+uchar v;
+if (i > 3) {
+  v = uchar(i);
+}
+const bfloat narrow = bfloat(float(v));
+y[i] = float(narrow);  // finds: uninitialized
+""",
+    "bfloat_to_integer": """
+bfloat v;
+if (i > 3) {
+  v = bfloat(1.0f);
+}
+const uchar narrow = uchar(float(v));
+y[i] = float(narrow);  // finds: uninitialized
+""",
+    "conversions_clean": """
+float v;
+if (i > 3) {
+  v = 3.0f;
+}
+const half a = half(v);
+const bfloat b = bfloat(v), c = bfloat(float(a));
+const uchar d = uchar(float(b));
+y[i] = i > 3 ? float(a) + float(c) + float(d) : 1.0f;
+""",
+    "not_a_number": """
+half v;
+if (i > 3) {
+  v = 1.0h;
+}
+y[i] = isnan(float(v)) ? 1.0f : 2.0f;  // finds: uninitialized
+""",
+    "high_half_of_a_product": """
+uint v;
+if (i > 3) {
+  v = i;
+}
+y[i] = float(mulhi(v, 77777777u));  // finds: uninitialized
+""",
     # Functions.
     "returned": """
 y[i] = only_large(x[i]);  // finds: uninitialized
@@ -764,18 +820,16 @@ threadgroup_barrier(mem_flags::mem_threadgroup);
 const float other = tile[63 - t];
 y[i] = 63 - t < 60 ? other : 0.0f;
 """,
-    "left_by_the_threadgroup_before_clean": """
+    "left_by_the_threadgroup_before": """
 threadgroup float tile[64];
 float v;
-if (g != 0) {
-  v = x[i];
+if (g % 2 == 0) {
+  tile[t] = v;
+  y[i] = 1.0f;
+  return;
 }
-tile[t] = v;
-threadgroup_barrier(mem_flags::mem_threadgroup);
-if (g == 0) {
-  tile[t] = 1.0f;
-}
-y[i] = tile[t];
+const float w = tile[t];  // finds: uninitialized
+y[i] = w;
 """,
     # Simd functions.
     "shuffled": """
@@ -974,6 +1028,32 @@ threadgroup_barrier(mem_flags::mem_device);
 if (simdgroup == 0) {
   simdgroup_store(m, y + 64 * g, 8);  // finds: uninitialized
 }
+""",
+    "loops_over_fragments_clean": """
+simdgroup_float8x8 rows[4];
+for (int d = 0; d < 4; ++d) {
+  rows[d].thread_elements() = float2(x[i]);
+}
+simdgroup_float8x8 result[2];
+for (int d = 0; d < 2; ++d) {
+  result[d] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+}
+for (int key = 0; key < int(x[0]) + 2; ++key) {
+  simdgroup_float8x8 scores[2];
+  for (int d = 0; d < 4; ++d) {
+    for (int j = 0; j < 2; ++j) {
+      if (d == 0) {
+        simdgroup_multiply(scores[j], rows[d], rows[j]);
+      } else {
+        simdgroup_multiply_accumulate(scores[j], rows[d], rows[j], scores[j]);
+      }
+    }
+  }
+  for (int j = 0; j < 2; ++j) {
+    simdgroup_multiply_accumulate(result[j], scores[j], rows[j + 1], result[j]);
+  }
+}
+y[i] = result[i & 1].thread_elements()[0];
 """,
     "array_of_fragments": """
 simdgroup_float8x8 m[2][2];

@@ -63,7 +63,7 @@ bool Worker::allocate() {
   escape_stack = escape + escape_bytes;
   stacks = {reinterpret_cast<uintptr_t>(memory), bytes};
 #if defined(MADV_HUGEPAGE)
-  madvise(memory, 3 * bytes, MADV_HUGEPAGE);
+  madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
   return true;
 }
