@@ -20,7 +20,6 @@ from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 
-import cases
 import mlx.core as mx
 import mlx_kernels
 import numpy as np
@@ -30,6 +29,7 @@ from mlx_tilegemm import emulator
 from mlx_tilegemm.backends.emulator import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
+from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.emulator import Counters, Space
 from mlx_tilegemm.families import family_of
@@ -170,14 +170,16 @@ def cases_to_count() -> list[Case]:
 def count_row(case: Case, chip: Chip) -> Row:
     """Run both sides and return their counts."""
     problem = case.problem
-    arrays = cases.operands(problem, cases.Data())
+    family = family_of(problem)
+    arrays = family.draw(problem, Data())
+    mx.eval(*arrays)
     decision = choose(problem, chip)
     plan = decision.plan
     assert plan is not None
     assert decision.mlx is not None
     run = kernel_run(problem, plan, EmulatorBackend())
     with emulator.count(sample=case.sample) as launches:
-        (out,) = run(arrays, cases.factors(problem), None)
+        (out,) = run(arrays, family.trial_factors(problem), None)
     check(problem, arrays, _floats(out))
     seconds = next(one.seconds for one in decision.candidates if one.plan == plan)
     assert seconds is not None
@@ -185,7 +187,7 @@ def count_row(case: Case, chip: Chip) -> Row:
     with emulator.count(sample=case.sample) as launches:
         result, path = run_mlx(problem, arrays, chip)
     check(problem, arrays, result)
-    price = family_of(problem).price(problem, chip)
+    price = family.price(problem, chip)
     assert price is not None
     theirs = side(path, price.seconds, launches, problem)
     return Row(

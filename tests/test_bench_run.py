@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +125,23 @@ def test_wrong_calls_of_other_commands_do_too(monkeypatch, capsys, command, argu
         importlib.import_module(command).main(arguments)
     assert end.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+BENCH = Path(__file__).parent.parent / "bench"
+SCRIPTS = sorted(path.name for path in BENCH.glob("*.py") if "__main__" in path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_starts_by_itself(script, tmp_path):
+    """The modules of the tests are not there where a benchmark is run."""
+    command = [sys.executable, str(BENCH / script), "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(BENCH.parent)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
 
 
 def test_overhead_of_one_round_has_a_spread(monkeypatch):

@@ -89,7 +89,7 @@ class TestErrorsNameTheValues:
         path = tmp_path / "README.md"
         path.write_text("# Words")
         text = refused(capsys, "tune", "--shapes", str(path), "--dry-run")
-        assert "Expected a JSON file that mlx_tilegemm.record() saved" in text
+        assert "JSON that mlx_tilegemm.record() saved" in text
         assert "README.md, which is no JSON." in text
 
     def test_ops_of_others(self):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import mlx.core as mx
 import pytest
 
@@ -144,3 +147,16 @@ def test_only_there(shapeless):
     graded(mx.zeros((3,)))
     noting(None)
     assert seen[3:] == [False] * 4
+
+
+@pytest.mark.slow
+def test_a_process_may_end_before_anything_is_evaluated():
+    program = (
+        "import mlx.core as mx\n"
+        "from mlx_tilegemm.call.tracing import is_traced\n"
+        "is_traced()\n"
+        "function = mx.compile(lambda x: mx.exp(x) + 1)\n"
+        "print(function(mx.ones((3, 5))).shape)\n"
+    )
+    for _ in range(24):  # it is a race
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

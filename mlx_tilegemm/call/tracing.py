@@ -78,6 +78,8 @@ def _probe() -> Callable[[], bool]:
         probe = _make_probe()
         if _works(probe):
             found.append(probe)
+        # Streams of a thread that has ended may abort a process that ends early.
+        mx.clear_streams()
 
     # The first question may come while something is being followed; in another thread nothing is.
     thread = threading.Thread(target=try_it)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def builds() -> list[str]:
     return [TRACKED, *compilers()]
 
 
-def choice_of(build: str) -> dict[str, object]:
+def choice_of(build: str) -> dict[str, Any]:
     """Return the settings that choose a build, or skip where this machine cannot make it."""
     if build != TRACKED:
         return {"compiler": build, "registers": False}
@@ -94,6 +95,6 @@ def choice_of(build: str) -> dict[str, object]:
     return {}
 
 
-def settings_of(build: str, **fields: object) -> emulator.Settings:
+def settings_of(build: str, **fields: Any) -> emulator.Settings:
     """Return settings that choose a build."""
     return emulator.Settings(**choice_of(build), **fields)

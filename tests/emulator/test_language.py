@@ -1,241 +1,260 @@
-"""Text that C++ takes and Metal does not is refused, at its line, and nothing else is."""
+"""Metal that C++ reads otherwise or not at all, and that the emulator therefore has to rewrite."""
 
 from __future__ import annotations
 
-import warnings
-
-import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_tilegemm import emulator, strict
-from mlx_tilegemm.emulator import KernelCompileError, Output, language, run_text
+from mlx_tilegemm.emulator import KernelCompileError, Output, run_text
+from mlx_tilegemm.emulator.rewrite import rewrite
+
+HEAD = "#include <metal_stdlib>\nusing namespace metal;\n"
 
 
-@pytest.fixture(autouse=True)
-def _clang():
-    try:
-        strict.find_clang()
-    except strict.ClangMissingError as missing:
-        pytest.skip(f"Metal's language is not checked: {missing}")
+def launch(text, buffers, threads=4, **options):
+    return run_text(
+        HEAD + text, buffers=buffers, grid=(threads, 1, 1), threadgroup=(threads, 1, 1), **options
+    ).outputs
 
 
-def call(source="f(y + thread_position_in_grid.x);", header="", name="k", **template):
-    kernel = emulator.metal_kernel(name, ["x"], ["y"], source, header=header)
-    return kernel(
-        inputs=[mx.ones((32,))],
-        output_shapes=[(32,)],
-        output_dtypes=[mx.float32],
-        grid=(32, 1, 1),
-        threadgroup=(32, 1, 1),
-        template=list(template.items()) or None,
-    )[0]
+def filled(size, dtype=np.float32):
+    return Output(shape=(size,), dtype=dtype)
 
 
-SET = "y[thread_position_in_grid.x] = x[0];\n"
-HEADERS = {
-    "pointer": ("void f(float* p) { *p = 2; }", "pointer p names no address space"),
-    "reference": ("float f(float& p) { return p; }", "reference p names no address space"),
-    "field": ("struct S { float* p; };", "pointer p names no address space"),
-    "result": ("float* f(device float* p) { return p; }", "f returns float *"),
-    "alias": ("typedef float* P; void f(P p) { *p = 2; }", "pointer p names no address space"),
-    "const": ("float f(const float* p) { return *p; }", "pointer p names no address space"),
-    "global": ("float g = 1;", "program scope variable must reside in constant"),
-    "const-global": ("const float g[2] = {1, 2};", "program scope variable must reside in"),
-    "constexpr-global": ("constexpr int g = 2;", "program scope variable must reside in"),
-    "namespace": ("namespace a { int g; }", "program scope variable must reside in constant"),
-    "member": ("struct S { static int g; };", "program scope variable must reside in constant"),
-    "virtual": ("struct S { virtual void f() {} };", "virtual functions are not supported"),
-    "return": (
-        "thread float* f(device float* p) { return p; }",
-        "return object of type 'thread float *' with an lvalue of type 'device float *'",
-    ),
+def cpp(text):
+    return rewrite(text, {}).text
+
+
+LITERALS = """
+#define TENTH 0.1
+template <typename T> struct Bytes { static constant constexpr int value = sizeof(T); };
+kernel void literals(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  half h = 2.0h;
+  auto product = h * 1.5;
+  y[0] = Bytes<decltype(product)>::value;
+  y[1] = sqrt(i + 0x1.8p1) + .5 + 1. + 1e-3;
+  y[2] = Bytes<decltype(TENTH)>::value;
+  y[3] = TENTH * 3 == 0.1f * 3;
 }
-BODIES = {
-    "local": ("float v[2]; float* p = v; *p = 1;", "pointer p names no address space"),
-    "cast": ("uint u = 1; float v = *(float*)&u; (void)v;", "cast to float * names no address"),
-    "goto": ("if (x[0] > 2) goto end;\nend: ;", "Metal has no goto"),
-    "new": ("device float* p = new float[2];", "'default new' is not supported"),
-    "delete": ("thread float* p = 0; delete p;", "'default delete' is not supported"),
-    "static": ("static int count = 0; ++count;", "static local variable must reside in constant"),
-    "array": ("int n = x[0]; float v[n]; v[0] = 1;", "array size is not a constant expression"),
-    "const-array": ("const int n = x[0] + 1; float v[n]; v[0] = 1;", "array size is not a const"),
-    "initial": ("thread float* p = y; *p = 1;", "'thread float *' with an lvalue of type 'device"),
-    "assigned": (
-        "threadgroup float t[4]; device float* p = y; p = t;",
-        "assigning to 'device float *' from incompatible type 'threadgroup float[4]'",
-    ),
-    "bound": ("thread float& v = y[0]; v = 1;", "binding reference of type 'thread float'"),
-    "converted": ("auto p = (threadgroup float*)y; *p = 1;", "between mismatching address spaces"),
-    "aliased": (
-        "auto p = (threadgroup float4*)(device int32_t*)y; (void)p;",
-        "'device int32_t *' (aka 'device int *') to 'threadgroup float4 *'",
-    ),
-    "compared": (
-        "threadgroup float t[4]; t[0] = 1; if (y == t) { return; }",
-        "comparison of distinct pointer types ('device float *' and 'threadgroup float *')",
-    ),
-}
-
-
-def refused(**arguments):
-    with pytest.raises(KernelCompileError, match="is not Metal") as error:
-        call(**arguments)
-    return error.value
-
-
-@pytest.mark.parametrize("name", HEADERS)
-def test_what_metal_does_not_take_in_a_header(name):
-    header, message = HEADERS[name]
-    error = refused(source=SET, header=f'\n#line 7 "mine.metal"\n{header}\n')
-    (finding,) = error.findings
-    assert message in finding.message
-    assert (finding.file, finding.line) == ("mine.metal", 7)
-    assert f"mine.metal:7:{finding.column}: [{finding.rule}] {finding.message}" in str(error)
-    assert f"\n      {header}\n" in f"{error}\n"
-    assert "__" not in str(error)
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_what_metal_does_not_take_in_a_body(name):
-    body, message = BODIES[name]
-    error = refused(source=f'#line 3 "mine.metal"\n{body}\n{SET}')
-    assert any(message in finding.message for finding in error.findings)
-    assert {(finding.file, finding.line) for finding in error.findings} == {("mine.metal", 3)}
-
-
-ARGUMENTS = {
-    "function": "void f(thread float* p) { *p = 2; }",
-    "template": "template <typename T> void f(thread T* p) { *p = 2; }",
-    "overloads": """void f(thread float* p) { *p = 2; }
-        void f(thread float* p, int n) { p[n] = 2; }""",
-    "class": "struct f { thread float* p; f(thread float* p) : p(p) { *p = 2; } };",
-}
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_pointer_to_another_address_space(name):
-    (finding,) = refused(header=ARGUMENTS[name] + "\n").findings
-    assert finding.message.startswith("no matching")
-    assert any("'device" in note and "'thread" in note for note in finding.notes)
-
-
-def test_kernels_with_template_arguments_are_checked():
-    header = "template <typename T> void f(threadgroup T* p) { *p = 2; }\n"
-    (finding,) = refused(source="f(y + N);", header=header, T=mx.float32, N=3).findings
-    assert "'device float *'" in finding.notes[0]
-
-
-TAKEN = {
-    "spaces": "void f(device float* p) { *p = 2; }",
-    "template": "template <typename P> void f(P p) { *p = 2; }",
-    # As MLX's quantized kernels do.
-    "reference": """void g(device float*& p) { p += 1; }
-        void f(device float* p) { device float* q = p; g(q); p = q - 1; *p = 2; }""",
-    "constant": "constant float g[2] = {1, 2};\nvoid f(device float* p) { *p = g[1]; }",
-    "static": """struct S { static constant constexpr int n = 2; };
-        void f(device float* p) { thread float v[S::n]; v[1] = 2; *p = v[1]; }""",
-    # C++ for OpenCL has none of this.
-    "unknown": "void f(device float* p) { float v = 2; *p = metal::precise::erf_of_mine(v); }",
-    "virtual": """#if 0
-        struct S { virtual void f(); };
-        #endif
-        void f(device float* p) { *p = 2; }""",
-    "comment": "// goto new float* p\nvoid f(device float* p) { *p = 2; }",
-}
-TAKEN["unknown"] = (
-    "namespace metal { namespace precise { float erf_of_mine(float v) { return v; } } }\n"
-    + TAKEN["unknown"]
-)
-
-
-@pytest.mark.parametrize("name", TAKEN)
-def test_what_metal_takes(name):
-    assert call(header=TAKEN[name] + "\n").tolist() == [2] * 32
-
-
-def test_a_line_that_clang_does_not_know_is_not_judged():
-    text = "strange thing = 1; float g = 1;\nfloat h = 1;\n"
-    findings = [one for one in strict.check(text).findings if one.certain]
-    assert [(one.line, one.message.split()[0]) for one in findings] == [(2, "program")]
-
-
-def test_settings_let_it_pass():
-    header = "void f(float* p) { *p = 2; }\n"
-    for options in ({"language": False}, {"checks": "off"}):
-        with emulator.settings(**options):
-            assert call(header=header).tolist() == [2] * 32
-    refused(header=header)
-
-
-def test_whole_texts_and_their_includes(tmp_path):
-    (tmp_path / "lib").mkdir()
-    library = tmp_path / "lib" / "twice.h"
-    text = """#include <metal_stdlib>
-#include "lib/twice.h"
-kernel void twice(device float* x [[buffer(0)]], device float* y [[buffer(1)]],
-                  uint i [[thread_position_in_grid]]) { y[i] = 2 * get(x + i); }
 """
-    x = np.ones(4, np.float32)
-
-    def run():
-        return run_text(
-            text,
-            buffers=[x, Output(shape=(4,), dtype=np.float32)],
-            grid=(4, 1, 1),
-            threadgroup=(4, 1, 1),
-            include_dirs=[tmp_path],
-        )
-
-    library.write_text("inline float get(float* x) { return *x; }\n")
-    with pytest.raises(KernelCompileError, match=r"twice\.h:1:.*pointer x names no address space"):
-        run()
-    library.write_text("inline float get(device float* x) { return *x; }\n")
-    assert run().outputs[1].tolist() == [2] * 4
 
 
-def test_verdicts_are_kept(monkeypatch, tmp_path):
-    monkeypatch.setenv("MLX_TILEGEMM_CACHE", str(tmp_path))
-    good, bad = "void f(device float*);\n", "void f(float*, float& p);\n"
-
-    def findings(text):
-        report = language.judge(text, "msl/prelude_mlx.h", ())
-        assert report.checked
-        return report.findings
-
-    first = [findings(text) for text in (good, bad)]
-    assert [len(found) for found in first] == [0, 2]
-    monkeypatch.setattr(strict, "check", lambda *_, **__: pytest.fail("it was known"))
-    assert [findings(text) for text in (good, bad)] == first
+def test_floating_literals_are_float():
+    y = launch(LITERALS, [filled(4)], threads=1)[0]
+    assert y.tolist() == [4, np.float32(np.sqrt(np.float32(3)) + np.float32(1.501)), 4, 1]
 
 
-def test_what_is_not_checked_is_said(monkeypatch, tmp_path):
-    monkeypatch.setenv("MLX_TILEGEMM_CACHE", str(tmp_path))
-    monkeypatch.setenv("MLX_TILEGEMM_CLANG", "/nowhere/clang")
-    header = "void f(float* p) { *p = 2; } // unchecked\n"
-    language._warn.cache_clear()
-    reason = r"Not checked: .*: /nowhere/clang cannot be run"
-    with pytest.warns(emulator.UncheckedWarning, match=reason):
-        assert call(header=header).tolist() == [2] * 32
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        call(header=header + "\n")
-    # It is no verdict: with a clang the text is refused.
-    monkeypatch.delenv("MLX_TILEGEMM_CLANG")
-    refused(header=header + "\n\n")
-    assert not language.judge(header, "msl/prelude_mlx.h", ()).passed
+@pytest.mark.parametrize(
+    ("metal", "expected"),
+    [
+        ("1.0", "1.0f"),
+        ("1.", "1.f"),
+        (".5", ".5f"),
+        ("1e-3", "1e-3f"),
+        ("1E5", "1E5f"),
+        ("0x1p-3", "0x1p-3f"),
+        ("0x1e3", "0x1e3"),
+        ("1'000.5", "1'000.5f"),
+        ("2.0f", "2.0f"),
+        ("7", "7"),
+        ("7u", "7u"),
+        ("1.0h", "half(1.0f)"),
+        ("1.5e2bf", "bfloat(1.5e2f)"),
+    ],
+)
+def test_suffixes(metal, expected):
+    assert f"x = {expected};" in cpp(f"int x = {metal};")
+    assert cpp(f"#define X {metal}\n").startswith(f"#define X {expected}\n")
+    text = f'#define level_1 "{metal}" // {metal}\n'
+    assert cpp(text).startswith(text)
 
 
-@pytest.mark.parametrize("name", ["my kernel", "a-b", "größe", "a;b", "f()"])
-def test_a_name_that_is_none(name):
-    with pytest.raises(KernelCompileError) as error:
-        call(source=SET, name=name)
-    assert str(error.value) == (
-        "[metal_kernel] Expected a name of ASCII letters, digits and underscores, as it becomes a "
-        f"part of the kernel's, got {name!r}."
-    )
+PASTED = """
+#define FLOAT(digits) digits##f
+kernel void pasted(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  y[i] = FLOAT(1.5);
+}
+"""
 
 
-@pytest.mark.parametrize("name", ["1x", "float", "_", ""])
-def test_a_name_that_is_a_part_of_one(name):
-    assert call(source=SET, name=name).tolist() == [1] * 32
+def test_literals_that_macros_make():
+    assert launch(PASTED, [filled(4)])[0].tolist() == [1.5] * 4
+
+
+DEPENDENT = """
+template <typename T> struct Tile { typedef T acc_type; static constant constexpr int size = 4; };
+template <typename K>
+[[kernel]] void swap(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  threadgroup typename K::acc_type cells[K::size];
+  cells[i] = i;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = cells[3 - i];
+}
+template [[host_name("swap")]] [[kernel]] decltype(swap<Tile<float>>) swap<Tile<float>>;
+"""
+
+
+def test_dependent_types_of_threadgroup_memory():
+    assert launch(DEPENDENT, [filled(4)])[0].tolist() == [3, 2, 1, 0]
+
+
+UNNUMBERED = """
+constant constexpr int N = 2;
+kernel void unnumbered(device const float* x, constant const int64_t strides[N],
+                       constant float (&row)[2], constant int& shift, device float* y,
+                       uint i [[thread_position_in_grid]]) {
+  y[i] = x[i / 2 * strides[0] + i % 2 * strides[1]] * row[i % 2] + shift;
+}
+"""
+
+
+def test_buffers_without_attribute_are_numbered_in_order():
+    x = np.arange(4, dtype=np.float32)
+    row = np.array([1, 10], np.float32)
+    strides = np.array([1, 2], np.int64)
+    buffers = {"x": x, "strides": strides, "row": row, "shift": np.int32(5), "y": filled(4)}
+    y = launch(UNNUMBERED, buffers)[4]
+    assert y.tolist() == [5, 25, 6, 35]
+    assert launch(UNNUMBERED, list(buffers.values()))[4].tolist() == y.tolist()
+
+
+MIXED = """
+kernel void mixed(device float* y [[buffer(1)]], device const float* a, device const float* b,
+                  uint i [[thread_position_in_grid]]) { y[i] = a[i] - b[i]; }
+"""
+
+
+def test_numbers_that_are_taken_are_left_out():
+    a, b = np.full(4, 5, np.float32), np.full(4, 3, np.float32)
+    assert launch(MIXED, {0: a, 1: filled(4), 2: b})[1].tolist() == [2] * 4
+
+
+HIDDEN_CONSTANTS = """
+#define MTL_BOOL(name, number) \\
+  static constant constexpr const bool name [[function_constant(number)]];
+MTL_BOOL(negate, 0)
+constant int plain [[function_constant(1)]];
+static constant bool twice [[function_constant(2)]];
+kernel void constants(device int* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  y[i] = (negate ? -1 : 1) * (twice ? 2 : 1) * int(i) + plain;
+}
+"""
+
+
+def test_function_constants_behind_macros():
+    values = {0: True, "plain": 7, 2: True}
+    y = launch(HIDDEN_CONSTANTS, [filled(4, np.int32)], function_constants=values)[0]
+    assert y.tolist() == [7, 5, 3, 1]
+
+
+STORE = """
+struct Params {{ int n; float4 v; }};
+constant float table[2] = {{1, 2}};
+kernel void store(constant Params& p [[buffer(0)]], constant float* x [[buffer(1)]],
+                  device float* y [[buffer(2)]], uint i [[thread_position_in_grid]]) {{
+  y[i] = x[i] + p.n + table[0];
+  {statement};
+}}
+"""
+
+
+@pytest.mark.parametrize("statement", ["p.n = 3", "p.v.x = 1", "x[i] = 2", "table[0]++"])
+def test_stores_through_constant_are_refused(statement):
+    buffers = [bytes(32), np.zeros(4, np.float32), filled(4)]
+    with pytest.raises(KernelCompileError, match=r"read-only|const"):
+        launch(STORE.format(statement=statement), buffers)
+
+
+@pytest.mark.parametrize(
+    ("metal", "expected"),
+    [
+        ("constant int& x", "const int& x"),
+        ("const constant int& x", "const int& x"),
+        ("constant const int& x", "const int& x"),
+        ("int const constant* x", "int const * x"),
+        ("device int* constant* x", "device int* const* x"),
+        ("constant vec<const int, 2>& x", "const vec<const int, 2>& x"),
+        ("vec<const int, 2> constant& x", "vec<const int, 2> const& x"),
+        ("constant int* const x", "const int* const x"),
+        ("static constant constexpr const int x", "static constexpr const int x"),
+    ],
+)
+def test_constant_is_const(metal, expected):
+    got = cpp(f"void f({metal});").split(";")[0]
+    assert " ".join(got.split()).replace("( ", "(") == f"void f({expected})"
+
+
+OVERLOADS = """
+struct Flag {
+  int v;
+  Flag(int x) thread : v(x) {}
+  Flag(int y) threadgroup : v(y) {}
+  operator bool() const thread { return v; }
+  operator bool() const threadgroup { return v; }
+  operator bool() const device { return v; }
+  int get(device const int* p) const { return p[0] + v; }
+  int get(threadgroup const int* q) const { return q[0] + v; }
+};
+inline int first(device const int* p) { return p[0]; }
+inline int first(constant int* p) { return p[0]; }
+template <typename T> T last(const device T* p, int n) { return p[n - 1]; }
+template <typename T> T last(const threadgroup T* p, int n) { return p[n - 1]; }
+kernel void overloads(device const int* x [[buffer(0)]], constant int* c [[buffer(1)]],
+                      device int* y [[buffer(2)]], uint i [[thread_position_in_grid]]) {
+  threadgroup int t[4];
+  t[i] = x[i];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  Flag flag(i);
+  y[i] = (flag ? 100 : 0) + flag.get(t) + flag.get(x) + first(x) + first(c) + last(t, 4);
+}
+"""
+
+
+def test_overloads_that_differ_in_address_spaces_alone():
+    x, c = np.arange(4, dtype=np.int32), np.array([50], np.int32)
+    y = launch(OVERLOADS, [x, c, filled(4, np.int32)])[2]
+    assert y.tolist() == [53, 155, 157, 159]
+
+
+def test_overloads_that_differ_in_types_stay():
+    text = "int f(device half* x) { return 1; }\nint f(threadgroup float* y) { return 2; }\n"
+    assert "return 1" in cpp(text)
+    assert "return 2" in cpp(text)
+
+
+SPECIALIZED = """
+struct Sum {
+  template <typename T> T operator()(T a, T b) { return a + b; }
+  template <> bool operator()(bool a, bool b) { return a || b; }
+};
+template <> struct metal::is_integral<Sum> : metal::true_type {};
+kernel void specialized(device int* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  y[i] = Sum()(int(i), 3) + 10 * Sum()(true, i > 9) + 100 * is_integral<Sum>::value;
+}
+"""
+
+
+def test_specializations_inside_classes():
+    y = launch(SPECIALIZED, [filled(4, np.int32)])[0]
+    assert y.tolist() == [113, 114, 115, 116]
+
+
+PRAGMAS = """
+#define N 4
+kernel void pragmas(device int* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  int sum = 0;
+#pragma unroll(N)
+  for (int k = 0; k < N; ++k) sum += k;
+#pragma clang loop unroll_count(N)
+  for (int k = 0; k < N; ++k) sum += k;
+#pragma unroll
+  for (int k = 0; k < N; ++k) sum += k;
+  y[i] = sum;
+}
+"""
+
+
+def test_loop_pragmas():
+    assert launch(PRAGMAS, [filled(4, np.int32)])[0].tolist() == [18] * 4
+    assert "#pragma" not in cpp("#pragma unroll(N)\n#pragma clang loop unroll_count(N)\n")
+    assert "#pragma clang loop unroll(full)" in cpp("#pragma clang loop unroll(full)\n")

@@ -53,8 +53,8 @@ def load(path: str | Path) -> Shapes:
         return Shapes(tuple(from_plain(one, kinds) for one in content["problems"]))
     except json.JSONDecodeError:
         raise ProblemError(
-            f"[tune] Expected a JSON file that mlx_tilegemm.record() saved, got {path}, which is "
-            "no JSON."
+            "[tune] Expected a file of recorded shapes, JSON that mlx_tilegemm.record() saved, got "
+            f"{path}, which is no JSON."
         ) from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ProblemError(
