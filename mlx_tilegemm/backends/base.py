@@ -136,6 +136,10 @@ class Backend(ABC):
         """Return the name of the device that runs kernels, as far as it has one."""
         return str(mx.device_info().get("device_name", ""))
 
+    def unchecked(self) -> tuple[str, ...]:
+        """Return the checks of a launch that it makes elsewhere but not here, with reasons."""
+        return ()
+
     def compiler_name(self, asked: str) -> str:
         """Return what compiles kernels, for reports.
 

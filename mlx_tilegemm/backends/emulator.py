@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -56,11 +58,22 @@ class EmulatorBackend(Backend):
         return ""
 
     def compiler_name(self, asked: str) -> str:
-        """Return the C++ compiler and its version."""
+        """Return the compiler of checked kernels, its version, and the checks it leaves out."""
+        from ..emulator import Settings, unchecked
+        from ..emulator.build import find_tracker
         from ..emulator.toolchain import find_compiler
 
-        found = find_compiler(asked)
-        return f"{' '.join(found.command)} ({found.family} {found.version}), all checks on"
+        found = find_tracker(asked).compiler or find_compiler(asked)
+        name = " ".join((Path(found.command[0]).name, *found.command[1:]))
+        left_out = "; ".join(unchecked(Settings(compiler=asked)))
+        checks = f"without {left_out}" if left_out else "all checks on"
+        return f"{name} ({found.family} {found.version}), {checks}"
+
+    def unchecked(self) -> tuple[str, ...]:
+        """Return the checks of a launch that cannot run here, each with the reason."""
+        from ..emulator import current_settings, unchecked
+
+        return unchecked(replace(current_settings(), language=True))
 
 
 @lru_cache(maxsize=512)

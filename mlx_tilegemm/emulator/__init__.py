@@ -1,7 +1,7 @@
 """Runs unmodified Metal kernels on the CPU and checks what they do.
 
 :func:`metal_kernel` stands in for ``mx.fast.metal_kernel``; :func:`run_text` runs any Metal text.
-Kernels are compiled by the system's C++ compiler; every GPU thread is a fiber.
+Kernels are compiled by a C++ compiler; every GPU thread is a fiber.
 """
 
 from ..errors import (
@@ -15,10 +15,9 @@ from ..errors import (
 from .accesses import AccessCount, Accesses, AccessSite, Space
 from .counters import Counters
 from .counting import count
-from .findings import Finding, FindingKind
-from .language import UncheckedWarning
+from .findings import Finding, FindingKind, UncheckedWarning
 from .metal_kernel import EmulatedKernel, metal_kernel
-from .run import Launched, Output, run_text
+from .run import Launched, Output, run_text, unchecked
 from .settings import Settings, current_settings, settings
 
 __all__ = [
@@ -45,4 +44,5 @@ __all__ = [
     "metal_kernel",
     "run_text",
     "settings",
+    "unchecked",
 ]

@@ -93,14 +93,12 @@ class LoadedParameter:
         alignment: Alignment of one element.
         scalar_size: Bytes of the smallest part that threads may use apart.
         is_const: Whether the kernel may only read it.
-        is_float: Whether its elements are floating-point numbers or vectors of them.
     """
 
     size: int
     alignment: int
     scalar_size: int
     is_const: bool
-    is_float: bool
 
 
 class Arguments:
@@ -162,7 +160,7 @@ class Arguments:
         self.item_sizes.append(loaded.size)
 
     def for_launch(
-        self, entry: ctypes.c_void_p, dispatch: Dispatch, settings: Settings
+        self, entry: ctypes.c_void_p, dispatch: Dispatch, settings: Settings, is_tracked: bool
     ) -> native.LaunchArguments:
         """The structure that starts a launch.
 
@@ -170,6 +168,7 @@ class Arguments:
             entry: Address of the kernel.
             dispatch: The grid.
             settings: What to check, in which order to run.
+            is_tracked: Whether the kernel knows of its values whether they were set.
         """
         return native.LaunchArguments(
             entry=entry,
@@ -189,6 +188,7 @@ class Arguments:
             misalign=settings.misalign,
             sample=settings.sample,
             accesses=settings.accesses and settings.strict,
+            tracked=is_tracked,
             seed=settings.seed & (2**64 - 1),
         )
 

@@ -74,6 +74,10 @@ class Finding:
         return "\n".join(lines)
 
 
+class UncheckedWarning(UserWarning):
+    """A strict check cannot run on this machine; the message says which, and why."""
+
+
 class CheckedTimeoutError(KernelTimeoutError, KernelCheckError):
     """The kernel was stopped; the findings name the threads that were stuck."""
 

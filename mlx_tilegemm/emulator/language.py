@@ -27,7 +27,10 @@ from pathlib import Path
 from .. import strict
 from ..errors import KernelCompileError
 from . import cache
+from .findings import UncheckedWarning
 from .report import shown_file, source_line
+
+LANGUAGE = "whether kernels keep to Metal's address spaces and language"
 
 _PRELUDES = {
     "msl/prelude_mlx.h": strict.PRELUDE,
@@ -35,10 +38,6 @@ _PRELUDES = {
 }
 _VERDICT = "verdict.json"
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"]+)[>\"]", re.MULTILINE)
-
-
-class UncheckedWarning(UserWarning):
-    """Nothing could check that a text keeps to Metal's language."""
 
 
 @contextmanager
@@ -61,6 +60,15 @@ def checked_language(text: str, prelude: str, include_dirs: Sequence[str]) -> It
         _warn(report.tool)
     elif report.findings:
         raise _refusal(report, text)
+
+
+def missing_clang() -> str:
+    """Why there is no clang to check the language with; empty where there is one."""
+    try:
+        strict.find_clang()
+    except strict.ClangMissingError as missing:
+        return str(missing)
+    return ""
 
 
 def judge(text: str, prelude: str, include_dirs: Sequence[str]) -> strict.Report:
@@ -121,8 +129,8 @@ def _included(text: str, include_dirs: Sequence[str]) -> list[bytes]:
 def _warn(reason: str) -> None:
     """Says once what is not checked."""
     warnings.warn(
-        "[emulator] Whether kernels keep to Metal's address spaces and language is UNCHECKED: "
-        f"{reason}. `pip install ziglang` brings a clang; settings(language=False) goes without.",
+        f"[emulator] Not checked: {LANGUAGE}: {reason}. `pip install ziglang` brings a clang; "
+        "settings(language=False) goes without.",
         UncheckedWarning,
         stacklevel=2,
     )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
 
 from ..errors import EmulatorError
 from . import native
@@ -20,13 +18,11 @@ from .build import BuiltKernel
 from .counters import Counters, read_counters
 from .counting import note_launch
 from .findings import Finding, FindingKind, raise_findings
-from .registers import Written, first_difference
-from .report import Subject, make_findings, unset_variable
+from .report import Subject, make_findings
 from .settings import Settings
 from .signature import EntryPoint, Source
 
 _POLL_SECONDS = 0.2
-_SAMPLE = 16
 _FAILURES = {
     1: "no address space for the emulated memory",
     2: "a buffer is too large for the emulated memory",
@@ -50,21 +46,11 @@ class LoadedKernel:
         runtime: Path of the runtime library.
         built: The compiled text.
         entry: Which of its kernels.
-        load_twin: Loads the same kernel, compiled so that variables start as zero; None if there is
-            no use for it.
     """
 
-    def __init__(
-        self,
-        runtime: Path,
-        built: BuiltKernel,
-        entry: EntryPoint,
-        load_twin: Callable[[], LoadedKernel] | None = None,
-    ) -> None:
+    def __init__(self, runtime: Path, built: BuiltKernel, entry: EntryPoint) -> None:
         self.entry = entry
         self.built = built
-        self._load_twin = load_twin
-        self._compared: set[object] = set()
         self._runtime = native.load_runtime(runtime)
         self._library = ctypes.CDLL(str(built.library), mode=ctypes.RTLD_LOCAL)
         position = built.entries.index(entry)
@@ -104,7 +90,6 @@ class LoadedKernel:
                 alignment=max(record.alignment, 1),
                 scalar_size=max(record.scalar_size, 1),
                 is_const=bool(record.flags & native.CONST_FLAG),
-                is_float=bool(record.flags & native.FLOAT_FLAG),
             )
             for record in records[:count]
         )
@@ -128,16 +113,9 @@ class LoadedKernel:
             if settings.strict:
                 raise_findings(self.entry.name, self._never_written(buffers))
             return self._counters(native.Counters(), arguments, dispatch)
-        twin = self._twin_for(buffers, dispatch, settings)
-        copies = self._writable(buffers) if twin is not None else {}
         with _launch_lock:
             counters, records = self._run_even(arguments, buffers, dispatch, settings)
             findings = make_findings(records, self._subject(arguments), self._offset)
-            # With atomics, results may depend on the order of threadgroups.
-            if twin is not None and not findings and not counters.atomics:
-                findings = self._compare(twin, buffers, copies, dispatch, settings)
-                if not findings:
-                    self._compared.add(_shape(buffers, dispatch))
             accesses = self._accesses(arguments, settings)
         raise_findings(self.entry.name, findings)
         found = self._counters(counters, arguments, dispatch, accesses)
@@ -197,10 +175,23 @@ class LoadedKernel:
             for index, loaded in self._buffer_parameters(buffers)
         )
 
+    def _buffer_parameters(
+        self, buffers: Mapping[int, Buffer]
+    ) -> list[tuple[int, LoadedParameter]]:
+        """Index and type of the buffers of a launch, as the runtime counts them."""
+        return [
+            (parameter.index, loaded)
+            for parameter, loaded in zip(
+                self.entry.function.parameters, self.parameters, strict=True
+            )
+            if parameter.source is Source.BUFFER
+            and not (parameter.enabled_by and parameter.index not in buffers)
+        ]
+
     def _run(
         self, arguments: Arguments, dispatch: Dispatch, settings: Settings
     ) -> tuple[native.Counters, list[native.Finding]]:
-        launch = arguments.for_launch(self._address, dispatch, settings)
+        launch = arguments.for_launch(self._address, dispatch, settings, self.built.is_tracked)
         failure = self._runtime.msl_rt_begin(ctypes.byref(launch))
         if failure:
             raise EmulatorError(f"[emulator] {self.entry.name}: {_FAILURES[failure]}.")
@@ -226,86 +217,6 @@ class LoadedKernel:
             self._runtime.msl_rt_cancel()
             raise
 
-    def _twin_for(
-        self, buffers: Mapping[int, Buffer], dispatch: Dispatch, settings: Settings
-    ) -> LoadedKernel | None:
-        """The kernel to compare with, once for each shape of a launch."""
-        if self._load_twin is None or not (settings.strict and settings.registers):
-            return None
-        if settings.sample:
-            return None
-        if _shape(buffers, dispatch) in self._compared:
-            return None
-        return self._load_twin()
-
-    def _writable(self, buffers: Mapping[int, Buffer]) -> dict[int, Buffer]:
-        """Copies of the buffers that the kernel may write to, by index."""
-        return {
-            parameter.index: replace(
-                buffers[parameter.index], data=buffers[parameter.index].data.copy()
-            )
-            for parameter, loaded in zip(
-                self.entry.function.parameters, self.parameters, strict=True
-            )
-            if parameter.source is Source.BUFFER
-            and not loaded.is_const
-            and parameter.index in buffers
-        }
-
-    def _compare(
-        self,
-        twin: LoadedKernel,
-        buffers: Mapping[int, Buffer],
-        copies: Mapping[int, Buffer],
-        dispatch: Dispatch,
-        settings: Settings,
-    ) -> tuple[Finding, ...]:
-        """Runs a sample of the threadgroups with zeroed variables and compares the results."""
-        before = {i: np.copy(copy.data) if copy.initialized else None for i, copy in copies.items()}
-        arguments = twin._arguments({**buffers, **copies}, dispatch)
-        sampled = replace(settings, checks="off", sample=_SAMPLE)
-        _, records = twin._run(arguments, dispatch, sampled)
-        if records:
-            return ()
-        findings = []
-        for number, (parameter, loaded) in enumerate(self._buffer_parameters(buffers)):
-            if parameter not in copies:
-                continue
-            written = Written(
-                before=before[parameter],
-                patterned=buffers[parameter].data,
-                zeroed=copies[parameter].data,
-                scalar_size=loaded.scalar_size,
-                is_float=loaded.is_float,
-            )
-            difference = first_difference(written)
-            if difference is not None:
-                subject = self._subject(arguments)
-                pc, thread = self._last_store(number, difference[0])
-                findings.append(
-                    unset_variable(subject, self._offset, number, difference, pc, thread)
-                )
-        return tuple(findings)
-
-    def _buffer_parameters(
-        self, buffers: Mapping[int, Buffer]
-    ) -> list[tuple[int, LoadedParameter]]:
-        """Index and type of the buffers of a launch, as the runtime counts them."""
-        return [
-            (parameter.index, loaded)
-            for parameter, loaded in zip(
-                self.entry.function.parameters, self.parameters, strict=True
-            )
-            if parameter.source is Source.BUFFER
-            and not (parameter.enabled_by and parameter.index not in buffers)
-        ]
-
-    def _last_store(self, buffer: int, offset: int) -> tuple[int, int]:
-        """Code address and thread of the latest checked store to a byte of a buffer."""
-        thread = ctypes.c_uint32()
-        entry, found = self._address.value or 0, ctypes.byref(thread)
-        return int(self._runtime.msl_rt_last_store(buffer, offset, entry, found)), thread.value
-
     def _subject(self, arguments: Arguments) -> Subject:
         return Subject(
             kernel=self.entry.name,
@@ -322,9 +233,3 @@ class LoadedKernel:
         if Path(path.value.decode(errors="replace")).resolve() != self.built.library.resolve():
             return None
         return offset - 1
-
-
-def _shape(buffers: Mapping[int, Buffer], dispatch: Dispatch) -> tuple[object, ...]:
-    """The properties of a launch that the paths through a kernel mostly depend on."""
-    sizes = tuple(buffer.data.nbytes for buffer in buffers.values())
-    return dispatch.grid, dispatch.threadgroup, sizes

@@ -27,6 +27,8 @@ READ_ONLY = 1
 INITIALIZED = 2
 MAX_FINDINGS = 1024
 OWNER_BUFFER, OWNER_STORAGE = 1, 2
+# Origin of a value that no variable is behind.
+INACTIVE_LANE = 2
 
 
 class Parameter(Structure):
@@ -40,7 +42,7 @@ class Parameter(Structure):
     ]
 
 
-POINTER_FLAG, REFERENCE_FLAG, CONST_FLAG, FLOAT_FLAG = 1, 2, 4, 8
+POINTER_FLAG, REFERENCE_FLAG, CONST_FLAG = 1, 2, 4
 
 
 class BufferArgument(Structure):
@@ -77,6 +79,7 @@ class LaunchArguments(Structure):
         ("misalign", c_uint32),
         ("sample", c_uint32),
         ("accesses", c_uint32),
+        ("tracked", c_uint32),
         ("seed", c_uint64),
     ]
 
@@ -144,7 +147,8 @@ class Finding(Structure):
         ("other_thread", c_uint32 * 3),
         ("in_other_threadgroup", c_uint32),
         ("count", c_uint32),
-        ("text", c_char * 108),
+        ("origin", c_uint32),
+        ("text", c_char * 104),
     ]
 
 
@@ -170,8 +174,6 @@ def load_runtime(path: Path) -> ctypes.CDLL:
     library.msl_rt_sites.restype = c_uint32
     library.msl_rt_lines.argtypes = [c_uint32, POINTER(c_uint64), POINTER(c_uint64)]
     library.msl_rt_lines.restype = None
-    library.msl_rt_last_store.argtypes = [c_uint32, c_uint64, c_uint64, POINTER(c_uint32)]
-    library.msl_rt_last_store.restype = c_uint64
     library.msl_rt_locate.argtypes = [c_uint64, c_char_p, c_uint32]
     library.msl_rt_locate.restype = c_uint64
     return library

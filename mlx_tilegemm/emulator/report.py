@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..msl.lexer import LINE_MARKER
 from . import native
-from .build import INCLUDE, TEXT_NAME
+from .build import INCLUDE, TEXT_NAME, read_variables
 from .findings import Finding, FindingKind
 from .symbols import source_lines
+from .unset import Variable
 
 Place = tuple[str, int]
 
@@ -25,6 +26,7 @@ _COLLECTIVES = (
     "threadgroup_barrier",
 )
 _NOWHERE: Place = ("", 0)
+_OF_ADDRESSES = (FindingKind.OUT_OF_BOUNDS, FindingKind.MISALIGNED, FindingKind.CRASH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,46 +74,6 @@ def make_findings(
     return _without_echoes(tuple(findings.values()))
 
 
-def unset_variable(
-    subject: Subject,
-    locate: Callable[[int], int | None],
-    buffer: int,
-    difference: tuple[int, int],
-    pc: int,
-    thread: int,
-) -> Finding:
-    """The finding for a result that depends on a variable that was never set.
-
-    Args:
-        subject: The launch.
-        locate: Gives the offset of a code address in the kernel's library.
-        buffer: Number of the buffer that holds the result.
-        difference: Byte offset of the first such scalar, and how many there are.
-        pc: Address of the code that stored it, 0 when unknown.
-        thread: Linear index of the thread that did.
-    """
-    offset = locate(pc) if pc else None
-    lines = source_lines(subject.library, [] if offset is None else [offset], INCLUDE)
-    file, line = lines.get(offset, _NOWHERE) if offset is not None else _NOWHERE
-    element = difference[0] // subject.element_sizes[buffer]
-    return Finding(
-        kind=FindingKind.UNINITIALIZED,
-        kernel=subject.kernel,
-        file=shown_file(file),
-        line=line,
-        source_line=source_line(subject.text, (shown_file(file), line)),
-        buffer=subject.buffers[buffer],
-        index=element,
-        thread=(thread, 0, 0),
-        threadgroup=(0, 0, 0),
-        count=difference[1],
-        message=(
-            f"what is stored to element {element} of '{subject.buffers[buffer]}' depends on a "
-            f"variable that was never set (thread index {thread} in its threadgroup)"
-        ),
-    )
-
-
 def _places(
     records: Sequence[native.Finding], subject: Subject, locate: Callable[[int], int | None]
 ) -> dict[int, Place]:
@@ -151,18 +113,21 @@ def _place(record: native.Finding, places: dict[int, Place], other: Place) -> Pl
 def _without_echoes(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Drops what another finding implies.
 
-    A load that races with a store may come before it and then find nothing written.
+    A load that races with a store may come before it and then find nothing written. An address that
+    was never set may be any.
     """
-    racing = {
-        (finding.file, finding.line, finding.buffer)
-        for finding in findings
-        if finding.kind is FindingKind.RACE
-    }
+    racing, unset = (
+        {(found.file, found.line, found.buffer) for found in findings if found.kind is kind}
+        for kind in (FindingKind.RACE, FindingKind.UNINITIALIZED)
+    )
     return tuple(
-        finding
-        for finding in findings
-        if finding.kind is not FindingKind.UNINITIALIZED
-        or (finding.file, finding.line, finding.buffer) not in racing
+        found
+        for found in findings
+        if (
+            (found.file, found.line, found.buffer) not in racing
+            if found.kind is FindingKind.UNINITIALIZED
+            else found.kind not in _OF_ADDRESSES or (found.file, found.line, "") not in unset
+        )
     )
 
 
@@ -193,6 +158,8 @@ def _finding(record: native.Finding, place: Place, other: Place, subject: Subjec
         message=(
             _race_message(record, access, other_access, place, other, other_thread, buffer, item)
             if kind is FindingKind.RACE
+            else _unset_message(record, buffer, item, subject)
+            if record.origin
             else _message(kind, record, buffer, item)
         ),
     )
@@ -241,6 +208,43 @@ def _is_between(barrier: str, line: int, other_line: int) -> bool:
     """Whether a simdgroup's barrier stands between two lines: which came first is not known."""
     found = re.match(r"the simdgroup_barrier at line (\d+)", barrier)
     return not found or min(line, other_line) <= int(found[1]) <= max(line, other_line)
+
+
+def _unset_message(record: native.Finding, buffer: str, item: int, subject: Subject) -> str:
+    text: str = record.text.decode(errors="replace")
+    what = text or "what happens here"
+    if buffer:
+        what = f"what is stored to element {record.offset // item} of '{buffer}'"
+    return f"{what} depends on {_variable(record.origin, subject)}"
+
+
+def _variable(origin: int, subject: Subject) -> str:
+    """The variable that an origin stands for, in words."""
+    # An origin is an offset of what the variable holds at first, plus one.
+    if origin == native.INACTIVE_LANE:
+        return "the value of a lane that is not active"
+    offset = origin - 1
+    for variable in read_variables(subject.library):
+        is_ours = Path(INCLUDE) in Path(variable.file).parents
+        if variable.offset <= offset < variable.offset + variable.size and not is_ours:
+            return f"{_described(variable, subject)}, which was never set"
+    return "a variable that was never set"
+
+
+def _described(variable: Variable, subject: Subject) -> str:
+    if not variable.line:
+        return "a variable" if not variable.function else f"a variable of {variable.function}"
+    file = shown_file(variable.file)
+    name = _declared_name(variable.name, source_line(subject.text, (file, variable.line)))
+    return f"{name} of {variable.function} ({file}:{variable.line})"
+
+
+def _declared_name(name: str, line: str) -> str:
+    """The name in the text: the compiler numbers variables that have the same."""
+    for candidate in (name, name.rstrip("0123456789")):
+        if re.search(rf"\b{re.escape(candidate)}\b", line):
+            return f"'{candidate}'"
+    return "a variable"
 
 
 def _message(kind: FindingKind, record: native.Finding, buffer: str, item: int) -> str:

@@ -423,7 +423,7 @@ def _entry_code(entries: list[EntryPoint]) -> str:
             "  (void)arguments; (void)ids;",
             f"  msl_rt::call({', '.join(arguments)});",
             "}",
-            f'extern "C" MSL_RT_EXPORT unsigned msl_describe_{number}('
+            f'extern "C" MSL_RT_EXPORT MSL_RT_UNCHECKED unsigned msl_describe_{number}('
             "msl_rt::Parameter* parameters) {",
             f"  return msl_rt::describe(&{entry.expression}, parameters);",
             "}",

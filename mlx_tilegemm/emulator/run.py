@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from threading import Thread
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import EmulatorError, KernelCompileError
 from .arguments import Buffer, Dispatch
-from .build import BuiltKernel, build_kernel, build_runtime
+from .build import BuiltKernel, build_kernel, build_runtime, find_tracker
 from .counters import Counters
-from .language import checked_language
+from .findings import UncheckedWarning
+from .language import LANGUAGE, checked_language, missing_clang
 from .launch import LoadedKernel
 from .rewrite import ConstantValue
 from .settings import Settings, current_settings
 from .signature import EntryPoint, Source
-from .toolchain import BuildMode, find_compiler
+from .toolchain import BuildMode, Compiler, find_compiler
 
 Array = npt.NDArray[np.generic]
 Sizes = tuple[int, int, int]
-Result = TypeVar("Result")
+_VARIABLES = "variables that are used before they are set"
+_SWITCHED_OFF = "switched off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +54,13 @@ class Launched:
         outputs: The buffers that the kernel may write to, by index.
         counters: What it did.
         text: The text that ran.
+        unchecked: What the strict checks left out, and why.
     """
 
     outputs: Mapping[int, Array]
     counters: Counters
     text: str
+    unchecked: tuple[str, ...] = ()
 
 
 def run_text(
@@ -122,17 +125,35 @@ def run_text(
         dynamic_threadgroup=dynamic_threadgroup or {},
     )
     counters = loaded.launch(bound, dispatch, chosen)
-    return Launched(outputs=_outputs(loaded, bound), counters=counters, text=text)
+    return Launched(
+        outputs=_outputs(loaded, bound),
+        counters=counters,
+        text=text,
+        unchecked=unchecked(chosen),
+    )
+
+
+def unchecked(settings: Settings | None = None) -> tuple[str, ...]:
+    """What the checks of a launch leave out, each with the reason; empty when they are complete.
+
+    Args:
+        settings: By default those in force.
+    """
+    chosen = settings or current_settings()
+    if not chosen.strict:
+        return (f"all of them: {_SWITCHED_OFF}",)
+    variables = find_tracker(chosen.compiler).reason if chosen.registers else _SWITCHED_OFF
+    language = missing_clang() if chosen.language else _SWITCHED_OFF
+    reasons = {_VARIABLES: variables, LANGUAGE: language}
+    return tuple(f"{check}: {reason}" for check, reason in reasons.items() if reason)
 
 
 def build_settings(settings: Settings) -> Settings:
     """The settings without what loaded code does not depend on."""
-    # A sample of the threadgroups is not compared with a twin.
-    registers = settings.registers and not settings.sample
     return Settings(
         checks=settings.checks,
         compiler=settings.compiler,
-        registers=registers,
+        registers=settings.registers,
         language=settings.language,
     )
 
@@ -152,8 +173,7 @@ def load_text(
     Args:
         text: The text.
         prelude: The header of ours that comes before it.
-        settings: Decide whether it is instrumented, by which compiler, and whether the build that
-            finds unset variables is made at the same time.
+        settings: Decide how it is instrumented, and by which compiler.
         kernel: Which kernel; may be empty if there is one only.
         constants: Function constants.
         include_dirs: Directories for its includes.
@@ -173,49 +193,33 @@ def _load(
     constants: tuple[tuple[int | str, ConstantValue], ...],
     include_dirs: tuple[str, ...],
 ) -> LoadedKernel:
-    compiler = find_compiler(settings.compiler)
-    runtime = build_runtime(compiler)
+    linker = find_compiler(settings.compiler)
+    compiler, mode = _compiler(settings, linker)
+    built = build_kernel(
+        compiler,
+        text,
+        prelude=prelude,
+        mode=mode,
+        function_constants=dict(constants),
+        include_dirs=include_dirs,
+        linker=linker,
+    )
+    return LoadedKernel(build_runtime(linker), built, _choose(built, kernel))
 
-    def build(mode: BuildMode) -> BuiltKernel:
-        return build_kernel(
-            compiler,
-            text,
-            prelude=prelude,
-            mode=mode,
-            function_constants=dict(constants),
-            include_dirs=include_dirs,
-        )
 
-    def load(built: BuiltKernel, load_twin: Callable[[], LoadedKernel] | None) -> LoadedKernel:
-        return LoadedKernel(runtime, built, _choose(built, kernel), load_twin)
-
+def _compiler(settings: Settings, first: Compiler) -> tuple[Compiler, BuildMode]:
+    """What compiles kernels, and for what."""
     if not settings.strict:
-        return load(build(BuildMode.FAST), None)
-    twin = partial(build, BuildMode.ZEROED)
+        return first, BuildMode.FAST
     if not settings.registers:
-        return load(build(BuildMode.CHECKED), lambda: load(twin(), None))
-    zeroed = _started(twin)
-    try:
-        checked = build(BuildMode.CHECKED)
-    except BaseException:
-        # Nothing goes on behind the caller's back.
-        zeroed.exception()
-        raise
-    return load(checked, lambda: load(zeroed.result(), None))
-
-
-def _started(work: Callable[[], Result]) -> Future[Result]:
-    """Start work in a thread of its own."""
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, name="mlx_tilegemm-build").start()
-    return future
+        return first, BuildMode.CHECKED
+    tracker = find_tracker(settings.compiler)
+    if tracker.compiler is not None:
+        return tracker.compiler, BuildMode.TRACKED
+    warnings.warn(
+        f"[emulator] Not checked: {_VARIABLES}: {tracker.reason}.", UncheckedWarning, stacklevel=1
+    )
+    return first, BuildMode.CHECKED
 
 
 def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:

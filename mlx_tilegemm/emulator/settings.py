@@ -27,8 +27,8 @@ class Settings:
             ``"reverse"`` or ``"random"``.
         seed: Chooses the random order.
         workers: CPU threads to use.
-        registers: Whether the strict checks look for variables that are used before they are set;
-            it takes a second compilation and the time of up to 16 threadgroups.
+        registers: Whether the strict checks look for variables that are used before they are set.
+            That takes a clang on Linux; see :func:`unchecked`.
         language: Whether the strict checks refuse text that Metal does not take and C++ does, such
             as a pointer without an address space; it takes a clang, and a warning says where there
             is none.
@@ -41,7 +41,7 @@ class Settings:
             those that ran stand for them.
         time_limit: Seconds after which a launch is stopped.
         compiler: Command of the C++ compiler, ``"zig"`` for that of the ``ziglang`` package; by
-            default the first one found.
+            default the first one found that serves.
     """
 
     checks: str = "strict"

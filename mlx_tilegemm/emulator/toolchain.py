@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import KernelCompileError, ToolchainError
 
 COMPILE_SECONDS = 600.0
-_OLDEST = {"gcc": 12, "clang": 15}
+_OLDEST = {"gcc": 12, "clang": 16}
 
 _COMMON = (
     "-std=c++17",
@@ -36,13 +36,44 @@ _COMMON = (
     # Kernels read tiles through pointers to vectors.
     "-fno-strict-aliasing",
 )
+_UNDEFINED = (
+    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,"
+    "float-cast-overflow"
+)
 _CHECKED = (
     "-DMSL_RT_CHECKED",
     "-fsanitize=thread",
-    "-fsanitize=alignment,bounds,shift,signed-integer-overflow,integer-divide-by-zero,"
-    "float-cast-overflow",
+    _UNDEFINED,
     "-ftrivial-auto-var-init=pattern",
 )
+_TRACKED = (
+    # A call of it does not tell whether the value was set.
+    "-fno-builtin-memset",
+    "-DMSL_RT_CHECKED",
+    "-DMSL_RT_TRACKED",
+    _UNDEFINED,
+    # Behind the driver's back, which knows of the instrumentation on x86-64 only.
+    "-Xclang",
+    "-fsanitize=kernel-memory",
+    # That a value is handed on is no use of it.
+    "-fno-sanitize-memory-param-retval",
+)
+# From C++ to LLVM's text of a tracked kernel, and from there on.
+TO_TEXT = ("-Xclang", "-disable-llvm-passes", "-S", "-emit-llvm")
+FROM_TEXT = (
+    "-c",
+    "-w",
+    # What was never set comes from one place; see unset.py.
+    "-mllvm",
+    "-msan-poison-stack=0",
+    "-mllvm",
+    "-msan-poison-undef=0",
+    "-mllvm",
+    "-msan-track-origins=1",
+)
+_TRACKER_EXPECTED = "it takes a clang (apt install clang or pip install ziglang)"
+# Where the runtime was seen to work with it.
+_TRACKING_MACHINES = (("linux", "x86_64"), ("linux", "aarch64"))
 _CHECKED_BY_FAMILY = {
     "gcc": (
         # Plain bounds takes the array inside a vector for one of any length.
@@ -68,8 +99,8 @@ class BuildMode(Enum):
     FAST = "fast"
     # Instrumented for the checks.
     CHECKED = "checked"
-    # As checked in all that decides a result, but variables that are never set are zero.
-    ZEROED = "zeroed"
+    # Instrumented for the checks and to know of every value whether it was set.
+    TRACKED = "tracked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +137,8 @@ class Compiler:
             flags += ["-fno-sanitize=undefined"]
         if mode is BuildMode.CHECKED:
             flags += [*_CHECKED, *_CHECKED_BY_FAMILY[self.family]]
-        elif mode is BuildMode.ZEROED:
-            flags += ["-ftrivial-auto-var-init=zero"]
+        elif mode is BuildMode.TRACKED:
+            flags += _TRACKED
         return tuple(flags)
 
     def library_flags(self) -> tuple[str, ...]:
@@ -194,18 +225,61 @@ def find_compiler(preferred: str = "") -> Compiler:
 def _find_compiler(preferred: str, cxx: str, path: str) -> Compiler:
     refused = []
     for command in _candidates(preferred, cxx):
-        if command[0] != sys.executable and shutil.which(command[0], path=path) is None:
-            refused.append(f"{command[0]}: not found")
-            continue
-        found = _probe(command)
+        found = _look_at(command, path)
         if isinstance(found, Compiler):
             return found
         refused.append(found)
     tried = "; ".join(refused) or "nothing to try"
     raise ToolchainError(
-        "[emulator] Expected a C++ compiler, g++ 12 or clang 15 at least "
+        "[emulator] Expected a C++ compiler, g++ 12 or clang 16 at least "
         f"(apt install g++, xcode-select --install or pip install ziglang), got: {tried}."
     )
+
+
+def find_trackers(preferred: str = "") -> tuple[tuple[Compiler, ...], tuple[str, ...]]:
+    """The compilers that may have the instrumentation for tracked kernels, the first to try first.
+
+    Args:
+        preferred: A command that must be used, as for :func:`find_compiler`.
+
+    Returns:
+        The compilers, and why others were passed over.
+    """
+    return _find_trackers(preferred, os.environ.get("CXX", ""), os.environ.get("PATH", ""))
+
+
+@lru_cache(maxsize=64)
+def _find_trackers(
+    preferred: str, cxx: str, path: str
+) -> tuple[tuple[Compiler, ...], tuple[str, ...]]:
+    machine = (sys.platform, platform.machine())
+    if machine not in _TRACKING_MACHINES:
+        return (), (f"clang's instrumentation was never tried on {' '.join(machine)}",)
+    compilers, refused = [], []
+    for command in _candidates(preferred, cxx):
+        found = _look_at(_without_driver(command), path)
+        if isinstance(found, str):
+            refused.append(found)
+        elif found.family != "clang":
+            refused.append(f"{' '.join(command)}: is no clang")
+        else:
+            compilers.append(found)
+    return tuple(compilers), (_TRACKER_EXPECTED, *refused)
+
+
+def _without_driver(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The plain clang of the ``ziglang`` wheel, which starts in a tenth of the time."""
+    spec = importlib.util.find_spec("ziglang") if "ziglang" in command else None
+    if spec is None or spec.origin is None:
+        return command
+    return (str(Path(spec.origin).with_name("zig")), "clang")
+
+
+def _look_at(command: tuple[str, ...], path: str) -> Compiler | str:
+    """The compiler behind a command, or why it will not do."""
+    if command[0] != sys.executable and shutil.which(command[0], path=path) is None:
+        return f"{command[0]}: not found"
+    return _probe(command)
 
 
 def _candidates(preferred: str, cxx: str) -> list[tuple[str, ...]]:

@@ -1,7 +1,9 @@
-// Runs every kernel of a rewritten text without Python: for machines that can only be emulated.
+// Runs every kernel of a rewritten text without Python: for machines that can only be emulated. The
+// argument is "checked" or "tracked", as the kernels were built; without one nothing is checked.
 // Prints a line for each: its number, the kinds of its findings and the sum of its output.
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <vector>
 
 #include "findings.h"
@@ -16,7 +18,7 @@ uint32_t msl_rt_end(msl_rt::Counters* counters, msl_rt::Finding* findings, uint3
 extern const msl_rt::Entry entries[];
 extern const unsigned entry_count;
 
-static void run(unsigned number, bool strict) {
+static void run(unsigned number, bool strict, bool tracked) {
   constexpr unsigned count = 256;
   std::vector<float> x(count), y(count);
   for (unsigned i = 0; i < count; ++i) x[i] = 1.0f + 99.0f * float(i) / 255.0f;
@@ -43,6 +45,7 @@ static void run(unsigned number, bool strict) {
     arguments.threadgroup[i] = group[i];
   }
   arguments.strict = strict;
+  arguments.tracked = tracked;
   arguments.workers = 2;
   if (msl_rt_begin(&arguments) != 0) {
     std::printf("%u failed\n", number);
@@ -61,6 +64,7 @@ static void run(unsigned number, bool strict) {
   std::fflush(stdout);
 }
 
-int main(int argc, char**) {
-  for (unsigned number = 0; number < entry_count; ++number) run(number, argc < 2);
+int main(int argc, char** argv) {
+  const bool tracked = argc > 1 && std::strcmp(argv[1], "tracked") == 0;
+  for (unsigned number = 0; number < entry_count; ++number) run(number, argc > 1, tracked);
 }

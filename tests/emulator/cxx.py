@@ -1,4 +1,4 @@
-"""Compiles small C++ programs against the emulator's include directory."""
+"""The compilers of this machine: small C++ programs for them, and the builds of kernels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from mlx_tilegemm import emulator
 
@@ -73,3 +76,25 @@ class Cxx:
 def compilers() -> list[str]:
     """Return the C++ compilers of this machine that the headers support."""
     return [name for name in ("g++", "clang++-19", "clang++") if shutil.which(name)][:2]
+
+
+TRACKED = "tracked"
+
+
+def builds() -> list[str]:
+    """Return the ways to build a kernel for the checks: tracked, and by each compiler."""
+    return [TRACKED, *compilers()]
+
+
+def choice_of(build: str) -> dict[str, Any]:
+    """Return the settings that choose a build, or skip where this machine cannot make it."""
+    if build != TRACKED:
+        return {"compiler": build, "registers": False}
+    if left_out := emulator.unchecked(emulator.Settings()):
+        pytest.skip("; ".join(left_out))
+    return {}
+
+
+def settings_of(build: str, **fields: Any) -> emulator.Settings:
+    """Return settings that choose a build."""
+    return emulator.Settings(**choice_of(build), **fields)

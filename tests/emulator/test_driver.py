@@ -109,8 +109,7 @@ def test_processes_that_build_the_same_kernel(tmp_path):
 def test_damaged_builds_are_made_again(tmp_path):
     finish(start("damaged", tmp_path))
     libraries = [*tmp_path.glob("kernel-*/kernel.so"), *tmp_path.glob("runtime-*/*.so")]
-    # The kernel is built twice: to run, and to find variables that are used before they are set.
-    assert len(libraries) == 3
+    assert len(libraries) == 2
     sizes = {path: path.stat().st_size for path in libraries}
     for path in libraries:
         path.write_bytes(path.read_bytes()[: sizes[path] // 2])
@@ -163,9 +162,9 @@ def test_leftovers_of_killed_builds_go_away(own_cache):
 def test_compiler_that_breaks_off(own_cache, script, body, message):
     broken = script(probing(body))
     with pytest.raises(ToolchainError, match=message):
-        twice(message, compiler=broken)
+        twice(message, compiler=broken, registers=False)
     assert not list(own_cache.glob("kernel-*"))
-    np.testing.assert_array_equal(twice(message, compiler="g++"), 2 * X)
+    np.testing.assert_array_equal(twice(message, compiler="g++", registers=False), 2 * X)
 
 
 def test_no_compiler(monkeypatch):

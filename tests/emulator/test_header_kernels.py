@@ -8,10 +8,11 @@ import mlx
 import mlx.core as mx
 import numpy as np
 import pytest
-from cxx import compilers
+from cxx import builds, choice_of, compilers, settings_of
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.emulator import Output, run_text
+from mlx_tilegemm.emulator.run import load_text
 
 RNG = np.random.default_rng(11)
 MLX_INCLUDE = Path(next(iter(mlx.__path__))) / "include"
@@ -23,9 +24,9 @@ ships_headers = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=compilers())
-def compiler(request: pytest.FixtureRequest):
-    with tg.emulator.settings(compiler=request.param):
+@pytest.fixture(params=builds())
+def build(request: pytest.FixtureRequest):
+    with tg.emulator.settings(**choice_of(request.param)):
         yield request.param
 
 
@@ -43,7 +44,7 @@ def run(source: str, inputs: list[mx.array], dtype: mx.Dtype, count: int, **opti
     return np.array(out.astype(mx.float32) if dtype == mx.bfloat16 else out)
 
 
-def test_vectors_in_every_address_space(compiler: str) -> None:
+def test_vectors_in_every_address_space(build: str) -> None:
     source = """
       threadgroup half4 rows[32];
       threadgroup packed_float3 odd[32];
@@ -74,7 +75,7 @@ def test_vectors_in_every_address_space(compiler: str) -> None:
     np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-6)
 
 
-def test_bfloat_kernel_rounds_as_mlx_does(compiler: str) -> None:
+def test_bfloat_kernel_rounds_as_mlx_does(build: str) -> None:
     source = """
       const uint i = thread_position_in_grid.x;
       T y = a[i] * b[i] + T(1);
@@ -88,14 +89,14 @@ def test_bfloat_kernel_rounds_as_mlx_does(compiler: str) -> None:
     np.testing.assert_array_equal(actual, np.array(y.astype(mx.float32)))
 
 
-def test_bfloat_simd_sums_in_float(compiler: str) -> None:
+def test_bfloat_simd_sums_in_float(build: str) -> None:
     source = "out[thread_position_in_grid.x] = simd_sum(a[thread_position_in_grid.x]);"
     a = mx.array(RNG.uniform(1, 2, 32)).astype(mx.bfloat16)
     total = mx.sum(a.astype(mx.float32)).astype(mx.bfloat16).astype(mx.float32)
     np.testing.assert_array_equal(run(source, [a], mx.bfloat16, 32), np.full(32, total.item()))
 
 
-def test_prelude_helpers_on_a_transposed_input(compiler: str) -> None:
+def test_prelude_helpers_on_a_transposed_input(build: str) -> None:
     source = """
       const uint i = thread_position_in_grid.x;
       const auto at = elem_to_loc(i, a_shape, a_strides, a_ndim);
@@ -109,7 +110,7 @@ def test_prelude_helpers_on_a_transposed_input(compiler: str) -> None:
     np.testing.assert_allclose(actual, a.T.ravel() + steps, rtol=1e-6, atol=1e-6)
 
 
-def test_complex_kernel(compiler: str) -> None:
+def test_complex_kernel(build: str) -> None:
     source = """
       const uint i = thread_position_in_grid.x;
       complex64_t z = a[i] * b[i];
@@ -176,20 +177,18 @@ def run_mlx(headers: str, kernel: str, arguments: str, **launch) -> np.ndarray:
 
 @pytest.mark.slow
 @ships_headers
+@pytest.mark.parametrize("build", builds()[:2])
 @pytest.mark.parametrize(("headers", "kernel", "arguments"), SHIPPED)
-def test_mlx_kernel_compiles(headers: str, kernel: str, arguments: str) -> None:
-    from mlx_tilegemm.emulator.build import build_kernel
-    from mlx_tilegemm.emulator.toolchain import BuildMode, find_compiler
-
-    built = build_kernel(
-        find_compiler(compilers()[0]),
+def test_mlx_kernel_compiles(build: str, headers: str, kernel: str, arguments: str) -> None:
+    constants = tuple(dict.fromkeys(range(400), 0).items())
+    loaded = load_text(
         mlx_text(headers, ("k", kernel, arguments)),
         prelude="msl/prelude_metal.h",
-        mode=BuildMode.CHECKED,
-        function_constants=dict.fromkeys(range(400), 0),
+        settings=settings_of(build),
+        constants=constants,
         include_dirs=(str(MLX_INCLUDE),),
     )
-    assert [entry.name for entry in built.entries] == ["k"]
+    assert loaded.entry.name == "k"
 
 
 @ships_headers

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from cxx import compilers
+from cxx import builds, settings_of
 
 from mlx_tilegemm import emulator
 from mlx_tilegemm.emulator import (
@@ -45,9 +45,9 @@ kernel void f(device const float* x [[buffer(0)]],
 """
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_function_constants(compiler):
-    settings = Settings(compiler=compiler)
+@pytest.mark.parametrize("build", builds())
+def test_function_constants(build):
+    settings = settings_of(build)
     plain = run(
         FUNCTION_CONSTANTS, {0: X, 2: FLOATS}, function_constants={0: False}, settings=settings
     )
@@ -149,9 +149,9 @@ kernel void f(device const float* x [[buffer(0)]], device float* y [[buffer(1)]]
 """
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_threadgroup_declarations(compiler):
-    out = run(STORAGE, [X, FLOATS], settings=Settings(compiler=compiler))[1]
+@pytest.mark.parametrize("build", builds())
+def test_threadgroup_declarations(build):
+    out = run(STORAGE, [X, FLOATS], settings=settings_of(build))[1]
     expected = X.reshape(2, 32)[:, ::-1].ravel() + 1 + 0.5 + 2 + 1 + 1.5 + 0.25
     np.testing.assert_array_equal(out, expected)
 
@@ -182,9 +182,9 @@ kernel void f(device const float* x [[buffer(0)]], device float* y [[buffer(1)]]
 """
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_overloads_that_differ_in_address_spaces(compiler):
-    out = run(OVERLOADS, [X, FLOATS], settings=Settings(compiler=compiler))[1]
+@pytest.mark.parametrize("build", builds())
+def test_overloads_that_differ_in_address_spaces(build):
+    out = run(OVERLOADS, [X, FLOATS], settings=settings_of(build))[1]
     np.testing.assert_array_equal(out, np.repeat([0.0 + 0 + 1 + 1, 0.0 + 32 + 1 + 33], 32))
 
 
@@ -270,8 +270,8 @@ kernel void f(device const float* x [[buffer(0)]], device atomic_uint* bins [[bu
 """
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_atomics(compiler):
+@pytest.mark.parametrize("build", builds())
+def test_atomics(build):
     buffers = [
         X,
         np.zeros(4, np.uint32),
@@ -279,7 +279,7 @@ def test_atomics(compiler):
         np.zeros(1, np.int32),
         np.zeros(1, np.float32),
     ]
-    out = run(ATOMICS, buffers, settings=Settings(compiler=compiler))
+    out = run(ATOMICS, buffers, settings=settings_of(build))
     assert out[1].tolist() == [16] * 4
     assert out[2].tolist() == [64.0] * 64
     assert out[3].tolist() == [63]

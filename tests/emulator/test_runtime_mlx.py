@@ -5,15 +5,15 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
-from cxx import compilers
+from cxx import builds, settings_of
 from steel import INCLUDE
 
-from mlx_tilegemm.emulator import Output, Settings, run_text
+from mlx_tilegemm.emulator import Output, run_text
 
 KERNELS = "mlx/backend/metal/kernels"
 
 
-def run(headers, instance, buffers, *, groups, threads, compiler, **options):
+def run(headers, instance, buffers, *, groups, threads, build, **options):
     lines = [f'#include "{KERNELS}/{header}"' for header in ("utils.h", *headers)]
     text = "\n".join([*lines, f'instantiate_kernel("k", {instance})\n'])
     grid = tuple(count * size for count, size in zip(groups, threads, strict=True))
@@ -24,7 +24,7 @@ def run(headers, instance, buffers, *, groups, threads, compiler, **options):
         grid=grid,
         threadgroup=threads,
         include_dirs=[INCLUDE],
-        settings=Settings(compiler=compiler),
+        settings=settings_of(build),
         **options,
     ).outputs
 
@@ -33,8 +33,8 @@ def normal(seed, shape, dtype=np.float32):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_softmax(compiler):
+@pytest.mark.parametrize("build", builds())
+def test_softmax(build):
     x = normal(1, (3, 333), np.float16)
     out = Output(shape=x.shape, dtype=x.dtype)
     got = run(
@@ -43,14 +43,14 @@ def test_softmax(compiler):
         [x, out, np.int32(333)],
         groups=(3, 1, 1),
         threads=(96, 1, 1),
-        compiler=compiler,
+        build=build,
     )[1]
     exact = mx.softmax(mx.array(x).astype(mx.float32), axis=-1, stream=mx.cpu)
     np.testing.assert_allclose(got, np.array(exact), rtol=2e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_sort(compiler):
+@pytest.mark.parametrize("build", builds())
+def test_sort(build):
     x = normal(2, (2, 500))
     out = Output(shape=x.shape, dtype=x.dtype)
     sizes = [np.int32(size) for size in (500, 1, 1, 500, 500)]
@@ -60,13 +60,13 @@ def test_sort(compiler):
         [x, out, *sizes],
         groups=(1, 2, 1),
         threads=(128, 1, 1),
-        compiler=compiler,
+        build=build,
     )[1]
     np.testing.assert_array_equal(got, np.sort(x, axis=1))
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_scan(compiler):
+@pytest.mark.parametrize("build", builds())
+def test_scan(build):
     x = normal(3, (3, 700))
     out = Output(shape=x.shape, dtype=x.dtype)
     got = run(
@@ -76,13 +76,13 @@ def test_scan(compiler):
         groups=(1, 3, 1),
         # With fewer simdgroups it reads sums that none of them has set, and does not use them.
         threads=(1024, 1, 1),
-        compiler=compiler,
+        build=build,
     )[1]
     np.testing.assert_allclose(got, np.cumsum(x, axis=1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("compiler", compilers())
-def test_attention_of_one_query(compiler):
+@pytest.mark.parametrize("build", builds())
+def test_attention_of_one_query(build):
     heads, kv_heads, length, depth = 4, 2, 77, 64
     q = normal(4, (1, heads, 1, depth), np.float16)
     k = normal(5, (1, kv_heads, length, depth), np.float16)
@@ -98,7 +98,7 @@ def test_attention_of_one_query(compiler):
         arguments,
         groups=(heads, 1, 1),
         threads=(1024, 1, 1),
-        compiler=compiler,
+        build=build,
         function_constants={**dict.fromkeys(names, False), "blocks": 1},
     )[3]
     wide = [mx.array(array).astype(mx.float32) for array in (q, k, v)]
@@ -107,8 +107,8 @@ def test_attention_of_one_query(compiler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", compilers())
-def test_quantized_product(compiler):
+@pytest.mark.parametrize("build", builds())
+def test_quantized_product(build):
     m, n, k = 35, 64, 128
     x = normal(7, (m, k), np.float16)
     w, scales, biases = mx.quantize(
@@ -124,7 +124,7 @@ def test_quantized_product(compiler):
         [*arguments, *none, *none, np.zeros(1, np.int64), np.zeros(1, np.int64)],
         groups=(n // 32, -(-m // 32), 1),
         threads=(32, 2, 2),
-        compiler=compiler,
+        build=build,
     )[4]
     exact = (
         mx.array(x).astype(mx.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cxx import compilers
+from cxx import builds, choice_of
 from steel import Tile, attention, gemm
 
 from mlx_tilegemm import emulator
@@ -31,13 +31,13 @@ def normal(seed, shape, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", compilers())
+@pytest.mark.parametrize("build", builds())
 @pytest.mark.parametrize(("dtype", "tile", "size", "transpose_a", "transpose_b"), GEMMS)
-def test_gemm(compiler, dtype, tile, size, transpose_a, transpose_b):
+def test_gemm(build, dtype, tile, size, transpose_a, transpose_b):
     m, n, k = size
     a = normal(1, (k, m) if transpose_a else (m, k), dtype)
     b = normal(2, (n, k) if transpose_b else (k, n), dtype)
-    with emulator.settings(compiler=compiler):
+    with emulator.settings(**choice_of(build)):
         out, counters = gemm(a, b, tile, transpose_a=transpose_a, transpose_b=transpose_b)
     exact = (a.T if transpose_a else a).astype(np.float64) @ (b.T if transpose_b else b).astype(
         np.float64
@@ -60,16 +60,16 @@ def reference(q, k, v, scale, causal):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", compilers())
+@pytest.mark.parametrize("build", builds())
 @pytest.mark.parametrize(("dtype", "size", "causal"), ATTENTIONS)
-def test_attention(compiler, dtype, size, causal):
+def test_attention(build, dtype, size, causal):
     batch, heads, kv_heads, q_length, k_length, depth = size
     q = normal(1, (batch, heads, q_length, depth), dtype)
     k = normal(2, (batch, kv_heads, k_length, depth), dtype)
     v = normal(3, (batch, kv_heads, k_length, depth), dtype)
     scale = depth**-0.5
     block_k = 32 if depth < 128 else 16
-    with emulator.settings(compiler=compiler):
+    with emulator.settings(**choice_of(build)):
         out, _ = attention(q, k, v, scale=scale, causal=causal, block_k=block_k)
     exact = reference(q, k, v, scale, causal)
     tolerance = 4e-3 if dtype is np.float16 else 2e-5

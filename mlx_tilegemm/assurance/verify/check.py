@@ -143,6 +143,7 @@ def _checked(variant: Variant, backend: Backend, repeats: int, static: bool) -> 
         failures += seen.findings
         unchecked += seen.unchecked
         fields["text_bytes"] = seen.text_bytes
+    unchecked += backend.unchecked()
     runs = _run_repeatedly(variant, backend, repeats)
     failures += runs.failures
     seconds = runs.seconds

@@ -407,7 +407,7 @@ inline float hypot(float x, float y) {
   if (metal::isinf(x) || metal::isinf(y)) {
     return metal::numeric_limits<float>::infinity();
   }
-  return __builtin_hypotf(x, y);
+  return metal::_impl::derived(__builtin_hypotf(x, y), x, y);
 }
 
 template <bool condition, typename T, typename U>

@@ -234,17 +234,6 @@ MSL_RT_EXPORT void msl_rt_lines(uint32_t buffer, uint64_t* by_threadgroup, uint6
   *distinct = static_cast<uint64_t>(std::count(touched.begin(), touched.end(), true));
 }
 
-// Code address and thread of the latest store to a tracked buffer; `near` is an address in the same
-// kernel. Zero when there is none.
-MSL_RT_EXPORT uint64_t msl_rt_last_store(
-    uint32_t buffer, uint64_t offset, uint64_t near, uint32_t* thread) {
-  const Region* region = AddressSpace::instance()->buffer(buffer);
-  if (region->cells == nullptr || offset >= region->bytes) return 0;
-  const Cell& cell = region->cells[offset >> region->granule_shift];
-  *thread = Record(cell.write).thread();
-  return address_of(cell.write_site, near);
-}
-
 // Offset of a code address in the library that holds it, and the library's path.
 MSL_RT_EXPORT uint64_t msl_rt_locate(uint64_t pc, char* path, uint32_t capacity) {
   Dl_info info;

@@ -44,7 +44,8 @@ struct Finding {
   uint32_t other_thread[3];
   uint32_t in_other_threadgroup;
   uint32_t count;
-  char text[108];
+  uint32_t origin;  // of a value that was never set; see unset.h
+  char text[104];
 };
 
 class FindingLog {

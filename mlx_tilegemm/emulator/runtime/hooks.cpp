@@ -141,6 +141,16 @@ void report_and_abandon(
   if (worker != nullptr && worker->on_fiber()) worker->abandon();
 }
 
+void report_alignment(
+    const SourceLocation& location, uint64_t pc, uintptr_t address, uintptr_t alignment) {
+  if (msl_rt::AddressSpace::owns(address)) {
+    msl_rt::report_misaligned(current_worker(), address, alignment, pc);
+  } else {
+    report_undefined(
+        location, pc, Kind::misaligned, "the address is no multiple of the type's alignment");
+  }
+}
+
 void report_outside(const SourceLocation& location, uint64_t pc, long long index) {
   char text[64];
   std::snprintf(text, sizeof(text), "index %lld is outside the array", index);
@@ -198,13 +208,13 @@ MSL_RT_EXPORT void __ubsan_handle_missing_return(void* data) {
 // Only the check of alignments is on. It sees vectors whole that the optimiser splits afterwards.
 MSL_RT_EXPORT void __ubsan_handle_type_mismatch_v1(void* data, uintptr_t pointer) {
   const uintptr_t alignment = uintptr_t(1) << static_cast<const TypeMismatch*>(data)->log_alignment;
-  if (msl_rt::AddressSpace::owns(pointer)) {
-    msl_rt::report_misaligned(current_worker(), pointer, alignment, CALLER_PC);
-  } else {
-    report_undefined(
-        location_of(data), CALLER_PC, Kind::misaligned,
-        "the address is no multiple of the type's alignment");
-  }
+  report_alignment(location_of(data), CALLER_PC, pointer, alignment);
+}
+
+// Copies of vectors are no accesses to -fsanitize=alignment; see the driver's unset.py.
+MSL_RT_EXPORT void msl_rt_misaligned(const void* address, uintptr_t mask) {
+  const uintptr_t value = reinterpret_cast<uintptr_t>(address);
+  report_alignment(SourceLocation(), CALLER_PC, value, mask + 1);
 }
 
 }  // extern "C"

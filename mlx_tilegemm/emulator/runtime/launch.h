@@ -44,6 +44,7 @@ struct LaunchArguments {
   uint32_t misalign;
   uint32_t sample;  // how many threadgroups to run, spread over the grid; 0 for all
   uint32_t accesses;  // whether to put the lanes' accesses together
+  uint32_t tracked;   // whether the kernel computes shadows; see unset.h
   uint64_t seed;
 };
 

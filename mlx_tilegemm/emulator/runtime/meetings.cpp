@@ -47,11 +47,12 @@ static uint32_t lanes_of(const Simdgroup* group, uint32_t slots) {
   return lanes;
 }
 
-static void collect_operands(Mailbox* box, uint32_t lanes) {
+static void collect_operands(Mailbox* box, uint32_t lanes, bool tracked) {
   box->lanes = lanes;
   for (; lanes; lanes &= lanes - 1) {
     const uint32_t lane = __builtin_ctz(lanes);
-    std::memcpy(box->slots[lane], box->operands[lane], Mailbox::slot_bytes);
+    std::memcpy(box->slots[lane], box->operands[lane], slot_bytes);
+    if (tracked) box->shadows[lane] = box->operand_shadows[lane];
   }
 }
 
@@ -60,7 +61,7 @@ void Worker::join(Simdgroup* group, uint32_t slots) {
   if (accesses && slots == group->alive) accesses->settle(group->index);
   const Fiber* first = &group->fibers[__builtin_ctz(slots)];
   if (first->place.kind == Collective::simd_function) {
-    collect_operands(&group->box, lanes_of(group, slots));
+    collect_operands(&group->box, lanes_of(group, slots), tracked);
   } else if (strict && slots != ~uint32_t(0)) {
     report_split(group, slots);
   }

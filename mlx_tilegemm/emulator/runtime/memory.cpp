@@ -45,7 +45,7 @@ bool AddressSpace::reserve() {
   // limits on address space get less.
   for (device_shift_ = 35; device_shift_ >= 28; device_shift_ -= 1) {
     span_ = threadgroup_span + (uintptr_t(max_buffers) << device_shift_);
-    base_ = reserve_range(span_);
+    base_ = reserve_range(span_ + 2 * threadgroup_span);
     if (base_ != 0) return true;
   }
   span_ = 0;
@@ -120,6 +120,12 @@ bool AddressSpace::track(Region* region, size_t scalar_bytes) {
   region->cells = static_cast<Cell*>(map_memory(needed));
   region->cell_bytes = region->cells == nullptr ? 0 : needed;
   return region->cells != nullptr;
+}
+
+bool AddressSpace::commit_shadow(const Region* region) {
+  const Shadow shadow = AddressSpace::shadow(region->start);
+  return commit(reinterpret_cast<uintptr_t>(shadow.bits), region->bytes) &&
+         commit(reinterpret_cast<uintptr_t>(shadow.origin), region->bytes + sizeof(uint32_t));
 }
 
 void AddressSpace::release(Region* region) {

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "unset.h"
+
 namespace msl_rt {
 
 constexpr uint32_t max_buffers = 64;
@@ -34,6 +36,11 @@ struct Region {
   uint32_t index = 0;  // of the buffer or of the threadgroup declaration
   Space space = Space::device;
   size_t cell_bytes = 0;  // mapped for `cells`; kept from launch to launch
+
+  bool holds(uintptr_t address, size_t size) const {
+    const uintptr_t offset = address - start;
+    return offset < bytes && size <= bytes - offset;
+  }
 };
 
 class AddressSpace {
@@ -44,6 +51,13 @@ class AddressSpace {
 
   // Whether an address may be one of ours; most accesses of checked code are to stacks.
   static bool owns(uintptr_t address) { return address - base_ < span_; }
+
+  // Of an address in a threadgroup array.
+  static Shadow shadow(uintptr_t address) {
+    return {
+        reinterpret_cast<unsigned char*>(address + span_),
+        reinterpret_cast<uint32_t*>((address + span_ + threadgroup_span) & ~uintptr_t(3))};
+  }
 
   // The region of a slot that holds `address`, even when the address is outside the block itself.
   Region* find(uintptr_t address) {
@@ -60,6 +74,9 @@ class AddressSpace {
   // Gives a region cells for granules of min(4, scalar_bytes). Old records stay in them: their
   // clocks tell that they are old.
   bool track(Region* region, size_t scalar_bytes);
+
+  // Makes the shadow of a threadgroup array usable.
+  bool commit_shadow(const Region* region);
 
   Region* buffer(uint32_t index) { return &device_[index]; }
   Region* storage(uint32_t worker, uint32_t declaration) {
@@ -83,7 +100,8 @@ class AddressSpace {
   AddressSpace() = default;
   bool reserve();
 
-  // One range: the threadgroup slots of all workers, then the slots of the buffers.
+  // One range: the threadgroup slots of all workers, the slots of the buffers, and then shadows and
+  // origins of the threadgroup slots, which are not counted in span_.
   static constexpr uint32_t threadgroup_shift = 24;
   static constexpr uintptr_t threadgroup_span = uintptr_t(max_workers * max_storages)
                                                 << threadgroup_shift;

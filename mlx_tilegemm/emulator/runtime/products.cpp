@@ -1,5 +1,6 @@
 // Matrix products. Each lane leaves its parts of the operands and goes on; the sums are computed
 // for many products at once, as soon as all lanes have left their parts of them.
+#include <algorithm>
 #include <cstring>
 
 #include "worker.h"
@@ -23,11 +24,19 @@ float widen(uint16_t bits) {
   return value;
 }
 
+}  // namespace
+
+uint16_t round_to_bfloat(uint32_t bits) {
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+namespace {
+
 uint16_t round_to_bfloat(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return msl_rt::round_to_bfloat(bits);
 }
 
 Pair load_pair(const void* source, ElementType type) {
@@ -81,6 +90,25 @@ void add_to_targets(const Product& product) {
 }
 
 }  // namespace
+
+// The compiler leaves the shadows of the operands where those of the call's parameters are.
+void Worker::check_operands(const void* target, ElementType type, Place place) {
+  constexpr uint32_t left = 2, right = 3;  // among the parameters
+  const CallShadows& call = *call_shadows();
+  const size_t bytes = type == ElementType::float32 ? 8 : 4;
+  const uint32_t sum = find_unset(*this, target, bytes);
+  if ((sum | call.parameters[left] | call.parameters[right]) == 0) return;
+  if (sum) report_unset(this, 0, place, sum, "accumulator of a matrix product");
+  for (const uint32_t operand : {left, right}) {
+    if (call.parameters[operand] == 0) continue;
+    const uint32_t origin = std::max(call.parameter_origins[2 * operand], unknown_origin);
+    const char* side = operand == left ? "left operand of a matrix product"
+                                       : "right operand of a matrix product";
+    report_unset(this, 0, place, origin, side);
+  }
+  // The sum counts as set, whatever it was made of.
+  mark_set(*this, target, bytes);
+}
 
 uint32_t Worker::add_product(void* target, ElementType type, Pair a, Pair b, Place place) {
   Fiber* self = current;

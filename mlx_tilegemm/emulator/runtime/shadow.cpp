@@ -335,13 +335,14 @@ void check_threadgroup(Cell* cell, const Cell* end, const AccessOf& of) {
 
 }  // namespace
 
-void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc) {
+const Region* check_access(
+    Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc) {
   const Region* region = space()->find(address);
   const uintptr_t offset = address - region->start;
   worker->last_pc = pc;
-  if (offset >= region->bytes || bytes > region->bytes - offset) {
+  if (!region->holds(address, bytes)) {
     report_access(worker, Kind::out_of_bounds, pc, region, address, bytes, access);
-    return;
+    return nullptr;
   }
   const AccessOf of = {worker, region, address, bytes, access, pc};
   count(of);
@@ -349,15 +350,33 @@ void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access
     if (is_store(access)) {
       report_access(worker, Kind::store_to_input, pc, region, address, bytes, access);
     }
-    return;
+    return region;
   }
   Cell* first = region->cells + (offset >> region->granule_shift);
   const Cell* end = region->cells + ((offset + bytes - 1) >> region->granule_shift) + 1;
   if (region->space == Space::threadgroup) {
     check_threadgroup(first, end, of);
-    return;
+    return region;
   }
   for (Cell* cell = first; cell != end; ++cell) check_cell<true>(cell, of);
+  return region;
+}
+
+void report_unset(
+    Worker* worker, uint64_t pc, const Place& place, uint32_t origin, const char* what) {
+  Finding* finding = worker->report(Kind::uninitialized, pc, place);
+  if (finding == nullptr) return;
+  finding->origin = origin;
+  std::snprintf(finding->text, sizeof(finding->text), "%s", what);
+}
+
+void report_unset_store(
+    Worker* worker, uintptr_t address, size_t bytes, uint64_t pc, uint32_t origin) {
+  const Region* region = space()->find(address);
+  Finding* finding = worker->report(Kind::uninitialized, pc, Place(), region);
+  if (finding == nullptr) return;
+  describe_access(finding, region, address, bytes, Access::store);
+  finding->origin = origin;
 }
 
 void report_misaligned(Worker* worker, uintptr_t address, size_t alignment, uint64_t pc) {

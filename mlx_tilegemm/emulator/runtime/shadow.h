@@ -46,8 +46,8 @@ inline uint64_t address_of(uint32_t site, uint64_t pc) {
 }
 
 // Checks one access of the running fiber to an address that AddressSpace owns; `pc` says where it
-// stands.
-void check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc);
+// stands. Gives what is accessed, null outside of it.
+const Region* check_access(Worker* worker, uintptr_t address, size_t bytes, Access access, uint64_t pc);
 
 // Reports an address of ours that is no multiple of `alignment`.
 void report_misaligned(Worker* worker, uintptr_t address, size_t alignment, uint64_t pc);

@@ -48,30 +48,35 @@ char* allocate_stacks(size_t bytes) {
 __thread Worker* this_worker = nullptr;
 
 bool Worker::allocate() {
-  if (stacks_ != nullptr) return true;
+  if (stacks.bytes != 0) return true;
   fibers_ = allocate_array<Fiber>(max_threads);
   groups_ = allocate_array<Simdgroup>(max_threads / simd_width);
   ids_ = allocate_array<ThreadIds>(max_threads);
   arguments_ = allocate_array<void*>(max_buffers);
   char* escape = allocate_stacks(escape_bytes);
-  char* stacks = allocate_stacks(max_threads * stack_stride);
+  constexpr size_t bytes = max_threads * stack_stride;
+  char* memory = allocate_stacks(3 * bytes);
+  call_shadows_ = allocate_array<CallShadows>(max_threads);
   absent_ = map_memory(absent_bytes);
-  if (!fibers_ || !groups_ || !ids_ || !arguments_ || !absent_ || !escape || !stacks) return false;
+  if (!fibers_ || !groups_ || !ids_ || !arguments_ || !call_shadows_ || !absent_) return false;
+  if (!escape || !memory) return false;
   escape_stack = escape + escape_bytes;
-  stacks_ = stacks;
+  stacks = {reinterpret_cast<uintptr_t>(memory), bytes};
 #if defined(MADV_HUGEPAGE)
-  madvise(stacks_, max_threads * stack_stride, MADV_HUGEPAGE);
+  madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
   return true;
 }
 
 char* Worker::stack_top(uint32_t thread) const {
-  return stacks_ + thread * stack_stride + stack_stride;
+  return reinterpret_cast<char*>(stacks.begin) + thread * stack_stride + stack_stride;
 }
 
 void Worker::begin(Launch* next) {
   launch = next;
   strict = next->strict;
+  tracked = next->arguments.tracked != 0;
+  pending = {};
   findings.clear();
   counters = {};
   std::memset(storages, 0, sizeof(storages));
@@ -205,10 +210,16 @@ void Worker::set_ids() {
   }
 }
 
+// A load of threadgroup memory that nothing was stored to is reported as such.
+static void forget_shadow(const Region* region) {
+  std::memset(AddressSpace::shadow(region->start).bits, 0, region->bytes);
+}
+
 void Worker::prepare_storages() {
   for (const Storage& storage : storages) {
     if (storage.region == nullptr) continue;
     std::memset(reinterpret_cast<void*>(storage.region->start), 0xff, storage.region->bytes);
+    if (tracked) forget_shadow(storage.region);
   }
 }
 
@@ -247,6 +258,7 @@ void Worker::start_simdgroup(Simdgroup* group, const uint32_t* lane_order, uint3
     fiber->uniform = 0;
     fiber->products = 0;
     fiber->leads = false;
+    if (tracked) std::memset(&call_shadows_[fiber->thread], 0, 2 * sizeof(uint64_t));
     char* top = stack_top(fiber->thread);
     std::memcpy(top - stack_stride, &stack_guard, sizeof(stack_guard));
     fiber->stack_pointer = prepare_stack(top, fiber_main);
@@ -288,6 +300,7 @@ void Worker::finish() {
 
 void Worker::resume(Fiber* next) {
   Fiber* self = current;
+  if (pending.bytes != 0) settle_store();
   if (next == self) return;
   current = next;
   if (next == nullptr) {
@@ -348,13 +361,15 @@ void Worker::place_storage(
   const bool misalign = launch->arguments.misalign != 0;
   const size_t alignment = misalign ? type.alignment : std::max<size_t>(type.alignment, 16);
   Region* region = space->place_storage(index, declaration, type.bytes, alignment);
-  if (region == nullptr || (strict && !space->track(region, type.scalar_size))) {
+  if (region == nullptr || (strict && !space->track(region, type.scalar_size)) ||
+      (tracked && !space->commit_shadow(region))) {
     Finding* finding = report(Kind::threadgroup_memory, 0, place);
     if (finding != nullptr) finding->size = type.bytes;
     abandon();
   }
   storages[declaration] = {region, name, type.element_size};
   std::memset(reinterpret_cast<void*>(region->start), 0xff, type.bytes);
+  if (tracked) forget_shadow(region);
   counters.threadgroup_bytes += (type.bytes + 15) / 16 * 16;
   if (counters.threadgroup_bytes <= threadgroup_limit) return;
   Finding* finding = report(Kind::threadgroup_memory, 0, place, region);

@@ -8,6 +8,7 @@
 #include "accesses.h"
 #include "findings.h"
 #include "memory.h"
+#include "unset.h"
 
 namespace msl_rt {
 
@@ -116,6 +117,19 @@ struct Storage {
   uint32_t element_size;
 };
 
+// The stacks of a worker's threads, with their shadows and origins behind them.
+struct Stacks {
+  uintptr_t begin = 0;
+  size_t bytes = 0;
+
+  bool holds(uintptr_t address) const { return address - begin < bytes; }
+  Shadow shadow(uintptr_t address) const {
+    return {
+        reinterpret_cast<unsigned char*>(address + bytes),
+        reinterpret_cast<uint32_t*>((address + 2 * bytes) & ~uintptr_t(3))};
+  }
+};
+
 inline uint32_t all_lanes(uint32_t lanes) {
   return lanes == 32 ? ~uint32_t(0) : (uint32_t(1) << lanes) - 1;
 }
@@ -124,6 +138,10 @@ inline uint32_t all_lanes(uint32_t lanes) {
 inline uint32_t memory_flag(uint32_t space) {
   return space == 0 ? memory_device : memory_threadgroup;
 }
+
+
+// The bits of a float, rounded to those of a bfloat.
+uint16_t round_to_bfloat(uint32_t bits);
 
 // Spreads the bits of a number.
 inline uint64_t mix(uint64_t value) {
@@ -153,6 +171,8 @@ class Worker {
   void give_way();
   void* threadgroup_storage(
       uint32_t declaration, const StorageType& type, const char* name, Place place);
+  void check_operands(const void* target, ElementType type, Place place);
+  void settle_store();
   [[noreturn]] void abandon();
 
   Finding* report(
@@ -163,9 +183,11 @@ class Worker {
   bool on_fiber() const { return current != nullptr; }
   // The last simdgroup_barrier of a thread's simdgroup.
   PartialBarrier partial_of(uint32_t thread, uint32_t space) const;
+  CallShadows* call_shadows() const { return &call_shadows_[current->thread]; }
 
   const uint32_t index;
   bool strict = false;
+  bool tracked = false;  // the kernel computes shadows
   Launch* launch = nullptr;
   Fiber* current = nullptr;
 
@@ -181,6 +203,9 @@ class Worker {
   uint64_t last_pc = 0;          // of the latest checked access
   uint32_t tag = 0;              // of the launch
   uint32_t spins = 0;            // atomic accesses that may be part of a waiting loop
+  Stacks stacks;
+  uint32_t source_origin = 0;  // of the latest load from the source of unset variables
+  PendingStore pending = {};
   char* escape_stack = nullptr;  // top of a stack to leave a faulting fiber on
 
  private:
@@ -218,7 +243,7 @@ class Worker {
   Fiber* fibers_ = nullptr;
   Simdgroup* groups_ = nullptr;
   ThreadIds* ids_ = nullptr;
-  char* stacks_ = nullptr;
+  CallShadows* call_shadows_ = nullptr;
   void** arguments_ = nullptr;
   AccessLog access_log_;
   void* absent_ = nullptr;  // stands in for buffers that a function constant leaves out
@@ -234,11 +259,7 @@ class Worker {
   uint32_t cursor_ = 0;  // simdgroup that ran last
 };
 
-// Of the calling OS thread. The runtime is loaded late; a variable this small still finds room in
-// the static block, where reading it costs one instruction; __thread has no initialiser to run.
-#if defined(__linux__)
-__attribute__((tls_model("initial-exec")))
-#endif
+// Of the calling OS thread; __thread has no initialiser to run.
 extern __thread Worker* this_worker;
 
 inline Worker* current_worker() { return this_worker; }

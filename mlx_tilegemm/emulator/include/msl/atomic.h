@@ -42,6 +42,12 @@ MSL_INLINE void note_atomic(const volatile atomic<T>* object, msl_rt::AtomicAcce
   msl_rt_atomic(&object->value, sizeof(T), access);
 }
 
+// Other threads see an operand at once, so it has to be set.
+template <class T>
+MSL_INLINE void note_operand(const T& operand) {
+  check_set(operand, "operand of an atomic function", msl_rt::Site{});
+}
+
 template <class T>
 MSL_RT_UNCHECKED T atomic_read(const volatile atomic<T>* object) {
   T value;
@@ -82,6 +88,7 @@ template <typename T>
 MSL_INLINE void atomic_store_explicit(
     volatile atomic<T>* object, _impl::identity_t<T> desired, memory_order) {
   _impl::note_atomic(object, msl_rt::AtomicAccess::store);
+  _impl::note_operand(desired);
   _impl::atomic_write(object, desired);
 }
 
@@ -90,6 +97,8 @@ MSL_INLINE bool atomic_compare_exchange_weak_explicit(
     volatile atomic<T>* object, T* expected, _impl::identity_t<T> desired, memory_order,
     memory_order) {
   _impl::note_atomic(object, msl_rt::AtomicAccess::modify);
+  _impl::note_operand(*expected);
+  _impl::note_operand(desired);
   return _impl::atomic_swap_if(object, expected, desired);
 }
 
@@ -98,6 +107,7 @@ MSL_INLINE bool atomic_compare_exchange_weak_explicit(
   MSL_INLINE T name(                                                          \
       volatile atomic<T>* object, _impl::identity_t<T> operand, memory_order) {  \
     _impl::note_atomic(object, msl_rt::AtomicAccess::modify);                 \
+    _impl::note_operand(operand);                                             \
     return _impl::atomic_change(                                              \
         object, operand, [](T a, T b) MSL_RT_UNCHECKED { return expression; });  \
   }
@@ -131,6 +141,7 @@ struct wrapping<int> {
       volatile atomic<T>* object, _impl::identity_t<T> operand, memory_order) {  \
     using W = typename _impl::wrapping<T>::type;                                 \
     _impl::note_atomic(object, msl_rt::AtomicAccess::modify);                    \
+    _impl::note_operand(operand);                                                \
     return _impl::atomic_change(object, operand, [](T a, T b) MSL_RT_UNCHECKED { \
       return static_cast<T>(static_cast<W>(a) op static_cast<W>(b));             \
     });                                                                          \

@@ -45,8 +45,7 @@ template <typename T>
 inline constexpr bool is_const<const T> = true;
 
 template <typename T>
-inline constexpr uint32_t element_flags =
-    (is_const<T> ? parameter_const : 0u) | (is_float<T> ? parameter_float : 0u);
+inline constexpr uint32_t element_flags = is_const<T> ? parameter_const : 0u;
 
 template <typename P>
 struct Described {
@@ -72,7 +71,7 @@ struct Described<T&> {
 };
 
 template <typename... P>
-inline uint32_t describe(void (*)(P...), Parameter* parameters) {
+MSL_RT_UNCHECKED uint32_t describe(void (*)(P...), Parameter* parameters) {
   const Parameter all[] = {Described<P>::value..., Parameter{}};
   for (uint32_t i = 0; i < sizeof...(P); ++i) parameters[i] = all[i];
   return sizeof...(P);

@@ -38,7 +38,7 @@ namespace _impl {
 template <class T>
 using only_int_t = when_kind_t<T, 2, 3>;
 template <class T>
-inline constexpr int bits_of = int(sizeof(T)) * 8;
+inline constexpr int bits_in = int(sizeof(T)) * 8;
 // Arithmetic that must not overflow: 128 bits hold any product of two 64-bit integers.
 template <class T>
 using wide_t = typename pick<is_signed_v<T>, __int128, unsigned __int128>::type;
@@ -55,12 +55,12 @@ MSL_INLINE constexpr T saturate_int(__int128 x) {
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T clz(T x) {
   const auto u = static_cast<unsigned long long>(make_unsigned_t<T>(x));
-  return static_cast<T>(u == 0 ? _impl::bits_of<T> : __builtin_clzll(u) - 64 + _impl::bits_of<T>);
+  return static_cast<T>(u == 0 ? _impl::bits_in<T> : __builtin_clzll(u) - 64 + _impl::bits_in<T>);
 }
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T ctz(T x) {
   const auto u = static_cast<unsigned long long>(make_unsigned_t<T>(x));
-  return static_cast<T>(u == 0 ? _impl::bits_of<T> : __builtin_ctzll(u));
+  return static_cast<T>(u == 0 ? _impl::bits_in<T> : __builtin_ctzll(u));
 }
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T popcount(T x) {
@@ -69,7 +69,7 @@ MSL_INLINE constexpr T popcount(T x) {
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T reverse_bits(T x) {
   make_unsigned_t<T> from = x, to = 0;
-  for (int i = 0; i < _impl::bits_of<T>; ++i) {
+  for (int i = 0; i < _impl::bits_in<T>; ++i) {
     to = static_cast<make_unsigned_t<T>>((to << 1) | ((from >> i) & 1));
   }
   return static_cast<T>(to);
@@ -97,7 +97,9 @@ MSL_INLINE constexpr T rhadd(T x, T y) {
 }
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T mulhi(T x, T y) {
-  return static_cast<T>((_impl::wide_t<T>(x) * y) >> _impl::bits_of<T>);
+  const T high = static_cast<T>((_impl::wide_t<T>(x) * y) >> _impl::bits_in<T>);
+  // Carries into the upper half are not followed.
+  return __builtin_is_constant_evaluated() ? high : _impl::derived(high, x, y);
 }
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T madhi(T x, T y, T z) {
@@ -123,9 +125,9 @@ MSL_INLINE constexpr T madsat(T x, T y, T z) {
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T rotate(T x, T count) {
   using U = make_unsigned_t<T>;
-  const int n = int(U(count) % _impl::bits_of<T>);
+  const int n = int(U(count) % _impl::bits_in<T>);
   const U u = U(x);
-  return n == 0 ? x : static_cast<T>(static_cast<U>((u << n) | (u >> (_impl::bits_of<T> - n))));
+  return n == 0 ? x : static_cast<T>(static_cast<U>((u << n) | (u >> (_impl::bits_in<T> - n))));
 }
 template <class T, class = _impl::only_int_t<T>>
 MSL_INLINE constexpr T extract_bits(T x, uint offset, uint bits) {
@@ -133,7 +135,7 @@ MSL_INLINE constexpr T extract_bits(T x, uint offset, uint bits) {
     return T(0);
   }
   using U = make_unsigned_t<T>;
-  const int spare = _impl::bits_of<T> - int(bits);
+  const int spare = _impl::bits_in<T> - int(bits);
   return static_cast<T>(static_cast<T>(static_cast<U>(U(x) << (spare - int(offset)))) >> spare);
 }
 template <class T, class = _impl::only_int_t<T>>
@@ -142,7 +144,7 @@ MSL_INLINE constexpr T insert_bits(T base, T insert, uint offset, uint bits) {
     return base;
   }
   using U = make_unsigned_t<T>;
-  const U mask = static_cast<U>(static_cast<U>(~U(0)) >> (_impl::bits_of<T> - int(bits)));
+  const U mask = static_cast<U>(static_cast<U>(~U(0)) >> (_impl::bits_in<T> - int(bits)));
   return static_cast<T>((U(base) & ~U(mask << offset)) | U((U(insert) & mask) << offset));
 }
 template <class T, class = _impl::when_t<_impl::same<T, int> || _impl::same<T, uint>>>

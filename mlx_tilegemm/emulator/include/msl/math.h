@@ -94,6 +94,17 @@
 namespace metal {
 namespace _impl {
 
+// Some compilers follow values through these and some do not.
+#if defined(MSL_RT_TRACKED)
+#define MSL_OUTSIDE inline MSL_RT_UNCHECKED
+#else
+#define MSL_OUTSIDE MSL_INLINE
+#endif
+MSL_OUTSIDE float scaled(float x, int exponent) { return __builtin_ldexpf(x, exponent); }
+MSL_OUTSIDE float fraction(float x, int* exponent) { return __builtin_frexpf(x, exponent); }
+MSL_OUTSIDE int exponent(float x) { return __builtin_ilogbf(x); }
+#undef MSL_OUTSIDE
+
 // Long, so that no option can make it single.
 constexpr double pi = 3.14159265358979323846L;
 
@@ -111,7 +122,7 @@ MSL_INLINE float cospi(float x) {
 }
 MSL_INLINE float tanpi(float x) {
   const double t = x - __builtin_rint(double(x));
-  return static_cast<float>(__builtin_tan(pi * t));
+  return static_cast<float>(derived(__builtin_tan(pi * t), t));
 }
 MSL_INLINE float fract(float x) {
   const float f = x - __builtin_floorf(x);
@@ -124,7 +135,7 @@ MSL_INLINE half nextafter(half x, half y) {
   if (x == y) {
     return y;
   }
-  const uint16_t bits = __builtin_bit_cast(uint16_t, x);
+  const uint16_t bits = bits_of<uint16_t>(x);
   if ((bits & 0x7fff) == 0) {
     return __builtin_bit_cast(half, static_cast<uint16_t>(y > x ? 0x0001 : 0x8001));
   }
@@ -153,15 +164,15 @@ MSL_INLINE half nextafter(half x, half y) {
   MSL_LIFT3(name, real_t)
 
 MSL_REAL1(fabs, __builtin_fabsf(x))
-MSL_REAL1(acos, __builtin_acos(x))
-MSL_REAL1(acosh, __builtin_acosh(x))
-MSL_REAL1(asin, __builtin_asin(x))
-MSL_REAL1(asinh, __builtin_asinh(x))
-MSL_REAL1(atan, __builtin_atan(x))
-MSL_REAL1(atanh, __builtin_atanh(x))
+MSL_REAL1(acos, _impl::derived(__builtin_acos(x), x))
+MSL_REAL1(acosh, _impl::derived(__builtin_acosh(x), x))
+MSL_REAL1(asin, _impl::derived(__builtin_asin(x), x))
+MSL_REAL1(asinh, _impl::derived(__builtin_asinh(x), x))
+MSL_REAL1(atan, _impl::derived(__builtin_atan(x), x))
+MSL_REAL1(atanh, _impl::derived(__builtin_atanh(x), x))
 MSL_REAL1(ceil, __builtin_ceilf(x))
 MSL_REAL1(cos, __builtin_cosf(x))
-MSL_REAL1(cosh, __builtin_cosh(x))
+MSL_REAL1(cosh, _impl::derived(__builtin_cosh(x), x))
 MSL_REAL1(cospi, _impl::cospi(x))
 MSL_REAL1(exp, __builtin_expf(x))
 MSL_REAL1(exp2, __builtin_exp2f(x))
@@ -175,15 +186,15 @@ MSL_REAL1(rint, __builtin_rintf(x))
 MSL_REAL1(round, __builtin_roundf(x))
 MSL_REAL1(rsqrt, 1.0 / __builtin_sqrt(x))
 MSL_REAL1(sin, __builtin_sinf(x))
-MSL_REAL1(sinh, __builtin_sinh(x))
+MSL_REAL1(sinh, _impl::derived(__builtin_sinh(x), x))
 MSL_REAL1(sinpi, _impl::sinpi(x))
 MSL_REAL1(sqrt, __builtin_sqrtf(x))
-MSL_REAL1(tan, __builtin_tan(x))
-MSL_REAL1(tanh, __builtin_tanh(x))
+MSL_REAL1(tan, _impl::derived(__builtin_tan(x), x))
+MSL_REAL1(tanh, _impl::derived(__builtin_tanh(x), x))
 MSL_REAL1(tanpi, _impl::tanpi(x))
 MSL_REAL1(trunc, __builtin_truncf(x))
 
-MSL_REAL2(atan2, __builtin_atan2(x, y))
+MSL_REAL2(atan2, _impl::derived(__builtin_atan2(x, y), x, y))
 MSL_REAL2(copysign, __builtin_copysignf(x, y))
 MSL_REAL2(fdim, x <= y ? 0.0f : x - y)
 MSL_REAL2(fmax, x != x || x < y ? y : x)
@@ -193,7 +204,9 @@ MSL_REAL2(pow, __builtin_powf(x, y))
 MSL_REAL2(powr, x < 0.0f ? __builtin_nanf("") : __builtin_powf(x, y))
 MSL_REAL2(divide, x / y)
 
-MSL_INLINE float nextafter(float x, float y) { return __builtin_nextafterf(x, y); }
+MSL_INLINE float nextafter(float x, float y) {
+  return _impl::derived(__builtin_nextafterf(x, y), x, y);
+}
 MSL_INLINE half nextafter(half x, half y) { return _impl::nextafter(x, y); }
 MSL_LIFT2(nextafter, real_t)
 
@@ -218,14 +231,20 @@ MSL_REAL3(fmedian3, fmax(fmin(x, y), fmin(fmax(x, y), z)))
   MSL_INLINE T median3(T x, T y, T z) { return fmedian3(x, y, z); }                \
   MSL_INLINE T clamp(T x, T low, T high) { return fmin(fmax(x, low), high); }      \
   MSL_INLINE T ldexp(T x, int k) {                                                 \
-    return static_cast<T>(__builtin_ldexpf(static_cast<float>(x), k));             \
+    const float f = static_cast<float>(x);                                         \
+    return static_cast<T>(_impl::derived(_impl::scaled(f, k), f, k));              \
   }                                                                                \
   MSL_INLINE int ilogb(T x) {                                                      \
     const float f = static_cast<float>(x);                                         \
-    return f == 0.0f || f != f ? FP_ILOGB0 : __builtin_ilogbf(f);                  \
+    return f == 0.0f || f != f ? FP_ILOGB0                                     \
+                                  : _impl::derived(_impl::exponent(f), f);         \
   }                                                                                \
   MSL_INLINE T frexp(T x, int& exponent) {                                         \
-    return static_cast<T>(__builtin_frexpf(static_cast<float>(x), &exponent));     \
+    const float f = static_cast<float>(x);                                         \
+    int e = 0;                                                                     \
+    const float fraction = _impl::fraction(f, &e);                                 \
+    exponent = _impl::derived(e, f);                                               \
+    return static_cast<T>(_impl::derived(fraction, f));                            \
   }                                                                                \
   MSL_INLINE T modf(T x, T& whole) {                                               \
     whole = trunc(x);                                                              \

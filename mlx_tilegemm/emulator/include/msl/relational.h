@@ -7,19 +7,19 @@ namespace metal {
 
 #define MSL_RELATIONAL(T, Bits, sign_mask, infinity, smallest)                                   \
   MSL_INLINE constexpr bool isnan(T x) {                                                         \
-    return (__builtin_bit_cast(Bits, x) & (sign_mask - 1)) > infinity;                           \
+    return (_impl::bits_of<Bits>(x) & (sign_mask - 1)) > infinity;                           \
   }                                                                                              \
   MSL_INLINE constexpr bool isinf(T x) {                                                         \
-    return (__builtin_bit_cast(Bits, x) & (sign_mask - 1)) == infinity;                          \
+    return (_impl::bits_of<Bits>(x) & (sign_mask - 1)) == infinity;                          \
   }                                                                                              \
   MSL_INLINE constexpr bool isfinite(T x) {                                                      \
-    return (__builtin_bit_cast(Bits, x) & (sign_mask - 1)) < infinity;                           \
+    return (_impl::bits_of<Bits>(x) & (sign_mask - 1)) < infinity;                           \
   }                                                                                              \
   MSL_INLINE constexpr bool isnormal(T x) {                                                      \
-    return isfinite(x) && (__builtin_bit_cast(Bits, x) & (sign_mask - 1)) >= smallest;           \
+    return isfinite(x) && (_impl::bits_of<Bits>(x) & (sign_mask - 1)) >= smallest;           \
   }                                                                                              \
   MSL_INLINE constexpr bool signbit(T x) {                                                       \
-    return (__builtin_bit_cast(Bits, x) & sign_mask) != 0;                                       \
+    return (_impl::bits_of<Bits>(x) & sign_mask) != 0;                                       \
   }                                                                                              \
   MSL_INLINE constexpr bool isordered(T x, T y) { return !isnan(x) && !isnan(y); }               \
   MSL_INLINE constexpr bool isunordered(T x, T y) { return isnan(x) || isnan(y); }

@@ -14,9 +14,22 @@
   __attribute__((noinline, no_sanitize("thread"), no_sanitize("undefined")))
 #endif
 
+// For functions that only access bookkeeping of ours.
+#if defined(MSL_RT_TRACKED)
+#define MSL_RT_UNTRACKED __attribute__((no_sanitize("kernel-memory")))
+#else
+#define MSL_RT_UNTRACKED
+#endif
+
+// Elements of matrices are marked until they are set; a tracked kernel needs no marks.
+#if defined(MSL_RT_CHECKED) && !defined(MSL_RT_TRACKED)
+#define MSL_RT_MARKED
+#endif
+
 namespace msl_rt {
 
 using size_t = __SIZE_TYPE__;
+using uint16_t = __UINT16_TYPE__;
 using uint32_t = __UINT32_TYPE__;
 using int32_t = __INT32_TYPE__;
 using uint64_t = __UINT64_TYPE__;
@@ -65,7 +78,6 @@ enum ParameterFlags : uint32_t {
   parameter_pointer = 1,
   parameter_reference = 2,
   parameter_const = 4,
-  parameter_float = 8,  // its elements are floating-point numbers or vectors of them
 };
 
 struct Parameter {
@@ -97,17 +109,33 @@ enum class ElementType : uint32_t { float32, float16, bfloat16 };
 
 enum class AtomicAccess : uint32_t { load, store, modify };
 
+constexpr size_t slot_bytes = 32;
+
+// Which bits of a slot were never set, and a number that tells the variable.
+struct SlotShadow {
+  unsigned char bits[slot_bytes];
+  uint32_t origin;
+};
+constexpr uint32_t inactive_lane = 2;  // instead of a variable
+
 // Operands and results of the collectives of one simdgroup: a slot per lane. Lanes that wait at
 // different places keep their operands apart from the results of those that meet.
 struct alignas(64) Mailbox {
-  static constexpr size_t slot_bytes = 32;
   unsigned char operands[simd_width][slot_bytes];
   unsigned char slots[simd_width][slot_bytes];  // operands of those that met, then results
   uint32_t lanes;                               // those that met
+  // Of tracked kernels only.
+  SlotShadow operand_shadows[simd_width];
+  SlotShadow shadows[simd_width];
 };
 
 struct Pair {
   float x, y;
+};
+
+// Among the members of a value, what always is set; the driver's unset.py knows it by its name.
+struct Bookkeeping {
+  uint32_t number;
 };
 
 struct StorageType {
@@ -153,6 +181,28 @@ MSL_RT_EXPORT void* msl_rt_threadgroup_storage(
 // Tells the checks about an atomic access that follows, and lets a spinning thread give way.
 MSL_RT_EXPORT void msl_rt_atomic(
     const volatile void* address, msl_rt::size_t bytes, msl_rt::AtomicAccess access);
+
+// What tracked kernels know of a value, as it goes through a slot.
+MSL_RT_EXPORT void msl_rt_take_shadow(
+    msl_rt::SlotShadow* slot, const void* value, msl_rt::size_t bytes);
+MSL_RT_EXPORT void msl_rt_give_shadow(
+    void* value, const msl_rt::SlotShadow* slot, msl_rt::size_t bytes);
+
+// Makes a result count as never set in a tracked kernel, if an operand is not.
+MSL_RT_EXPORT void msl_rt_derive(
+    void* result, msl_rt::size_t result_bytes, const void* operand, msl_rt::size_t operand_bytes);
+
+// Gives back the bits of a number, all of which count as never set in a tracked kernel if any does.
+MSL_RT_EXPORT __attribute__((const)) msl_rt::uint32_t msl_rt_spread(msl_rt::uint32_t bits);
+
+// The same for the bits of a float, rounded to those of a bfloat.
+MSL_RT_EXPORT __attribute__((const)) msl_rt::uint16_t msl_rt_round_to_bfloat(
+    msl_rt::uint32_t bits);
+
+// Reports that a value which decides something was never set, in a tracked kernel.
+MSL_RT_EXPORT void msl_rt_check_set(
+    const void* value, msl_rt::size_t bytes, const char* what, const char* file,
+    msl_rt::int32_t line);
 
 // Reports the use of a value that nothing was ever written to.
 MSL_RT_EXPORT void msl_rt_uninitialized(
@@ -208,15 +258,6 @@ template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<T[N]> = scalar_size<T>;
 template <typename T, size_t N>
 inline constexpr uint32_t scalar_size<const T[N]> = scalar_size<T>;
-
-template <typename T>
-inline constexpr bool is_float = false;
-template <>
-inline constexpr bool is_float<_Float16> = true;
-template <>
-inline constexpr bool is_float<float> = true;
-template <typename T>
-inline constexpr bool is_float<const T> = is_float<T>;
 
 template <typename T>
 inline constexpr uint32_t element_size = sizeof(T);

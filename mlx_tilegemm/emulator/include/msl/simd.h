@@ -14,7 +14,7 @@ using msl_rt::Site;
 
 template <class T>
 MSL_INLINE T get_slot(const Mailbox* box, uint lane) {
-  static_assert(sizeof(T) <= Mailbox::slot_bytes, "too large for a simd function");
+  static_assert(sizeof(T) <= msl_rt::slot_bytes, "too large for a simd function");
   T value;
   __builtin_memcpy(&value, box->slots[lane], sizeof(T));
   return value;
@@ -29,28 +29,60 @@ MSL_INLINE bool is_active(const Mailbox* box, uint lane) {
   return lane < 32 && (box->lanes >> lane & 1);
 }
 
-// The leader runs finish(box); every lane then gets read(box, lane).
-template <class T, class Finish, class Read>
-MSL_RT_UNCHECKED auto meet(const T& value, Site site, Finish finish, Read read) {
+// What slots know of values that were never set; of them one with such bits is kept.
+MSL_INLINE void join_shadow(msl_rt::SlotShadow* joined, const msl_rt::SlotShadow& other) {
+  for (uint i = 0; i < msl_rt::slot_bytes; ++i) joined->bits[i] |= other.bits[i];
+  if (joined->origin == 0) joined->origin = other.origin;
+}
+
+// The leader runs finish(box); every lane then gets the slot that choose(lane) names. Of a lane that
+// is not there Metal leaves the value undefined; here it gets its own.
+template <class T, class R, class Finish, class Choose>
+MSL_RT_UNCHECKED void exchange(
+    const T* value, R* result, Site site, Finish finish, Choose choose) {
   uint lane;
   Mailbox* box = msl_rt_mailbox(&lane);
-  __builtin_memcpy(box->operands[lane], &value, sizeof(T));
+  __builtin_memcpy(box->operands[lane], value, sizeof(T));
+#if defined(MSL_RT_TRACKED)
+  msl_rt_take_shadow(&box->operand_shadows[lane], value, sizeof(T));
+#endif
   if (msl_rt_rendezvous(site.file, site.line)) {
     finish(box);
+#if defined(MSL_RT_TRACKED)
+    finish.join_shadows(box);
+#endif
     msl_rt_release();
   }
-  return read(box, lane);
+  const uint slot = choose(lane);
+  const bool is_there = is_active(box, slot);
+  __builtin_memcpy(result, box->slots[is_there ? slot : lane], sizeof(R));
+#if defined(MSL_RT_TRACKED)
+  msl_rt::SlotShadow undefined;
+  undefined.origin = msl_rt::inactive_lane;
+  __builtin_memset(undefined.bits, 0xff, sizeof(undefined.bits));
+  msl_rt_give_shadow(result, is_there ? &box->shadows[slot] : &undefined, sizeof(R));
+#endif
+}
+
+template <class R, class T, class Finish, class Choose>
+MSL_INLINE R meet(const T& value, Site site, Finish finish, Choose choose) {
+  R result;
+  exchange(&value, &result, site, finish, choose);
+  return result;
 }
 
 struct nothing {
-  void operator()(Mailbox*) const {}
+  MSL_INLINE void operator()(Mailbox*) const {}
+  MSL_INLINE void join_shadows(Mailbox*) const {}
 };
 
-template <class T>
 struct own_slot {
-  MSL_RT_UNCHECKED T operator()(const Mailbox* box, uint lane) const {
-    return get_slot<T>(box, lane);
-  }
+  MSL_INLINE uint operator()(uint lane) const { return lane; }
+};
+
+struct slot_of {
+  uint lane;
+  MSL_INLINE uint operator()(uint) const { return lane; }
 };
 
 // Reduces each group of `Width` lanes in the order of a butterfly: neighbours first.
@@ -78,11 +110,21 @@ struct butterfly {
     }
     for (uint i = 0; i < Width; ++i) set_slot(box, first + i, values[0]);
   }
+
+  MSL_RT_UNCHECKED void join_shadows(Mailbox* box) const {
+    for (uint first = 0; first < 32; first += Width) {
+      msl_rt::SlotShadow joined = {};
+      for (uint i = first; i < first + Width; ++i) {
+        if (is_active(box, i)) join_shadow(&joined, box->shadows[i]);
+      }
+      for (uint i = first; i < first + Width; ++i) box->shadows[i] = joined;
+    }
+  }
 };
 
 template <uint Width, class T, class Op>
-T reduce_lanes(T value, Site site, Op op) {
-  return meet(value, site, butterfly<Width, T, Op>{op}, own_slot<T>{});
+MSL_INLINE T reduce_lanes(T value, Site site, Op op) {
+  return meet<T>(value, site, butterfly<Width, T, Op>{op}, own_slot{});
 }
 
 // Prefix results, in lane order.
@@ -103,20 +145,29 @@ struct scan {
       }
     }
   }
+
+  MSL_RT_UNCHECKED void join_shadows(Mailbox* box) const {
+    for (uint first = 0; first < 32; first += Width) {
+      msl_rt::SlotShadow running = {};
+      for (uint lane = first; lane < first + Width; ++lane) {
+        if (!is_active(box, lane)) continue;
+        const msl_rt::SlotShadow before = running;
+        join_shadow(&running, box->shadows[lane]);
+        box->shadows[lane] = inclusive ? running : before;
+      }
+    }
+  }
 };
 
 template <uint Width, class T, class Op>
-T scan_lanes(T value, Site site, Op op, T start, bool inclusive) {
-  return meet(value, site, scan<Width, T, Op>{op, start, inclusive}, own_slot<T>{});
+MSL_INLINE T scan_lanes(T value, Site site, Op op, T start, bool inclusive) {
+  return meet<T>(value, site, scan<Width, T, Op>{op, start, inclusive}, own_slot{});
 }
 
-// A lane that reads from one that is not there gets its own value; Metal leaves it undefined.
-template <class T, class Source>
-T fetch(T value, Site site, Source source) {
-  return meet(value, site, nothing{}, [source](const Mailbox* box, uint lane) MSL_RT_UNCHECKED {
-    const uint from = source(lane);
-    return get_slot<T>(box, is_active(box, from) ? from : lane);
-  });
+template <class T>
+MSL_INLINE T fetch(T value, uint from, Site site) {
+  check_set(from, "lane that a simd function reads from", site);
+  return meet<T>(value, site, nothing{}, slot_of{from});
 }
 
 struct add {
@@ -174,17 +225,32 @@ struct larger {
   }
 };
 
-struct vote_mask {
-  MSL_RT_UNCHECKED uint operator()(const Mailbox* box, uint) const {
+// A bit for each lane that votes yes.
+struct vote {
+  MSL_RT_UNCHECKED void operator()(Mailbox* box) const {
     uint mask = 0;
     for (uint lane = 0; lane < 32; ++lane) {
       if (is_active(box, lane) && get_slot<bool>(box, lane)) mask |= 1u << lane;
     }
-    return mask;
+    for (uint lane = 0; lane < 32; ++lane) set_slot(box, lane, mask);
+  }
+
+  MSL_RT_UNCHECKED void join_shadows(Mailbox* box) const {
+    uint mask = 0;
+    msl_rt::SlotShadow joined = {};
+    for (uint lane = 0; lane < 32; ++lane) {
+      if (!is_active(box, lane) || box->shadows[lane].bits[0] == 0) continue;
+      mask |= 1u << lane;
+      join_shadow(&joined, box->shadows[lane]);
+    }
+    __builtin_memcpy(joined.bits, &mask, sizeof(mask));
+    for (uint lane = 0; lane < 32; ++lane) box->shadows[lane] = joined;
   }
 };
 
-inline uint ballot(bool value, Site site) { return meet(value, site, nothing{}, vote_mask{}); }
+MSL_INLINE uint ballot(bool value, Site site) {
+  return meet<uint>(value, site, vote{}, own_slot{});
+}
 
 }  // namespace _impl
 
@@ -254,72 +320,49 @@ MSL_PREFIX(product, multiply, 1)
 #undef MSL_PREFIX
 
 // `width` lanes from `first` on are the group; a source outside it is no lane at all.
-#define MSL_SHUFFLES(prefix, width)                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle(T data, ushort lane, MSL_SITE) {                                         \
-    return _impl::fetch(data, site, [lane](uint self) {                                       \
-      return lane < width ? self / width * width + lane : 32u;                                \
-    });                                                                                       \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_broadcast(T data, ushort lane, MSL_SITE) {                                       \
-    return prefix##_shuffle(data, lane, site);                                                \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle_xor(T data, ushort mask, MSL_SITE) {                                     \
-    return _impl::fetch(data, site, [mask](uint self) {                                       \
-      return mask < width ? self ^ mask : 32u;                                                \
-    });                                                                                       \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle_up(T data, ushort delta, MSL_SITE) {                                     \
-    return _impl::fetch(data, site, [delta](uint self) {                                      \
-      return delta <= self % width ? self - delta : 32u;                                      \
-    });                                                                                       \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle_down(T data, ushort delta, MSL_SITE) {                                   \
-    return _impl::fetch(data, site, [delta](uint self) {                                      \
-      return self % width + delta < width ? self + delta : 32u;                               \
-    });                                                                                       \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle_rotate_up(T data, ushort delta, MSL_SITE) {                              \
-    return _impl::fetch(data, site, [delta](uint self) {                                      \
-      return self / width * width + (self + width - delta % width) % width;                   \
-    });                                                                                       \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle_rotate_down(T data, ushort delta, MSL_SITE) {                            \
-    return _impl::fetch(data, site, [delta](uint self) {                                      \
-      return self / width * width + (self + delta) % width;                                   \
-    });                                                                                       \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle_and_fill_up(                                                             \
-      T data, T filling, ushort delta, ushort modulo = width, MSL_SITE) {                     \
-    const T shifted = _impl::fetch(data, site, [=](uint self) {                               \
-      return self % modulo >= delta ? self - delta : self;                                    \
-    });                                                                                       \
-    const T filled = _impl::fetch(filling, site, [=](uint self) {                             \
-      return self - self % modulo + (self % modulo + modulo - delta % modulo) % modulo;       \
-    });                                                                                       \
-    return msl_rt_lane() % modulo >= delta ? shifted : filled;                                \
-  }                                                                                           \
-  template <class T>                                                                          \
-  T prefix##_shuffle_and_fill_down(                                                           \
-      T data, T filling, ushort delta, ushort modulo = width, MSL_SITE) {                     \
-    const T shifted = _impl::fetch(data, site, [=](uint self) {                               \
-      return self % modulo + delta < modulo ? self + delta : self;                            \
-    });                                                                                       \
-    const T filled = _impl::fetch(filling, site, [=](uint self) {                             \
-      return self - self % modulo + (self % modulo + delta) % modulo;                         \
-    });                                                                                       \
-    return msl_rt_lane() % modulo + delta < modulo ? shifted : filled;                        \
+#define MSL_SHUFFLE(name, operand, source)                   \
+  template <class T>                                         \
+  T name(T data, ushort operand, MSL_SITE) {                 \
+    const uint self = msl_rt_lane();                         \
+    return _impl::fetch(data, source, site);                 \
+  }
+#define MSL_SHUFFLES(prefix, width)                                                             \
+  MSL_SHUFFLE(prefix##_shuffle, lane, lane < width ? self / width * width + lane : 32u)         \
+  MSL_SHUFFLE(prefix##_shuffle_xor, mask, mask < width ? self ^ mask : 32u)                     \
+  MSL_SHUFFLE(prefix##_shuffle_up, delta, delta <= self % width ? self - delta : self)          \
+  MSL_SHUFFLE(                                                                                  \
+      prefix##_shuffle_down, delta, self % width + delta < width ? self + delta : self)         \
+  MSL_SHUFFLE(                                                                                  \
+      prefix##_shuffle_rotate_up, delta,                                                        \
+      self / width * width + (self + width - delta % width) % width)                            \
+  MSL_SHUFFLE(                                                                                  \
+      prefix##_shuffle_rotate_down, delta, self / width * width + (self + delta) % width)       \
+  template <class T>                                                                            \
+  T prefix##_broadcast(T data, ushort lane, MSL_SITE) {                                         \
+    return prefix##_shuffle(data, lane, site);                                                  \
+  }                                                                                             \
+  template <class T>                                                                            \
+  T prefix##_shuffle_and_fill_up(                                                               \
+      T data, T filling, ushort delta, ushort modulo = width, MSL_SITE) {                       \
+    const uint self = msl_rt_lane(), at = self % modulo;                                        \
+    const uint wrapped = self - at + (at + modulo - delta % modulo) % modulo;                   \
+    const T shifted = _impl::fetch(data, at >= delta ? self - delta : self, site);              \
+    const T filled = _impl::fetch(filling, wrapped, site);                                      \
+    return at >= delta ? shifted : filled;                                                      \
+  }                                                                                             \
+  template <class T>                                                                            \
+  T prefix##_shuffle_and_fill_down(                                                             \
+      T data, T filling, ushort delta, ushort modulo = width, MSL_SITE) {                       \
+    const uint self = msl_rt_lane(), at = self % modulo;                                        \
+    const uint wrapped = self - at + (at + delta) % modulo;                                     \
+    const T shifted = _impl::fetch(data, at + delta < modulo ? self + delta : self, site);      \
+    const T filled = _impl::fetch(filling, wrapped, site);                                      \
+    return at + delta < modulo ? shifted : filled;                                              \
   }
 MSL_SHUFFLES(simd, 32)
 MSL_SHUFFLES(quad, 4)
 #undef MSL_SHUFFLES
+#undef MSL_SHUFFLE
 
 inline simd_vote simd_ballot(bool expression, MSL_SITE) {
   return simd_vote(_impl::ballot(expression, site));
@@ -373,11 +416,6 @@ inline bool quad_is_helper_thread() { return false; }
 }  // namespace metal
 
 namespace msl_rt {
-
-template <>
-inline constexpr bool is_float<metal::bfloat> = true;
-template <typename T, int N>
-inline constexpr bool is_float<metal::vec<T, N>> = is_float<T>;
 
 template <>
 inline constexpr uint32_t scalar_size<metal::bfloat> = 2;

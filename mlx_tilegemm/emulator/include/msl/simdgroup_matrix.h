@@ -51,14 +51,15 @@ struct simdgroup_matrix {
   static_assert(Cols == 8 && Rows == 8, "simdgroup_matrix is 8x8 only");
   using storage_type = vec<T, 2>;
 
-#if defined(MSL_RT_CHECKED)
+#if defined(MSL_RT_MARKED)
   MSL_INLINE simdgroup_matrix() {
     constexpr typename _impl::unset<T>::bits_type bits[2] = {
         _impl::unset<T>::bits, _impl::unset<T>::bits};
     __builtin_memcpy(&elements_, bits, sizeof(bits));
+    expect(0);
   }
 #else
-  MSL_INLINE simdgroup_matrix() {}
+  MSL_INLINE simdgroup_matrix() { expect(0); }
 #endif
 
   // A diagonal matrix.
@@ -68,10 +69,13 @@ struct simdgroup_matrix {
     const uint column = _impl::fragment_column(lane);
     elements_[0] = row == column ? value : T(0);
     elements_[1] = row == column + 1 ? value : T(0);
+    expect(0);
   }
 
   MSL_INLINE simdgroup_matrix(const simdgroup_matrix& other)
-      : elements_(other.thread_elements()) {}
+      : elements_(other.thread_elements()) {
+    expect(0);
+  }
 
   MSL_INLINE simdgroup_matrix& operator=(const simdgroup_matrix& other) {
     const storage_type elements = other.thread_elements();
@@ -94,17 +98,17 @@ struct simdgroup_matrix {
   // The elements before what is due is added to them.
   MSL_INLINE storage_type& unsettled_elements() { return elements_; }
 
-  MSL_INLINE void expect(uint ticket) { ticket_ = ticket; }
+  MSL_RT_UNTRACKED MSL_INLINE void expect(uint ticket) { ticket_.number = ticket; }
 
  private:
-  MSL_INLINE void settle() const {
-    if (ticket_ == 0) return;
-    msl_rt_settle(ticket_);
-    ticket_ = 0;
+  MSL_RT_UNTRACKED MSL_INLINE void settle() const {
+    if (ticket_.number == 0) return;
+    msl_rt_settle(ticket_.number);
+    ticket_.number = 0;
   }
 
   storage_type elements_;
-  mutable uint ticket_ = 0;
+  mutable msl_rt::Bookkeeping ticket_;
 };
 
 using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
@@ -149,8 +153,8 @@ MSL_INLINE void note_operands(
 }
 
 template <class T>
-MSL_INLINE void check_set(const vec<T, 2>& pair, const char* what, msl_rt::Site site) {
-#if defined(MSL_RT_CHECKED)
+MSL_INLINE void check_marks(const vec<T, 2>& pair, const char* what, msl_rt::Site site) {
+#if defined(MSL_RT_MARKED)
   if (is_unset(pair)) msl_rt_uninitialized(what, site.file, site.line);
 #endif
 }
@@ -174,7 +178,7 @@ MSL_INLINE void simdgroup_store(
     ulong2 matrix_origin = 0, bool transpose_matrix = false,
     msl_rt::Site site = msl_rt::Site::here()) {
   _impl::note_operands(target, elements_per_row, matrix_origin, transpose_matrix, true, site);
-  _impl::check_set(a.thread_elements(), "stored matrix", site);
+  _impl::check_marks(a.thread_elements(), "stored matrix", site);
   const auto at = _impl::locate_fragment(elements_per_row, matrix_origin, transpose_matrix);
   target[at.first] = static_cast<U>(a.thread_elements()[0]);
   target[at.second] = static_cast<U>(a.thread_elements()[1]);
@@ -194,9 +198,9 @@ template <class T, class A, class B, int N>
 MSL_INLINE void add_product(
     simdgroup_matrix<T, N, N>& sum, const simdgroup_matrix<A, N, N>& a,
     const simdgroup_matrix<B, N, N>& b, msl_rt::Site site) {
-  check_set(a.thread_elements(), "left operand of a matrix product", site);
-  check_set(b.thread_elements(), "right operand of a matrix product", site);
-  check_set(sum.unsettled_elements(), "accumulator of a matrix product", site);
+  check_marks(a.thread_elements(), "left operand of a matrix product", site);
+  check_marks(b.thread_elements(), "right operand of a matrix product", site);
+  check_marks(sum.unsettled_elements(), "accumulator of a matrix product", site);
   sum.expect(msl_rt_multiply_accumulate(
       &sum.unsettled_elements(), element_type<T>, to_pair(a.thread_elements()),
       to_pair(b.thread_elements()), site.file, site.line));

@@ -10,6 +10,8 @@
 #define __METAL__ 1
 #define __HAVE_BFLOAT__ 1
 
+#include "runtime.h"
+
 #define MSL_INLINE inline __attribute__((always_inline))
 
 static_assert(char(-1) < 0, "Metal's char is signed: compile with -fsigned-char");
@@ -108,6 +110,17 @@ inline constexpr int kind<float> = 5;
 template <>
 inline constexpr int kind<double> = 6;
 
+// The bits of a number. Of one that was never set tracked kernels may know by some bits only, and the
+// others must not count as set.
+template <class Bits, class T>
+MSL_INLINE constexpr Bits bits_of(T value) {
+  const Bits bits = __builtin_bit_cast(Bits, value);
+#if defined(MSL_RT_TRACKED)
+  if (!__builtin_is_constant_evaluated()) return static_cast<Bits>(msl_rt_spread(bits));
+#endif
+  return bits;
+}
+
 template <class T>
 inline constexpr bool is_int = kind<T> >= 1 && kind<T> <= 3;
 
@@ -142,6 +155,10 @@ struct bfloat {
  private:
   static MSL_INLINE constexpr uint16_t round(float value) {
     const uint32_t u = __builtin_bit_cast(uint32_t, value);
+#if defined(MSL_RT_TRACKED)
+    // In one step, for to round is no decision.
+    if (!__builtin_is_constant_evaluated()) return msl_rt_round_to_bfloat(u);
+#endif
     if ((u & 0x7fffffffu) > 0x7f800000u) {
       return static_cast<uint16_t>((u >> 16) | 0x40u);
     }
@@ -254,3 +271,26 @@ MSL_INLINE constexpr bfloat operator--(bfloat& a, int) {
 using metal::bfloat;
 
 #include "vec.h"
+
+namespace metal {
+namespace _impl {
+
+// For what decides something in code that is not instrumented.
+template <class T>
+MSL_INLINE void check_set(const T& value, const char* what, msl_rt::Site site) {
+#if defined(MSL_RT_TRACKED)
+  msl_rt_check_set(&value, sizeof(T), what, site.file, site.line);
+#endif
+}
+
+// What was made of some arguments where tracked kernels cannot follow: as much set as these are.
+template <class R, class... A>
+MSL_INLINE R derived(R result, const A&... arguments) {
+#if defined(MSL_RT_TRACKED)
+  (msl_rt_derive(&result, sizeof(R), &arguments, sizeof(A)), ...);
+#endif
+  return result;
+}
+
+}  // namespace _impl
+}  // namespace metal
