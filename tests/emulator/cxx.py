@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mlx_tilegemm import emulator
+from mlx_tilegemm.emulator.toolchain import find_trackers
 
 INCLUDE = Path(emulator.__file__).parent / "include"
 _FLAGS = (
@@ -90,8 +91,10 @@ def choice_of(build: str) -> dict[str, Any]:
     """Return the settings that choose a build, or skip where this machine cannot make it."""
     if build != TRACKED:
         return {"compiler": build, "registers": False}
-    if left_out := emulator.unchecked(emulator.Settings()):
-        pytest.skip("; ".join(left_out))
+    compilers_found, reasons = find_trackers()
+    if not compilers_found:
+        pytest.skip("; ".join(reasons))
+    assert emulator.unchecked(emulator.Settings()) == ()
     return {}
 
 

@@ -195,6 +195,7 @@ PADDED = """
 #include <metal_stdlib>
 using namespace metal;
 struct Padded {{ float a; half b; }};
+struct Large {{ float at[13]; half last; }};
 kernel void f(device {type}* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {{
   {type} v;
   {body}
@@ -207,6 +208,11 @@ kernel void f(device {type}* y [[buffer(0)]], uint i [[thread_position_in_grid]]
     ("name", "body", "missing"),
     [
         ("Padded", "v.a = 1.0f; v.b = 2.0h;", "v.a = 1.0f;"),
+        (
+            "Large",
+            "for (int k = 0; k < 13; ++k) { v.at[k] = 1.0f; } v.last = 1.0h;",
+            "for (int k = 0; k < 13; ++k) { v.at[(k + i) % 12] = 1.0f; } v.last = 1.0h;",
+        ),
         ("float3", "v.x = v.y = v.z = 1.0f;", "v.xz = float2(1.0f);"),
         ("uchar3", "v.x = v.y = v.z = 1;", "v.x = v.y = 1;"),
         ("half4", "v = half4(1.0h);", "v.xyz = half3(1.0h);"),
@@ -216,12 +222,14 @@ kernel void f(device {type}* y [[buffer(0)]], uint i [[thread_position_in_grid]]
 def test_holes_of_what_is_stored_need_not_be_set(name, body, missing):
     def run(part):
         # Given contents, for holes stay unwritten.
-        buffers = [np.zeros(64 * 16, np.uint8)]
+        buffers = [np.zeros(64 * 56, np.uint8)]
         text = PADDED.format(type=name, body=part)
         run_text(text, buffers=buffers, grid=(64, 1, 1), threadgroup=(32, 1, 1))
 
     run(body)
-    with pytest.raises(KernelCheckError, match=r"\[uninitialized\] what is stored to element (0|32) "):
+    with pytest.raises(
+        KernelCheckError, match=r"\[uninitialized\] what is stored to element (0|32) "
+    ):
         run(missing)
 
 

@@ -9,6 +9,10 @@ HELPERS = """struct Pair {
   float b;
 };
 
+struct Large {
+  float at[13];
+};
+
 struct Nested {
   Pair pairs[2];
   half last;
@@ -479,6 +483,55 @@ Nested nested;
 nested.pairs[0].a = nested.pairs[0].b = nested.pairs[1].b = x[i];
 const Nested copied = nested;
 y[i] = copied.pairs[i & 1].b;
+""",
+    "part_of_a_large_struct": """
+Large large, copied;
+for (uint k = 0; k < 12; ++k) {
+  large.at[k] = x[k];
+}
+copied = large;
+y[i] = copied.at[i % 13];  // finds: uninitialized
+""",
+    "part_of_a_large_struct_clean": """
+Large large, copied;
+for (uint k = 0; k < 12; ++k) {
+  large.at[k] = x[k];
+}
+copied = large;
+y[i] = copied.at[i % 12];
+""",
+    "zeroed_later_clean": """
+Large large;
+large.at[i % 13] = x[i];
+if (x[i] > 0.0f) {
+  large = {};
+}
+y[i] = large.at[(i + 1) % 13];
+""",
+    "holes_on_a_used_stack_clean": """
+threadgroup Ray rays[64];
+float sum = 0.0f;
+for (uint turn = 0; turn < 2; ++turn) {
+  if (turn == 0) {
+    Large large;
+    for (uint k = 0; k < 12; ++k) {
+      large.at[(k + i) % 12] = x[k];
+    }
+    sum += large.at[i % 12];
+  } else {
+    Ray both[2];
+    for (uint k = 0; k < 2; ++k) {
+      both[(k + i) & 1].from = float3(x[i]);
+      both[(k + i) & 1].tag = 1;
+    }
+    rays[t] = both[i & 1];
+    const thread uchar* bytes = reinterpret_cast<const thread uchar*>(&both[i & 1]);
+    for (uint k = 17; k < 20; ++k) {
+      sum += bytes[k] > 255 ? 1.0f : 0.0f;
+    }
+  }
+}
+y[i] = sum + float(rays[t].tag);
 """,
     "part_of_a_padded_struct": """
 Ray ray;
