@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from .core.kernel import Kernel
 from .core.plan import Plan
@@ -73,8 +73,7 @@ class Measurements:
         return next((one for one in self.timings if one.candidate == candidate), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(NamedTuple):
     """Recipe of a plan, for most candidates' plans are never asked for.
 
     Attributes:
@@ -88,8 +87,7 @@ class Recipe:
     config: object
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One configuration and what became of it.
 
     Attributes:
@@ -214,17 +212,10 @@ def _shared_choice(
 
 
 def _bound(one: Candidate, problem: Problem) -> Candidate:
-    """Return a candidate as one for another problem; `replace` would take thrice as long."""
+    """Return a candidate as one for another problem."""
     if one.recipe is None:
         return one
-    return Candidate(
-        kernel=one.kernel,
-        config=one.config,
-        reason=one.reason,
-        seconds=one.seconds,
-        recipe=Recipe(kernel=one.recipe.kernel, problem=problem, config=one.recipe.config),
-        spread=one.spread,
-    )
+    return one._replace(recipe=one.recipe._replace(problem=problem))
 
 
 @lru_cache(maxsize=1024)
@@ -266,7 +257,7 @@ def _with_times(priced: Decision, measurements: Measurements | None) -> Decision
 def _timed(candidate: Candidate, timing: Timing | None) -> Candidate:
     if timing is None or candidate.seconds is None:
         return candidate
-    return replace(candidate, seconds=timing.median, spread=(timing.low, timing.high))
+    return candidate._replace(seconds=timing.median, spread=(timing.low, timing.high))
 
 
 def refuse(
@@ -285,21 +276,22 @@ def refuse(
         IllegalKernelError: ``force`` allows nothing that is left.
     """
     found = tuple(
-        replace(one, reason=reason, seconds=None, recipe=None)
+        one._replace(reason=reason, seconds=None, recipe=None)
         if one.seconds is not None and refused in (one.kernel, str(one))
         else one
         for one in decision.candidates
     )
-    return _best(replace(decision, candidates=found), problem, force)
+    return _best(replace(decision, candidates=found, tied=()), problem, force)
 
 
 def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
     """Settle plan and reason of a decision of which only the candidates are known."""
-    priced = replace(priced, tied=())
     found = priced.candidates
     if force == MLX:
         return replace(priced, plan=None, reason="MLX's own ops were asked for")
-    allowed = [one for one in found if force in (None, ANY, one.kernel, str(one))]
+    allowed = found
+    if force not in (None, ANY):
+        allowed = tuple(one for one in found if force in (one.kernel, str(one)))
     legal = [one for one in allowed if one.seconds is not None]
     if force not in (None, ANY) and not legal:
         raise IllegalKernelError(_forced_message(problem, force, allowed, found))
@@ -406,7 +398,7 @@ def _refusal(candidates: tuple[Candidate, ...]) -> str:
 
 
 def _forced_message(
-    problem: Problem, force: str, allowed: list[Candidate], considered: tuple[Candidate, ...]
+    problem: Problem, force: str, allowed: tuple[Candidate, ...], considered: tuple[Candidate, ...]
 ) -> str:
     if not allowed:
         serving = [kernel.name for kernel in kernels_of(type(problem))]
@@ -417,5 +409,5 @@ def _forced_message(
         return f"[dispatch] Expected a kernel among {known}{form}, got {force!r}."
     return (
         f"[dispatch] Expected a kernel that may serve ({problem}), got {force}: "
-        f"{_refusal(tuple(allowed))}."
+        f"{_refusal(allowed)}."
     )

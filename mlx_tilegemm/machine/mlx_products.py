@@ -158,8 +158,7 @@ def wide_gemv_work(product: Product, chip: Chip) -> TileWork:
     # The threadgroups of a core walk through the same rows, with no barrier among them.
     first = a_bytes / resident_threadgroups(work, chip)
     again = simdgroups * a_bytes - first
-    return replace(
-        work,
+    return work._replace(
         cache_bytes=b_bytes + first,
         vector_bytes=work.vector_bytes + again,
         repeated_bytes=again,
@@ -254,9 +253,8 @@ def _split_k(product: Product, chip: Chip) -> tuple[str, float]:
 
 def _shares(work: TileWork, part: Product, splits: int, chip: Chip) -> float:
     """Return the seconds of as many products at a time as there are shares of k."""
-    return seconds(
-        replace(work, tiles=work.tiles * splits, dram_bytes=work.dram_bytes * splits), chip
-    )
+    all_shares = work._replace(tiles=work.tiles * splits, dram_bytes=work.dram_bytes * splits)
+    return seconds(all_shares, chip)
 
 
 def _adding(product: Product, splits: int, chip: Chip) -> float:

@@ -222,7 +222,7 @@ def _full_attention_work(problem: AttentionProblem, chip: Chip) -> TileWork:
     work = attention_work(problem, tile, chip)
     # Unlike here, its rows of q stay in threadgroup memory and are read at every step.
     q_reads = mean_steps(problem, block_q, block_kv) * block_q * head * size
-    return replace(work, threadgroup_bytes=work.threadgroup_bytes + q_reads, waits=2 * work.waits)
+    return work._replace(threadgroup_bytes=work.threadgroup_bytes + q_reads, waits=2 * work.waits)
 
 
 def _neural_attention(problem: AttentionProblem, chip: Chip) -> float:

@@ -120,6 +120,10 @@ class AttentionSpec(Arguments):
         return f"tilegemm_{self.KERNEL}_{softmax}_{mask}_{dtypes}_{sizes}"
 
 
+Fields = tuple[tuple[str, Any], ...]
+"""Fields of a spec by name: all that texts know of a problem, and hashable."""
+
+
 def attention_fields(problem: AttentionProblem) -> dict[str, Any]:
     """Return the fields of an `AttentionSpec` that the problem alone decides."""
     return {
@@ -181,9 +185,10 @@ class ForwardSpec(AttentionSpec):
         return fragments(self.pe_dim, self.config.head_groups)
 
 
-def forward_fields(problem: AttentionProblem) -> dict[str, Any]:
+@latest
+def forward_fields(problem: AttentionProblem) -> Fields:
     """Return the fields of a `ForwardSpec` that the problem alone decides."""
-    return attention_fields(problem) | {
+    fields = attention_fields(problem) | {
         "out": problem.out,
         "sinks": problem.sinks,
         "q_pe": problem.q_pe,
@@ -191,6 +196,7 @@ def forward_fields(problem: AttentionProblem) -> dict[str, Any]:
         "pe_dim": problem.pe_dim,
         "return_lse": problem.return_lse,
     }
+    return tuple(fields.items())
 
 
 def reject_attention(problem: AttentionProblem) -> str | None:

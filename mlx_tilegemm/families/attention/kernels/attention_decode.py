@@ -14,10 +14,10 @@ from functools import lru_cache
 from math import ceil
 from typing import Any
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import REGISTER_LIMIT, Extent, Launch, Plan, Sizes, Stage
+from ....core.plan import REGISTER_LIMIT, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
@@ -28,6 +28,7 @@ from ..decode_spec import NAME, Spec, Tile, registers
 from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
 from ..problem import AttentionProblem, MaskKind
 from ..spec import (
+    Fields,
     attention_sizes,
     forward_fields,
     forward_outputs,
@@ -142,7 +143,7 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     keys = problem.kv_len - first_key(problem)
     if config.splits > 1 and split_keys(problem, config) >= keys:
         return f"{keys} keys are too few to share out"
-    needs = _spec(problem, config).resources
+    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
     reason = reject_resources(needs) or reject_grid(_grid(problem, config))
     return reason or reject_sizes(_sizes(problem, config).values())
 
@@ -160,7 +161,7 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 
 def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    resources = _spec(problem, config).resources
+    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
     tile = DecodeTile(
         row_groups=config.tile.row_groups,
         key_groups=config.tile.key_groups,
@@ -168,8 +169,8 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
         block_kv=config.tile.block_kv,
         keys=problem.kv_len - first_key(problem),
         split_keys=split_keys(problem, config),
-        registers=resources.registers,
-        threadgroup_memory=resources.threadgroup_bytes,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
     )
     time = seconds(decode_work(problem, tile, chip), chip)
     return time + (combining_seconds(problem, tile, chip) if config.splits > 1 else 0.0)
@@ -177,7 +178,7 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
 
 def plan(problem: AttentionProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = _spec(problem, config)
+    spec = _spec(forward_fields(problem), config.tile, config.splits > 1)
     attending = Stage(spec=spec, launch=_launch(problem, config, spec), resources=spec.resources)
     splits = attending.launch.grid[1]
     joining = (combine_stage(problem, splits),) if spec.split else ()
@@ -189,18 +190,19 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
     )
 
 
-def _spec(problem: AttentionProblem, config: Config) -> Spec:
-    return _text(problem, config.tile, config.splits > 1)
-
-
-@latest
-def _text(problem: AttentionProblem, tile: Tile, split: bool) -> Spec:
+@kept
+def _spec(fields: Fields, tile: Tile, split: bool) -> Spec:
     """Return the spec, which does not depend on how many splits there are."""
-    fields = forward_fields(problem)
+    values = dict(fields)
     if split:
         # Splits are joined in float32, whatever becomes of the result.
-        fields |= {"out": FLOAT32, "sinks": None, "return_lse": False}
-    return Spec(**fields, config=tile, split=split)
+        values |= {"out": FLOAT32, "sinks": None, "return_lse": False}
+    return Spec(**values, config=tile, split=split)
+
+
+@kept
+def _resources(fields: Fields, tile: Tile, split: bool) -> Resources:
+    return _spec(fields, tile, split).resources
 
 
 def _split_count(problem: AttentionProblem, config: Config) -> int:
