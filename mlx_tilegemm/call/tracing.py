@@ -38,16 +38,10 @@ def is_shapeless() -> bool:
     """Return whether MLX is compiling a function for arrays of any size just now.
 
     Sizes seen then are those of the first call alone. Again MLX has no question for it, but
-    broadcasts in another way: by what the other operand is, so that the graph has one more kind of
-    node, which stops gradients. And what is broadcast beside a tracer is one too, which takes a
-    tenth of the time to ask: only where it is, the graph is looked at.
+    broadcasts in another way: by what the other operand is. So a constant that has the size of a
+    placeholder already is not returned as it is, and asking for its value is an error.
     """
-    if not _probes().broadcast():
-        return False
-    broadcast = mx.add(mx.zeros((1,)), mx.zeros((2,)))
-    graph = io.StringIO()
-    mx.export_to_dot(graph, broadcast=broadcast)
-    return "StopGradient" in graph.getvalue()
+    return _probes().shapeless()
 
 
 def keeping_graphs(run: Callable[[], T]) -> T:
@@ -72,10 +66,10 @@ def keeping_graphs(run: Callable[[], T]) -> T:
 
 
 class _Probes(NamedTuple):
-    """Whether a placeholder is a tracer, and whether what is broadcast beside it is."""
+    """Answers to `is_traced` and to `is_shapeless`."""
 
     traced: Callable[[], bool]
-    broadcast: Callable[[], bool]
+    shapeless: Callable[[], bool]
 
 
 @lru_cache(maxsize=1)
@@ -93,33 +87,51 @@ def _probes() -> _Probes:
     thread = threading.Thread(target=try_it)
     thread.start()
     thread.join()
-    return found[0] if found else _Probes(lambda: True, lambda: True)
+    return found[0] if found else _Probes(lambda: True, _stops_gradients)
+
+
+def _stops_gradients() -> bool:
+    """Return whether a broadcast has a node in the graph that stops gradients, as `is_shapeless`.
+
+    Looking at a graph takes twenty times as long as asking for a value.
+    """
+    broadcast = mx.add(mx.zeros((1,)), mx.zeros((2,)))
+    graph = io.StringIO()
+    mx.export_to_dot(graph, broadcast=broadcast)
+    return "StopGradient" in graph.getvalue()
 
 
 def _make_probes() -> _Probes:
     seen = _Seen()
     placeholders: list[mx.array] = []
 
+    def kept(x: mx.array) -> mx.array:
+        placeholders.append(x)
+        return x
+
     def body(x: mx.array) -> mx.array:
         seen.body = True
-        placeholders.append(x)
         return x
 
     compiled = mx.compile(body)
     with mx.stream(mx.cpu):
-        compiled(mx.zeros((2,)))
+        mx.compile(kept)(mx.zeros((1,)))
+        compiled(mx.zeros((1,)))
     placeholder, constant = placeholders[0], mx.array([0.0])
 
-    def is_tracer(x: mx.array) -> bool:
+    def traced() -> bool:
         seen.body = False
-        compiled(x)
-        placeholders.clear()
+        compiled(placeholder)
         return seen.body
 
-    return _Probes(
-        traced=lambda: is_tracer(placeholder),
-        broadcast=lambda: is_tracer(mx.broadcast_arrays(constant, placeholder)[0]),
-    )
+    def shapeless() -> bool:
+        try:
+            mx.broadcast_arrays(constant, placeholder)[0].item()
+        except ValueError:
+            return True
+        return False
+
+    return _Probes(traced, shapeless)
 
 
 def _work(probes: _Probes) -> bool:
@@ -127,7 +139,7 @@ def _work(probes: _Probes) -> bool:
     answers: list[tuple[bool, bool]] = []
 
     def followed(x: mx.array) -> mx.array:
-        answers.append((probes.traced(), probes.broadcast()))
+        answers.append((probes.traced(), probes.shapeless()))
         return x
 
     x = mx.zeros(())
