@@ -104,6 +104,20 @@ def on_mlx():
         yield
 
 
+@pytest.mark.parametrize(
+    ("options", "backend"),
+    [
+        ([], "metal" if mx.metal.is_available() else "emulator"),
+        (["--backend", "auto"], "metal" if mx.metal.is_available() else "mlx"),
+        (["--backend", "mlx"], "mlx"),
+    ],
+)
+def test_the_demo_shows_kernels_unless_others_are_asked_for(capsys, options, backend):
+    with tg.use_backend("auto"):
+        assert main(["demo", *options]) == 0
+    assert capsys.readouterr().out.count(f"backend  {backend}: ") == 2
+
+
 @pytest.mark.usefixtures("on_mlx")
 class TestDemo:
     def test_runs_and_checks(self, capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import mlx_tilegemm as tg
 from mlx_tilegemm.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -21,10 +22,11 @@ def blocks(document: Path, language: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_python_blocks_run_in_order(document, kernels, capsys):
+def test_python_blocks_run_in_order(document, capsys):
     namespace: dict[str, object] = {}
-    for block in blocks(document, "python"):
-        exec(compile(block, str(document), "exec"), namespace)
+    with tg.use_backend("auto"):
+        for block in blocks(document, "python"):
+            exec(compile(block, str(document), "exec"), namespace)
 
 
 def commands() -> list[str]:

@@ -38,7 +38,8 @@ class Explanation:
     Attributes:
         op: Name of the op.
         operands: Shape and dtype of every array, by name.
-        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``.
+        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``; with a chip named, on
+            a Mac with this chip.
         backend_reason: Why there.
         chip: The chip that was planned for.
         problem: What is asked; None for dtypes that only MLX's own ops take.
@@ -92,7 +93,7 @@ class Explanation:
         if self.decision is None:
             return self.elsewhere
         if self.backend == "mlx" and self.plan:
-            return f"the mlx backend runs no kernels ({self.backend_reason})"
+            return f"MLX's own ops serve: {self.backend_reason}"
         return self.decision.reason
 
     @property
@@ -317,7 +318,7 @@ def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Expla
     }
     problem = op.request(op.name, operands, arguments)
     settings = current_settings()
-    route = resolve(arguments["stream"], settings)
+    route = resolve(arguments["stream"], settings, on_a_mac=chip is not None)
     planned_for, chip_note = (chip, None) if chip else detect()
     choice = problem and chosen(
         problem,

@@ -19,6 +19,7 @@ from ..assurance.verify import (
     verify,
     write,
 )
+from ..backends import use_backend, use_runner
 from ..core.version import installed_version
 from ..dispatch import ANY
 from ..errors import TileGemmError
@@ -74,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     shown = commands.add_parser("demo", help="run two calls here and check their results")
     shown.set_defaults(run=_demo)
+    shown.add_argument(
+        "--backend", help="auto, metal, emulator or mlx; default: what runs kernels here"
+    )
     for name, run, text in (
         ("explain", _explain, "say which kernel would serve a call, and why"),
         ("render", _render, "print the Metal text of a call, for any chip"),
@@ -122,7 +126,8 @@ def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    lines, passed = demo()
+    with use_backend(options.backend) if options.backend else use_runner():
+        lines, passed = demo()
     print("\n".join(lines))
     return 0 if passed else 1
 

@@ -309,7 +309,9 @@ class _Calls:
         force: str | None,
         **flags: bool,
     ) -> Run:
-        served_by, reason = MLX, resolve().reason
+        route = resolve(on_a_mac=self.chip is not None)
+        served_by, reason = MLX, route.reason
+        backend = backend or route.backend
         if backend is not None:
             choice = chosen(problem, backend, force=force, chip=self.chip, try_new=False, **flags)
             served_by = str(choice.plan or MLX)
