@@ -188,7 +188,7 @@ class TestText:
     def test_says_it_all(self):
         explanation = tg.explain(tg.matmul, X, W, transpose_b=True, chip="m1")
         text = str(explanation)
-        assert "a float16 [100, 300], b float32 [70, 300] -> float32 [100, 70]" in text
+        assert "b float32 [70, 300], transpose_b=True -> float32 [100, 70]" in text
         assert "m1" in text
         assert f"* {explanation.plan}" in text
         assert all(str(one) in text for one in explanation.candidates if one.reason is None)

@@ -228,7 +228,7 @@ def test_an_interrupt_leaves_what_was_found(monkeypatch):
     assert report.total == 6
     assert report.verdict is verify.Verdict.INTERRUPTED
     assert not report.passed
-    said = "2 variants passed, static checks switched off, interrupted after 2 of 6 variants"
+    said = "interrupted after 2 of 6 variants, static checks switched off"
     assert verify.summary(report) == said
     assert said in to_markdown(report)
 
@@ -323,14 +323,13 @@ VERDICTS = {
     "interrupted": (
         (RIGHT, OPEN),
         1,
-        "1 variants passed, 1 not fully checked: strict compile: no clang, "
-        "interrupted after 2 of 3 variants",
+        "interrupted after 2 of 3 variants, 1 not fully checked: strict compile: no clang",
         130,
     ),
     "failed, interrupted": (
         (WRONG,),
         1,
-        "0 variants passed, 1 failed, interrupted after 1 of 2 variants",
+        "interrupted after 1 of 2 variants, 1 failed",
         1,
     ),
 }
@@ -355,7 +354,7 @@ class TestCommand:
     def test_each_verdict_has_its_words_and_its_status(
         self, verdict, tmp_path, monkeypatch, capsys
     ):
-        from mlx_tilegemm.cli import command as cli
+        from mlx_tilegemm.cli import verify as cli
 
         outcomes, left, words, status = VERDICTS[verdict]
         report = report_of(verify.Request(backend="emulator"), *outcomes, left=left)
@@ -380,11 +379,11 @@ class TestCommand:
         assert "vocabulary: static checks switched off." in text.partition("## Not checked")[2]
 
     def test_an_interrupt_before_the_first_variant_is_told_in_one_line(self, monkeypatch, capsys):
-        from mlx_tilegemm.cli import command as cli
+        from mlx_tilegemm.cli import verify as cli
 
         monkeypatch.setattr(cli, "verify", mock.Mock(side_effect=KeyboardInterrupt))
         assert main(["verify"]) == 130
-        assert capsys.readouterr().err == "mlx-tilegemm: interrupted\n"
+        assert capsys.readouterr().err == "checking variants\nmlx-tilegemm: interrupted\n"
 
     def test_help_lists_every_exit_status(self, capsys):
         with pytest.raises(SystemExit):

@@ -222,8 +222,10 @@ def _row(outcome: Outcome) -> str:
 
 
 def summary(report: Report) -> str:
-    """Return how many variants passed, failed and were not fully checked, and why not."""
-    parts = [f"{_count(report.outcomes, Status.PASSED)} variants passed"]
+    """Say how many variants passed, or that not all ran, and what failed or was not checked."""
+    done = f"{len(report.outcomes)} of {report.total} variants"
+    passed = f"{_count(report.outcomes, Status.PASSED)} variants passed"
+    parts = [f"interrupted after {done}" if report.interrupted else passed]
     if failed := _count(report.outcomes, Status.FAILED):
         parts.append(f"{failed} failed")
     if unchecked := _count(report.outcomes, Status.UNCHECKED):
@@ -231,8 +233,6 @@ def summary(report: Report) -> str:
         parts.append(f"{unchecked} not fully checked: {reasons}")
     if not report.request.static:
         parts.append(STATIC_OFF)
-    if report.interrupted:
-        parts.append(f"interrupted after {len(report.outcomes)} of {report.total} variants")
     return ", ".join(parts)
 
 

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar, cast
 
+from ...core.progress import be_quiet
 from ...errors import BackendError
 
 Request = TypeVar("Request")
@@ -136,8 +137,9 @@ def run_tasks(
 
 
 def _serve(connection: Connection, prepare: Callable[[Any], Task[Any]], request: object) -> None:
-    # An interrupt is for the parent, which then ends its processes.
+    # An interrupt is for the parent, which then ends its processes and shows their progress.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    be_quiet()
     task: Task[Any] | None = None
     try:
         connection.send(None)
