@@ -139,7 +139,7 @@ def codes_of(stored: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
     # Imported here because NumPy is most of what `import mlx_tilegemm` may cost.
     import numpy as np
 
-    raw = np.ascontiguousarray(stored).view(np.uint8)
+    raw: np.ndarray[Any, Any] = np.ascontiguousarray(stored).view(np.uint8)
     if bits == 8:
         return raw
     streams = np.unpackbits(raw, axis=-1, bitorder="little")
