@@ -10,7 +10,7 @@ from .core.context import use_gradients, use_kernel
 from .ops import addmm, attention_chain, matmul
 
 if TYPE_CHECKING:
-    from . import emulator, integrations, nn
+    from . import emulator, formats, integrations, nn
     from .assurance.tuning import record
     from .call.explanation import explain
     from .layers.audit import Audit, audit
@@ -28,6 +28,7 @@ __all__ = [
     "emulator",
     "errors",
     "explain",
+    "formats",
     "integrations",
     "matmul",
     "nn",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 
-_SUBPACKAGES = ("emulator", "integrations", "nn")
+_SUBPACKAGES = ("emulator", "formats", "integrations", "nn")
 _MODULES = {
     "explain": ".call.explanation",
     **dict.fromkeys(("Audit", "audit"), ".layers.audit"),

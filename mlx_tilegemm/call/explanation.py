@@ -118,7 +118,7 @@ class Explanation:
         """The complete Metal text of `plan` as MLX passes it on: header, signature and body."""
         if self.plan is None or self.solved is None:
             return None
-        operands = [mx.zeros(one.shape, dtype=one.dtype.mlx) for one in self.solved.operands]
+        operands = [mx.zeros(one.stored_shape, dtype=one.mlx) for one in self.solved.operands]
         run = kernel_run(self.solved, self.plan, MetalBackend())
         factors = (1,) * len(self.solved.factors)
         return generated_text(lambda arrays: run(arrays, factors, None), operands)

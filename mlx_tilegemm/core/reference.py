@@ -135,14 +135,15 @@ def draw(operand: Operand, random: np.random.Generator, amplitude: float = 1.0) 
         random: Where from.
         amplitude: Standard deviation of floating point data.
     """
-    shape, dtype = operand.shape, operand.dtype
+    shape, dtype = operand.stored_shape, operand.dtype
     if dtype is BOOL:
         return mx.array(random.random(shape) < 0.7)
     if operand.role is Role.INDEX:
         return as_array(random.integers(0, operand.limit, shape), dtype)
     if dtype.kind is Kind.INTEGER or not dtype.native:
-        limits = mx.iinfo(dtype.mlx)
-        return as_array(random.integers(limits.min, limits.max, shape, endpoint=True), dtype)
+        limits = mx.iinfo(operand.mlx)
+        values = random.integers(limits.min, limits.max, shape, endpoint=True)
+        return mx.array(values, dtype=operand.mlx)
     if operand.role is Role.GATE:
         return as_array(random.random(shape), dtype)
     if operand.role is Role.SCALE:
