@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.call.tracing import is_shapeless
+from mlx_tilegemm.core.tracing import is_shapeless
 from mlx_tilegemm.errors import BackendError
 
 
@@ -153,7 +153,7 @@ def test_only_there(shapeless):
 def test_a_process_may_end_before_anything_is_evaluated():
     program = (
         "import mlx.core as mx\n"
-        "from mlx_tilegemm.call.tracing import is_traced\n"
+        "from mlx_tilegemm.core.tracing import is_traced\n"
         "is_traced()\n"
         "function = mx.compile(lambda x: mx.exp(x) + 1)\n"
         "print(function(mx.ones((3, 5))).shape)\n"

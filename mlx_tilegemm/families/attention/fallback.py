@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...call.tracing import is_shapeless
 from ...call.transforms import on
 from ...core.problem import Number
+from ...core.tracing import is_shapeless
 from ...errors import BackendError
 from ...machine.chips import detect
 from .price import serves_attention

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...call.tracing import is_shapeless, is_traced
 from ...call.transforms import on
 from ...core.dtypes import promote
 from ...core.problem import Number
 from ...core.shapes import Shape
+from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError
 from .problem import GemmProblem
 
