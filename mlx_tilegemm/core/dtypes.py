@@ -177,7 +177,8 @@ def _packed(
     def decode(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        return np.array(values, dtype=np.float64)[codes_of(codes, bits)]
+        decoded: np.ndarray[Any, Any] = np.array(values, dtype=np.float64)[codes_of(codes, bits)]
+        return decoded
 
     return DType(
         name=name,
