@@ -19,8 +19,7 @@ from .fragment import FRAGMENT
 from .lines import step_bytes_in_flight, tile_line_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
+class Product(NamedTuple):
     """``out[m, n] = op(a) @ op(b) + c``, as many times as ``batch_size`` says.
 
     Attributes:

@@ -11,6 +11,7 @@ from ...core.operand import Operand
 from ...core.plan import Arguments, features
 from ...core.shapes import Shape
 from ...machine.fragment import FRAGMENT, fragments, staged_stride
+from ...machine.limits import tiny_operand
 from .problem import LSE, AttentionProblem, MaskKind, attention_problem
 
 ROW_SIZES = ("q_len", "kv_len", "num_heads", "heads_per_kv_head")
@@ -212,6 +213,12 @@ def reject_attention(problem: AttentionProblem) -> str | None:
 def key_operands(problem: AttentionProblem) -> tuple[Operand, ...]:
     """Return the operands that belong to the keys."""
     return tuple(one for one in problem.operands if one.name in ("k", "v", "k_pe"))
+
+
+@latest
+def tiny_key_operand(problem: AttentionProblem) -> str | None:
+    """Return which operand of the keys MLX binds in the constant address space, in words."""
+    return tiny_operand(key_operands(problem))
 
 
 @latest

@@ -19,7 +19,6 @@ from ....machine.limits import (
     reject_resources,
     reject_sizes,
     threads_per_core,
-    tiny_operand,
 )
 from ..chain_spec import NAME, Config, Spec
 from ..problem import AttentionProblem, MaskKind
@@ -29,8 +28,8 @@ from ..spec import (
     attention_sizes,
     forward_fields,
     forward_outputs,
-    key_operands,
     reject_attention,
+    tiny_key_operand,
     variant,
 )
 from ..work import AttentionTile, attention_work
@@ -105,7 +104,7 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
     if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
         return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
-    if config.staged and (reason := tiny_operand(key_operands(problem))):
+    if config.staged and (reason := tiny_key_operand(problem)):
         return f"{reason}, from which nothing is staged"
     return None
 

@@ -22,7 +22,7 @@ from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT
-from ....machine.limits import reject_grid, reject_resources, reject_sizes, tiny_operand
+from ....machine.limits import reject_grid, reject_resources, reject_sizes
 from ..combine_splits import combine_stage
 from ..decode_spec import NAME, Spec, Tile, registers
 from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
@@ -32,8 +32,8 @@ from ..spec import (
     attention_sizes,
     forward_fields,
     forward_outputs,
-    key_operands,
     reject_attention,
+    tiny_key_operand,
     variant,
 )
 
@@ -154,7 +154,7 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
         return reason
     if problem.q_len > MAX_QUERIES:
         return f"{problem.q_len} queries are more than the {MAX_QUERIES} of decoding"
-    if reason := tiny_operand(key_operands(problem)):
+    if reason := tiny_key_operand(problem):
         return f"{reason}, from which no run of elements is loaded"
     return None
 
