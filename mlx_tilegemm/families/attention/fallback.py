@@ -1,8 +1,8 @@
 """Attention by MLX's own ops: for the ``mlx`` backend and for what no kernel serves.
 
 Same semantics as the kernels: accumulation in float32 and one rounding to the result type, rows
-with nothing to attend to zero. Unlike the kernels, these cast operands into copies and, but for
-MLX's own fused attention, hold all scores in memory.
+with nothing to attend to zero. MLX's own attention is called where it has all that is asked for;
+what is written out here, for the others, holds all scores in memory.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, device_type
+from ...backends import StreamOrDevice
 from ...call.tracing import is_shapeless
 from ...call.transforms import on
 from ...core.problem import Number
 from ...errors import BackendError
-from ...machine.chips import detect
-from .price import serves_attention
+from . import fused
 from .problem import AttentionProblem, MaskKind
 
 
@@ -29,10 +28,11 @@ def attention(
 ) -> list[mx.array]:
     """Return ``[out]`` or ``[out, lse]`` for the operands that the problem names, in its order."""
     shapeless = is_shapeless()
-    if not shapeless and _on_metal(stream) and serves_attention(problem, detect()[0]):
-        return [_fused_attention(problem, operands, factors, stream)]
     with on(stream):
         arrays = dict(zip(problem.operand_names, operands, strict=True))
+        if not shapeless and fused.serves(problem):
+            causal = _window_mask(problem) if problem.window else None
+            return [fused.attention(problem, arrays, factors, stream, causal)]
         if not problem.kv_len:
             _check_sizes_stay(shapeless)
             return _nothing_to_attend_to(problem, arrays.get("sinks"))
@@ -47,28 +47,11 @@ def attention(
         return [out.astype(problem.out.mlx)]
 
 
-def _on_metal(stream: StreamOrDevice) -> bool:
-    device = mx.default_device().type if stream is None else device_type(stream)
-    return device is mx.gpu and mx.metal.is_available()
-
-
-def _fused_attention(
-    problem: AttentionProblem,
-    operands: Sequence[mx.array],
-    factors: Sequence[Number],
-    stream: StreamOrDevice,
-) -> mx.array:
-    mask = "causal" if problem.mask_kind is MaskKind.CAUSAL else None
-    q, k, v, *sinks = operands
-    return mx.fast.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        scale=float(factors[0]),
-        mask=mask,
-        sinks=sinks[0] if sinks else None,
-        stream=stream,
-    )
+def _window_mask(problem: AttentionProblem) -> mx.array:
+    """Return the mask of the rows that see something, which are the last ones."""
+    offset = problem.kv_len - problem.q_len
+    rows = mx.arange(max(0, offset), problem.kv_len)
+    return _causal_mask(problem, rows, mx.arange(problem.kv_len))
 
 
 def _nothing_to_attend_to(problem: AttentionProblem, sinks: mx.array | None) -> list[mx.array]:
