@@ -8,31 +8,52 @@ what is written out here, for the others, holds all scores in memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice
 from ...call.tracing import is_shapeless
 from ...call.transforms import on
-from ...core.problem import Number
+from ...core.problem import Factors, Number
 from ...errors import BackendError
 from . import fused
 from .problem import AttentionProblem, MaskKind
 
+if TYPE_CHECKING:
+    from ...core.family import Run
 
-def attention(
+
+def attention(problem: AttentionProblem) -> Run:
+    """Return the call for the operands that the problem names: of ``[out]`` or ``[out, lse]``."""
+    written_out = partial(_written_out, problem)
+    if not fused.serves(problem):
+        return written_out
+    by_mlx = fused.attention(problem)
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_shapeless():
+            return written_out(operands, factors, stream)
+        if stream is None:
+            return by_mlx(operands, factors, None)
+        with mx.stream(stream):
+            return by_mlx(operands, factors, stream)
+
+    return call
+
+
+def _written_out(
     problem: AttentionProblem,
     operands: Sequence[mx.array],
     factors: Sequence[Number],
     stream: StreamOrDevice,
 ) -> list[mx.array]:
-    """Return ``[out]`` or ``[out, lse]`` for the operands that the problem names, in its order."""
     shapeless = is_shapeless()
     with on(stream):
         arrays = dict(zip(problem.operand_names, operands, strict=True))
-        if not shapeless and fused.serves(problem):
-            causal = _window_mask(problem) if problem.window else None
-            return [fused.attention(problem, arrays, factors, stream, causal)]
         if not problem.kv_len:
             _check_sizes_stay(shapeless)
             return _nothing_to_attend_to(problem, arrays.get("sinks"))
@@ -45,13 +66,6 @@ def attention(
             return _softmax_chain(problem, _masked(scores, mask, -mx.inf), v, arrays.get("sinks"))
         out = _values(problem, _masked(scores, mask, 0.0), v)
         return [out.astype(problem.out.mlx)]
-
-
-def _window_mask(problem: AttentionProblem) -> mx.array:
-    """Return the mask of the rows that see something, which are the last ones."""
-    offset = problem.kv_len - problem.q_len
-    rows = mx.arange(max(0, offset), problem.kv_len)
-    return _causal_mask(problem, rows, mx.arange(problem.kv_len))
 
 
 def _nothing_to_attend_to(problem: AttentionProblem, sinks: mx.array | None) -> list[mx.array]:

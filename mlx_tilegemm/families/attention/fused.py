@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, reduce
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -19,6 +20,9 @@ from ...call.tracing import is_traced
 from ...core.dtypes import FLOAT32, DType, promote
 from ...core.problem import Number
 from .problem import AttentionProblem, MaskKind
+
+if TYPE_CHECKING:
+    from ...core.family import Run
 
 NODE = "ScaledDotProductAttention"
 """Name of the node of MLX's fused kernels in a graph."""
@@ -35,28 +39,71 @@ def serves(problem: AttentionProblem) -> bool:
     return problem.softmax and not problem.return_lse and 0 not in sizes
 
 
-def attention(
-    problem: AttentionProblem,
-    arrays: Arrays,
-    factors: Sequence[Number],
-    stream: StreamOrDevice,
-    causal: mx.array | None,
-) -> mx.array:
-    """Return the result.
+def attention(problem: AttentionProblem) -> Run:
+    """Return the call of MLX's op for an attention that it serves, of sizes that stay."""
+    hidden, fixed, out = _hidden_rows(problem), _fixed_type(problem), problem.out.mlx
+    operands_of = _of_three if problem.operand_names == ("q", "k", "v") else _of_all
+    causal = "causal" if problem.mask_kind is MaskKind.CAUSAL and not problem.window else None
 
-    Args:
-        problem: The attention, of sizes that stay.
-        arrays: Its operands by name.
-        factors: The scale.
-        stream: Of the call; MLX's ops here are on it already.
-        causal: The mask of a window, ``[Lq, Lk]``.
-    """
-    hidden = _hidden_rows(problem)
-    if hidden:
-        visible = _of_last_rows(arrays, hidden)
-        out = _visible_rows(problem, visible, factors, stream, causal)
-        return mx.pad(out, [(0, 0), (0, 0), (hidden, 0), (0, 0)])
-    return _visible_rows(problem, arrays, factors, stream, causal)
+    def call(
+        operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
+    ) -> list[mx.array]:
+        compute = (fixed or compute_type(problem, stream)).mlx
+        q, k, v, mask, empty, sinks = operands_of(problem, operands, compute, stream)
+        if hidden:
+            q = q[:, :, hidden:]
+        if problem.window:
+            mask = _window_mask(problem, hidden)
+        found = mx.fast.scaled_dot_product_attention(
+            q, k, v, scale=float(factors[0]), mask=causal or mask, sinks=sinks, stream=stream
+        )
+        if empty is not None:
+            found = mx.where(empty, 0.0, found)
+        if hidden:
+            found = mx.pad(found, [(0, 0), (0, 0), (hidden, 0), (0, 0)])
+        return [found.astype(out, stream=stream)]
+
+    return call
+
+
+_Operands = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, mx.array | None]
+"""q, k, v, an array mask, the rows that it hides, and sinks."""
+
+
+def _of_three(
+    problem: AttentionProblem,
+    operands: Sequence[mx.array],
+    compute: mx.Dtype,
+    stream: StreamOrDevice,
+) -> _Operands:
+    q, k, v = operands
+    return (
+        q.astype(compute, stream=stream),
+        k.astype(compute, stream=stream),
+        v.astype(compute, stream=stream),
+        None,
+        None,
+        None,
+    )
+
+
+def _of_all(
+    problem: AttentionProblem,
+    operands: Sequence[mx.array],
+    compute: mx.Dtype,
+    stream: StreamOrDevice,
+) -> _Operands:
+    arrays = dict(zip(problem.operand_names, operands, strict=True))
+    q, k, v = (arrays[name].astype(compute) for name in ("q", "k", "v"))
+    if problem.pe_dim:
+        q, k = _with_positions(problem, q, k, arrays)
+    mask, empty = None, None
+    if problem.mask_kind is MaskKind.BOOLEAN:
+        mask, empty = _boolean(arrays["mask"], _is_on_gpu(stream))
+    elif problem.mask_kind is MaskKind.ADDITIVE:
+        mask, empty = _additive(arrays["mask"].astype(compute), _is_on_gpu(stream))
+    sinks = arrays["sinks"].astype(compute) if problem.sinks else None
+    return q, k, v, mask, empty, sinks
 
 
 def _hidden_rows(problem: AttentionProblem) -> int:
@@ -65,38 +112,12 @@ def _hidden_rows(problem: AttentionProblem) -> int:
     return max(0, problem.q_len - problem.kv_len) if is_causal else 0
 
 
-def _of_last_rows(arrays: Arrays, first: int) -> dict[str, mx.array]:
-    rows = ("q", "q_pe")
-    return {name: x[:, :, first:] if name in rows else x for name, x in arrays.items()}
-
-
-def _visible_rows(
-    problem: AttentionProblem,
-    arrays: Arrays,
-    factors: Sequence[Number],
-    stream: StreamOrDevice,
-    causal: mx.array | None,
-) -> mx.array:
-    on_gpu = _is_on_gpu(stream)
-    compute = compute_type(problem, stream).mlx
-    q, k, v = (arrays[name].astype(compute) for name in ("q", "k", "v"))
-    if problem.pe_dim:
-        q, k = _with_positions(problem, q, k, arrays)
-    mask, empty = causal, None
-    if problem.mask_kind is MaskKind.BOOLEAN:
-        mask, empty = _boolean(arrays["mask"], on_gpu)
-    elif problem.mask_kind is MaskKind.ADDITIVE:
-        mask, empty = _additive(arrays["mask"].astype(compute), on_gpu)
-    sinks = arrays.get("sinks")
-    out = mx.fast.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        scale=float(factors[0]),
-        mask="causal" if problem.mask_kind is MaskKind.CAUSAL and causal is None else mask,
-        sinks=None if sinks is None else sinks.astype(compute),
-    )
-    return (out if empty is None else mx.where(empty, 0.0, out)).astype(problem.out.mlx)
+def _window_mask(problem: AttentionProblem, hidden: int) -> mx.array:
+    """Return which keys the rows see that see any, ``[Lq - hidden, Lk]``."""
+    assert problem.window is not None
+    first = problem.kv_len - problem.q_len + hidden
+    rows, columns = mx.arange(first, problem.kv_len)[:, None], mx.arange(problem.kv_len)
+    return mx.logical_and(rows >= columns, rows < columns + problem.window)
 
 
 def _with_positions(
@@ -131,15 +152,21 @@ def _additive(mask: mx.array, on_gpu: bool) -> tuple[mx.array, mx.array]:
 
 def compute_type(problem: AttentionProblem, stream: StreamOrDevice = None) -> DType:
     """Return the type that operands are cast to: theirs, if MLX then loses nothing by it."""
+    fixed = _fixed_type(problem)
+    if fixed is not None:
+        return fixed
+    return problem.out if is_fused(problem, problem.out, stream) else FLOAT32
+
+
+def _fixed_type(problem: AttentionProblem) -> DType | None:
+    """Return the type that operands are cast to on any machine; None if it is that of all."""
     given = (problem.q, problem.k, problem.v, problem.q_pe, problem.k_pe)
     natural = reduce(promote, (dtype for dtype in given if dtype is not None))
     added = problem.mask if problem.mask_kind is MaskKind.ADDITIVE else None
     fitting = all(
         dtype is None or promote(natural, dtype) is natural for dtype in (added, problem.sinks)
     )
-    if problem.out is not natural or not fitting:
-        return FLOAT32
-    return natural if is_fused(problem, natural, stream) else FLOAT32
+    return None if natural is problem.out is not FLOAT32 and fitting else FLOAT32
 
 
 def is_fused(problem: AttentionProblem, compute: DType, stream: StreamOrDevice = None) -> bool:
