@@ -141,7 +141,11 @@ class TestDemo:
     def test_wrong_results_fail(self, capsys, monkeypatch, wrong, spoil):
         module = import_module(f"mlx_tilegemm.families.{wrong}.fallback")
         right = getattr(module, wrong)
-        spoiled = lambda *arguments: [spoil(right(*arguments)[0])]  # noqa: E731
+
+        def spoiled(problem):
+            run = right(problem)
+            return lambda *arguments: [spoil(run(*arguments)[0])]
+
         monkeypatch.setattr(module, wrong, spoiled)
         assert main(["demo"]) == 1
         printed = capsys.readouterr().out
