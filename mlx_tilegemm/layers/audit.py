@@ -31,6 +31,7 @@ from ..dispatch import MLX
 from ..errors import DTypeError
 from ..machine.chips import Chip, detect, get
 from .attention import marking
+from .communication import communication_traced
 from .patching import Rules, standing
 from .trace import ELEMENTWISE, VIEWS, Edge, Graph, Node, trace
 from .work import PRODUCTS, UNCOUNTED, flops, moved_bytes
@@ -164,6 +165,7 @@ def audit(
     The model may be patched or not, of any size, and its weights may be arrays that were never
     evaluated: a trace takes seconds and next to no memory. The call must be one that MLX can trace:
     it may not evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
+    Of a sharded model it is the account of this machine's share, and waits for no other machine.
 
     Args:
         model: A module or any other function of arrays.
@@ -198,7 +200,7 @@ def audit(
 
     everything = {**arrays, **{f"{_WEIGHT}{name}": array for name, array in weights.items()}}
     stand_in = using(stand_in=calls.prepare, recorder=None)
-    with _unchanged(model), stand_in, marking(calls.mark):
+    with _unchanged(model), stand_in, marking(calls.mark), communication_traced():
         graph = trace(call, everything, "audit")
     standings = standing(Rules(), model) if isinstance(model, nn.Module) else {}
     rows = tuple(_Reader(graph, calls, standings).rows())

@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import DTypeError
-from ..nn import EmbeddingRoute, LinearRoute
+from ..nn import AllToShardedRoute, EmbeddingRoute, LinearRoute, ShardedToAllRoute
 from .attention import attention_everywhere, routed_attention_class
 from .inspection import Findings, findings, held
 from .routed_class import original_class, routed_class
@@ -104,11 +104,13 @@ class Rule:
         layer: The class; subclasses that inherit ``method`` are routed too.
         method: The method that is replaced.
         route: A mixin with another such method.
+        adds_bias: Whether the product that is routed adds the layer's bias, if it has one.
     """
 
     layer: type
     method: str
     route: type
+    adds_bias: bool = True
 
     @property
     def site(self) -> Site:
@@ -126,6 +128,8 @@ def _site(layer: type, method: str, route: type) -> Site:
 RULES = (
     Rule(layer=nn.Linear, method="__call__", route=LinearRoute),
     Rule(layer=nn.Embedding, method="as_linear", route=EmbeddingRoute),
+    Rule(layer=nn.AllToShardedLinear, method="__call__", route=AllToShardedRoute),
+    Rule(layer=nn.ShardedToAllLinear, method="__call__", route=ShardedToAllRoute, adds_bias=False),
 )
 
 
@@ -148,7 +152,7 @@ def patch(model: nn.Module) -> PatchReport:
     Layers keep their identity and parameters, so optimizers, checkpoints and references to them
     stay valid. Quantized layers and layers with a way of their own are left alone; the report
     says which and why. Patching twice is patching once. Functions that `mx.compile` has traced
-    keep what they traced.
+    keep what they traced. Sharding makes new layers: shard a model first, then patch it.
 
     Args:
         model: Any module; it may be a single layer.
@@ -187,7 +191,7 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 
     Args:
         model: As in `patch`; what was patched before stays patched. None routes every
-            `nn.Linear`, every `nn.Embedding.as_linear` and every call of
+            `nn.Linear`, sharded or not, every `nn.Embedding.as_linear` and every call of
             `mx.fast.scaled_dot_product_attention` of the running thread or task.
 
     Returns:
@@ -333,7 +337,7 @@ def _judge_by(rule: Rule, path: str, layer: nn.Module, kind: type, usage: Usage)
     if reason:
         return _Verdict(reason=reason)
     route = routed_class(kind, rule.route)
-    return _Verdict(route=route, op=_linear_op(layer), method=rule.method)
+    return _Verdict(route=route, op=_linear_op(rule, layer), method=rule.method)
 
 
 def original_method(rule: Rule) -> object:
@@ -341,8 +345,8 @@ def original_method(rule: Rule) -> object:
     return vars(rule.layer)[rule.method]
 
 
-def _linear_op(layer: nn.Module) -> str:
-    return "addmm" if "bias" in layer else "matmul"
+def _linear_op(rule: Rule, layer: nn.Module) -> str:
+    return "addmm" if rule.adds_bias and "bias" in layer else "matmul"
 
 
 def _reason(layer: nn.Module, kind: type, rules: Rules, found: Findings) -> str:
