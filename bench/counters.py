@@ -6,8 +6,8 @@
 
 Counts, not times: nothing here ran on a GPU. The plan of each row is the one that dispatch chooses
 for the chip at that size; where a sample of its threadgroups stands for a launch, only that runs,
-and its counts are scaled to the grid: see `emulator.count`. Every output is compared with float64
-before it is counted.
+and its counts are scaled to the grid: see `emulator.count`. Up to 64 results of every output are
+compared with float64 before it is counted.
 """
 
 from __future__ import annotations

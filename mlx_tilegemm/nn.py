@@ -147,7 +147,7 @@ def _low_rank(adapter: Any, x: mx.array) -> mx.array:  # noqa: ANN401
 
 
 class Linear(LinearRoute, nn.Linear):
-    """`nn.Linear` whose activations and weight may have different dtypes at no cost.
+    """`nn.Linear` whose activations and weight may have different dtypes.
 
     Args:
         input_dims: Size of the last axis of the input.

@@ -163,8 +163,8 @@ def audit(
     """Return the account of ``model(*inputs, **options)``, without evaluating anything.
 
     The model may be patched or not, of any size, and its weights may be arrays that were never
-    evaluated: a trace takes seconds and next to no memory. The call must be one that MLX can trace:
-    it may not evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
+    evaluated: a trace computes none of them. The call must be one that MLX can trace: it may not
+    evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
     Of a sharded model it is the account of this machine's share, and waits for no other machine.
 
     Args:

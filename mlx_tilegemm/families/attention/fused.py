@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...call.tracing import is_traced
 from ...core.dtypes import FLOAT32, DType, promote
 from ...core.problem import Number
+from ...core.tracing import is_traced
 from .problem import AttentionProblem, MaskKind
 
 if TYPE_CHECKING:
