@@ -34,11 +34,12 @@ def _few_rows(
     # leaves the last threadgroup short.
     n, k = (37, 640) if transpose else (672, 37)
     few = "4x2-4" if transpose else "4x1-4"
-    yield _subject("quantized_gemv", few, *_products(n, k, transpose, 3, 2, **mixed))
-    yield _subject("quantized_gemv", few, *_products(n, k, transpose, 3, 2, 4, **scaled))
-    yield _subject("quantized_gemv", few, *_products(n, k, transpose, 3, **batched, bits=6))
-    yield _subject("quantized_gemv", "1x2-4", *_products(n, k, transpose, 1, bits=3, group=32))
-    yield _subject("quantized_gemv", "8x1-4", *_products(n, k, transpose, 7, 5, mode="mxfp8"))
+    most, rows = ("8x2-4", (7, 5)) if transpose else ("4x1-4", (3, 4))
+    kernel = "quantized_gemv"
+    yield _subject(kernel, few, *_products(n, k, transpose, 3, 4, **mixed, **batched))
+    yield _subject(kernel, few, *_products(n, k, transpose, 4, 3, **scaled))
+    yield _subject(kernel, "1x2-4", *_products(n, k, transpose, 1, bits=3, group=32))
+    yield _subject(kernel, most, *_products(n, k, transpose, *rows, mode="mxfp8"))
 
 
 def _many_rows(
@@ -47,10 +48,9 @@ def _many_rows(
     # nvfp4 leaves a last step of half a block.
     n, k = (37, 80) if transpose else (80, 43)
     kernel = "quantized_gemm"
-    yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **mixed))
+    yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **mixed, **batched))
     yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **scaled))
-    yield _subject(kernel, "16x64-1x4", *_products(n, k, transpose, 19, **batched, bits=5))
-    yield _subject(kernel, "64x64-2x2", *_products(64, 96, transpose, 64, 128, bits=8))
+    yield _subject(kernel, "64x64-2x2", *_products(64, 96, transpose, 64, 128, bits=5, group=32))
     yield _subject(kernel, "8x32-1x4", *_products(n, k, transpose, 11, mode="mxfp8"))
 
 
