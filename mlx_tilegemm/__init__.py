@@ -7,7 +7,7 @@ from . import errors
 from .backends import use_backend
 from .core.arguments import ArraySpec
 from .core.context import use_gradients, use_kernel
-from .ops import addmm, attention_chain, matmul
+from .ops import addmm, attention_chain, matmul, quantized_matmul
 
 if TYPE_CHECKING:
     from . import emulator, formats, integrations, nn
@@ -34,6 +34,7 @@ __all__ = [
     "nn",
     "patch",
     "patched",
+    "quantized_matmul",
     "record",
     "unpatch",
     "use_backend",

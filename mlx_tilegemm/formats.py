@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from .core.arguments import as_array, as_flag
+from .core.arguments import ArraySpec, as_array, as_flag
 from .core.dtypes import (
     FLOAT4_E2M1,
     FLOAT8_E4M3,
@@ -92,6 +92,9 @@ _SMALL = {
     "mxfp8": _Small(FLOAT8_E4M3, FLOAT8_E8M0, 32),
     "nvfp4": _Small(FLOAT4_E2M1, FLOAT8_E4M3, 16),
 }
+
+_Stated: TypeAlias = mx.array | ArraySpec
+"""What has a shape and a dtype."""
 
 MODES = (AFFINE, *_SMALL)
 """Modes of quantized weights."""
@@ -444,7 +447,7 @@ def quantize(
 
 
 def check_groups(
-    op: str, form: Grouping, w_shape: Shape, scales: mx.array, biases: mx.array | None
+    op: str, form: Grouping, w_shape: Shape, scales: _Stated, biases: _Stated | None
 ) -> None:
     """Check the scales and biases of a weight: which there are, their shapes and dtypes.
 
@@ -486,14 +489,14 @@ def check_groups(
         )
 
 
-def _check_presence(op: str, form: Grouping, biases: mx.array | None) -> None:
+def _check_presence(op: str, form: Grouping, biases: _Stated | None) -> None:
     if form.mode == AFFINE and biases is None:
         raise ProblemError(f"[{op}] Biases must be provided for affine quantization.")
     if form.mode != AFFINE and biases is not None:
         raise ProblemError(f"[{op}] Biases must be null for quantization mode '{form.mode}'.")
 
 
-def _check_scale_dtypes(op: str, form: Grouping, scales: mx.array, biases: mx.array | None) -> None:
+def _check_scale_dtypes(op: str, form: Grouping, scales: _Stated, biases: _Stated | None) -> None:
     if biases is None:
         if scales.dtype != mx.uint8:
             raise DTypeError(

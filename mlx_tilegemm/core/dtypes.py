@@ -177,8 +177,8 @@ def _packed(
     def decode(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        decoded: np.ndarray[Any, Any] = np.array(values, dtype=np.float64)[codes_of(codes, bits)]
-        return decoded
+        table: np.ndarray[Any, Any] = np.array(values, dtype=np.float64)
+        return table.take(codes_of(codes, bits))
 
     return DType(
         name=name,

@@ -51,6 +51,16 @@ def rounding(value: Values, out: DType) -> Values:
     return np.asarray(out.unit_roundoff * np.abs(value) + out.smallest_step)
 
 
+def common_step(values: Values, axis: int | None) -> Values:
+    """Return the largest power of two of which all values along an axis are multiples."""
+    with np.errstate(invalid="ignore"):
+        mantissa, exponent = np.frexp(np.where(np.isfinite(values), values, 1.0))
+    whole = (mantissa * 2.0**53).astype(np.int64)
+    lowest = np.where(whole == 0, np.inf, np.ldexp((whole & -whole) * 2.0**-53, exponent))
+    smallest = lowest.min(axis=axis, keepdims=axis is not None, initial=np.inf)
+    return np.asarray(np.where(np.isfinite(smallest), smallest, 1.0))
+
+
 def wrap(value: Values) -> Values:
     """Return integers modulo 2**32, as int32 arithmetic leaves them."""
     return ((value + 2**31) % 2**32) - 2**31
