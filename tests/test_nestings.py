@@ -175,3 +175,13 @@ def test_rules_may_call_emulated_kernels(order):
         for transform in transforms:
             got, expected = transform(got), transform(expected)
         assert mx.allclose(got(x), expected(x), rtol=1e-4, atol=1e-4), transforms
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_addends_of_products_with_vectors_are_mapped_along_any_axis(axis):
+    a = mx.random.normal((2, 2, 2, 3, 4), key=mx.random.key(3))
+    b = mx.random.normal((4,), key=mx.random.key(4))
+    c = mx.random.normal((2, 2), key=mx.random.key(5))[:, :1] if axis == 0 else mx.array([[1, 5.0]])
+    with tg.use_backend("mlx"):
+        got = mx.vmap(lambda a, c: tg.addmm(c, a, b), in_axes=(0, axis))(a, c)
+    assert mx.allclose(got, a @ b + c.reshape(2, 1, 1, 1), rtol=1e-5, atol=1e-5)

@@ -487,7 +487,7 @@ class _Reader:
         return name.removeprefix(_WEIGHT).rpartition(".")[0]
 
 
-_AS_STORED = VIEWS | {"AsType", "Quantize"}
+_AS_STORED = VIEWS | {"AsType", "Maximum", "Minimum", "Quantize"}
 
 _REASONS = {
     "BlockMaskedMM": "this library has no op of masked blocks",

@@ -19,7 +19,7 @@ import mlx.nn as nn
 from ..errors import DTypeError
 from ..nn import AllToShardedRoute, EmbeddingRoute, LinearRoute, ShardedToAllRoute
 from .attention import attention_everywhere, routed_attention_class
-from .inspection import Findings, findings, held
+from .inspection import Findings, findings, flags, held
 from .routed_class import original_class, routed_class
 from .routing import Attribute, Site, routed
 from .usage import Usage
@@ -316,7 +316,7 @@ def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) 
         if rule.layer in kind.__mro__:
             return _judge_by(rule, path, layer, kind, usage)
     functions = held(layer)
-    found = findings(kind, functions, usage.roots(path))
+    found = findings(kind, functions, usage.roots(path), flags(layer))
     reason = _reason(layer, kind, rules, found)
     if not found.has_attention:
         return _Verdict(reason=reason)
