@@ -36,8 +36,8 @@ OWN_FRAGMENTS = 36
 
 
 CONFIGS = tuple(
-    Config(simdgroups=simdgroups, block_kv=block_kv, staged=staged)
-    for staged in (True, False)
+    Config(simdgroups=simdgroups, block_kv=block_kv, staged=staged, reread=reread)
+    for staged, reread in ((True, False), (True, True), (False, False))
     for simdgroups, block_kv in ((4, 32), (4, 16), (2, 32), (1, 32))
 )
 
@@ -99,7 +99,11 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
     if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
         return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
-    if config.staged and (reason := tiny_operand(key_operands(problem))):
+    if config.reread and not config.staged:
+        return "q is read again from threadgroup memory only where k and v are staged"
+    staged = key_operands(problem) if config.staged else ()
+    staged += problem.operands[:1] if config.reread else ()
+    if reason := tiny_operand(staged):
         return f"{reason}, from which nothing is staged"
     return None
 
@@ -114,6 +118,7 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
         registers=resources.registers,
         threadgroup_memory=resources.threadgroup_bytes,
         head_groups=config.head_groups,
+        reread=config.reread,
     )
     return seconds(attention_work(problem, tile, chip), chip)
 
