@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.places import cache_place, locked
+from ..core.progress import working
 from ..errors import ToolchainError
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ _DIGEST = "sha256"
 _LOCKS = ".locks"
 _STALE_SECONDS = 24 * 3600.0
 _LOCK_SECONDS = 10.0
+_LOOK_SECONDS = 3600.0
+_LOOK_SHARE = 20
+_MOST_AT_ONCE = 100
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -95,7 +100,11 @@ def clear() -> Contents:
         ToolchainError: Other processes are at it all the time.
     """
     root = _root(os.environ.get(PLACE_VARIABLE, ""))
-    removed = _evict(root, 0, seconds=_LOCK_SECONDS)
+    try:
+        with working("[emulator] removing builds"):
+            removed = _evict(root, 0, seconds=_LOCK_SECONDS)
+    except OSError as error:
+        raise ToolchainError(f"[emulator] Could not clear {root}: {error}.") from error
     if removed is None:
         raise ToolchainError(f"[emulator] Could not lock {root}: another process does not let go.")
     return _summed(root, removed)
@@ -139,8 +148,8 @@ def build(key: str, make: Callable[[Path], None]) -> Path:
         made = _build_in(root, final, make)
     except OSError as error:
         raise ToolchainError(f"[emulator] Could not store a build in {root}: {error}.") from error
-    # Whoever has the lock sees to the limit.
-    _evict(root, most, seconds=0.0)
+    with suppress(OSError):
+        _see_to_limit(root, made, most)
     return made
 
 
@@ -248,6 +257,7 @@ class _User:
         os.close(handle)
         self.names = Path(name)
         self._used: set[str] = set()
+        self.made = 0
         self._lock = _lock_of(self.names)
         self._lock.acquire()
         atexit.register(self._leave, os.getpid())
@@ -304,23 +314,35 @@ def _root_lock(root: Path) -> Path:
     return root / _LOCKS / "cache.lock"
 
 
-def _evict(root: Path, limit: int, *, seconds: float) -> list[_Build] | None:
+def _see_to_limit(root: Path, made: Path, most: int) -> None:
+    """Removes builds beyond the limit, some at a time. To look costs as much as to load a build."""
+    user, looked = _user(root, os.getpid()), root / _LOCKS / "looked"
+    user.made += _size(made)
+    is_recent = looked.exists() and time.time() - looked.stat().st_mtime < _LOOK_SECONDS
+    if is_recent and user.made * _LOOK_SHARE < most:
+        return
+    with working("[emulator] removing old builds"):
+        removed = _evict(root, most, seconds=0.0, at_once=_MOST_AT_ONCE)
+    # Whoever has the lock looks; and there may be more to remove.
+    if removed is not None and len(removed) < _MOST_AT_ONCE:
+        user.made = 0
+        looked.touch()
+
+
+def _evict(
+    root: Path, limit: int, *, seconds: float, at_once: int | None = None
+) -> list[_Build] | None:
     """Removes the builds that were used longest ago, down to a limit, but for those in use.
 
     Returns:
         What was removed; None where another process has the lock.
     """
-    try:
-        with locked(_root_lock(root), seconds) as held:
-            if not held:
-                return None
-            builds = sorted(_builds(root), key=lambda one: one.used)
-            spare = sum(one.size for one in builds) - limit
-            if spare <= 0:
-                return []
-            graves = list(_buried(root, builds, spare))
-    except OSError:
-        return []
+    with locked(_root_lock(root), seconds) as held:
+        if not held:
+            return None
+        builds = sorted(_builds(root), key=lambda one: one.used)
+        spare = sum(one.size for one in builds) - limit
+        graves = list(islice(_buried(root, builds, spare), at_once))
     for _, grave in graves:
         shutil.rmtree(grave, ignore_errors=True)
     return [build for build, _ in graves]
@@ -328,7 +350,7 @@ def _evict(root: Path, limit: int, *, seconds: float) -> list[_Build] | None:
 
 def _buried(root: Path, builds: list[_Build], spare: int) -> Iterator[tuple[_Build, Path]]:
     """Yields builds that were put out of sight, and where to, until enough are."""
-    used = _in_use(root)
+    used = _in_use(root) if spare > 0 else set()
     for build in builds:
         if spare <= 0:
             return
@@ -370,5 +392,8 @@ def _builds(root: Path) -> Iterator[_Build]:
             continue
         # Another process may remove it meanwhile.
         with suppress(OSError):
-            size = sum(file.stat().st_size for file in path.iterdir())
-            yield _Build(path, (path / _DIGEST).stat().st_mtime, size)
+            yield _Build(path, (path / _DIGEST).stat().st_mtime, _size(path))
+
+
+def _size(build: Path) -> int:
+    return sum(file.stat().st_size for file in build.iterdir())

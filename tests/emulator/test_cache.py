@@ -130,6 +130,30 @@ class TestLimit:
         cache.build("c", fill)
         assert names(place) == {"a", "b", "c"}
 
+    def test_many_go_a_few_at_a_time(self, place, limited, monkeypatch):
+        monkeypatch.setattr(cache, "_MOST_AT_ONCE", 2)
+        by_others("a", "b", "c", "d", "e")
+        limited("0")
+        left = []
+        for name in "xyz":
+            cache.build(name, fill)
+            left.append(len(names(place) - {*"xyz"}))
+        assert left == [3, 1, 0]
+
+    def test_is_looked_after_now_and_then(self, place, limited, monkeypatch):
+        by_others("a", "b", "c")
+        cache.build("x", fill)
+        looks = []
+        monkeypatch.setattr(cache, "_evict", lambda *_, **__: looks.append(1) or [])
+        limited(str(50 * (SIZE + 64)))
+        cache.build("y", fill)
+        assert looks == []
+        cache.build("z", fill)
+        assert looks == [1]
+        os.utime(place / ".locks" / "looked", (1, 1))
+        cache.build("u", fill)
+        assert looks == [1, 1]
+
     def test_own_builds_stay(self, place, limited):
         limited("0")
         paths = [cache.build(name, fill) for name in "abc"]
