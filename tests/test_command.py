@@ -255,3 +255,9 @@ class TestProgress:
         with progress.working("compiling"):
             pass
         assert capsys.readouterr().err == ""
+
+    def test_a_clock_ticks_before_the_first_count(self):
+        code = f"{IMPORTS}with Counting('checking', 'things'): time.sleep(2.2)"
+        shown = on_terminal(code)
+        assert "checking 00:01" in shown
+        assert "checking 00:02" in shown

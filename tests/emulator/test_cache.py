@@ -150,6 +150,8 @@ class TestLimit:
         assert looks == []
         cache.build("z", fill)
         assert looks == [1]
+        cache.build("v", fill)
+        assert looks == [1]
         os.utime(place / ".locks" / "looked", (1, 1))
         cache.build("u", fill)
         assert looks == [1, 1]
