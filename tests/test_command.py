@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -184,15 +185,23 @@ class TestEnds:
         assert (done.returncode, done.stderr) == (0, "")
 
     @pytest.mark.slow
-    def test_an_interrupt_is_told_in_one_line(self, tmp_path):
+    @pytest.mark.parametrize("seconds", [0.0, 1.0, 2.0, 3.0, 4.0])
+    def test_an_interrupt_is_told_in_one_line(self, tmp_path, seconds):
         command = [sys.executable, "-m", "mlx_tilegemm", "verify", "--report", str(tmp_path)]
         running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--jobs", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert running.stderr.readline() == "checking variants\n"
-        running.send_signal(signal.SIGINT)
+        time.sleep(seconds)
+        # As a terminal does: to the workers too, whatever they are at.
+        os.killpg(running.pid, signal.SIGINT)
         out, error = running.communicate(timeout=60)
         assert running.returncode == 130
+        assert "interrupted" in out + error
         assert "passed" not in out
         assert "Traceback" not in error
 
