@@ -20,7 +20,10 @@ from mlx_tilegemm.cli.command import COMMANDS, parser
 from mlx_tilegemm.core import progress
 
 PRODUCT = ["matmul", "5x300", "70x300", "--transpose-b"]
-HEAVY = ("jinja2", "matplotlib", "mlx.nn", "multiprocessing", "numpy", "tqdm", "importlib.metadata")
+HEAVY = (
+    *("filelock", "importlib.metadata", "jinja2", "matplotlib", "mlx.nn", "multiprocessing"),
+    *("numpy", "platformdirs", "tqdm"),
+)
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 

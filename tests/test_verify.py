@@ -364,6 +364,12 @@ class TestCommand:
         assert main(["verify", "--report", str(tmp_path)]) == status
         assert capsys.readouterr().out.startswith(f"{words}; see ")
         assert f"**{words}**" in (tmp_path / "verify.md").read_text()
+        assert main(["verify", "--report", str(tmp_path), "--json"]) == status
+        said = json.loads(capsys.readouterr().out)
+        assert said["summary"] == words
+        assert said["variants"] == len(outcomes) + left
+        assert said["passed"] + said["failed"] + said["unchecked"] == len(outcomes)
+        assert said["reports"] == [str(tmp_path / f"verify.{end}") for end in ("json", "md")]
         stored = json.loads((tmp_path / "verify.json").read_text())
         assert stored["summary"] == words
         assert stored["verdict"] == verdict.split(",")[0]
