@@ -357,7 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run as a command."""
     names = [chip.name for chip in chips.CHIPS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chip", default="m1-max", choices=names, help="whose plans are counted")
+    add = parser.add_argument
+    add("--chip", type=chips.spelled, default="m1-max", choices=names, help="whose plans count")
     parser.add_argument("--only", default="", help="only rows whose names contain this")
     parser.add_argument("--write", action="store_true", help="write bench/results/counters.*")
     options = parser.parse_args(arguments)

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,7 +20,10 @@ from mlx_tilegemm.cli.command import COMMANDS, parser
 from mlx_tilegemm.core import progress
 
 PRODUCT = ["matmul", "5x300", "70x300", "--transpose-b"]
-HEAVY = ("jinja2", "matplotlib", "mlx.nn", "multiprocessing", "numpy", "tqdm", "importlib.metadata")
+HEAVY = (
+    *("filelock", "importlib.metadata", "jinja2", "matplotlib", "mlx.nn", "multiprocessing"),
+    *("numpy", "platformdirs", "tqdm"),
+)
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
@@ -184,15 +188,23 @@ class TestEnds:
         assert (done.returncode, done.stderr) == (0, "")
 
     @pytest.mark.slow
-    def test_an_interrupt_is_told_in_one_line(self, tmp_path):
+    @pytest.mark.parametrize("seconds", [0.0, 1.0, 2.0, 3.0, 4.0])
+    def test_an_interrupt_is_told_in_one_line(self, tmp_path, seconds):
         command = [sys.executable, "-m", "mlx_tilegemm", "verify", "--report", str(tmp_path)]
         running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--jobs", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert running.stderr.readline() == "checking variants\n"
-        running.send_signal(signal.SIGINT)
+        time.sleep(seconds)
+        # As a terminal does: to the workers too, whatever they are at.
+        os.killpg(running.pid, signal.SIGINT)
         out, error = running.communicate(timeout=60)
         assert running.returncode == 130
+        assert "interrupted" in out + error
         assert "passed" not in out
         assert "Traceback" not in error
 
@@ -255,3 +267,9 @@ class TestProgress:
         with progress.working("compiling"):
             pass
         assert capsys.readouterr().err == ""
+
+    def test_a_clock_ticks_before_the_first_count(self):
+        code = f"{IMPORTS}with Counting('checking', 'things'): time.sleep(2.2)"
+        shown = on_terminal(code)
+        assert "checking 00:01" in shown
+        assert "checking 00:02" in shown

@@ -246,10 +246,10 @@ class TestRefusals:
         with pytest.raises(DTypeError, match="got list"):
             tg.explain(tg.matmul, X, [1.0])
         with pytest.raises(
-            DTypeError, match=r"\[matmul\] got an unexpected keyword argument 'mask'"
+            DTypeError, match=r"\[matmul\] Expected arguments among a, b, .*keyword argument 'mask'"
         ):
             tg.explain(tg.matmul, X, W, mask="causal")
-        with pytest.raises(DTypeError, match=r"\[matmul\] missing a required argument: 'b'"):
+        with pytest.raises(DTypeError, match=r"among a, b, .*: missing a required argument: 'b'"):
             tg.explain(tg.matmul, X)
 
         with pytest.raises(DTypeError, match=r"Expected b to be an mlx\.core\.array, got NoneType"):

@@ -358,9 +358,11 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced][:3] == [
+        assert [one.path for one in report.replaced][:5] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
+            "mlx.nn.layers.distributed.AllToShardedLinear.__call__",
+            "mlx.nn.layers.distributed.ShardedToAllLinear.__call__",
             "mlx.core.fast.scaled_dot_product_attention",
         ]
         assert "attention_layers.aliased" in [one.path for one in report.replaced]

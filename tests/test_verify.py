@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from unittest import mock
 
@@ -18,7 +20,7 @@ from mlx_tilegemm.assurance import verify
 from mlx_tilegemm.assurance.variants import COVERING, variants, variants_of
 from mlx_tilegemm.assurance.verify import check, static
 from mlx_tilegemm.assurance.verify.report import to_markdown
-from mlx_tilegemm.assurance.verify.workers import run_tasks
+from mlx_tilegemm.assurance.verify.workers import _Worker, run_tasks
 from mlx_tilegemm.backends import Backend, backend_named
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.plan import (
@@ -362,6 +364,12 @@ class TestCommand:
         assert main(["verify", "--report", str(tmp_path)]) == status
         assert capsys.readouterr().out.startswith(f"{words}; see ")
         assert f"**{words}**" in (tmp_path / "verify.md").read_text()
+        assert main(["verify", "--report", str(tmp_path), "--json"]) == status
+        said = json.loads(capsys.readouterr().out)
+        assert said["summary"] == words
+        assert said["variants"] == len(outcomes) + left
+        assert said["passed"] + said["failed"] + said["unchecked"] == len(outcomes)
+        assert said["reports"] == [str(tmp_path / f"verify.{end}") for end in ("json", "md")]
         stored = json.loads((tmp_path / "verify.json").read_text())
         assert stored["summary"] == words
         assert stored["verdict"] == verdict.split(",")[0]
@@ -446,3 +454,15 @@ def test_a_reader_learns_what_was_not_checked():
     text = to_markdown(report_of(verify.Request(backend="emulator"), outcome))
     assert "1 variants: numbers: there is no reference for NewProblem" in text
     assert "no Apple GPU was at hand" in text
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.3])
+def test_interrupts_are_for_the_parent_even_while_a_process_starts(seconds):
+    worker = _Worker(prepare, 7)
+    time.sleep(seconds)
+    os.kill(worker.process.pid, signal.SIGINT)
+    worker.give(1)
+    worker.confirm()
+    assert worker.take().number == 1
+    worker.stop()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -303,7 +303,8 @@ def explain(
     try:
         bound = inspect.signature(known.function).bind(*args, **kwargs)
     except TypeError as error:
-        raise DTypeError(f"[{name}] {error}.") from None
+        names = ", ".join(inspect.signature(known.function).parameters)
+        raise DTypeError(f"[{name}] Expected arguments among {names}: {error}.") from None
     bound.apply_defaults()
     known_chip = chip if chip is None or isinstance(chip, Chip) else get(chip)
     return _explain(known, bound.arguments, known_chip)

@@ -122,6 +122,13 @@ def _roofline(command: argparse.ArgumentParser) -> Run:
     return run_roofline
 
 
+def _cache(command: argparse.ArgumentParser) -> Run:
+    from .cache import add_arguments, run_cache
+
+    add_arguments(command)
+    return run_cache
+
+
 _CALL = "matmul 100x300 300x70 --dtypes float16,float32"
 
 COMMANDS = {
@@ -146,6 +153,13 @@ COMMANDS = {
     "roofline": Command(
         help="draw a chip's roofline with problems on it, modelled or measured",
         set_up=_roofline,
+    ),
+    "cache": Command(
+        help="show or clear the builds that the emulator keeps on disk",
+        set_up=_cache,
+        more="MLX_TILEGEMM_CACHE names another place, MLX_TILEGEMM_CACHE_LIMIT another limit, "
+        "such as 500M. Beyond the limit the builds that were used longest ago are removed, but "
+        "for those that running processes use.",
     ),
 }
 """The commands by their names, in the order of the help."""

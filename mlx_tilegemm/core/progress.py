@@ -51,19 +51,35 @@ def working(text: str) -> Iterator[None]:
 def _show(text: str, done: Event) -> None:
     if done.wait(DELAY_SECONDS):
         return
-    with _bar(desc=text, bar_format="{desc} {elapsed}") as line:
-        while not done.wait(REFRESH_SECONDS):
-            line.refresh()
+    line = _Line(desc=text, bar_format="{desc} {elapsed}")
+    done.wait()
+    line.close()
 
 
-def _bar(**options: Any) -> Any:  # noqa: ANN401 - tqdm has no types
-    # Imported here because most calls never show anything.
-    from tqdm import tqdm
+class _Line:
+    """A line of a terminal that tqdm draws, anew all the time: a clock that stands looks dead."""
 
-    # Some terminals do not know their size.
-    columns, lines = os.get_terminal_size(sys.stderr.fileno())
-    size = {"ncols": columns or 80, "nrows": lines or 24}
-    return tqdm(leave=False, file=sys.stderr, **size, **options)
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - tqdm has no types
+        # Imported here because most calls never show anything.
+        from tqdm import tqdm
+
+        # Some terminals do not know their size.
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
+        size = {"ncols": columns or 80, "nrows": lines or 24}
+        self.bar = tqdm(leave=False, file=sys.stderr, **size, **options)
+        self._done = Event()
+        self._ticking = Thread(target=self._tick, daemon=True)
+        self._ticking.start()
+
+    def close(self) -> None:
+        """Take it away."""
+        self._done.set()
+        self._ticking.join()
+        self.bar.close()
+
+    def _tick(self) -> None:
+        while not self._done.wait(REFRESH_SECONDS):
+            self.bar.refresh()
 
 
 class Counting:
@@ -77,12 +93,12 @@ class Counting:
     def __init__(self, text: str, unit: str) -> None:
         self._text = text
         self._unit = unit
-        self._line: Any = None
+        self._line: _Line | None = None
         self._said = -LINE_SECONDS
 
     def __enter__(self) -> Counting:
         if is_shown():
-            self._line = _bar(desc=self._text, bar_format="{desc}")
+            self._line = _Line(desc=self._text, bar_format="{desc} {elapsed}")
         else:
             _say(self._text)
         return self
@@ -101,17 +117,18 @@ class Counting:
         if self._line is None:
             self._show_line(done, total)
             return
-        if self._line.total != total:
+        if self._line.bar.total != total:
             self._line.close()
-            self._line = _bar(desc=self._text, total=total, initial=done - 1, unit=f" {self._unit}")
-        self._line.update(done - self._line.n)
+            unit = self._unit.removesuffix("s")
+            self._line = _Line(desc=self._text, total=total, initial=done - 1, unit=unit)
+        self._line.bar.update(done - self._line.bar.n)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
         if self._line is None:
             _say(text)
         else:
-            self._line.write(text, file=sys.stderr)
+            self._line.bar.write(text, file=sys.stderr)
 
     def _show_line(self, done: int, total: int) -> None:
         now = time.monotonic()

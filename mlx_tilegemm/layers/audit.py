@@ -74,6 +74,8 @@ class AuditRow:
 class Audit:
     """The products of a call, and who serves each; ``str()`` of it is a table.
 
+    Of a sharded model it is the account of this machine's share, and waits for no other machine.
+
     Attributes:
         rows: Every product, attention and custom kernel that the results depend on, each after
             those it depends on.
@@ -165,7 +167,6 @@ def audit(
     The model may be patched or not, of any size, and its weights may be arrays that were never
     evaluated: a trace computes none of them. The call must be one that MLX can trace: it may not
     evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
-    Of a sharded model it is the account of this machine's share, and waits for no other machine.
 
     Args:
         model: A module or any other function of arrays.
