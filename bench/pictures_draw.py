@@ -128,7 +128,7 @@ def _threadgroup(axes: Axes, data: Data) -> None:
     axes.add_patch(Rectangle((63.4, 29), 8, 2.5, fc="#dcebd2", ec=GREEN, lw=2))
     axes.text(67.4, 34, f"b's tile,\nstill {b_type}", ha="center", va="center", fontsize=7.5)
     tip = {"arrowstyle": "->", "color": GREY, "connectionstyle": "arc3,rad=-0.25"}
-    axes.annotate("", (62, 28.6), (43.4, 11), arrowprops=tip)
+    axes.annotate("", (67, 28.4), (43.4, 11), arrowprops=tip)
     bend = {**tip, "connectionstyle": "arc3,rad=0.3"}
     axes.annotate("", (60.2, 41.4), (13, 40.4), arrowprops=bend)
     straight = {"arrowstyle": "->", "color": GREY}
