@@ -19,6 +19,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from mlx_tilegemm.cli import main
+from mlx_tilegemm.core.dtypes import DTYPES
 from mlx_tilegemm.families import all_kernels
 from mlx_tilegemm.machine.chips import CHIPS, Chip
 
@@ -117,12 +118,38 @@ def _serves(kernel: Kernel[Any, Any], chips: list[Chip]) -> bool:
 
 def _passed() -> dict[str, str]:
     """Return of each kernel how many of its texts passed in the kept report."""
-    variants = json.loads((ROOT / "reports" / "verify.json").read_text())["variants"]
+    variants = _variants()
     every = Counter(one["kernel"] for one in variants)
     passed = Counter(one["kernel"] for one in variants if one["status"] == "passed")
     return defaultdict(
         lambda: "none yet", {name: f"{passed[name]} of {every[name]}" for name in every}
     )
+
+
+def pair_table() -> str:
+    """Return for each pair of dtypes how many texts of each kernel passed in the kept report."""
+    names = [kernel.name for kernel in all_kernels()]
+    counts: Counter[tuple[str, str]] = Counter()
+    for one in _variants():
+        if one["status"] == "passed":
+            first, second = re.findall(_DTYPE, one["variant"])[:2]
+            counts[f"{first}, {second}", one["kernel"]] += 1
+    pairs = sorted({pair for pair, _ in counts}, key=lambda pair: ("int" in pair, pair))
+    rows = [[pair, *(str(counts[pair, name] or "-") for name in names)] for pair in pairs]
+    return _table(["dtypes", *(f"`{name}`" for name in names)], rows)
+
+
+_DTYPE = re.compile(f"(?<=_)(?:{'|'.join(one.name for one in DTYPES)})(?=_)")
+
+
+def _variants() -> list[dict[str, Any]]:
+    variants: list[dict[str, Any]] = _report()["variants"]
+    return variants
+
+
+def _report() -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((ROOT / "reports" / "verify.json").read_text())
+    return report
 
 
 def chip_table() -> str:
@@ -146,8 +173,7 @@ def chip_table() -> str:
 
 def report_line() -> str:
     """Return when, where and with what the kept report was made."""
-    report = json.loads((ROOT / "reports" / "verify.json").read_text())
-    here = report["environment"]
+    here = _report()["environment"]
     return (
         f"The kept report: {here['date']} UTC, commit {here['commit']}, {here['backend']} with "
         f"{here['compiler']}, MLX {here['mlx']}, on {here['machine']}."
@@ -162,6 +188,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 PAGES = {
     "command-line": command_line,
     "kernel-table": kernel_table,
+    "pair-table": pair_table,
     "chip-table": chip_table,
     "report-line": report_line,
 }

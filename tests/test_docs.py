@@ -114,11 +114,14 @@ def test_types_of_other_libraries_lead_to_their_documentation(pages):
 
 @pytest.mark.slow
 def test_what_is_made_of_tables_is_there(built):
+    from mlx_tilegemm.core.dtypes import FLOATS, INTEGERS
     from mlx_tilegemm.families import all_kernels
     from mlx_tilegemm.machine.chips import CHIPS
 
     support = (built / "support.html").read_text()
     assert all(f">{one.name}<" in support for one in (*all_kernels(), *CHIPS))
+    pairs = {f"{a.name}, {b.name}" for kind in (FLOATS, INTEGERS) for a in kind for b in kind}
+    assert all(f"<p>{pair}</p>" in support for pair in pairs)
     commands = (built / "reference" / "command-line.html").read_text()
     for name in ("demo", "explain", "render", "verify", "tune", "roofline"):
         assert f"usage: mlx-tilegemm {name} [-h]" in commands
