@@ -53,9 +53,11 @@ def commands() -> Iterator[str]:
 
 def command_line() -> str:
     """Return a section for each command with its help."""
-    parts = [f"```text\n{help_of()}```\n"]
-    parts += [f"## mlx-tilegemm {name}\n\n```text\n{help_of(name)}```\n" for name in commands()]
-    return "\n".join(parts)
+    called = [[], *([name] for name in commands())]
+    return "\n".join(
+        f"## {' '.join(['mlx-tilegemm', *words])}\n\n```text\n{help_of(*words)}```\n"
+        for words in called
+    )
 
 
 def kernel_table() -> str:

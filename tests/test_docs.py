@@ -123,6 +123,7 @@ def test_what_is_made_of_tables_is_there(built):
     pairs = {f"{a.name}, {b.name}" for kind in (FLOATS, INTEGERS) for a in kind for b in kind}
     assert all(f"<p>{pair}</p>" in support for pair in pairs)
     commands = (built / "reference" / "command-line.html").read_text()
+    assert "usage: mlx-tilegemm [-h] [--version] command" in commands
     for name in ("demo", "explain", "render", "verify", "tune", "roofline"):
         assert f"usage: mlx-tilegemm {name} [-h]" in commands
 
