@@ -161,7 +161,7 @@ def _matplotlib() -> tuple[Any, Any]:
     except ImportError:
         raise BackendError(
             "[roofline] Expected matplotlib, got none; install it with "
-            "`pip install 'mlx-tilegemm[plots]'`."
+            "`pip install matplotlib`, which the extra `plots` brings too."
         ) from None
     return Figure, rc_context
 
