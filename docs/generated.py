@@ -134,8 +134,8 @@ def pair_table() -> str:
     counts: Counter[tuple[str, str]] = Counter()
     for one in _variants():
         if one["status"] == "passed":
-            first, second = re.findall(_DTYPE, one["variant"])[:2]
-            counts[f"{first}, {second}", one["kernel"]] += 1
+            pair = ", ".join(re.findall(_DTYPE, one["variant"])[:2])
+            counts[pair, one["kernel"]] += 1
     pairs = sorted({pair for pair, _ in counts}, key=lambda pair: ("int" in pair, pair))
     rows = [[pair, *(str(counts[pair, name] or "-") for name in names)] for pair in pairs]
     return _table(["dtypes", *(f"`{name}`" for name in names)], rows)
