@@ -121,8 +121,8 @@ def _threadgroup(axes: Axes, data: Data) -> None:
     """Draw threadgroup memory between the strips and the simdgroups."""
     a_type, b_type = data["operands"]
     axes.add_patch(Rectangle((56, 20), 17, 21, fc="white", ec=GREY, ls="--"))
-    axes.text(64.5, 16.4, "threadgroup memory", ha="center", weight="bold")
-    axes.text(64.5, 18.8, f"{data['threadgroup_bytes']} bytes", ha="center", fontsize=8)
+    axes.text(74.5, 16.4, "threadgroup memory", ha="right", weight="bold")
+    axes.text(74.5, 18.8, f"{data['threadgroup_bytes']} bytes", ha="right", fontsize=8)
     axes.add_patch(Rectangle((59, 26), 2.5, 10, fc="#f7d9c4", ec=ORANGE, lw=2))
     axes.text(60.2, 38.4, f"a's tile,\nstill {a_type}", ha="center", va="center", fontsize=7.5)
     axes.add_patch(Rectangle((63.4, 29), 8, 2.5, fc="#dcebd2", ec=GREEN, lw=2))
