@@ -160,6 +160,9 @@ are other people's, taken from the sources named in `bench/published.csv`. Writt
 
     python bench/model.py --write
 
+![Modelled rates over published ones, each point a measurement, by
+chip](../../docs/pictures/model.svg)
+
 Rates are compared: 10 % means that the model's GFLOPS are a tenth too high or too low. *Rank* is
 Spearman's correlation of modelled and measured rates; rates, because times would be ranked by the
 problems' sizes alone. *90 %* is the error that nine rows in ten stay within, *bias* the mean.

@@ -121,14 +121,14 @@ def _threadgroup(axes: Axes, data: Data) -> None:
     """Draw threadgroup memory between the strips and the simdgroups."""
     a_type, b_type = data["operands"]
     axes.add_patch(Rectangle((56, 20), 17, 21, fc="white", ec=GREY, ls="--"))
-    axes.text(64.5, 16.4, "threadgroup memory", ha="center", weight="bold")
-    axes.text(64.5, 18.8, f"{data['threadgroup_bytes']} bytes", ha="center", fontsize=8)
+    axes.text(74.5, 16.4, "threadgroup memory", ha="right", weight="bold")
+    axes.text(74.5, 18.8, f"{data['threadgroup_bytes']} bytes", ha="right", fontsize=8)
     axes.add_patch(Rectangle((59, 26), 2.5, 10, fc="#f7d9c4", ec=ORANGE, lw=2))
     axes.text(60.2, 38.4, f"a's tile,\nstill {a_type}", ha="center", va="center", fontsize=7.5)
     axes.add_patch(Rectangle((63.4, 29), 8, 2.5, fc="#dcebd2", ec=GREEN, lw=2))
     axes.text(67.4, 34, f"b's tile,\nstill {b_type}", ha="center", va="center", fontsize=7.5)
     tip = {"arrowstyle": "->", "color": GREY, "connectionstyle": "arc3,rad=-0.25"}
-    axes.annotate("", (62, 28.6), (43.4, 11), arrowprops=tip)
+    axes.annotate("", (67, 28.4), (43.4, 11), arrowprops=tip)
     bend = {**tip, "connectionstyle": "arc3,rad=0.3"}
     axes.annotate("", (60.2, 41.4), (13, 40.4), arrowprops=bend)
     straight = {"arrowstyle": "->", "color": GREY}

@@ -19,6 +19,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from mlx_tilegemm.cli import main
+from mlx_tilegemm.core.dtypes import DTYPES
 from mlx_tilegemm.families import all_kernels
 from mlx_tilegemm.machine.chips import CHIPS, Chip
 
@@ -52,9 +53,11 @@ def commands() -> Iterator[str]:
 
 def command_line() -> str:
     """Return a section for each command with its help."""
-    parts = [f"```text\n{help_of()}```\n"]
-    parts += [f"## mlx-tilegemm {name}\n\n```text\n{help_of(name)}```\n" for name in commands()]
-    return "\n".join(parts)
+    called = [[], *([name] for name in commands())]
+    return "\n".join(
+        f"## {' '.join(['mlx-tilegemm', *words])}\n\n```text\n{help_of(*words)}```\n"
+        for words in called
+    )
 
 
 def kernel_table() -> str:
@@ -117,12 +120,38 @@ def _serves(kernel: Kernel[Any, Any], chips: list[Chip]) -> bool:
 
 def _passed() -> dict[str, str]:
     """Return of each kernel how many of its texts passed in the kept report."""
-    variants = json.loads((ROOT / "reports" / "verify.json").read_text())["variants"]
+    variants = _variants()
     every = Counter(one["kernel"] for one in variants)
     passed = Counter(one["kernel"] for one in variants if one["status"] == "passed")
     return defaultdict(
         lambda: "none yet", {name: f"{passed[name]} of {every[name]}" for name in every}
     )
+
+
+def pair_table() -> str:
+    """Return for each pair of dtypes how many texts of each kernel passed in the kept report."""
+    names = [kernel.name for kernel in all_kernels()]
+    counts: Counter[tuple[str, str]] = Counter()
+    for one in _variants():
+        if one["status"] == "passed":
+            pair = ", ".join(re.findall(_DTYPE, one["variant"])[:2])
+            counts[pair, one["kernel"]] += 1
+    pairs = sorted({pair for pair, _ in counts}, key=lambda pair: ("int" in pair, pair))
+    rows = [[pair, *(str(counts[pair, name] or "-") for name in names)] for pair in pairs]
+    return _table(["dtypes", *(f"`{name}`" for name in names)], rows)
+
+
+_DTYPE = re.compile(f"(?<=_)(?:{'|'.join(one.name for one in DTYPES)})(?=_)")
+
+
+def _variants() -> list[dict[str, Any]]:
+    variants: list[dict[str, Any]] = _report()["variants"]
+    return variants
+
+
+def _report() -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((ROOT / "reports" / "verify.json").read_text())
+    return report
 
 
 def chip_table() -> str:
@@ -146,8 +175,7 @@ def chip_table() -> str:
 
 def report_line() -> str:
     """Return when, where and with what the kept report was made."""
-    report = json.loads((ROOT / "reports" / "verify.json").read_text())
-    here = report["environment"]
+    here = _report()["environment"]
     return (
         f"The kept report: {here['date']} UTC, commit {here['commit']}, {here['backend']} with "
         f"{here['compiler']}, MLX {here['mlx']}, on {here['machine']}."
@@ -162,6 +190,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 PAGES = {
     "command-line": command_line,
     "kernel-table": kernel_table,
+    "pair-table": pair_table,
     "chip-table": chip_table,
     "report-line": report_line,
 }

@@ -116,12 +116,16 @@ def test_types_of_other_libraries_lead_to_their_documentation(pages):
 
 @pytest.mark.slow
 def test_what_is_made_of_tables_is_there(built):
+    from mlx_tilegemm.core.dtypes import FLOATS
     from mlx_tilegemm.families import all_kernels
     from mlx_tilegemm.machine.chips import CHIPS
 
     support = (built / "support.html").read_text()
     assert all(f">{one.name}<" in support for one in (*all_kernels(), *CHIPS))
+    pairs = {f"{a.name}, {b.name}" for a in FLOATS for b in FLOATS}
+    assert all(f"<p>{pair}</p>" in support for pair in pairs)
     commands = (built / "reference" / "command-line.html").read_text()
+    assert "usage: mlx-tilegemm [-h] [--version] command" in commands
     for name in ("demo", "explain", "render", "verify", "tune", "roofline"):
         assert f"usage: mlx-tilegemm {name} [-h]" in commands
 

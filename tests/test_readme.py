@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlx_tilegemm.cli import main
+from mlx_tilegemm.families import all_kernels
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -109,6 +110,42 @@ def test_an_environment_is_made_and_entered_before_it_is_used():
         for line in block.splitlines()
     ]
     assert programs[:2] == ["scripts/demo", "."]
+
+
+def first_cells(text: str, head: str) -> set[str]:
+    """Return the names in backquotes of the first column of the table that begins so."""
+    table = text[text.index(head) :].partition("\n\n")[0]
+    return {
+        name
+        for row in table.splitlines()[2:]
+        for name in re.findall("`([^`]+)`", row.split("|")[1])
+    }
+
+
+def test_tables_of_the_readme_leave_nothing_out():
+    text = (ROOT / "README.md").read_text()
+    assert first_cells(text, "| kernel | dtypes") == {one.name for one in all_kernels()}
+    section = re.search(
+        r"^\[project.optional-dependencies\]$(.*?)^\[",
+        (ROOT / "pyproject.toml").read_text(),
+        re.S | re.M,
+    )
+    extras = re.findall(r"^(\w+) = \[", section[1], re.MULTILINE)
+    assert first_cells(text, "| extra |") == set(extras)
+
+
+def test_every_environment_variable_is_documented():
+    text = (ROOT / "docs" / "reference" / "environment-variables.md").read_text()
+    sources = [
+        path for folder in ("mlx_tilegemm", "tools") for path in (ROOT / folder).rglob("*.py")
+    ]
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r'"(MLX_TILEGEMM_[A-Z_]+)"', path.read_text())
+    }
+    assert len(read) >= 4
+    assert read == first_cells(text, "| variable | values")
 
 
 def test_relative_links_lead_somewhere():

@@ -161,7 +161,7 @@ def _matplotlib() -> tuple[Any, Any]:
     except ImportError:
         raise BackendError(
             "[roofline] Expected matplotlib, got none; install it with "
-            "`pip install 'mlx-tilegemm[plots]'`."
+            "`pip install matplotlib`, which the extra `plots` brings too."
         ) from None
     return Figure, rc_context
 
@@ -178,7 +178,8 @@ def _draw_roof(axes: Any, chip: Chip, found: Sequence[Point]) -> None:  # noqa: 
         axes.plot(xs, rates, "--" if neural else "-", color="black", linewidth=1.5)
         kind = "float16 on neural accelerators" if neural else "float32"
         text = f"{peak:.0f} GFLOPS in {kind}"
-        axes.annotate(text, (ridge, peak), (8, 6), **_OFFSET)
+        aside = 40 if chip.neural_flops and not neural else 8  # of the line to the higher roof
+        axes.annotate(text, (ridge, peak), (aside, 6), **_OFFSET)
     bandwidth = chip.dram_bytes_per_second / 1e9
     axes.annotate(f"{bandwidth:.0f} GB/s", (low, roof(chip, low) / 1e9), (24, 2), **_OFFSET)
     axes.set(xscale="log", yscale="log", xlim=(low, high))
