@@ -36,6 +36,8 @@ FAST_ATTENTION = mx.fast.scaled_dot_product_attention
 NAMES = [
     (nn.Linear, "__call__"),
     (nn.Embedding, "as_linear"),
+    (nn.QuantizedLinear, "__call__"),
+    (nn.QuantizedEmbedding, "as_linear"),
     (mx.fast, "scaled_dot_product_attention"),
 ]
 
@@ -123,7 +125,7 @@ def calls(monkeypatch):
         return call
 
     for module in (tg.nn, attention):
-        for op in (tg.matmul, tg.addmm, tg.attention_chain):
+        for op in (tg.matmul, tg.addmm, tg.attention_chain, tg.quantized_matmul):
             if hasattr(module, op.__name__):
                 monkeypatch.setattr(module, op.__name__, counting(op))
     return made
@@ -144,7 +146,7 @@ def relative_error(got, expected):
     return float(mx.abs(got - expected).max() / mx.abs(expected).max())
 
 
-ROUTED = ["addmm"] * 3 + ["matmul"] * 7 + ["attention_chain"] * 2
+ROUTED = ["addmm"] * 3 + ["matmul"] * 7 + ["attention_chain"] * 2 + ["quantized_matmul"]
 UNROUTED = ["addmm"]  # what calls the library by itself
 
 
@@ -158,6 +160,7 @@ class TestReport:
             "inheriting": "addmm",
             "attention": "attention_chain",
             "attention.qkv": "matmul",
+            "quantized": "quantized_matmul",
             "heads": "attention_chain",
             "heads.query_proj": "matmul",
             "heads.key_proj": "matmul",
@@ -169,10 +172,6 @@ class TestReport:
             "layers.3": ("Norm", "no product is found in its code"),
             "overriding": ("Overriding", "its class has a __call__ of its own"),
             "ours": ("Linear", "computes through this library already"),
-            "quantized": (
-                "QuantizedLinear",
-                "quantized weights stay with MLX's quantized products",
-            ),
             "convolution": ("Conv1d", "its products are its own: conv1d"),
         }
 
@@ -357,9 +356,11 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced][:3] == [
+        assert [one.path for one in report.replaced][:5] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
+            "mlx.nn.layers.quantized.QuantizedLinear.__call__",
+            "mlx.nn.layers.quantized.QuantizedEmbedding.as_linear",
             "mlx.core.fast.scaled_dot_product_attention",
         ]
         assert "attention_layers.aliased" in [one.path for one in report.replaced]

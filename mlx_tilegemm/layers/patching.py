@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import DTypeError
-from ..nn import EmbeddingRoute, LinearRoute
+from ..nn import EmbeddingRoute, LinearRoute, QuantizedEmbeddingRoute, QuantizedLinearRoute
 from .attention import attention_everywhere, routed_attention_class
 from .inspection import Findings, findings, held
 from .routed_class import original_class, routed_class
@@ -104,11 +104,13 @@ class Rule:
         layer: The class; subclasses that inherit ``method`` are routed too.
         method: The method that is replaced.
         route: A mixin with another such method.
+        op: The op that it calls, without a bias where it is `matmul`.
     """
 
     layer: type
     method: str
     route: type
+    op: str = "matmul"
 
     @property
     def site(self) -> Site:
@@ -126,6 +128,18 @@ def _site(layer: type, method: str, route: type) -> Site:
 RULES = (
     Rule(layer=nn.Linear, method="__call__", route=LinearRoute),
     Rule(layer=nn.Embedding, method="as_linear", route=EmbeddingRoute),
+    Rule(
+        layer=nn.QuantizedLinear,
+        method="__call__",
+        route=QuantizedLinearRoute,
+        op="quantized_matmul",
+    ),
+    Rule(
+        layer=nn.QuantizedEmbedding,
+        method="as_linear",
+        route=QuantizedEmbeddingRoute,
+        op="quantized_matmul",
+    ),
 )
 
 
@@ -146,8 +160,8 @@ def patch(model: nn.Module) -> PatchReport:
     """Route a model's linear layers and attention through this library, in place.
 
     Layers keep their identity and parameters, so optimizers, checkpoints and references to them
-    stay valid. Quantized layers and layers with a way of their own are left alone; the report
-    says which and why. Patching twice is patching once. Functions that `mx.compile` has traced
+    stay valid; quantized layers stay quantized. Layers with a way of their own are left alone; the
+    report says which and why. Patching twice is patching once. Functions that `mx.compile` has traced
     keep what they traced.
 
     Args:
@@ -187,7 +201,7 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 
     Args:
         model: As in `patch`; what was patched before stays patched. None routes every
-            `nn.Linear`, every `nn.Embedding.as_linear` and every call of
+            `nn.Linear`, every `nn.Embedding.as_linear`, their quantized namesakes and every call of
             `mx.fast.scaled_dot_product_attention` of the running thread or task.
 
     Returns:
@@ -259,7 +273,7 @@ def _everything_patched(rules: Rules) -> Iterator[PatchReport]:
         Replaced(
             path=f"{rule.layer.__module__}.{rule.layer.__name__}.{rule.method}",
             layer=rule.layer.__name__,
-            op="matmul",
+            op=rule.op,
             method=rule.method,
         )
         for rule in methods.values()
@@ -333,7 +347,7 @@ def _judge_by(rule: Rule, path: str, layer: nn.Module, kind: type, usage: Usage)
     if reason:
         return _Verdict(reason=reason)
     route = routed_class(kind, rule.route)
-    return _Verdict(route=route, op=_linear_op(layer), method=rule.method)
+    return _Verdict(route=route, op=_op(rule, layer), method=rule.method)
 
 
 def original_method(rule: Rule) -> object:
@@ -341,8 +355,8 @@ def original_method(rule: Rule) -> object:
     return vars(rule.layer)[rule.method]
 
 
-def _linear_op(layer: nn.Module) -> str:
-    return "addmm" if "bias" in layer else "matmul"
+def _op(rule: Rule, layer: nn.Module) -> str:
+    return "addmm" if rule.op == "matmul" and "bias" in layer else rule.op
 
 
 def _reason(layer: nn.Module, kind: type, rules: Rules, found: Findings) -> str:
