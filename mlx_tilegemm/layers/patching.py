@@ -161,8 +161,8 @@ def patch(model: nn.Module) -> PatchReport:
 
     Layers keep their identity and parameters, so optimizers, checkpoints and references to them
     stay valid; quantized layers stay quantized. Layers with a way of their own are left alone; the
-    report says which and why. Patching twice is patching once. Functions that `mx.compile` has traced
-    keep what they traced.
+    report says which and why. Patching twice is patching once. Functions that `mx.compile` has
+    traced keep what they traced.
 
     Args:
         model: Any module; it may be a single layer.
@@ -201,8 +201,8 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 
     Args:
         model: As in `patch`; what was patched before stays patched. None routes every
-            `nn.Linear`, every `nn.Embedding.as_linear`, their quantized namesakes and every call of
-            `mx.fast.scaled_dot_product_attention` of the running thread or task.
+            `nn.Linear`, every `nn.Embedding.as_linear`, what either is once quantized, and every
+            call of `mx.fast.scaled_dot_product_attention` of the running thread or task.
 
     Returns:
         A context manager that gives the report.
