@@ -497,7 +497,6 @@ _REASONS = {
     "GatedDeltaUpdate": "this library has no op of recurrences",
     "GatherMM": "this library has no op that chooses matrices row by row",
     "GatherQMM": "this library has no op that chooses matrices row by row",
-    "QuantizedMatmul": "this library has no op of quantized weights",
 }
 
 

@@ -60,10 +60,8 @@ def price(problem: QuantizedProblem, chip: Chip) -> Price | None:
 
 def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[str, float]:
     if problem.m < _vector_limit(problem, chip):
-        wide = problem.transpose and problem.m > 1
-        wide = wide and (problem.biases is None or chip.generation >= 15)
-        rows = min(problem.m, WIDE_ROWS) if wide else 1
-        name = "qmv-wide" if wide else "qmv" if problem.transpose else "qvm"
+        rows = vector_rows(problem, chip)
+        name = "qmv-wide" if rows > 1 else "qmv" if problem.transpose else "qvm"
         return name, seconds(_vector_work(problem, compute, rows, chip), chip)
     product = Product(
         m=problem.m,
@@ -87,6 +85,13 @@ def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[
         dram_bytes=problem.weight_bytes + problem.nbytes("x") + written_bytes(problem),
     )
     return "qmm-32x32x32-2x2", seconds(work, chip)
+
+
+def vector_rows(problem: QuantizedProblem, chip: Chip) -> int:
+    """Return the rows for which one of MLX's vector kernels reads a weight once."""
+    wide = problem.transpose and (problem.biases is None or chip.generation >= 15)
+    # As even as can be: each pass reads the weight.
+    return ceil(problem.m / ceil(problem.m / WIDE_ROWS)) if wide else 1
 
 
 def _vector_limit(problem: QuantizedProblem, chip: Chip) -> int:
