@@ -863,3 +863,14 @@ class TestAttentionCalls:
 def operands():
     mx.random.seed(2)
     return tuple(mx.random.normal((1, 2, length, 8)) for length in (5, 6, 6))
+
+
+def test_a_mask_of_numpy_is_refused_as_mlx_refuses_it():
+    class Masked(nn.Module):
+        def __call__(self, x, mask):
+            return mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0, mask=mask)
+
+    layer = Masked()
+    tg.patch(layer)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        layer(mx.zeros((1, 2, 3, 16)), np.zeros((3, 3), np.float32))
