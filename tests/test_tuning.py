@@ -573,7 +573,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "--matmul, --attention or --shapes"),
+            ([], " or --shapes, got none of them"),
             (["--matmul", "5x6"], "MxNxK"),
             (["--matmul", "5x6x7", "--rounds", "0"], "at least one round"),
             (["--matmul", "5x6x7"], "Expected Metal"),
