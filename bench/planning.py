@@ -124,7 +124,8 @@ def row(name: str, samples: Sequence[Sample]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chip", default="m4-max", choices=[chip.name for chip in chips.CHIPS])
+    names = [chip.name for chip in chips.CHIPS]
+    parser.add_argument("--chip", type=chips.spelled, default="m4-max", choices=names)
     parser.add_argument("--count", type=int, default=200, help="new shapes of each kind")
     parser.add_argument("--out", type=Path, help="write the table there")
     options = parser.parse_args(arguments)

@@ -9,8 +9,8 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.call import tracing
-from mlx_tilegemm.call.tracing import is_shapeless
+from mlx_tilegemm.core import tracing
+from mlx_tilegemm.core.tracing import is_shapeless
 from mlx_tilegemm.errors import BackendError
 
 
@@ -166,7 +166,7 @@ def test_only_there(shapeless, probed):
 def test_a_process_may_end_before_anything_is_evaluated():
     program = (
         "import mlx.core as mx\n"
-        "from mlx_tilegemm.call.tracing import is_traced\n"
+        "from mlx_tilegemm.core.tracing import is_traced\n"
         "is_traced()\n"
         "function = mx.compile(lambda x: mx.exp(x) + 1)\n"
         "print(function(mx.ones((3, 5))).shape)\n"

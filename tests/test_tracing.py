@@ -6,8 +6,9 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.call import tracing, transforms
-from mlx_tilegemm.call.tracing import is_traced
+from mlx_tilegemm.call import transforms
+from mlx_tilegemm.core import tracing
+from mlx_tilegemm.core.tracing import is_traced
 
 X = mx.ones((3,))
 

@@ -14,8 +14,8 @@ from ..core.arguments import as_number
 from ..core.dtypes import mlx_name
 from ..core.problem import Factors, Number
 from ..core.shapes import Shape
+from ..core.tracing import is_shapeless, is_traced, keeping_graphs
 from ..errors import BackendError, DTypeError
-from .tracing import is_shapeless, is_traced, keeping_graphs
 
 if TYPE_CHECKING:
     from ..core.family import Rule, Run

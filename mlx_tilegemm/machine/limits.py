@@ -57,10 +57,10 @@ def reject_launch(launch: Launch) -> str | None:
 def tiny_operand(operands: Iterable[Operand]) -> str | None:
     """Return which operand MLX binds in the constant address space, in words, or None."""
     for one in operands:
-        if one.elements < CONSTANT_BINDING_LIMIT:
+        if one.stored_elements < CONSTANT_BINDING_LIMIT:
             return (
-                f"{one.name} has {one.elements} elements: below {CONSTANT_BINDING_LIMIT}, MLX "
-                "binds an input in the constant address space"
+                f"{one.name} has {one.stored_elements} elements: below {CONSTANT_BINDING_LIMIT}, "
+                "MLX binds an input in the constant address space"
             )
     return None
 

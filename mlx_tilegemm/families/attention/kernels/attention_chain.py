@@ -19,6 +19,7 @@ from ....machine.limits import (
     reject_resources,
     reject_sizes,
     threads_per_core,
+    tiny_operand,
 )
 from ..chain_spec import NAME, Config, Spec
 from ..problem import AttentionProblem, MaskKind
@@ -42,8 +43,8 @@ OWN_FRAGMENTS = 36
 
 
 CONFIGS = tuple(
-    Config(simdgroups=simdgroups, block_kv=block_kv, staged=staged)
-    for staged in (True, False)
+    Config(simdgroups=simdgroups, block_kv=block_kv, staged=staged, reread=reread)
+    for staged, reread in ((True, False), (True, True), (False, False))
     for simdgroups, block_kv in ((4, 32), (4, 16), (2, 32), (1, 32))
 )
 
@@ -104,7 +105,11 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
     if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
         return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
-    if config.staged and (reason := tiny_key_operand(problem)):
+    if config.reread and not config.staged:
+        return "q is read again from threadgroup memory only where k and v are staged"
+    reason = tiny_key_operand(problem) if config.staged else None
+    reason = reason or (tiny_operand(problem.operands[:1]) if config.reread else None)
+    if reason:
         return f"{reason}, from which nothing is staged"
     return None
 
@@ -125,6 +130,7 @@ def _tile(fields: Fields, config: Config) -> AttentionTile:
         registers=needs.registers,
         threadgroup_memory=needs.threadgroup_bytes,
         head_groups=config.head_groups,
+        reread=config.reread,
     )
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from math import ceil
 from typing import Any
 
 from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import REGISTER_LIMIT, Extent, Launch, Plan, Resources, Sizes, Stage
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
@@ -40,6 +41,13 @@ from ..spec import (
 SIMDGROUPS = 4
 """Simdgroups of a threadgroup, where head groups do not make them more. They wait for each other
 only at the end, so that larger threadgroups would just leave more registers of a core unused."""
+
+MOST_REGISTERS = 108
+"""Registers that a candidate may want by its estimate, which leaves some for the compiler."""
+
+FEW_REGISTERS = 64
+"""Registers that leave room for twice the threads of 128; it takes more head groups, which have to
+meet at every step."""
 
 MAX_QUERIES = 64
 """Length of q up to which this may be what decoding and its like ask for."""
@@ -69,26 +77,26 @@ def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
     """Yield the configurations that make sense for the problem, preferred ones first."""
     p = problem
     groups = _groups(p.head_dim, p.pe_dim, p.value_dim, p.k.bytes, p.v.bytes)
-    if groups is None or _reject_problem(problem):
+    if not groups or _reject_problem(problem):
         # One to be refused, so that the reason is known.
         refused = Tile(row_groups=1, key_groups=1, head_groups=8, block_kv=16)
         yield Config(tile=refused, splits=1)
         return
-    head_groups, block_kv = groups
     rows, keys = packed_rows(problem), problem.kv_len - first_key(problem)
-    for row_groups in (1, 2, 4):
-        key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
-        if key_groups == 0 or (row_groups > 1 and rows <= FRAGMENT * row_groups // 2):
-            return
-        blocks = ceil(rows / (FRAGMENT * row_groups)) * problem.batch * problem.num_kv_heads
-        tile = Tile(
-            row_groups=row_groups,
-            key_groups=key_groups,
-            head_groups=head_groups,
-            block_kv=block_kv,
-        )
-        for splits in _splits(keys, tile.round_keys, blocks, chip):
-            yield Config(tile=tile, splits=splits)
+    for head_groups, block_kv in groups:
+        for row_groups in (1, 2, 4):
+            key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
+            if key_groups == 0 or (row_groups > 1 and rows <= FRAGMENT * row_groups // 2):
+                break
+            blocks = ceil(rows / (FRAGMENT * row_groups)) * problem.batch * problem.num_kv_heads
+            tile = Tile(
+                row_groups=row_groups,
+                key_groups=key_groups,
+                head_groups=head_groups,
+                block_kv=block_kv,
+            )
+            for splits in _splits(keys, tile.round_keys, blocks, chip):
+                yield Config(tile=tile, splits=splits)
 
 
 def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int]:
@@ -104,10 +112,14 @@ def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int
 @lru_cache(maxsize=256)
 def _groups(
     head_dim: int, pe_dim: int, value_dim: int, k_bytes: int, v_bytes: int
-) -> tuple[int, int] | None:
-    """Return the fewest head groups, and then the longest steps, that registers allow."""
-    for head_groups in (1, 2, 4, 8):
-        for block_kv in (32, 16):
+) -> tuple[tuple[int, int], ...]:
+    """Return the fewest head groups, and then the longest steps, that registers allow.
+
+    First with as many registers as there are, then with few.
+    """
+    found = []
+    for most in (MOST_REGISTERS, FEW_REGISTERS):
+        for head_groups, block_kv in product((1, 2, 4, 8), (32, 16, 8)):
             needed = registers(
                 head_dim=head_dim,
                 pe_dim=pe_dim,
@@ -117,9 +129,10 @@ def _groups(
                 head_groups=head_groups,
                 block_kv=block_kv,
             )
-            if needed < REGISTER_LIMIT:
-                return head_groups, block_kv
-    return None
+            if needed <= most:
+                found.append((head_groups, block_kv))
+                break
+    return tuple(dict.fromkeys(found))
 
 
 def first_key(problem: AttentionProblem) -> int:
