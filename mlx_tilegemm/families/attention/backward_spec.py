@@ -18,6 +18,7 @@ from .spec import (
     VARIANT_MASKS,
     AttentionSpec,
     Fields,
+    as_fields,
     attention_fields,
     reject_attention,
     variant,
@@ -138,7 +139,7 @@ class BackwardSpec(AttentionSpec):
 @latest
 def backward_fields(problem: AttentionProblem) -> Fields:
     """Return the fields of a `BackwardSpec` that the forward problem alone decides."""
-    return tuple((attention_fields(problem) | {"grad": problem.out}).items())
+    return as_fields(attention_fields(problem) | {"grad": problem.out})
 
 
 def reject_backward(
