@@ -92,6 +92,7 @@ def test_a_traced_scale_has_a_derivative():
     )
 
 
+@pytest.mark.slow
 def test_a_traced_scale_leaves_the_result_its_dtype():
     seen = []
     q, k, v = (x.astype(mx.float16) for x in (Q, K, V))

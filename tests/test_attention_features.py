@@ -315,6 +315,7 @@ class TestLargeHeads:
         (q, latent, _), extras = operands(rng, sizes=(512, 1, 64), heads=(4, 1, 1))
         check((q, latent, latent), KERNEL, mask="causal", **extras)
 
+    @pytest.mark.slow
     def test_results_repeat_bit_for_bit(self):
         arrays, _ = operands(np.random.default_rng(13), lengths=(19, 70), sizes=(256, 256, 0))
         results = [tg.attention_chain(*arrays, mask="causal") for _ in range(8)]

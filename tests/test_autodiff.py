@@ -368,6 +368,7 @@ class TestVmap:
         assert launch["inputs"][1] is not None
         assert launch["grid"][2] == 1
 
+    @pytest.mark.slow
     def test_gradients_of_a_batch_and_batches_of_gradients(self, lazy):
         a, b = float_operands((4, 5, 9), (9, 3), dtypes=(mx.float32,))
 

@@ -526,6 +526,7 @@ class TestGraph:
                 assert (gradient.shape, gradient.dtype) == (x.shape, x.dtype)
         assert len(lazy.launches) == 3
 
+    @pytest.mark.slow
     def test_checkpointing_runs_the_forward_kernel_again(self, lazy):
         q, k, v = operands((1, 2, 9, 16), (1, 2, 9, 16), (1, 2, 9, 8))
 
@@ -614,6 +615,7 @@ class TestTrial:
         expected = mx.grad(lambda q: plain(q, k, v, "causal").sum())(q)
         np.testing.assert_allclose(np.array(gradient), np.array(expected), rtol=0, atol=1e-4)
 
+    @pytest.mark.slow
     def test_serves_after_it_passed(self, tmp_path):
         with fake_metal(tmp_path / "record.json", backend=Recorded()) as metal:
             self.gradient()

@@ -325,6 +325,7 @@ def start(path, *, fault="None", sizes=(24,)):
 class TestCrash:
     """A trial that takes the process with it must not do so for ever."""
 
+    @pytest.mark.slow
     def test_counts_as_failed_after_two(self, path):
         dies = f"'dies' if name == {text_name(first())!r} else None"
         for attempt in (1, 2):
@@ -473,6 +474,7 @@ class TestAtOnce:
             assert len(metal.launched) == 3
         assert results == [True, True]
 
+    @pytest.mark.slow
     def test_two_processes(self, path):
         processes = [start(path, sizes=sizes) for sizes in ((24, 20, 16), (16, 20, 28))]
         outputs = [process.communicate()[0] for process in processes]
@@ -691,6 +693,7 @@ class TestRealKernels:
         recorded = {name for names in entries(path) for name in names.split("+")}
         assert recorded == set(metal.compiled)
 
+    @pytest.mark.slow
     def test_gradients_are_tried_while_mlx_differentiates(self, path):
         q = mx.random.normal((1, 4, 20, 16), key=mx.random.key(3))
 

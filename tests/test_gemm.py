@@ -98,7 +98,7 @@ def test_every_gemv_configuration(config, layout):
 
 
 @pytest.mark.parametrize("splits", [one.splits for one in gemm_split_k.CONFIGS])
-@pytest.mark.parametrize("k", [4096, 4051])
+@pytest.mark.parametrize("k", [4051, pytest.param(4096, marks=pytest.mark.slow)])
 def test_split_k_adds_shares_up(splits, k):
     a, b = arrays((9, k), (37, k), mx.float16, mx.bfloat16)
     kernel = f"gemm_split_k/{gemm_split_k.SHARE}-split{splits}"

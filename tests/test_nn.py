@@ -83,6 +83,7 @@ class TestNamesakes:
 
 
 class TestLinear:
+    @pytest.mark.slow
     @given(
         data=st.data(),
         shape=st.lists(st.integers(1, 4), max_size=2),
@@ -160,6 +161,7 @@ class TestMultiHeadAttention:
         assert calls.count("attention_chain") == 1
         assert len(calls) == 5
 
+    @pytest.mark.slow
     def test_every_size_may_differ(self, kernels):
         ours, theirs = attention_pair(16, 2, 5, 6, 7, 12, 9)
         operands = [mx.random.normal((2, *shape)) for shape in ((3, 5), (8, 6), (8, 7))]

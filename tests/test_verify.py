@@ -219,6 +219,7 @@ def prepare(exit_status):
     return task
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_what_was_found(monkeypatch):
     def stop(done, total, outcome):
         if done == 2:
@@ -458,7 +459,9 @@ def test_a_reader_learns_what_was_not_checked():
     assert "no Apple GPU was at hand" in text
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize(
+    "seconds", [0.1, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.0, 0.05, 0.3))]
+)
 def test_interrupts_are_for_the_parent_even_while_a_process_starts(seconds):
     worker = _Worker(prepare, 7)
     time.sleep(seconds)

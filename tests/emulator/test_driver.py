@@ -151,6 +151,7 @@ def test_leftovers_of_killed_builds_go_away(own_cache):
     assert young.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -83,6 +83,7 @@ def test_scan(build):
     np.testing.assert_allclose(got, np.cumsum(x, axis=1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", builds())
 def test_attention_of_one_query(build):
     heads, kv_heads, length, depth = 4, 2, 77, 64

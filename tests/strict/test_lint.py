@@ -109,6 +109,7 @@ def test_every_source_is_free_of_traps():
         assert lint_source(one.source) == ()
 
 
+@pytest.mark.slow
 def test_covering_texts_are_clean():
     for one in covering_texts():
         assert lint_text(one.traced.text, one.source.name) == ()

@@ -131,6 +131,7 @@ def test_a_different_text_is_found():
     assert [one.message.split(":")[0] for one in found] == ["line 4"] or found
 
 
+@pytest.mark.slow
 def test_every_text_is_the_one_mlx_writes():
     for one in every_text():
         assert compare(one.source, one.stage.launch, one.inputs, one.traced) == ()
