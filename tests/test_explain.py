@@ -142,6 +142,17 @@ class TestRoutesToMlx:
         assert explanation.plan is not None, "what a kernel would do is still told"
         assert any("cast operands" in note for note in explanation.notes)
 
+    def test_for_want_of_a_gpu(self, monkeypatch):
+        monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+        with tg.use_backend("auto"):
+            here = tg.explain(tg.matmul, X, W, transpose_b=True)
+            there = tg.explain(tg.matmul, X, W, transpose_b=True, chip="m1")
+            on_a_cpu = tg.explain(tg.matmul, X, W, transpose_b=True, chip="m1", stream=mx.cpu)
+        assert (here.route, here.backend) == ("mlx", "mlx")
+        assert here.reason == "MLX's own ops serve: no Metal GPU is here"
+        assert (there.route, there.backend) == (there.plan.kernel, "metal"), "a chip is a Mac's"
+        assert (on_a_cpu.route, on_a_cpu.backend) == ("mlx", "mlx")
+
     def test_by_stream(self, monkeypatch):
         monkeypatch.setattr(mx.metal, "is_available", lambda: True)
         with tg.use_backend("auto"):

@@ -379,6 +379,24 @@ class TestCommand:
         report = report_of(verify.Request(backend="emulator"), WRONG)
         assert "line 3 is wrong" in verify.to_markdown(report)
 
+    def test_the_first_screen_says_how_near_the_limits_it_came(self):
+        few, many = (
+            check.StageRecord(
+                name=name, threads=64, threadgroup_bytes=size, registers=9, threads_per_core=1
+            )
+            for name, size in (("s", 512), ("t", 4096))
+        )
+        outcomes = (
+            replace(RIGHT, kernel=kernel, stages=(stage,), error_share=share)
+            for kernel, stage, share in (("z", few, 0.25), ("a", many, 0.125))
+        )
+        text = verify.to_markdown(report_of(verify.Request(backend="emulator"), *outcomes))
+        first, _, rest = text.partition("## Kernels")
+        assert "| error, as a share of its bound | 25% | 100% |" in first
+        assert "| bytes of threadgroup memory | 4096 | 32768 |" in first
+        assert rest.index("| a |") < rest.index("| z |")
+        assert rest.index("## Failures") < rest.index("## Not checked") < rest.index("## Machine")
+
     def test_checks_that_were_not_asked_for_are_said_to_be_off(self, tmp_path):
         report = report_of(verify.Request(backend="emulator", static=False), RIGHT)
         assert report.verdict is verify.Verdict.PASSED

@@ -39,7 +39,8 @@ class Explanation:
         op: Name of the op.
         operands: Shape and dtype of every array, by name.
         options: Every other argument that differs from its default, by name.
-        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``.
+        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``; with a chip named, on
+            a Mac with this chip.
         backend_reason: Why there.
         chip: The chip that was planned for.
         problem: What is asked; None for dtypes that only MLX's own ops take.
@@ -94,7 +95,7 @@ class Explanation:
         if self.decision is None:
             return self.elsewhere
         if self.backend == "mlx" and self.plan:
-            return f"the mlx backend runs no kernels ({self.backend_reason})"
+            return f"MLX's own ops serve: {self.backend_reason}"
         return self.decision.reason
 
     @property
@@ -117,7 +118,7 @@ class Explanation:
         """The complete Metal text of `plan` as MLX passes it on: header, signature and body."""
         if self.plan is None or self.solved is None:
             return None
-        operands = [mx.zeros(one.shape, dtype=one.dtype.mlx) for one in self.solved.operands]
+        operands = [mx.zeros(one.stored_shape, dtype=one.mlx) for one in self.solved.operands]
         run = kernel_run(self.solved, self.plan, MetalBackend())
         factors = (1,) * len(self.solved.factors)
         return generated_text(lambda arrays: run(arrays, factors, None), operands)
@@ -352,7 +353,7 @@ def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Expla
     }
     problem = op.request(op.name, operands, arguments)
     settings = current_settings()
-    route = resolve(arguments["stream"], settings)
+    route = resolve(arguments["stream"], settings, on_a_mac=chip is not None)
     planned_for, chip_note = (chip, None) if chip else detect()
     choice = problem and chosen(
         problem,

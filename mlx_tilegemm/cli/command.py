@@ -78,8 +78,9 @@ class Command:
 
 
 def _demo(command: argparse.ArgumentParser) -> Run:
-    from .demo import run_demo
+    from .demo import add_arguments, run_demo
 
+    add_arguments(command)
     return run_demo
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..backends import use_backend, use_runner
 from ..call.explanation import Explanation, explain
 from ..core.dtypes import FLOAT32
 from ..ops import attention_chain, matmul
@@ -59,8 +60,20 @@ class Outcome:
         return self.share <= 1.0
 
 
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add where to run."""
+    command.add_argument(
+        "--backend", help="auto, metal, emulator or mlx; default: what runs kernels here"
+    )
+
+
 def run_demo(options: argparse.Namespace) -> int:
     """Run every case, show it, and say whether all results were within their bounds."""
+    with use_backend(options.backend) if options.backend else use_runner():
+        return _run_cases(options)
+
+
+def _run_cases(options: argparse.Namespace) -> int:
     machine = _machine()
     if not options.json:
         print(f"machine  {machine}", flush=True)

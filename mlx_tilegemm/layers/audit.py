@@ -165,8 +165,8 @@ def audit(
     """Return the account of ``model(*inputs, **options)``, without evaluating anything.
 
     The model may be patched or not, of any size, and its weights may be arrays that were never
-    evaluated: a trace takes seconds and next to no memory. The call must be one that MLX can trace:
-    it may not evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
+    evaluated: a trace computes none of them. The call must be one that MLX can trace: it may not
+    evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
 
     Args:
         model: A module or any other function of arrays.
@@ -312,7 +312,9 @@ class _Calls:
         force: str | None,
         **flags: bool,
     ) -> Run:
-        served_by, reason = MLX, resolve().reason
+        route = resolve(on_a_mac=self.chip is not None)
+        served_by, reason = MLX, route.reason
+        backend = backend or route.backend
         if backend is not None:
             choice = chosen(problem, backend, force=force, chip=self.chip, try_new=False, **flags)
             served_by = str(choice.plan or MLX)
@@ -486,7 +488,7 @@ class _Reader:
         return name.removeprefix(_WEIGHT).rpartition(".")[0]
 
 
-_AS_STORED = VIEWS | {"AsType", "Quantize"}
+_AS_STORED = VIEWS | {"AsType", "Maximum", "Minimum", "Quantize"}
 
 _REASONS = {
     "BlockMaskedMM": "this library has no op of masked blocks",
@@ -495,7 +497,6 @@ _REASONS = {
     "GatedDeltaUpdate": "this library has no op of recurrences",
     "GatherMM": "this library has no op that chooses matrices row by row",
     "GatherQMM": "this library has no op that chooses matrices row by row",
-    "QuantizedMatmul": "this library has no op of quantized weights",
 }
 
 
