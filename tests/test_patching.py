@@ -357,12 +357,14 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced][:7] == [
+        assert [one.path for one in report.replaced][:9] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
             "mlx.nn.layers.distributed.AllToShardedLinear.__call__",
             "mlx.nn.layers.distributed.ShardedToAllLinear.__call__",
             "mlx.nn.layers.quantized.QuantizedLinear.__call__",
+            "mlx.nn.layers.distributed.QuantizedAllToShardedLinear.__call__",
+            "mlx.nn.layers.distributed.QuantizedShardedToAllLinear.__call__",
             "mlx.nn.layers.quantized.QuantizedEmbedding.as_linear",
             "mlx.core.fast.scaled_dot_product_attention",
         ]
