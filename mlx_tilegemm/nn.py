@@ -249,7 +249,7 @@ class Embedding(EmbeddingRoute, nn.Embedding):
 
 
 class QuantizedLinear(QuantizedLinearRoute, nn.QuantizedLinear):
-    """`nn.QuantizedLinear` whose activations, scales and bias may have different dtypes at no cost.
+    """`nn.QuantizedLinear` whose activations, scales and bias may have different dtypes.
 
     Args:
         input_dims: Size of the last axis of the input.
