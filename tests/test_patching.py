@@ -464,6 +464,12 @@ class TestReached:
             assert problems(layer, Q) == 0
         assert problems(kind(), Q) == 0
 
+    def test_not_by_another_method_of_an_object(self):
+        layer = attention_layers.CallsNothingThatAttends()
+        report = tg.patch(layer)
+        assert not report.replaced
+        assert not report.left_alone
+
     def test_by_another_method(self):
         model = Calling()
         assert [one.path for one in tg.patch(model).replaced] == ["inner"]

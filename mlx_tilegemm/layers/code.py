@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
+from itertools import pairwise
 from types import CodeType
 
 
@@ -184,6 +185,7 @@ def _chains(
     steps: list[dis.Instruction], self_name: str | None
 ) -> Iterator[tuple[int, int, Chain]]:
     """Yield chains with the number of the step that finds them, and of that which calls it."""
+    modules = dict(_imported(steps))
     at = 0
     while at < len(steps):
         step = steps[at]
@@ -196,6 +198,8 @@ def _chains(
             yield start, start, Chain(Base.TEXT, step.argval)
         elif base := _base(step, self_name):
             kind, name = base
+            if kind is Base.UNKNOWN and name in modules:
+                kind, name = Base.IMPORT, modules[name]
             end = at
             while end < len(steps) and steps[end].opname in _ATTRIBUTES:
                 end += 1
@@ -206,6 +210,15 @@ def _chains(
             chain = Chain(kind, name, attributes, _is_used(steps, start, end))
             yield start, _calling(steps, start, end), chain
             at = end
+
+
+def _imported(steps: list[dis.Instruction]) -> Iterator[tuple[str, str]]:
+    """Yield the variables that hold modules, and the modules' names."""
+    for step, after in pairwise(steps):
+        if step.opname == "IMPORT_NAME" and after.opname.startswith("STORE_FAST"):
+            # `import a.b` makes a variable of `a`.
+            name = after.argval[0] if isinstance(after.argval, tuple) else after.argval
+            yield name, step.argval.partition(".")[0]
 
 
 def _calling(steps: list[dis.Instruction], start: int, end: int) -> int:
