@@ -37,6 +37,8 @@ FAST_ATTENTION = mx.fast.scaled_dot_product_attention
 NAMES = [
     (nn.Linear, "__call__"),
     (nn.Embedding, "as_linear"),
+    (nn.QuantizedLinear, "__call__"),
+    (nn.QuantizedEmbedding, "as_linear"),
     (mx.fast, "scaled_dot_product_attention"),
 ]
 
@@ -124,7 +126,7 @@ def calls(monkeypatch):
         return call
 
     for module in (tg.nn, attention):
-        for op in (tg.matmul, tg.addmm, tg.attention_chain):
+        for op in (tg.matmul, tg.addmm, tg.attention_chain, tg.quantized_matmul):
             if hasattr(module, op.__name__):
                 monkeypatch.setattr(module, op.__name__, counting(op))
     return made
@@ -145,7 +147,7 @@ def relative_error(got, expected):
     return float(mx.abs(got - expected).max() / mx.abs(expected).max())
 
 
-ROUTED = ["addmm"] * 3 + ["matmul"] * 7 + ["attention_chain"] * 2
+ROUTED = ["addmm"] * 3 + ["matmul"] * 7 + ["attention_chain"] * 2 + ["quantized_matmul"]
 UNROUTED = ["addmm"]  # what calls the library by itself
 
 
@@ -159,6 +161,7 @@ class TestReport:
             "inheriting": "addmm",
             "attention": "attention_chain",
             "attention.qkv": "matmul",
+            "quantized": "quantized_matmul",
             "heads": "attention_chain",
             "heads.query_proj": "matmul",
             "heads.key_proj": "matmul",
@@ -170,10 +173,6 @@ class TestReport:
             "layers.3": ("Norm", "no product is found in its code"),
             "overriding": ("Overriding", "its class has a __call__ of its own"),
             "ours": ("Linear", "computes through this library already"),
-            "quantized": (
-                "QuantizedLinear",
-                "quantized weights stay with MLX's quantized products",
-            ),
             "convolution": ("Conv1d", "its products are its own: conv1d"),
         }
 
@@ -358,9 +357,13 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced][:3] == [
+        assert [one.path for one in report.replaced][:7] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
+            "mlx.nn.layers.distributed.AllToShardedLinear.__call__",
+            "mlx.nn.layers.distributed.ShardedToAllLinear.__call__",
+            "mlx.nn.layers.quantized.QuantizedLinear.__call__",
+            "mlx.nn.layers.quantized.QuantizedEmbedding.as_linear",
             "mlx.core.fast.scaled_dot_product_attention",
         ]
         assert "attention_layers.aliased" in [one.path for one in report.replaced]

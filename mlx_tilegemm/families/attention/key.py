@@ -26,6 +26,7 @@ Extras = tuple[tuple[str, Shape, mx.Dtype], ...]
 
 # All flags but the first have types of their own, so that no two can be swapped unnoticed.
 ReturnLse = NewType("ReturnLse", bool)
+WITHOUT_LSE, WITH_LSE = ReturnLse(False), ReturnLse(True)
 
 
 @prepared
