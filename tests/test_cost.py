@@ -411,9 +411,9 @@ class TestMlxPaths:
         ("problem", "chip", "path"),
         [
             (attention(), M1, "sdpa-full"),
-            (attention(), M5_MAX, "sdpa-neural"),
+            (attention(), M5_MAX, "sdpa-neural, in TF32"),
             (attention(dim=80), M5_MAX, "sdpa-full"),
-            (attention(dim=256, mask_kind=MaskKind.CAUSAL), M5_MAX, "sdpa-neural"),
+            (attention(dim=256, mask_kind=MaskKind.CAUSAL), M5_MAX, "sdpa-neural, in TF32"),
             (
                 attention(dim=256, mask_kind=MaskKind.CAUSAL),
                 M4_MAX,
@@ -492,8 +492,8 @@ class TestCompetition:
         assert "MLX's own ops are modelled to be faster" in decision.reason
         assert str(decision.mlx) in decision.reason
 
-    def test_float32_stays_float32(self):
-        problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)
+    def test_float32_stays_float32_where_that_is_asked_for(self):
+        problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32, exact=True)
         assert price_of(problem, M5_MAX).reduced
         assert price_of(problem, M5_MAX).path == "neural-64x128, in TF32"
         assert not price_of(problem, M4_MAX).reduced
@@ -501,6 +501,9 @@ class TestCompetition:
         assert decision.mlx.seconds < min(one.seconds for one in decision.candidates if one.plan)
         assert decision.plan is not None
         assert "TF32" in decision.mlx.reason
+        reduced = dispatch.choose(replace(problem, exact=False), M5_MAX, mlx_competes=True)
+        assert reduced.plan is None
+        assert reduced.mlx.seconds == decision.mlx.seconds
 
     def test_float32_meets_mlx_where_that_does_not_round_it(self):
         problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)

@@ -119,6 +119,10 @@ UINT32 = DType(
 )
 """Sums of integers only, because int32 overflow has to wrap: no operand has it."""
 
+TF32_ROUNDOFF = 2.0**-10
+"""Largest relative error of a float32 factor in TF32, which MLX's own ops may multiply: an M5 cuts
+bits off, where NVIDIA's GPUs round."""
+
 DTYPES = (FLOAT32, FLOAT16, BFLOAT16, INT32, INT16, INT8, UINT8, BOOL)
 NATIVE = tuple(dtype for dtype in DTYPES if dtype.native)
 FLOATS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.FLOAT)

@@ -166,7 +166,9 @@ def _fixed_type(problem: AttentionProblem) -> DType | None:
     fitting = all(
         dtype is None or promote(natural, dtype) is natural for dtype in (added, problem.sinks)
     )
-    return None if natural is problem.out is not FLOAT32 and fitting else FLOAT32
+    if problem.exact or natural is FLOAT32 or natural is not problem.out or not fitting:
+        return FLOAT32
+    return None
 
 
 def is_fused(problem: AttentionProblem, compute: DType, stream: StreamOrDevice = None) -> bool:

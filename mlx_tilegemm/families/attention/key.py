@@ -26,6 +26,7 @@ Extras = tuple[tuple[str, Shape, mx.Dtype], ...]
 
 # All flags but the first have types of their own, so that no two can be swapped unnoticed.
 ReturnLse = NewType("ReturnLse", bool)
+Exact = NewType("Exact", bool)
 
 
 @prepared
@@ -42,6 +43,7 @@ def attention_call(
     softmax: bool,
     return_lse: ReturnLse,
     out_dtype: mx.Dtype | None,
+    exact: Exact,
     backend: Backend | None,
     settings: Settings,
 ) -> Run:
@@ -70,6 +72,7 @@ def attention_call(
         k_pe=given.get("k_pe"),
         return_lse=return_lse,
         out_dtype=out_dtype,
+        exact=exact,
     )
     run = prepare(OP, problem, backend, force=settings.kernel, gradients=settings.gradients)
     if window is not None and problem.window is None:

@@ -113,8 +113,8 @@ def price_attention(problem: AttentionProblem, chip: Chip) -> Price:
     copying, copied = casts_seconds(casts, chip)
     same = replace(problem, q=compute, k=compute, v=compute)
     path, time = _fused_attention(same, chip) if fused else _chain(same, chip)
-    on_accelerators = path in (CHAIN, NEURAL) and neural_rate(compute, chip) > 0
-    reduced = on_accelerators and compute is FLOAT32
+    # The weights are float32 in the fused kernel, too, whatever the type of the operands.
+    reduced = path in (CHAIN, NEURAL) and neural_rate(compute, chip) > 0
     return make_price(path, time + copying, copied, reduced)
 
 
