@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tilegemm import dispatch
-from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8
+from mlx_tilegemm.core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, INT8
 from mlx_tilegemm.families.attention import price as mlx_sdpa
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
 from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
@@ -447,14 +447,39 @@ class TestMlxPaths:
             {"dim": 256},
             {"softmax": False},
             {"return_lse": True},
-            {"out": FLOAT32},
-            {"q_len": 1025, "mask_kind": MaskKind.CAUSAL},
         ],
     )
     def test_what_the_fused_attention_cannot_give_is_a_chain(self, options):
         problem = attention(**options)
         assert not mlx_sdpa.serves_attention(problem, M1)
         assert price_of(problem, M1).path.startswith("chain")
+
+    @pytest.mark.parametrize(
+        ("options", "copied"),
+        [
+            ({"out": FLOAT32}, True),
+            ({"v": FLOAT32}, True),
+            ({"mask_kind": MaskKind.CAUSAL, "q_len": 1025}, False),
+            ({"mask_kind": MaskKind.CAUSAL, "window": 64}, False),
+            ({"mask_kind": MaskKind.BOOLEAN, "mask": BOOL, "mask_shape": (1024, 1024)}, False),
+            ({"sinks": FLOAT16, "sinks_shape": (8,)}, False),
+            ({"sinks": FLOAT32, "sinks_shape": (8,)}, True),
+        ],
+    )
+    def test_the_fused_attention_is_had_by_casts_and_masks(self, options, copied):
+        plain = price_of(attention(), M1)
+        price = price_of(attention(**options), M1)
+        assert price.path.startswith("sdpa-full")
+        assert (price.copied_bytes > 0) is copied
+        made = copied or "window" in options or "mask" in options
+        assert (price.seconds > plain.seconds) is bool(made)
+
+    def test_positional_parts_are_joined_for_the_fused_attention(self):
+        shapes = {"q_pe_shape": (1, 8, 1, 64), "k_pe_shape": (1, 8, 1024, 64)}
+        parts = attention(1, **shapes, q_pe=FLOAT16, k_pe=FLOAT16)
+        joined = attention(1, dim=192, value_dim=128)
+        assert price_of(parts, M1).path == price_of(joined, M1).path == "sdpa-vector-1-pass"
+        assert price_of(parts, M1).seconds > price_of(joined, M1).seconds
 
     def test_copies_are_charged(self):
         same = price_of(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT32), M1_MAX)
