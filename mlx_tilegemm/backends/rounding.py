@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import mlx.core as mx
 
+from ..core.dtypes import FLOAT32, TF32_ROUNDOFF
 from ..machine.chips import detect
 from ..machine.chips.accelerators import tf32_enabled
 from . import StreamOrDevice, device_type
@@ -18,6 +19,17 @@ def rounds_float32(stream: StreamOrDevice = None) -> bool:
     """Return whether MLX's ops on ``stream``, None for the default device, use TF32."""
     device = mx.default_device().type if stream is None else device_type(stream)
     return device is mx.gpu and _gpu_rounds()
+
+
+def factor_roundoff(stream: StreamOrDevice = None) -> float:
+    """Return the largest relative error with which MLX's ops on ``stream`` multiply factors.
+
+    Attention on CUDA multiplies weights that it rounds to the type of its operands.
+    """
+    if rounds_float32(stream):
+        return TF32_ROUNDOFF
+    device = mx.default_device().type if stream is None else device_type(stream)
+    return FLOAT32.unit_roundoff if device is mx.gpu and mx.cuda.is_available() else 0.0
 
 
 @lru_cache(maxsize=1)

@@ -219,8 +219,8 @@ class Family(Generic[P]):
         kernels: Its kernels, in the order in which ties between them are decided.
         reference: Returns the float64 value and the proven bound of each result, from operands and
             factors: the one that canary, verify, tune, mutation, tests and benchmarks use.
-        rounded: Likewise for MLX's own ops where they round float32 factors to TF32; None where
-            that makes no difference.
+        rounded: Likewise for MLX's own ops where they round factors before they multiply: takes
+            the largest relative error of that, too. None where it makes no difference.
         ops: Its public operations.
         draw: Returns operands of a problem, in order; by the operands' roles if not given.
         trial_factors: Returns factors to try a problem with.
@@ -242,7 +242,7 @@ class Family(Generic[P]):
     problems: Mapping[str, type[P]]
     kernels: tuple[Kernel[Any, Any], ...]
     reference: Callable[[P, Arrays, Factors], tuple[Expected, ...]]
-    rounded: Callable[[P, Arrays, Factors], tuple[Expected, ...]] | None = None
+    rounded: Callable[[P, Arrays, Factors, float], tuple[Expected, ...]] | None = None
     ops: tuple[Op[P], ...] = ()
     draw: Callable[[P, Data], list[mx.array]] = _drawn
     trial_factors: Callable[[P], Factors] = _no_factors

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ...backends import Backend
 from ...backends.launch import kernel_run
-from ...backends.rounding import rounds_float32
+from ...backends.rounding import factor_roundoff
 from ...core.family import Data
 from ...core.plan import Plan
 from ...core.problem import Factors, Problem
@@ -84,12 +84,14 @@ def mistake(work: Workload, outputs: Sequence[mx.array], *, by_mlx: bool = False
     Args:
         work: What was called.
         outputs: Its results.
-        by_mlx: MLX's own ops computed them, which may round float32.
+        by_mlx: MLX's own ops computed them, which may round factors.
     """
     family = family_of(work.problem)
     part = family.part(work.problem, work.operands, outputs, ROWS)
-    rounded = by_mlx and not work.problem.exact and rounds_float32()
-    reference = (family.rounded if rounded else None) or family.reference
-    wanted = reference(part.problem, part.operands, work.factors)
+    roundoff = factor_roundoff() if by_mlx and not work.problem.exact else 0.0
+    if roundoff and family.rounded is not None:
+        wanted = family.rounded(part.problem, part.operands, work.factors, roundoff)
+    else:
+        wanted = family.reference(part.problem, part.operands, work.factors)
     _, reasons = hold(part.problem, part.outputs, wanted)
     return reasons[0] if reasons else None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ...backends import Backend, Route
 from ...core.arguments import ArraySpec, as_number
 from ...core.context import current_settings, is_exact
-from ...core.dtypes import TF32_ROUNDOFF
 from ...core.family import Data, Family, Op, Part, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
@@ -63,11 +62,11 @@ def _reference(
 
 
 def _rounded(
-    problem: AnyProblem, operands: Sequence[mx.array], factors: Factors
+    problem: AnyProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
 ) -> tuple[Expected, ...]:
     from .reference import expected
 
-    return expected(problem, operands, factors, TF32_ROUNDOFF)
+    return expected(problem, operands, factors, roundoff)
 
 
 def _draw(problem: AnyProblem, data: Data) -> list[mx.array]:
