@@ -253,6 +253,20 @@ class TestBounds:
         assert mistake(work, far, by_mlx=True) is not None
 
     @pytest.mark.usefixtures("cuda")
+    @pytest.mark.parametrize("switch", ["1", "0"])
+    def test_weights_may_be_rounded_to_the_operands_type(self, monkeypatch, switch):
+        monkeypatch.setenv("MLX_ENABLE_TF32", switch)
+        work = workload(attention_spec("1x4x4x33x65x64:bf16"))
+        q, k, v = (x.astype(F32) for x in work.operands)
+        weights = mx.softmax(work.factors[0] * q @ k.swapaxes(-1, -2), axis=-1)
+        outputs = [(weights.astype(BF16).astype(F32) @ v).astype(BF16)]
+        mx.eval(outputs)
+        assert mistake(work, outputs) is not None, "a kernel may not"
+        assert mistake(work, outputs, by_mlx=True) is None
+        far = [(cut(weights, bits=21) @ v).astype(BF16)]
+        assert mistake(work, far, by_mlx=True) is not None
+
+    @pytest.mark.usefixtures("cuda")
     def test_exact_calls_are_held_to_all_bits(self, monkeypatch):
         work = workload(gemm_spec("33x40x65:f32"))
         outputs = gemm_fallback.gemm(work.problem)([*map(cut, work.operands)], work.factors, mx.cpu)
