@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from cases import price_of
@@ -195,6 +196,14 @@ class TestOnCuda:
     @pytest.mark.parametrize("name", WITHOUT_FLOAT32)
     def test_so_are_products_without_float32(self, name):
         mx.eval(WITHOUT_FLOAT32[name](precision="float32"))
+
+    def test_layers_ask_by_a_block(self):
+        layers = [tg.nn.Linear(7, 3), nn.Linear(7, 3)]
+        tg.patch(layers[1])
+        for layer in layers:
+            mx.eval(layer(A))
+            with tg.use_precision("float32"), pytest.raises(BackendError, match="TF32"):
+                layer(A)
 
     def test_derivatives_are_refused_too(self):
         with pytest.raises(BackendError, match="TF32"):
