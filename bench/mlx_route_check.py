@@ -25,7 +25,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm.assurance.tuning.calls import Workload, launches, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
 from mlx_tilegemm.backends.rounding import factor_roundoff, rounds_float32
-from mlx_tilegemm.cli.demo import demo
+from mlx_tilegemm.cli import main as command
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.errors import BackendError
 from mlx_tilegemm.families import families, family_of
@@ -175,9 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for title, reason in check():
                 wrong += reason is not None
                 print(f"{'right' if reason is None else 'WRONG'}  {title}  {reason or ''}".rstrip())
-        lines, passed = demo()
-        wrong += not passed
-        print("\n".join(line for line in lines if line.strip().startswith(("error", "right"))))
+        wrong += command(["demo", "--backend", "mlx"]) != 0
         if options.rounds and mx.default_device() == mx.gpu:
             with suppress(KeyboardInterrupt):
                 for line in speeds(options.rounds):

@@ -299,7 +299,7 @@ class TestImport:
         assert sorted(members) == tg.__all__
 
     def test_exports_are_what_their_names_say(self):
-        modules = {"emulator", "errors", "integrations", "nn"}
+        modules = {"emulator", "errors", "formats", "integrations", "nn"}
         for name in modules:
             assert getattr(tg, name).__name__ == f"mlx_tilegemm.{name}"
         functions = set(tg.__all__) - modules

@@ -240,7 +240,7 @@ class TestText:
     def test_says_it_all(self):
         explanation = tg.explain(tg.matmul, X, W, transpose_b=True, chip="m1")
         text = str(explanation)
-        assert "a float16 [100, 300], b float32 [70, 300] -> float32 [100, 70]" in text
+        assert "b float32 [70, 300], transpose_b=True -> float32 [100, 70]" in text
         assert "m1" in text
         assert f"* {explanation.plan}" in text
         assert all(str(one) in text for one in explanation.candidates if one.reason is None)
@@ -298,10 +298,10 @@ class TestRefusals:
         with pytest.raises(DTypeError, match="got list"):
             tg.explain(tg.matmul, X, [1.0])
         with pytest.raises(
-            DTypeError, match=r"\[matmul\] got an unexpected keyword argument 'mask'"
+            DTypeError, match=r"\[matmul\] Expected arguments among a, b, .*keyword argument 'mask'"
         ):
             tg.explain(tg.matmul, X, W, mask="causal")
-        with pytest.raises(DTypeError, match=r"\[matmul\] missing a required argument: 'b'"):
+        with pytest.raises(DTypeError, match=r"among a, b, .*: missing a required argument: 'b'"):
             tg.explain(tg.matmul, X)
 
         with pytest.raises(DTypeError, match=r"Expected b to be an mlx\.core\.array, got NoneType"):

@@ -15,9 +15,9 @@ import mlx.core as mx
 
 from ...backends import StreamOrDevice
 from ...call.precision import unrounded
-from ...call.tracing import is_shapeless
 from ...call.transforms import on
 from ...core.problem import Factors, Number
+from ...core.tracing import is_shapeless
 from ...errors import BackendError
 from . import fused
 from .problem import AttentionProblem, MaskKind

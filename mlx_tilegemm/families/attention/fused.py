@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...call.tracing import is_traced
 from ...core.dtypes import FLOAT32, DType
 from ...core.problem import Number
+from ...core.tracing import is_traced
 from .price import natural_type
 from .problem import AttentionProblem, MaskKind
 

@@ -15,11 +15,11 @@ import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
 from ...call.precision import unrounded
-from ...call.tracing import is_shapeless, is_traced
 from ...call.transforms import on
 from ...core.dtypes import FLOAT32, promote
 from ...core.problem import Number
 from ...core.shapes import Shape
+from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError
 from .problem import GemmProblem
 
@@ -178,8 +178,9 @@ def _matrices(
     """
     added = [axis for axis, x in ((-2, a), (-1, b)) if x.ndim == 1]
     rank = max(a.ndim, b.ndim, 2) - len(added)
-    c = mx.expand_dims(c, [*range(rank - c.ndim)], stream=stream)
-    c = mx.expand_dims(c, added, stream=stream)
+    # One by one: MLX maps several at once wrongly.
+    for axis in (*(0,) * (rank - c.ndim), *sorted(added, reverse=True)):
+        c = mx.expand_dims(c, axis, stream=stream)
     if a.ndim == 1:
         a = mx.expand_dims(a, 0, stream=stream)
     if b.ndim == 1:

@@ -12,15 +12,18 @@ from ...core.dtypes import INTEGERS
 from ...core.problem import Number
 from ...errors import DTypeError, ProblemError
 from .key import (
+    B_AS_IT_IS,
+    B_TRANSPOSED,
+    EXACT,
+    FREE,
+    INVARIANT,
     NOT_SCALED,
+    REDUCED,
+    SCALED,
     WITH_ADDEND,
     WITH_PRODUCT,
-    BatchInvariant,
-    Exact,
-    NoAddend,
-    NoProduct,
-    Scaled,
-    TransposeB,
+    WITHOUT_ADDEND,
+    WITHOUT_PRODUCT,
     product_call,
 )
 
@@ -86,7 +89,7 @@ def matmul(
         transpose_b = as_flag("matmul", "transpose_b", transpose_b)
     if type(batch_invariant) is not bool:
         batch_invariant = as_flag("matmul", "batch_invariant", batch_invariant)
-    if type(out_dtype) is not mx.Dtype:
+    if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("matmul", out_dtype)
     settings = current_settings()
     call = product_call(
@@ -98,13 +101,13 @@ def matmul(
         None,
         None,
         transpose_a,
-        TransposeB(transpose_b),
+        B_TRANSPOSED if transpose_b else B_AS_IT_IS,
         out_dtype,
         NOT_SCALED,
         WITH_PRODUCT,
         WITH_ADDEND,
-        BatchInvariant(batch_invariant),
-        Exact(is_exact("matmul", precision, settings)),
+        INVARIANT if batch_invariant else FREE,
+        EXACT if is_exact("matmul", precision, settings) else REDUCED,
         resolve(stream, settings).backend,
         settings,
     )
@@ -180,7 +183,7 @@ def addmm(
         transpose_b = as_flag("addmm", "transpose_b", transpose_b)
     if type(batch_invariant) is not bool:
         batch_invariant = as_flag("addmm", "batch_invariant", batch_invariant)
-    if type(out_dtype) is not mx.Dtype:
+    if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("addmm", out_dtype)
     settings = current_settings()
     call = product_call(
@@ -192,13 +195,13 @@ def addmm(
         c.shape,
         c.dtype,
         transpose_a,
-        TransposeB(transpose_b),
+        B_TRANSPOSED if transpose_b else B_AS_IT_IS,
         out_dtype,
-        Scaled(alpha != 1.0),
-        NoProduct(alpha == 0.0),
-        NoAddend(beta == 0.0),
-        BatchInvariant(batch_invariant),
-        Exact(is_exact("addmm", precision, settings)),
+        SCALED if alpha != 1.0 else NOT_SCALED,
+        WITHOUT_PRODUCT if alpha == 0.0 else WITH_PRODUCT,
+        WITHOUT_ADDEND if beta == 0.0 else WITH_ADDEND,
+        INVARIANT if batch_invariant else FREE,
+        EXACT if is_exact("addmm", precision, settings) else REDUCED,
         resolve(stream, settings).backend,
         settings,
     )
