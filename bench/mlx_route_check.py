@@ -43,6 +43,11 @@ SPECS = {
         "1x4x4x40x50x72:f16",
         "1x4x4x40x50x200:bf16",
     ),
+    "quantized_matmul": (
+        "33x64x256:f32:affine4x64",
+        "33x64x256:f16:affine4x64",
+        "1x64x256:f32:mxfp4",
+    ),
 }
 LARGE = {
     "causal 32 x2048x128": ((1, 32, 2048, 128), (1, 32, 2048, 128), "causal"),

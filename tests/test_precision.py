@@ -23,6 +23,7 @@ from mlx_tilegemm.families.attention import fallback as attention_fallback
 from mlx_tilegemm.families.attention.spelling import parse as attention_spec
 from mlx_tilegemm.families.gemm import fallback as gemm_fallback
 from mlx_tilegemm.families.gemm.spelling import parse as gemm_spec
+from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
 from mlx_tilegemm.machine import chips
 
 F16, BF16, F32 = mx.float16, mx.bfloat16, mx.float32
@@ -37,7 +38,12 @@ LARGE = spec(4096, 4096)
 A, B, C = mx.ones((5, 7)), mx.ones((7, 3)), mx.ones((3,))
 Q = mx.ones((1, 2, 5, 8))
 
+X = mx.random.normal((5, 64), key=mx.random.key(1))
+CODES = mx.quantize(mx.random.normal((32, 64), key=mx.random.key(2)), bits=4, group_size=32)
+OF_CODES = {"bits": 4, "group_size": 32}
+
 CALLS = {
+    "quantized": lambda **options: tg.quantized_matmul(X, *CODES, **OF_CODES, **options),
     "matmul": lambda **options: tg.matmul(A, B, **options),
     "of a float16": lambda **options: tg.matmul(A.astype(F16), B, **options),
     "of an integer": lambda **options: tg.matmul(A, B.astype(mx.int8), **options),
@@ -48,6 +54,9 @@ CALLS = {
     "literal chain": lambda **options: tg.attention_chain(Q, Q, Q, softmax=False, **options),
 }
 WITHOUT_FLOAT32 = {
+    "quantized float16": lambda **options: tg.quantized_matmul(
+        X.astype(F16), CODES[0], *(x.astype(F16) for x in CODES[1:]), **OF_CODES, **options
+    ),
     "float16 x bfloat16": lambda **options: tg.matmul(A.astype(F16), B.astype(BF16), **options),
     "float16": lambda **options: tg.matmul(A.astype(F16), B.astype(F16), **options),
     "integers": lambda **options: tg.matmul(A.astype(mx.int8), B.astype(mx.int8), **options),
@@ -71,11 +80,11 @@ class TestAsking:
         message = r"Expected precision to be None or 'float32', got "
         with pytest.raises(ProblemError, match=r"\[use_precision\] " + message):
             tg.use_precision(wrong)
-        for name in ("matmul", "addmm", "attention"):
+        for name in ("matmul", "addmm", "attention", "quantized"):
             with pytest.raises(ProblemError, match=message):
                 CALLS[name](precision=wrong)
 
-    @pytest.mark.parametrize("name", ["matmul", "addmm", "attention"])
+    @pytest.mark.parametrize("name", ["matmul", "addmm", "attention", "quantized"])
     def test_an_op_and_a_block_state_the_same_problem(self, name):
         problems = []
         with tg.use_backend("mlx"), noting_problems(problems.append):
@@ -103,6 +112,11 @@ class TestAsking:
             mx.eval(mx.grad(chain)(q))
         kinds = {type(problem).__name__ for problem in problems}
         assert len(kinds) == 4
+        weights = lambda x: mx.sum(  # noqa: E731
+            tg.quantized_matmul(x, *CODES, **OF_CODES, precision=precision)
+        )
+        with noting_problems(problems.append):
+            mx.eval(mx.grad(weights)(X))
         assert {problem.exact for problem in problems} == {exact}
 
     def test_explain_and_the_command_take_it(self, capsys):
@@ -151,6 +165,17 @@ class TestOnAccelerators:
                 seen.add((found.route == "mlx", reduced, precision))
         assert (True, True, "float32") not in seen
         assert {(True, True, None), (False, True, "float32"), (True, False, "float32")} <= seen
+
+    def test_quantized_products_too(self):
+        w, scales = spec(4096, 512, dtype=mx.uint32), spec(4096, 128)
+        arrays, options = (spec(512, 4096), w, scales, scales), {"bits": 4, "group_size": 32}
+        problems = [
+            tg.explain("quantized_matmul", *arrays, **options, chip="m5", precision=precision)
+            for precision in (None, "float32")
+        ]
+        assert [price_of(one.problem, one.chip).reduced for one in problems] == [True, True]
+        assert [one.mlx.reason is None for one in problems] == [True, False]
+        assert problems[1].route != "mlx"
 
     def test_16_bits_lose_nothing_in_a_product(self):
         for dtypes in itertools.product((F16, BF16), repeat=2):
@@ -205,6 +230,18 @@ class TestOnCuda:
             with tg.use_precision("float32"), pytest.raises(BackendError, match="TF32"):
                 layer(A)
 
+    def test_derivatives_of_codes_scales_are_refused_too(self):
+        def total(scales):
+            with tg.use_backend("emulator"), tg.use_kernel("any"):
+                return mx.sum(
+                    tg.quantized_matmul(
+                        X, CODES[0], scales, CODES[2], **OF_CODES, precision="float32"
+                    )
+                )
+
+        with pytest.raises(BackendError, match="TF32"):
+            mx.grad(total)(CODES[1])
+
     def test_derivatives_are_refused_too(self):
         with pytest.raises(BackendError, match="TF32"):
             mx.grad(lambda a: mx.sum(tg.matmul(a, B, precision="float32")))(A)
@@ -241,6 +278,7 @@ PROBLEMS = [
     gemm_spec("1x40x65:f32:nt"),
     attention_spec("1x4x2x33x65x64:f32:causal"),
     attention_spec("1x4x2x33x65x64:f16,bf16,f32"),
+    quantized_spec("33x40x128:f32:affine4x64"),
 ]
 
 

@@ -16,18 +16,27 @@ if TYPE_CHECKING:
     from ..core.family import Run
 
 
+def refuse_rounding(op: str, stream: StreamOrDevice) -> None:
+    """Check that MLX's own ops multiply float32 with all its bits on ``stream``.
+
+    Raises:
+        BackendError: They round it to TF32.
+    """
+    if rounds_float32(stream):
+        raise BackendError(
+            f"[{op}] Expected what multiplies float32 with all its bits for "
+            "precision='float32', got MLX's own ops, which round it to TF32 on this GPU: set "
+            "MLX_ENABLE_TF32=0 before MLX starts, or pass stream=mx.cpu."
+        )
+
+
 def unrounded(op: str, run: Run) -> Run:
     """Return the call ``run`` of MLX's own ops, which raises where those round float32."""
 
     def call(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        if rounds_float32(stream):
-            raise BackendError(
-                f"[{op}] Expected what multiplies float32 with all its bits for "
-                "precision='float32', got MLX's own ops, which round it to TF32 on this GPU: set "
-                "MLX_ENABLE_TF32=0 before MLX starts, or pass stream=mx.cpu."
-            )
+        refuse_rounding(op, stream)
         return run(operands, factors, stream)
 
     return call
