@@ -103,7 +103,7 @@ def fitting(config, run, dims, kinds):
 
 @pytest.mark.slow
 @emulated
-@pytest.mark.parametrize("splits", ["split1", "split2"])
+@pytest.mark.parametrize("splits", [pytest.param("split1", marks=pytest.mark.slow), "split2"])
 @pytest.mark.parametrize("groups", ALL_ROWS)
 @settings(max_examples=12)
 @given(run=runs(), causal=st.sampled_from((None, "causal")))
@@ -139,7 +139,7 @@ def test_dtypes(kinds, split):
 
 @pytest.mark.slow
 @emulated
-@pytest.mark.parametrize("splits", ["split1", "split2"])
+@pytest.mark.parametrize("splits", [pytest.param("split1", marks=pytest.mark.slow), "split2"])
 @pytest.mark.parametrize("softmax", [True, False])
 @pytest.mark.parametrize("kind", ["boolean", "additive"])
 def test_masks_broadcast(kind, softmax, splits):
@@ -152,7 +152,7 @@ def test_masks_broadcast(kind, softmax, splits):
 
 
 @emulated
-@pytest.mark.parametrize("splits", ["split1", "split2"])
+@pytest.mark.parametrize("splits", [pytest.param("split1", marks=pytest.mark.slow), "split2"])
 def test_rows_with_nothing_to_attend_to_are_zero(splits):
     q, k, v = operands(2, (4, 2), (3, 150), (32, 16))
     keep = np.ones((2, 4, 3, 150), dtype=bool)
@@ -170,7 +170,7 @@ def test_rows_before_the_first_key_are_zero():
 
 
 @emulated
-@pytest.mark.parametrize("splits", ["split1", "split2"])
+@pytest.mark.parametrize("splits", [pytest.param("split1", marks=pytest.mark.slow), "split2"])
 def test_windows(splits):
     for kv_len, window in ((300, 1), (300, 129), (300, 200), (300, 299), (200, 190)):
         q, k, v = operands(1, (4, 2), (5, kv_len), (32, 16))
@@ -202,7 +202,7 @@ def check_finite(q, k, v, **options):
 
 
 @emulated
-@pytest.mark.parametrize("splits", ["split1", "split2"])
+@pytest.mark.parametrize("splits", [pytest.param("split1", marks=pytest.mark.slow), "split2"])
 def test_sinks(splits):
     config = f"32-1x4x1-{splits}"
     q, k, v = operands(2, (6, 2), (3, 150), (32, 16))

@@ -356,7 +356,9 @@ def test_head_groups(kind, config):
         check_plan(module.plan(problem, config), problem)
 
 
-@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[-1]], ids=str)
+@pytest.mark.parametrize(
+    "config", [CONFIGS[0], pytest.param(CONFIGS[-1], marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("kind", ["query", "key_value"])
 def test_windows(kind, config):
     """Blocks outside the window are left out at both ends, whatever the lengths."""

@@ -154,6 +154,7 @@ def test_a_row_of_nothing_but_a_sink_has_no_gradient_but_the_sink_s(lazy):
     np.testing.assert_allclose(np.array(found["sinks"]), np.array(expected["sinks"]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_scores_are_stored_and_explain_says_how(lazy):
     arrays = drawn(lengths=(70, 90), pe=4, sinks=True, dtype=mx.float16)
     gradients(arrays, {"mask": "causal"})

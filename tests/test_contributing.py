@@ -98,6 +98,7 @@ assert seconds("m5-ultra") < 0.6 * seconds("m5-max")
 """
 
 
+@pytest.mark.slow
 def test_a_chip_is_one_record(tmp_path):
     library = changed_library(tmp_path, {"machine/chips/apple10.py": appended(RECORD)})
     program = tmp_path / "program.py"

@@ -169,7 +169,9 @@ class TestMultiHeadAttention:
         assert got.shape == (2, 3, 9)
         assert relative_error(got, theirs(*operands)) < 1e-5
 
-    @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+    @pytest.mark.parametrize(
+        "dtype", [mx.float16, pytest.param(mx.bfloat16, marks=pytest.mark.slow)]
+    )
     def test_mixed_dtypes_are_those_of_the_upcast_namesake(self, kernels, dtype):
         ours, theirs = attention_pair(24, 3)
         for name in ("key_proj", "value_proj"):

@@ -111,7 +111,9 @@ def test_a_small_rate_is_not_rounded_to_nothing(capsys, tmp_path):
     assert all(0 < rate < 1 for rate in rates)
 
 
-@pytest.mark.parametrize("chip", ["m1", "m4-max", "m5-max"])
+@pytest.mark.parametrize(
+    "chip", ["m4-max", *(pytest.param(one, marks=pytest.mark.slow) for one in ("m1", "m5-max"))]
+)
 def test_no_number_hides_a_mark_or_another_number(chip):
     agg = pytest.importorskip("matplotlib.backends.backend_agg")
     from matplotlib.text import Text

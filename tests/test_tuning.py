@@ -451,6 +451,7 @@ class TestShapes:
         outer = recorded(lambda: inner.append(by_another(partial(recorded, lambda: None))))
         assert [one.m for one in outer] == [one.m for one in inner[0]] == [50]
 
+    @pytest.mark.slow
     def test_gradients_are_recorded_each_time(self):
         loss = mx.grad(lambda a: mx.sum(tg.matmul(a, B)))
         with tg.use_backend("emulator"):
