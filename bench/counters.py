@@ -6,15 +6,15 @@
 
 Counts, not times: nothing here ran on a GPU. The plan of each row is the one that dispatch chooses
 for the chip at that size; where a sample of its threadgroups stands for a launch, only that runs,
-and its counts are scaled to the grid: see `emulator.count`. Every output is compared with float64
-before it is counted.
+and its counts are scaled to the grid: see `emulator.count`. Up to 64 results of every output are
+compared with float64 before it is counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from importlib.metadata import version
@@ -37,9 +37,14 @@ from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
 from mlx_tilegemm.families.attention.spelling import parse as attention_spec
 from mlx_tilegemm.families.gemm.problem import GemmProblem
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
+from mlx_tilegemm.families.quantized.problem import QuantizedProblem
+from mlx_tilegemm.families.quantized.reference import weight_values
+from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.lines import LINE_BYTES
+
+AnyProblem = GemmProblem | AttentionProblem | QuantizedProblem
 
 HERE = Path(__file__).parent
 SAMPLE = 8
@@ -61,7 +66,7 @@ class Case:
     """
 
     name: str
-    problem: GemmProblem | AttentionProblem
+    problem: AnyProblem
     sample: int = SAMPLE
 
 
@@ -133,7 +138,11 @@ class Row:
 
 def _case(name: str, problem: str, *, sample: int = SAMPLE) -> Case:
     """Return a row of a problem that is spelled as in ``mlx-tilegemm tune``."""
-    spec = attention_spec if name.startswith("attention") else matmul_spec
+    specs: dict[str, Callable[[str], AnyProblem]] = {
+        "attention": attention_spec,
+        "quantized": quantized_spec,
+    }
+    spec = specs.get(name.split()[0], matmul_spec)
     return Case(name=name, problem=spec(problem), sample=sample)
 
 
@@ -164,6 +173,26 @@ def cases_to_count() -> list[Case]:
         _case("attention gqa causal ragged", "1x16x4x500x773x64:f16:causal", sample=0),
         _case("attention decode gqa", "1x32x8x1x4096x128:f16", sample=0),
         _case("attention decode", "1x16x16x1x512x128:f16", sample=0),
+        *_quantized_cases(),
+    ]
+
+
+def _quantized_cases() -> list[Case]:
+    """Return rows of decoding a token of one to 64 sequences, and of a prompt."""
+    return [
+        _case(f"quantized {name} {kind}", f"{size}:{weight}")
+        for name, size in (
+            ("decode 1", "1x4096x4096"),
+            ("decode 8", "8x4096x4096"),
+            ("decode 16", "16x14336x4096"),
+            ("decode 64", "64x14336x4096"),
+            ("prefill", "512x4096x4096"),
+        )
+        for kind, weight in (
+            ("affine", "bf16:affine4x64"),
+            ("affine mixed", "bf16,f16:affine4x64"),
+            ("mxfp4", "bf16:mxfp4"),
+        )
     ]
 
 
@@ -204,13 +233,13 @@ def _floats(array: mx.array) -> np.ndarray:
     return np.array(array.astype(mx.float32))
 
 
-def run_mlx(
-    problem: GemmProblem | AttentionProblem, arrays: Sequence[mx.array], chip: Chip
-) -> tuple[np.ndarray, str]:
+def run_mlx(problem: AnyProblem, arrays: Sequence[mx.array], chip: Chip) -> tuple[np.ndarray, str]:
     """Run MLX's casts and kernels; return the result and the path in words."""
     price = family_of(problem).price(problem, chip)
     assert price is not None
     path = price.path.split(",")[0]
+    if isinstance(problem, QuantizedProblem):
+        return _run_quantized(problem, arrays, path, chip)
     dtypes = operand_dtypes(problem)
     compute = reduce(promote, dtypes)
     inputs: list[mlx_kernels.Array] = []
@@ -219,6 +248,28 @@ def run_mlx(
         inputs.append(values if dtype is compute else mlx_kernels.cast(values, dtype, compute))
     out = _run_alike(problem, compute, path, inputs, chip)
     copies = sum(dtype is not compute for dtype in dtypes)
+    text = f"{path}, {copies} cast{'s' if copies > 1 else ''}" if copies else path
+    return mlx_kernels.decode(out, compute).astype(np.float32), text
+
+
+def _run_quantized(
+    problem: QuantizedProblem, arrays: Sequence[mx.array], path: str, chip: Chip
+) -> tuple[np.ndarray, str]:
+    compute = problem.computed
+    dtypes = {"x": problem.x, "scales": problem.scales, "biases": problem.biases}
+    inputs: dict[str, mlx_kernels.Array] = {}
+    copies = 0
+    for name, array in zip(problem.operand_names, arrays, strict=True):
+        dtype = dtypes.get(name)
+        if dtype is None or not dtype.native:
+            inputs[name] = np.array(array)
+            continue
+        inputs[name] = mlx_kernels.encode(_floats(array), dtype)
+        if dtype is not compute:
+            inputs[name] = mlx_kernels.cast(inputs[name], dtype, compute)
+            inputs[name] = inputs[name].reshape(array.shape)
+            copies += 1
+    out = mlx_kernels.run_quantized(problem, path, inputs, compute, chip)
     text = f"{path}, {copies} cast{'s' if copies > 1 else ''}" if copies else path
     return mlx_kernels.decode(out, compute).astype(np.float32), text
 
@@ -247,9 +298,7 @@ def operand_dtypes(problem: GemmProblem | AttentionProblem) -> tuple[DType, ...]
     return problem.q, problem.k, problem.v
 
 
-def side(
-    path: str, seconds: float, launches: Sequence[Counters], problem: GemmProblem | AttentionProblem
-) -> Side:
+def side(path: str, seconds: float, launches: Sequence[Counters], problem: AnyProblem) -> Side:
     """Add up the launches of one side."""
     parts = [_scaled(launch) for launch in launches]
     total = {name: sum(part[name] for part in parts) for name in parts[0]}
@@ -287,9 +336,9 @@ def _scaled(launch: Counters) -> dict[str, int]:
     return {name: round(count * share) for name, count in counted.items()}
 
 
-def needed(problem: GemmProblem | AttentionProblem) -> int:
+def needed(problem: AnyProblem) -> int:
     """Return the multiply-adds that the result needs."""
-    if isinstance(problem, GemmProblem):
+    if not isinstance(problem, AttentionProblem):
         return problem.batch_size * problem.m * problem.n * problem.k
     pairs = problem.q_len * problem.kv_len
     if problem.mask_kind is MaskKind.CAUSAL:
@@ -297,9 +346,7 @@ def needed(problem: GemmProblem | AttentionProblem) -> int:
     return problem.batch * problem.num_heads * pairs * (problem.head_dim + problem.value_dim)
 
 
-def check(
-    problem: GemmProblem | AttentionProblem, arrays: Sequence[mx.array], out: np.ndarray
-) -> None:
+def check(problem: AnyProblem, arrays: Sequence[mx.array], out: np.ndarray) -> None:
     """Compare some of the results that were computed with float64.
 
     A guard against running the wrong thing; exact bounds are the tests' business.
@@ -314,7 +361,7 @@ def check(
 
 
 def one_result(
-    problem: GemmProblem | AttentionProblem,
+    problem: AnyProblem,
     arrays: Sequence[mx.array],
     index: tuple[np.intp, ...],
 ) -> tuple[float, float]:
@@ -325,6 +372,8 @@ def one_result(
         matrix = arrays[1]
         right = _floats(matrix[column] if problem.transpose_b else matrix[:, column])
         return float(left @ right), float(problem.k**0.5)
+    if isinstance(problem, QuantizedProblem):
+        return _quantized_result(problem, arrays, int(index[-2]), int(index[-1]))
     head, row, column = (int(i) for i in index[1:])
     shared = problem.num_heads // problem.num_kv_heads
     q = _floats(arrays[0][0, head, row]).astype(np.float64)
@@ -338,12 +387,28 @@ def one_result(
     return float(weights @ v[: len(weights)]), float(np.linalg.norm(weights))
 
 
-def describe(problem: GemmProblem | AttentionProblem) -> str:
+def _quantized_result(
+    problem: QuantizedProblem, arrays: Sequence[mx.array], row: int, column: int
+) -> tuple[float, float]:
+    given = dict(zip(problem.operand_names, arrays, strict=True))
+    part = {
+        name: array[column : column + 1]
+        for name, array in given.items()
+        if name in ("w", "scales", "biases")
+    }
+    terms = _floats(given["x"][row]).astype(np.float64) * weight_values(problem, part)[0]
+    return float(terms.sum()), float(np.linalg.norm(terms))
+
+
+def describe(problem: AnyProblem) -> str:
     """Return a problem in a few words."""
     short = {FLOAT16: "f16", FLOAT32: "f32", BFLOAT16: "bf16"}
     if isinstance(problem, GemmProblem):
         size = f"{problem.m}x{problem.n}x{problem.k} {problem.layout}"
         dtypes = [problem.a, problem.b]
+    elif isinstance(problem, QuantizedProblem):
+        size = f"{problem.m}x{problem.n}x{problem.k} {problem.layout} {problem.weight}"
+        dtypes = [problem.x, *([problem.scales] if problem.biases else [])]
     else:
         heads = f"{problem.num_heads}/{problem.num_kv_heads}"
         size = f"{heads} heads {problem.q_len}x{problem.kv_len} D={problem.head_dim}"
@@ -357,7 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run as a command."""
     names = [chip.name for chip in chips.CHIPS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chip", default="m1-max", choices=names, help="whose plans are counted")
+    add = parser.add_argument
+    add("--chip", type=chips.spelled, default="m1-max", choices=names, help="whose plans count")
     parser.add_argument("--only", default="", help="only rows whose names contain this")
     parser.add_argument("--write", action="store_true", help="write bench/results/counters.*")
     options = parser.parse_args(arguments)

@@ -29,6 +29,8 @@ from mlx_tilegemm.emulator.run import BufferValue
 from mlx_tilegemm.families.attention.price import key_blocks
 from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
 from mlx_tilegemm.families.gemm.problem import GemmProblem
+from mlx_tilegemm.families.quantized.price import QMM_TILE, vector_rows
+from mlx_tilegemm.families.quantized.problem import QuantizedProblem
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.mlx_products import wide_gemv
 
@@ -366,3 +368,56 @@ def _vector_attention(
         (1024, 1, 1),
         constants,
     )[3]
+
+
+def run_quantized(
+    problem: QuantizedProblem, path: str, operands: dict[str, Array], dtype: DType, chip: Chip
+) -> Array:
+    """Run the kernel of one of MLX's paths on operands whose floats are all of one type."""
+    assert problem.transpose
+    assert problem.batch_size == 1
+    m, n, k = problem.m, problem.n, problem.k
+    weight, small = problem.weight, problem.biases is None
+    columns = 8 if not small or path != "qmv-wide" else 4
+    name, arguments, rows, threadgroup = "qmv_fast", "false", 1, (32, 2, 1)
+    if path == "qmv-wide":
+        rows = vector_rows(problem, chip)
+        name, arguments = "qmv_wide", f"{rows}, {16 if small else 8}, false"
+    elif path != "qmv":
+        assert path == "qmm-32x32x32-2x2", path
+        name, rows, columns = "qmm_t", QMM_TILE.block_m, QMM_TILE.block_n
+        arguments, threadgroup = f"{n % columns == 0}, false".lower(), (32, 2, 2)
+    assert name != "qmv_fast" or not (k % 512 or n % columns), "another kernel of MLX's"
+    kernel = f"{'fp' if small else 'affine'}_{name}"
+    inputs = [operands["w"], operands["scales"]]
+    if not small:
+        inputs.append(operands["biases"])
+    elif name != "qmv_wide":
+        inputs.append(np.ones(1, np.float32))
+    inputs.append(operands["x"])
+    sizes = {"qmv_fast": (k, n), "qmv_wide": (k, n, m), "qmm_t": (k, n, m)}[name]
+    first = len(inputs) + 1
+    buffers: Buffers = {
+        **dict(enumerate(inputs)),
+        first - 1: empty(dtype, m, n),
+        **{first + i: np.int32(size) for i, size in enumerate(sizes)},
+    }
+    across = -(-n // columns)
+    passes = -(-m // rows)
+    # Of the batch, which there is none of.
+    for i, value in enumerate([np.int32(0), _SHAPE, _STEPS, np.int32(0), _SHAPE, *[_STEPS] * 3]):
+        buffers[first + len(sizes) + i] = value
+    if small:
+        del buffers[max(int(key) for key in buffers)]
+    return launch(
+        "quantized_utils steel/gemm/gemm " + ("fp_quantized" if small else "quantized"),
+        kernel,
+        f"{dtype.metal}, {weight.group}, {weight.bits}, {arguments}",
+        buffers,
+        (across, passes, 1) if name == "qmm_t" else (passes, across, 1),
+        threadgroup,
+        {},
+    )[first - 1]
+
+
+_SHAPE, _STEPS = np.zeros(1, np.int32), np.zeros(1, np.int64)

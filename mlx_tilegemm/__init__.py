@@ -7,10 +7,10 @@ from . import errors
 from .backends import use_backend
 from .core.arguments import ArraySpec
 from .core.context import use_gradients, use_kernel
-from .ops import addmm, attention_chain, matmul
+from .ops import addmm, attention_chain, matmul, quantized_matmul
 
 if TYPE_CHECKING:
-    from . import emulator, integrations, nn
+    from . import emulator, formats, integrations, nn
     from .assurance.tuning import record
     from .call.explanation import explain
     from .layers.audit import Audit, audit
@@ -28,11 +28,13 @@ __all__ = [
     "emulator",
     "errors",
     "explain",
+    "formats",
     "integrations",
     "matmul",
     "nn",
     "patch",
     "patched",
+    "quantized_matmul",
     "record",
     "unpatch",
     "use_backend",
@@ -41,7 +43,7 @@ __all__ = [
 ]
 
 
-_SUBPACKAGES = ("emulator", "integrations", "nn")
+_SUBPACKAGES = ("emulator", "formats", "integrations", "nn")
 _MODULES = {
     "explain": ".call.explanation",
     **dict.fromkeys(("Audit", "audit"), ".layers.audit"),

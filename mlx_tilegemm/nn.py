@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.nn.layers.distributed import sum_gradients
 
 from .core.dtypes import FLOATS
-from .ops import addmm, attention_chain, matmul
+from .ops import addmm, attention_chain, matmul, quantized_matmul
 
 Mask = Literal["causal"] | mx.array | None
 
@@ -56,6 +57,29 @@ class LinearRoute:
         return linear(x, layer["weight"], layer.get("bias"))
 
 
+class AllToShardedRoute:
+    """The call of a layer that holds some rows of a weight, as `nn.AllToShardedLinear` does."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return this machine's columns of ``x @ weight.T + bias``; gradients of ``x`` are sums."""
+        layer: Any = self
+        shared: mx.array = sum_gradients(layer.group)(x)
+        return linear(shared, layer["weight"], layer.get("bias"))
+
+
+class ShardedToAllRoute:
+    """The call of a layer that holds some columns of a weight, as `nn.ShardedToAllLinear` does."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the sum of all machines' ``x @ weight.T``, plus ``bias``."""
+        layer: Any = self
+        return _summed(layer, linear(x, layer["weight"]))
+
+
 class EmbeddingRoute:
     """The output projection of a layer that holds ``weight`` as `nn.Embedding` does."""
 
@@ -65,6 +89,85 @@ class EmbeddingRoute:
         """Return ``x @ weight.T``, the logits of models whose embeddings are tied."""
         layer: Any = self
         return linear(x, layer["weight"])
+
+
+def quantized_linear(layer: Any, x: mx.array, bias: mx.array | None = None) -> mx.array:  # noqa: ANN401
+    """Return ``x`` times the transpose of a layer's quantized weight, and ``bias``, rounded once.
+
+    Args:
+        layer: A layer that holds ``weight``, ``scales`` and maybe ``biases`` as
+            `nn.QuantizedLinear` does.
+        x: ``[..., k]``.
+        bias: ``[n]``, or None.
+
+    Returns:
+        ``[..., n]`` of the dtype that MLX's layer has.
+    """
+    biases: mx.array | None = layer.get("biases")
+    fused = bias is not None and bias.dtype in _FLOATS
+    dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
+    y = quantized_matmul(
+        x,
+        layer["weight"],
+        layer["scales"],
+        biases,
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+        bias=bias if fused else None,
+        out_dtype=mx.result_type(dtype, bias.dtype) if bias is not None and fused else dtype,
+    )
+    return y if bias is None or fused else y + bias
+
+
+class QuantizedLinearRoute:
+    """The call of a layer that holds a quantized weight as `nn.QuantizedLinear` does."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return ``x @ weight.T + bias``."""
+        layer: Any = self
+        return quantized_linear(layer, x, layer.get("bias"))
+
+
+class QuantizedEmbeddingRoute:
+    """The output projection of a layer that holds a weight as `nn.QuantizedEmbedding` does."""
+
+    __slots__ = ()
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Return ``x @ weight.T``, the logits of models whose embeddings are tied."""
+        return quantized_linear(self, x)
+
+
+class QuantizedAllToShardedRoute:
+    """The call of a layer that holds some rows of a quantized weight, as MLX's of that name."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return this machine's columns of ``x @ weight.T + bias``; gradients of ``x`` are sums."""
+        layer: Any = self
+        return quantized_linear(layer, sum_gradients(layer.group)(x), layer.get("bias"))
+
+
+class QuantizedShardedToAllRoute:
+    """The call of a layer that holds some columns of a quantized weight, as MLX's of that name."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the sum of all machines' ``x @ weight.T``, plus ``bias``."""
+        layer: Any = self
+        return _summed(layer, quantized_linear(layer, x))
+
+
+def _summed(layer: Any, product: mx.array) -> mx.array:  # noqa: ANN401
+    """Return the sum of all machines' products, plus the layer's bias."""
+    y: mx.array = mx.distributed.all_sum(product, group=layer.group)
+    bias: mx.array | None = layer.get("bias")
+    return y if bias is None else y + bias
 
 
 class MultiLinearRoute:
@@ -121,7 +224,7 @@ def _low_rank(adapter: Any, x: mx.array) -> mx.array:  # noqa: ANN401
 
 
 class Linear(LinearRoute, nn.Linear):
-    """`nn.Linear` whose activations and weight may have different dtypes at no cost.
+    """`nn.Linear` whose activations and weight may have different dtypes.
 
     Args:
         input_dims: Size of the last axis of the input.
@@ -142,6 +245,36 @@ class Embedding(EmbeddingRoute, nn.Embedding):
     Args:
         num_embeddings: How many vectors there are.
         dims: Size of each.
+    """
+
+
+class QuantizedLinear(QuantizedLinearRoute, nn.QuantizedLinear):
+    """`nn.QuantizedLinear` whose activations, scales and bias may have different dtypes.
+
+    Args:
+        input_dims: Size of the last axis of the input.
+        output_dims: Size of the last axis of the output.
+        bias: Whether to add a bias, before the result is rounded.
+        group_size: Elements that share a scale; None is the mode's own.
+        bits: Bits of an element; None is the mode's own.
+        mode: ``affine``, ``mxfp4``, ``mxfp8`` or ``nvfp4``.
+
+    Example:
+        >>> layer = QuantizedLinear.from_linear(nn.Linear(64, 32), bits=8)
+        >>> layer(mx.random.normal((5, 64))).shape
+        (5, 32)
+    """
+
+
+class QuantizedEmbedding(QuantizedEmbeddingRoute, nn.QuantizedEmbedding):
+    """`nn.QuantizedEmbedding` whose `as_linear` multiplies in the dtypes there are.
+
+    Args:
+        num_embeddings: How many vectors there are.
+        dims: Size of each.
+        group_size: As in `QuantizedLinear`.
+        bits: As in `QuantizedLinear`.
+        mode: As in `QuantizedLinear`.
     """
 
 

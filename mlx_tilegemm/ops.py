@@ -2,5 +2,6 @@
 
 from .families.attention.ops import attention_chain
 from .families.gemm.ops import addmm, matmul
+from .families.quantized.ops import quantized_matmul
 
-__all__ = ["addmm", "attention_chain", "matmul"]
+__all__ = ["addmm", "attention_chain", "matmul", "quantized_matmul"]

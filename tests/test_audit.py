@@ -42,8 +42,8 @@ def rows(found):
 PROJECTIONS = [f"attention.{name}_proj" for name in ("query", "key", "value")]
 LINEAR = 2.0 * 10 * 32 * 32
 CAUSAL = 2.0 * 2 * 4 * (5 * 6 / 2) * 16
+QUANTIZED = 2.0 * 10 * 32 * 64
 OTHERS = [
-    ("QuantizedMatmul", "quantized", 2.0 * 10 * 32 * 64),
     ("Convolution", "convolution", 2.0 * 2 * 3 * 32 * 3 * 64),
     ("GatherMM", "", 2.0 * 6 * 32 * 16),
 ]
@@ -59,10 +59,11 @@ class TestAudit:
                 *(("matmul", path, LINEAR) for path in PROJECTIONS),
                 ("attention_chain", "attention", CAUSAL),
                 ("matmul", "attention.out_proj", LINEAR),
+                ("quantized_matmul", "quantized", QUANTIZED),
                 *OTHERS,
             ]
         )
-        ours = 4 * LINEAR + CAUSAL
+        ours = 4 * LINEAR + CAUSAL + QUANTIZED
         assert [row.ours for row in found.rows] == [row.primitive.islower() for row in found.rows]
         assert found.flops == ours + sum(flops for *_, flops in OTHERS)
         assert found.served == ours / found.flops
@@ -75,6 +76,7 @@ class TestAudit:
                 *(("Matmul", path, LINEAR) for path in PROJECTIONS),
                 ("Matmul Softmax Matmul", "attention", 2.0 * 2 * 4 * 5 * 5 * 16),
                 ("Matmul", "attention.out_proj", LINEAR),
+                ("QuantizedMatmul", "quantized", QUANTIZED),
                 *OTHERS,
             ]
         )
@@ -82,7 +84,7 @@ class TestAudit:
         assert found.served == 0
         reasons = {row.path: row.reason for row in found.rows}
         assert reasons["attention.query_proj"] == reasons["attention"] == "its layer is not patched"
-        assert reasons["quantized"] == "quantized weights stay with MLX's quantized products"
+        assert reasons["quantized"] == "its layer is not patched"
         assert reasons["convolution"] == "its products are its own: conv1d"
 
     def test_names_the_kernel_that_explain_names(self):
@@ -117,6 +119,17 @@ class TestAudit:
             assert found.served == (expected.plan is not None)
             served.add(row.served_by)
         assert len(served) == 2
+
+    def test_names_layers_whose_weight_is_clipped(self):
+        class Clipping(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = nn.Linear(8, 8)
+
+            def __call__(self, x):
+                return x @ mx.clip(self.inner.weight, -1.0, 1.0).T
+
+        assert [row.path for row in tg.audit(Clipping(), mx.zeros((3, 8))).rows] == ["inner"]
 
     def test_counts_each_call(self):
         layer = tg.nn.Linear(8, 8)

@@ -11,6 +11,7 @@ import mlx
 import pytest
 
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
+from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.mlx_products import wide_gemv_work
 
@@ -41,6 +42,15 @@ def test_the_written_report_is_of_the_kept_counts(counters, rows):
     assert len(rows) >= 12
 
 
+def test_the_first_screen_counts_every_row(rows):
+    text = (BENCH / "results" / "counters.md").read_text().partition("## How it was counted")[0]
+    table = re.findall(r"^\| ([a-z ]+) \| (\d+) \| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    assert len(table) == 4
+    assert all(sum(map(int, counts)) == len(rows) for _, *counts in table)
+    faster = sum(row.ours.seconds < 0.995 * row.mlx.seconds for row in rows)
+    assert ("modelled time", str(faster)) in [line[:2] for line in table]
+
+
 def test_ours_moves_no_more_or_is_modelled_no_slower(rows):
     for row in rows:
         below = row.ours.device_bytes <= 1.005 * row.mlx.device_bytes
@@ -48,6 +58,7 @@ def test_ours_moves_no_more_or_is_modelled_no_slower(rows):
         assert below or row.ours.seconds <= 1.1 * row.mlx.seconds, row.name
 
 
+@pytest.mark.slow
 @needs_headers
 def test_a_mixed_product_is_counted_with_mlx_s_cast(counters):
     problem = matmul_spec("64x128x48:f16,f32:nt")
@@ -62,6 +73,7 @@ def test_a_mixed_product_is_counted_with_mlx_s_cast(counters):
     assert row.mlx.device_bytes == copied + loaded + stored
 
 
+@pytest.mark.slow
 @needs_headers
 def test_decode_is_counted_with_mlx_s_gemv(counters):
     problem = matmul_spec("1x256x512:bf16:nt")
@@ -75,7 +87,14 @@ def test_decode_is_counted_with_mlx_s_gemv(counters):
 
 @needs_headers
 @pytest.mark.parametrize(
-    ("m", "n", "passes", "rows"), [(2, 40, 1, 2), (5, 256, 1, 5), (6, 256, 2, 3), (11, 256, 3, 4)]
+    ("m", "n", "passes", "rows"),
+    [
+        (2, 40, 1, 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((5, 256, 1, 5), (6, 256, 2, 3), (11, 256, 3, 4))
+        ),
+    ],
 )
 def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows):
     problem = matmul_spec(f"{m}x{n}x512:f16:nt")
@@ -87,6 +106,18 @@ def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows)
     work = wide_gemv_work(problem.product, chips.get("m4"))
     assert work.tiles == passes * n / 4
     assert work.cache_bytes + work.vector_bytes == 2 * 512 * (4 + work.simdgroups * rows)
+
+
+@needs_headers
+@pytest.mark.slow
+def test_a_quantized_product_is_counted_with_mlx_s_casts(counters):
+    problem = quantized_spec("16x64x512:bf16,f16:affine4x64")
+    case = counters.Case(name="small", problem=problem, sample=0)
+    row = counters.count_row(case, chips.get("m1-max"))
+    assert row.ours.path.startswith("quantized_gemm/")
+    assert (row.mlx.path, row.mlx.launches) == ("qmm-32x32x32-2x2, 3 casts", 4)
+    assert row.mlx.useful == 0.5
+    assert problem.weight_bytes < row.ours.device_bytes < 0.6 * row.mlx.device_bytes
 
 
 @needs_headers

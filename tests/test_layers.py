@@ -18,6 +18,7 @@ from mlx_tilegemm.families import FAMILIES
 LAYERS = [
     "errors",
     "core",
+    "formats",
     "machine",
     "msl",
     "strict",

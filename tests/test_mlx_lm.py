@@ -313,12 +313,10 @@ class TestAdapters:
     def test_reports_are_true(self, kind, quantized, bias):
         adapter = adapted(kind, quantized, bias)
         report = integration.patch(adapter)
-        called = not quantized and kind is LoRALinear
-        expected = ["", "linear"] if called else [""]
+        expected = ["", "linear"] if kind is LoRALinear else [""]
         assert [one.path for one in report.replaced] == expected
         found = tg.audit(adapter, tg.ArraySpec(shape=(3, 32), dtype=mx.float32))
-        stays = [row.primitive for row in found.rows if not row.ours]
-        assert stays == (["QuantizedMatmul"] if quantized and kind is LoRALinear else [])
+        assert all(row.ours for row in found.rows)
 
 
 def adapted(kind, quantized, bias):
@@ -354,6 +352,7 @@ def test_others_by_mlx_ops(uncompiled, name):
     assert spelled_out == expected
 
 
+@pytest.mark.slow
 def test_sinks_and_windows_of_a_real_model(kernels, calls):
     module = importlib.import_module("mlx_lm.models.gpt_oss")
     config = {"model_type": "gpt_oss", **TINY, **OTHERS["gpt_oss"]}

@@ -199,3 +199,71 @@ def attention_pair(*args, **kwargs):
 
 def relative_error(got, expected):
     return float(mx.abs(got - expected).max() / mx.abs(expected).max())
+
+
+class TestQuantized:
+    @pytest.mark.parametrize("mode", ["affine", "mxfp4", "mxfp8", "nvfp4"])
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("backend", ["emulator", "mlx"])
+    def test_linear_is_its_namesake(self, mode, bias, backend):
+        theirs = nn.QuantizedLinear.from_linear(nn.Linear(64, 24, bias=bias), mode=mode)
+        ours = tg.nn.QuantizedLinear(64, 24, bias=bias, mode=mode)
+        ours.load_weights([*tree_flatten(theirs.parameters())])
+        x = mx.random.normal((2, 5, 64), key=mx.random.key(1))
+        with tg.use_backend(backend), tg.use_kernel("any"):
+            got = ours(x)
+        expected = theirs(x)
+        assert got.dtype == expected.dtype
+        assert mx.allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("x", DTYPES)
+    @pytest.mark.parametrize("weight", DTYPES)
+    @pytest.mark.parametrize("bias", [*DTYPES, mx.int32, None])
+    def test_result_dtypes_are_its_namesake_s(self, x, weight, bias):
+        layer = nn.Linear(64, 24, bias=False).to_quantized()
+        layer.set_dtype(weight)
+        if bias is not None:
+            layer.bias = mx.ones((24,)).astype(bias)
+        inputs = mx.ones((3, 64), x)
+        with tg.use_backend("mlx"):
+            expected = layer(inputs)
+            got = tg.nn.QuantizedLinearRoute.__call__(layer, inputs)
+        assert got.dtype == expected.dtype
+        assert mx.allclose(got.astype(mx.float32), expected.astype(mx.float32), rtol=0.05, atol=0.2)
+
+    def test_embedding_as_linear(self):
+        layer = tg.nn.QuantizedEmbedding(40, 64, bits=8)
+        x = mx.random.normal((3, 64), key=mx.random.key(1))
+        with tg.use_backend("emulator"), tg.use_kernel("any"):
+            got = layer.as_linear(x)
+        assert mx.allclose(got, nn.QuantizedEmbedding.as_linear(layer, x), rtol=1e-5, atol=1e-5)
+
+    def test_patching_a_model_of_tied_quantized_embeddings(self):
+        model = Tied()
+        nn.quantize(model, group_size=32)
+        tokens = mx.array([[1, 2, 3]])
+        expected = model(tokens)
+        report = tg.patch(model)
+        assert {one.path: (one.op, one.method) for one in report.replaced} == {
+            "embedding": ("quantized_matmul", "as_linear"),
+            "linear": ("quantized_matmul", "__call__"),
+        }
+        with tg.use_backend("emulator"), tg.use_kernel("any"):
+            got = model(tokens)
+        assert mx.allclose(got, expected, rtol=1e-4, atol=1e-5)
+        found = tg.audit(model, tokens)
+        assert [(row.primitive, row.path, row.ours) for row in found.rows] == [
+            ("quantized_matmul", "linear", True),
+            ("quantized_matmul", "embedding", True),
+        ]
+        tg.unpatch(model)
+        assert type(model.linear) is nn.QuantizedLinear
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(40, 32), nn.Linear(32, 32)
+
+    def __call__(self, tokens):
+        return self.embedding.as_linear(self.linear(self.embedding(tokens)))

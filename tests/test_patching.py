@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
 
 import attention_layers
@@ -36,6 +37,8 @@ FAST_ATTENTION = mx.fast.scaled_dot_product_attention
 NAMES = [
     (nn.Linear, "__call__"),
     (nn.Embedding, "as_linear"),
+    (nn.QuantizedLinear, "__call__"),
+    (nn.QuantizedEmbedding, "as_linear"),
     (mx.fast, "scaled_dot_product_attention"),
 ]
 
@@ -123,7 +126,7 @@ def calls(monkeypatch):
         return call
 
     for module in (tg.nn, attention):
-        for op in (tg.matmul, tg.addmm, tg.attention_chain):
+        for op in (tg.matmul, tg.addmm, tg.attention_chain, tg.quantized_matmul):
             if hasattr(module, op.__name__):
                 monkeypatch.setattr(module, op.__name__, counting(op))
     return made
@@ -144,7 +147,7 @@ def relative_error(got, expected):
     return float(mx.abs(got - expected).max() / mx.abs(expected).max())
 
 
-ROUTED = ["addmm"] * 3 + ["matmul"] * 7 + ["attention_chain"] * 2
+ROUTED = ["addmm"] * 3 + ["matmul"] * 7 + ["attention_chain"] * 2 + ["quantized_matmul"]
 UNROUTED = ["addmm"]  # what calls the library by itself
 
 
@@ -158,6 +161,7 @@ class TestReport:
             "inheriting": "addmm",
             "attention": "attention_chain",
             "attention.qkv": "matmul",
+            "quantized": "quantized_matmul",
             "heads": "attention_chain",
             "heads.query_proj": "matmul",
             "heads.key_proj": "matmul",
@@ -169,10 +173,6 @@ class TestReport:
             "layers.3": ("Norm", "no product is found in its code"),
             "overriding": ("Overriding", "its class has a __call__ of its own"),
             "ours": ("Linear", "computes through this library already"),
-            "quantized": (
-                "QuantizedLinear",
-                "quantized weights stay with MLX's quantized products",
-            ),
             "convolution": ("Conv1d", "its products are its own: conv1d"),
         }
 
@@ -357,9 +357,15 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced][:3] == [
+        assert [one.path for one in report.replaced][:9] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
+            "mlx.nn.layers.distributed.AllToShardedLinear.__call__",
+            "mlx.nn.layers.distributed.ShardedToAllLinear.__call__",
+            "mlx.nn.layers.quantized.QuantizedLinear.__call__",
+            "mlx.nn.layers.distributed.QuantizedAllToShardedLinear.__call__",
+            "mlx.nn.layers.distributed.QuantizedShardedToAllLinear.__call__",
+            "mlx.nn.layers.quantized.QuantizedEmbedding.as_linear",
             "mlx.core.fast.scaled_dot_product_attention",
         ]
         assert "attention_layers.aliased" in [one.path for one in report.replaced]
@@ -463,6 +469,12 @@ class TestReached:
             assert problems(layer, Q) == 0
         assert problems(kind(), Q) == 0
 
+    def test_not_by_another_method_of_an_object(self):
+        layer = attention_layers.CallsNothingThatAttends()
+        report = tg.patch(layer)
+        assert not report.replaced
+        assert not report.left_alone
+
     def test_by_another_method(self):
         model = Calling()
         assert [one.path for one in tg.patch(model).replaced] == ["inner"]
@@ -556,6 +568,29 @@ class ReadsWeight(nn.Module):
         return x @ self.inner["weight"].T
 
 
+class ReadsWeightOfVariable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def __call__(self, x):
+        layer = self.inner
+        return x @ layer.weight.T
+
+
+class CallsVariable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def __call__(self, x):
+        layer, kept = self.first, x
+        x = layer(x)
+        layer = self.second
+        other = self.second
+        return layer(kept) + other(x)
+
+
 class Router(nn.Module):
     def __init__(self):
         super().__init__()
@@ -563,6 +598,110 @@ class Router(nn.Module):
 
     def __call__(self, x):
         return mx.argmax(mx.softmax(self.gate(x), axis=-1), axis=-1)
+
+
+@dataclass
+class Settings:
+    tied: bool = False
+
+
+class MaybeTied(nn.Module):
+    """A model whose head is its embedding or not, asked for in every way that models do."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.settings = Settings(tied)
+        self.tied = tied
+        self.embedding = nn.Embedding(8, 16)
+        self.positions = nn.Embedding(8, 16)
+        self.others = [nn.Embedding(8, 16)]
+        self.head = None if tied else nn.Linear(16, 8)
+        if not tied:
+            self.extra = nn.Linear(16, 8)
+
+    def hidden(self, tokens):
+        return self.embedding(tokens) + self.positions(tokens) + self.others[0](tokens)
+
+
+class BySettings(MaybeTied):
+    def __call__(self, tokens):
+        if self.settings.tied:
+            return self.embedding.as_linear(self.hidden(tokens))
+        return self.head(self.hidden(tokens))
+
+
+class ByFlag(MaybeTied):
+    def __call__(self, tokens):
+        x = self.hidden(tokens)
+        if not self.tied:
+            x = 2.0 * x
+            x = self.head(x)
+        else:
+            x = self.embedding.as_linear(x)
+        return x
+
+
+class ByExpression(MaybeTied):
+    def __call__(self, tokens):
+        head = self.embedding.as_linear if self.tied else self.head
+        return head(self.hidden(tokens))
+
+
+class ByContent(MaybeTied):
+    def __call__(self, tokens):
+        if "extra" not in self:
+            return self.embedding.as_linear(self.hidden(tokens))
+        return self.head(self.hidden(tokens))
+
+
+class ByAbsence(MaybeTied):
+    def __call__(self, tokens):
+        if self.head is not None:
+            return self.head(self.hidden(tokens))
+        return self.embedding.as_linear(self.hidden(tokens))
+
+
+class ByBoth(MaybeTied):
+    def __call__(self, tokens):
+        x = self.hidden(tokens)
+        if x.size and self.settings.tied:
+            x = self.embedding.as_linear(x)
+        elif self.head is not None:
+            x = self.head(x)
+        return x
+
+
+MAYBE_TIED = [BySettings, ByFlag, ByExpression, ByContent, ByAbsence, ByBoth]
+
+
+class Switching(nn.Module):
+    """A model that changes how it runs while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.warm = False
+        self.embedding = nn.Embedding(8, 16)
+
+    def __call__(self, tokens):
+        x = self.embedding(tokens)
+        if self.warm:
+            return self.embedding.as_linear(x)
+        self.warm = True
+        return x
+
+
+class Alternatives(nn.Module):
+    """A layer that could run any of its branches."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = True, False
+        self.embedding = nn.Embedding(8, 16)
+
+    def __call__(self, x):
+        if x.size == 3 or self.second:
+            x = self.embedding.as_linear(x)
+        return x
 
 
 class TestNotCalled:
@@ -583,6 +722,21 @@ class TestNotCalled:
             "embedding": "nothing calls its as_linear: it only looks up rows"
         }
 
+    @pytest.mark.parametrize("tied", [True, False])
+    @pytest.mark.parametrize("kind", MAYBE_TIED)
+    def test_branches_that_the_model_does_not_take(self, kind, tied):
+        model = kind(tied)
+        report = tg.patch(model)
+        routed = {one.path for one in report.replaced} - {"extra"}
+        assert routed == {"embedding" if tied else "head"}
+        with tg.use_backend("mlx"), tg.record() as seen:
+            model(mx.array([1, 2]))
+        assert [one.c is None for one in seen.problems] == [tied]
+
+    @pytest.mark.parametrize("model", [Switching(), Alternatives()], ids=str)
+    def test_branches_that_a_model_may_take(self, model):
+        assert [one.path for one in tg.patch(model).replaced] == ["embedding"]
+
     def test_a_layer_whose_weight_is_read(self):
         model = nn.Sequential(ReadsWeight())
         report = tg.patch(model)
@@ -592,6 +746,15 @@ class TestNotCalled:
             "layers.0.inner": "the code around it reads its weight and does not call it",
         }
 
+    def test_a_layer_whose_weight_is_read_through_a_variable(self):
+        report = tg.patch(nn.Sequential(ReadsWeightOfVariable()))
+        assert not report.replaced
+        assert [one.path for one in report.left_alone] == ["layers.0", "layers.0.inner"]
+
+    def test_layers_called_through_variables(self):
+        report = tg.patch(nn.Sequential(CallsVariable()))
+        assert [one.path for one in report.replaced] == ["layers.0.first", "layers.0.second"]
+
     def test_a_router_spells_no_attention(self):
         report = tg.patch(Router())
         assert [one.path for one in report.replaced] == ["gate"]
@@ -600,7 +763,8 @@ class TestNotCalled:
     @pytest.mark.parametrize(
         ("layer", "reason"),
         [
-            (nn.LSTM(4, 4), "its products are its own: addmm, @"),
+            (nn.LSTM(4, 4), "its products are its own: addmm"),
+            (nn.LSTM(4, 4, bias=False), "its products are its own: @, addmm"),
             (nn.Bilinear(4, 4, 4), "its products are its own: @"),
             (nn.RMSNorm(4), "no product is found in its code"),
             (nn.ConvTranspose1d(4, 4, 1), "its products are its own: conv_transpose1d"),
@@ -739,3 +903,14 @@ class TestAttentionCalls:
 def operands():
     mx.random.seed(2)
     return tuple(mx.random.normal((1, 2, length, 8)) for length in (5, 6, 6))
+
+
+def test_a_mask_of_numpy_is_refused_as_mlx_refuses_it():
+    class Masked(nn.Module):
+        def __call__(self, x, mask):
+            return mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0, mask=mask)
+
+    layer = Masked()
+    tg.patch(layer)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        layer(mx.zeros((1, 2, 3, 16)), np.zeros((3, 3), np.float32))

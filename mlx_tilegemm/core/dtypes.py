@@ -6,7 +6,7 @@ held in an MLX array of unsigned integers, which does not say so: an op has to n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,13 @@ class DType:
         metal: Type in which Metal reads an element, or the unit that holds several.
         bits: Size of one element.
         kind: Arithmetic it belongs to; operands of one product share a kind.
-        unit_roundoff: Largest relative error of one rounding to this format; 0 for integers.
-        smallest_step: Distance of neighbours next to 0, where relative errors end; 0 for integers.
+        unit_roundoff: Largest relative error of one rounding to this format; 0 for integers and
+            for packed formats, to which no kernel rounds.
+        smallest_step: Distance of neighbours next to 0, where relative errors end; likewise.
         stored: Name of the MLX dtype of the arrays that hold it; empty where it is a native format.
         decode: Exact float64 values of the codes that an array of a packed format holds, which may
             be more than the array has elements; None for a native format.
+        values: The value of each code, in order; empty for a native format.
         bytes: Size of one element in memory; 0 where several share a byte.
     """
 
@@ -54,6 +56,7 @@ class DType:
     smallest_step: float = 0.0
     stored: str = ""
     decode: Decode | None = None
+    values: tuple[float, ...] = ()
     bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,9 +120,119 @@ BOOL = DType(name="bool", short="bool", metal="bool", bits=8, kind=Kind.BOOL, un
 UINT32 = DType(
     name="uint32", short="u32", metal="uint", bits=32, kind=Kind.INTEGER, unit_roundoff=0.0
 )
-"""Sums of integers only, because int32 overflow has to wrap: no operand has it."""
+"""Sums of integers, because int32 overflow has to wrap, and words that hold packed elements: no
+operand's elements have it."""
 
-DTYPES = (FLOAT32, FLOAT16, BFLOAT16, INT32, INT16, INT8, UINT8, BOOL)
+
+def codes_of(stored: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
+    """Return the codes in an array of unsigned integers, each row of which is a stream of bits.
+
+    Code ``i`` of a row has bits ``i * bits`` and up of it, the lowest of the first integer first.
+
+    Args:
+        stored: ``[..., integers]``.
+        bits: Size of a code, 8 at most.
+
+    Returns:
+        ``[..., codes]`` of uint8.
+    """
+    # Imported here because NumPy is most of what `import mlx_tilegemm` may cost.
+    import numpy as np
+
+    raw: np.ndarray[Any, Any] = np.ascontiguousarray(stored).view(np.uint8)
+    if bits == 8:
+        return raw
+    streams = np.unpackbits(raw, axis=-1, bitorder="little")
+    places = streams.reshape(*raw.shape[:-1], raw.shape[-1] * 8 // bits, bits)
+    padding = [(0, 0)] * (places.ndim - 1) + [(0, 8 - bits)]
+    codes: np.ndarray[Any, Any] = np.packbits(np.pad(places, padding), axis=-1, bitorder="little")
+    return codes.reshape(places.shape[:-1])
+
+
+def small_float(
+    exponent_bits: int, mantissa_bits: int, specials: Sequence[float] = ()
+) -> tuple[float, ...]:
+    """Return the value of each code of a signed small float.
+
+    Args:
+        exponent_bits: Bits of the exponent, whose bias is half its range.
+        mantissa_bits: Bits of the mantissa; exponent 0 is that of denormals.
+        specials: Values of the last codes of either sign, which are no numbers or infinite.
+    """
+    bias = (1 << (exponent_bits - 1)) - 1
+    positive = []
+    for code in range(1 << (exponent_bits + mantissa_bits)):
+        exponent, fraction = code >> mantissa_bits, code & ((1 << mantissa_bits) - 1)
+        whole = fraction + (min(exponent, 1) << mantissa_bits)
+        positive.append(whole * 2.0 ** (max(exponent, 1) - bias - mantissa_bits))
+    positive[len(positive) - len(specials) :] = specials
+    return (*positive, *(-value for value in positive))
+
+
+def _packed(
+    name: str, short: str, bits: int, values: Sequence[float], *, stored: str = "uint32"
+) -> DType:
+    """Return the row of a packed format, by the value of each of its codes."""
+
+    def decode(codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        table: np.ndarray[Any, Any] = np.array(values, dtype=np.float64)
+        return table.take(codes_of(codes, bits))
+
+    return DType(
+        name=name,
+        short=short,
+        metal="uchar" if stored == "uint8" else "uint",
+        bits=bits,
+        kind=Kind.INTEGER if name.startswith("uint") else Kind.FLOAT,
+        unit_roundoff=0.0,
+        stored=stored,
+        decode=decode,
+        values=tuple(values),
+    )
+
+
+_NAN, _INFINITY = float("nan"), float("inf")
+
+FLOAT8_E4M3 = _packed("float8_e4m3", "e4m3", 8, small_float(4, 3, [_NAN]), stored="uint8")
+FLOAT8_E5M2 = _packed(
+    "float8_e5m2", "e5m2", 8, small_float(5, 2, [_INFINITY, *[_NAN] * 3]), stored="uint8"
+)
+FLOAT4_E2M1 = _packed("float4_e2m1", "e2m1", 4, small_float(2, 1))
+FLOAT8_E8M0 = _packed(
+    "float8_e8m0",
+    "e8m0",
+    8,
+    [*(2.0 ** (code - 127) for code in range(255)), _NAN],
+    stored="uint8",
+)
+"""A power of two, without a sign: the scale of a group."""
+
+UINT1, UINT2, UINT3, UINT4, UINT5, UINT6 = (
+    _packed(f"uint{bits}", f"u{bits}", bits, range(1 << bits)) for bits in range(1, 7)
+)
+
+DTYPES = (
+    FLOAT32,
+    FLOAT16,
+    BFLOAT16,
+    INT32,
+    INT16,
+    INT8,
+    UINT8,
+    BOOL,
+    FLOAT8_E4M3,
+    FLOAT8_E5M2,
+    FLOAT4_E2M1,
+    FLOAT8_E8M0,
+    UINT1,
+    UINT2,
+    UINT3,
+    UINT4,
+    UINT5,
+    UINT6,
+)
 NATIVE = tuple(dtype for dtype in DTYPES if dtype.native)
 FLOATS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.FLOAT)
 INTEGERS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.INTEGER)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
+from typing import Any
 
-from .dtypes import DType
+from .dtypes import UINT32, DType
 from .shapes import Shape
 
 
@@ -35,10 +36,11 @@ class Operand:
 
     Attributes:
         name: Its name, the kernels' name of the buffer too.
-        shape: Its shape as it is stored, with every batch axis that matters to a kernel.
+        shape: Its shape in elements, with every batch axis that matters to a kernel.
         dtype: Its element format.
         role: What it means.
         limit: Exclusive bound of the elements of an index; 0 for other roles.
+        words: Elements are packed into uint32 along the last axis, as smaller ones always are.
     """
 
     name: str
@@ -46,6 +48,24 @@ class Operand:
     dtype: DType
     role: Role = Role.DATA
     limit: int = 0
+    words: bool = False
+
+    @property
+    def mlx(self) -> Any:  # noqa: ANN401 - mlx.core.Dtype is a C++ type without a stub
+        """The MLX dtype of the array that holds it."""
+        return UINT32.mlx if self.words else self.dtype.mlx
+
+    @property
+    def stored_shape(self) -> Shape:
+        """Shape of the array that holds it: its own, but for elements packed into words."""
+        if not self.words and self.dtype.bytes:
+            return self.shape
+        return (*self.shape[:-1], self.shape[-1] * self.dtype.bits // UINT32.bits)
+
+    @property
+    def stored_elements(self) -> int:
+        """Number of elements of the array that holds it."""
+        return prod(self.stored_shape)
 
     @property
     def elements(self) -> int:

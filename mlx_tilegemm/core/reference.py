@@ -51,6 +51,16 @@ def rounding(value: Values, out: DType) -> Values:
     return np.asarray(out.unit_roundoff * np.abs(value) + out.smallest_step)
 
 
+def common_step(values: Values, axis: int | None) -> Values:
+    """Return the largest power of two of which all values along an axis are multiples."""
+    with np.errstate(invalid="ignore"):
+        mantissa, exponent = np.frexp(np.where(np.isfinite(values), values, 1.0))
+    whole = (mantissa * 2.0**53).astype(np.int64)
+    lowest = np.where(whole == 0, np.inf, np.ldexp((whole & -whole) * 2.0**-53, exponent))
+    smallest = lowest.min(axis=axis, keepdims=axis is not None, initial=np.inf)
+    return np.asarray(np.where(np.isfinite(smallest), smallest, 1.0))
+
+
 def wrap(value: Values) -> Values:
     """Return integers modulo 2**32, as int32 arithmetic leaves them."""
     return ((value + 2**31) % 2**32) - 2**31
@@ -135,14 +145,15 @@ def draw(operand: Operand, random: np.random.Generator, amplitude: float = 1.0) 
         random: Where from.
         amplitude: Standard deviation of floating point data.
     """
-    shape, dtype = operand.shape, operand.dtype
+    shape, dtype = operand.stored_shape, operand.dtype
     if dtype is BOOL:
         return mx.array(random.random(shape) < 0.7)
     if operand.role is Role.INDEX:
         return as_array(random.integers(0, operand.limit, shape), dtype)
     if dtype.kind is Kind.INTEGER or not dtype.native:
-        limits = mx.iinfo(dtype.mlx)
-        return as_array(random.integers(limits.min, limits.max, shape, endpoint=True), dtype)
+        limits = mx.iinfo(operand.mlx)
+        values = random.integers(limits.min, limits.max, shape, endpoint=True)
+        return mx.array(values, dtype=operand.mlx)
     if operand.role is Role.GATE:
         return as_array(random.random(shape), dtype)
     if operand.role is Role.SCALE:

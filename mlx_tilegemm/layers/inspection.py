@@ -9,16 +9,16 @@ from __future__ import annotations
 import gc
 import inspect
 import sys
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial, partialmethod
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from functools import cached_property, lru_cache, partial, partialmethod, singledispatchmethod
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from .code import Base, Chain, chains
+from .code import HAS, LACKS, Base, Chain, Guard, chains, stored
 from .routing import Cell, Default, Item, Place, original_of
 
 ATTENTION = "scaled_dot_product_attention"
@@ -100,15 +100,28 @@ _COMMON = frozenset((object, dict, nn.Module))
 
 
 @lru_cache(maxsize=4096)
-def findings(kind: type, held: tuple[tuple[str, Any], ...], roots: tuple[str, ...]) -> Findings:
+def _changing(kind: type, roots: tuple[str, ...]) -> frozenset[str]:
+    """Return the attributes that methods of a layer set."""
+    found = (value for name in roots for value in _definitions(kind, name)[:1])
+    return frozenset().union(*(stored(x.__code__) for x in found if isinstance(x, FunctionType)))
+
+
+@lru_cache(maxsize=4096)
+def findings(
+    kind: type,
+    held: tuple[tuple[str, Any], ...],
+    roots: tuple[str, ...],
+    flags: tuple[Guard, ...] = (),
+) -> Findings:
     """Return what methods of a layer reach.
 
     Args:
         kind: The layer's class, or the one it had.
         held: What it holds that may be or contain functions, as `held` returns it.
         roots: Names of the methods.
+        flags: Answers that decide which code it runs, as `flags` returns them.
     """
-    reader = _Reader(kind, dict(held))
+    reader = _Reader(kind, dict(held), dict(flags), _changing(kind, roots))
     for name in roots:
         reader.follow_named(name)
     return reader.findings
@@ -117,6 +130,24 @@ def findings(kind: type, held: tuple[tuple[str, Any], ...], roots: tuple[str, ..
 def held(layer: nn.Module) -> tuple[tuple[str, Any], ...]:
     """Return the attributes of a layer that may be or contain functions."""
     return tuple((name, _frozen(value)) for name, value in _held(layer))
+
+
+def flags(layer: nn.Module) -> tuple[Guard, ...]:
+    """Return answers to questions about a layer and the settings that it holds, as guards ask."""
+    return tuple(_flags(layer))
+
+
+def _flags(layer: nn.Module) -> Iterator[Guard]:
+    yield from (((HAS, name), True) for name in layer)
+    for name, value in (*vars(layer).items(), *layer.items()):
+        yield (LACKS, name), value is None
+        if isinstance(value, bool):
+            yield (name,), value
+        elif is_dataclass(value) and not isinstance(value, type):
+            settings = getattr(value, "__dict__", {})
+            yield from (
+                ((name, one), flag) for one, flag in settings.items() if isinstance(flag, bool)
+            )
 
 
 def _held(layer: nn.Module) -> Iterator[tuple[str, object]]:
@@ -158,9 +189,17 @@ def _definitions(kind: type, name: str) -> list[object]:
 class _Reader:
     """Follows code from a layer's methods."""
 
-    def __init__(self, kind: type, held: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: type,
+        held: dict[str, Any],
+        flags: Mapping[tuple[str, ...], bool],
+        changing: frozenset[str],
+    ) -> None:
         self.kind = kind
         self.held = held
+        self.flags = flags
+        self.changing = changing
         self.findings = Findings()
         self.seen: set[int] = set()
 
@@ -179,7 +218,7 @@ class _Reader:
         elif isinstance(value, (staticmethod, classmethod)):
             self.follow_function(value.__func__, is_method=isinstance(value, classmethod))
             return
-        elif isinstance(value, (cached_property, partialmethod)):
+        elif isinstance(value, (cached_property, partialmethod, singledispatchmethod)):
             value = value.func
         if isinstance(value, FunctionType):
             self.follow_function(value, is_method=True)
@@ -199,7 +238,16 @@ class _Reader:
         for place, value in _bound(function):
             self.follow(value, place)
         for chain in chains(code, self_name):
-            self._follow_chain(chain, function)
+            if all(map(self._is_met, chain.guards)):
+                self._follow_chain(replace(chain, guards=frozenset()), function)
+
+    def _is_met(self, guard: Guard) -> bool:
+        question, answer = guard
+        if not self.changing.isdisjoint(question):
+            return True
+        # A layer lacks what is not among its flags; an object of which there are none may not.
+        default = False if self.flags and question[0] == HAS else answer
+        return self.flags.get(question, default) == answer
 
     def follow(self, value: object, place: Place | None, name: str = "") -> None:
         """Follow a value that code finds at a place, by a name; None is a place that is fixed."""
@@ -218,7 +266,7 @@ class _Reader:
         elif isinstance(value, FunctionType):
             self.follow_function(value)
         elif isinstance(value, MethodType):
-            self.follow_function(value.__func__, is_method=True)
+            self._follow_bound(value)
         elif isinstance(value, _NANOBIND):
             self._found_function(value, name)
         elif isinstance(value, (dict, list, tuple)):
@@ -264,14 +312,30 @@ class _Reader:
         elif not isinstance(value, (type, ModuleType, nn.Module)):
             call = inspect.getattr_static(type(value), "__call__", None)
             if isinstance(call, FunctionType):
-                other = _Reader(type(value), getattr(value, "__dict__", {}))
-                other.findings, other.seen = self.findings, self.seen
-                before = dict(self.findings.attributes)
-                other.follow_function(call, is_method=True)
-                # Its attributes are not the layer's.
-                for name in [one for one in self.findings.attributes if one not in before]:
-                    del self.findings.attributes[name]
-                    self.findings.places[Item(vars(value), name)] = None
+                self._follow_method_of(value, type(value), call)
+
+    def _follow_bound(self, method: MethodType) -> None:
+        holder = method.__self__
+        if isinstance(holder, nn.Module):
+            self.follow_function(method.__func__, is_method=True)
+        else:
+            kind = holder if isinstance(holder, type) else type(holder)
+            self._follow_method_of(holder, kind, method.__func__)
+
+    def _follow_method_of(self, holder: object, kind: type, method: object) -> None:
+        """Follow a method of an object that is no layer."""
+        held = {} if holder is kind else getattr(holder, "__dict__", {})
+        other = _Reader(kind, held, {}, frozenset())
+        other.findings, other.seen = self.findings, self.seen
+        before = dict(self.findings.attributes)
+        other.follow_function(method, is_method=True)
+        # Its attributes are not the layer's.
+        for name in [one for one in self.findings.attributes if one not in before]:
+            del self.findings.attributes[name]
+            if name in held:
+                self.findings.places[Item(held, name)] = None
+            else:
+                self.findings.fixed = True
 
     def _follow_chain(self, chain: Chain, function: FunctionType) -> None:
         if chain.base is Base.PRODUCT:
@@ -394,15 +458,38 @@ def _attribute(
     value: object, place: Place | None, attributes: tuple[str, ...]
 ) -> tuple[object, Place | None, tuple[str, ...]] | None:
     """Return what attributes of a value lead to, as `_looked_up`."""
-    while attributes and isinstance(value, (ModuleType, type)):
+    while attributes:
+        name = attributes[0]
         if isinstance(value, ModuleType):
             names = vars(value)
-            if attributes[0] not in names:
+            if name not in names:
                 return None
-            value, place = names[attributes[0]], Item(names, attributes[0])
+            value, place = names[name], Item(names, name)
+        elif isinstance(value, type):
+            value, place = _member(value, name, value), None
+        elif _is_plain(value) and name in vars(value):
+            value, place = vars(value)[name], Item(vars(value), name)
+        elif _is_plain(value) and hasattr(type(value), name):
+            value, place = _member(type(value), name, value), None
         else:
-            member = inspect.getattr_static(value, attributes[0], None)
-            value = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
-            place = None
+            break
         attributes = attributes[1:]
     return value, place, attributes
+
+
+def _member(kind: type, name: str, holder: object) -> object:
+    """Return what a class has under a name, as ``holder``, it or an object of it, has it."""
+    member = inspect.getattr_static(kind, name, None)
+    if isinstance(member, staticmethod):
+        return member.__func__
+    if isinstance(member, classmethod):
+        return MethodType(member.__func__, kind)
+    if isinstance(member, FunctionType) and holder is not kind:
+        return MethodType(member, holder)
+    return member
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value only has the attributes that its class and its dictionary give it."""
+    special = (nn.Module, dict, list, tuple, partial, FunctionType, MethodType, *_FOLLOWED)
+    return hasattr(value, "__dict__") and not isinstance(value, special)

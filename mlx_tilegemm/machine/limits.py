@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..core.caches import kept
 from ..core.operand import Operand
 from ..core.plan import (
     CONSTANT_BINDING_LIMIT,
@@ -56,10 +57,10 @@ def reject_launch(launch: Launch) -> str | None:
 def tiny_operand(operands: Iterable[Operand]) -> str | None:
     """Return which operand MLX binds in the constant address space, in words, or None."""
     for one in operands:
-        if one.elements < CONSTANT_BINDING_LIMIT:
+        if one.stored_elements < CONSTANT_BINDING_LIMIT:
             return (
-                f"{one.name} has {one.elements} elements: below {CONSTANT_BINDING_LIMIT}, MLX "
-                "binds an input in the constant address space"
+                f"{one.name} has {one.stored_elements} elements: below {CONSTANT_BINDING_LIMIT}, "
+                "MLX binds an input in the constant address space"
             )
     return None
 
@@ -73,6 +74,7 @@ def reject_plan(plan: Plan) -> str | None:
     return None
 
 
+@kept
 def threads_per_core(resources: Resources, chip: Chip) -> int:
     """Return how many threads of such threadgroups a core holds at a time; 0 if not even one.
 

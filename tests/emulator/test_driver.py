@@ -133,7 +133,7 @@ def test_nothing_is_kept_of_a_build_that_fails(own_cache):
 
     with pytest.raises(ToolchainError, match="No space left"):
         cache.build("kernel-x", fail)
-    assert list(own_cache.iterdir()) == []
+    assert [path.name for path in own_cache.iterdir()] == [".locks"]
     made = cache.build(
         "kernel-x", lambda directory: (directory / "part").write_text("whole") and None
     )
@@ -270,7 +270,8 @@ def run_fault(kernel, checks, compiler="", time_limit=0.3):
         buffers=[zeros, Output(shape=(64,), dtype=np.float32)],
         grid=(64, 1, 1),
         threadgroup=(64, 1, 1),
-        settings=Settings(checks=checks, time_limit=time_limit, compiler=compiler),
+        # Metal has no recursion, which the text needs to overflow its stack.
+        settings=Settings(checks=checks, time_limit=time_limit, compiler=compiler, language=False),
     ).outputs[1]
 
 

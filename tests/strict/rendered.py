@@ -51,7 +51,7 @@ class Recorder(MetalBackend):
 
 def operands(problem: Problem) -> list[mx.array]:
     """Return arrays of the operands' sizes and dtypes."""
-    return [mx.zeros(one.shape, dtype=one.dtype.mlx) for one in problem.operands]
+    return [mx.zeros(one.stored_shape, dtype=one.mlx) for one in problem.operands]
 
 
 @lru_cache(maxsize=1)

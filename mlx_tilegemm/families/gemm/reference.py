@@ -25,6 +25,7 @@ from ...core.reference import (
     Values,
     as_array,
     as_view,
+    common_step,
     draw_operands,
     rounding,
     to_numpy,
@@ -127,20 +128,10 @@ def _columns_expected(
     left = _operand(operands[0], problem.transpose_a)
     terms = np.count_nonzero(left, axis=-1)[..., None]
     error = (terms + 4) * U32 * magnitude
-    step = abs(alpha) * _step(left, -1) * _step(to_numpy(operands[1]), None)
+    step = abs(alpha) * common_step(left, -1) * common_step(to_numpy(operands[1]), None)
     if problem.c is not None:
-        step = np.minimum(step, abs(beta) * _step(to_numpy(operands[2]), None))
+        step = np.minimum(step, abs(beta) * common_step(to_numpy(operands[2]), None))
     return value, np.where(magnitude <= 2.0**24 * step, 0.0, error)
-
-
-def _step(values: Values, axis: int | None) -> Values:
-    """Return the largest power of two of which all values along an axis are multiples."""
-    with np.errstate(invalid="ignore"):
-        mantissa, exponent = np.frexp(np.where(np.isfinite(values), values, 1.0))
-    whole = (mantissa * 2.0**53).astype(np.int64)
-    lowest = np.where(whole == 0, np.inf, np.ldexp((whole & -whole) * 2.0**-53, exponent))
-    smallest = lowest.min(axis=axis, keepdims=axis is not None, initial=np.inf)
-    return np.asarray(np.where(np.isfinite(smallest), smallest, 1.0))
 
 
 def part(

@@ -15,25 +15,26 @@ from itertools import product
 from math import ceil
 from typing import Any
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import Extent, Launch, Plan, Sizes, Stage
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT
-from ....machine.limits import reject_grid, reject_resources, reject_sizes, tiny_operand
+from ....machine.limits import reject_grid, reject_resources, reject_sizes
 from ..combine_splits import combine_stage
 from ..decode_spec import NAME, Spec, Tile, registers
 from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
 from ..problem import AttentionProblem, MaskKind
 from ..spec import (
+    Fields,
     attention_sizes,
     forward_fields,
     forward_outputs,
-    key_operands,
     reject_attention,
+    tiny_key_operand,
     variant,
 )
 
@@ -155,7 +156,7 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     keys = problem.kv_len - first_key(problem)
     if config.splits > 1 and split_keys(problem, config) >= keys:
         return f"{keys} keys are too few to share out"
-    needs = _spec(problem, config).resources
+    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
     reason = reject_resources(needs) or reject_grid(_grid(problem, config))
     return reason or reject_sizes(_sizes(problem, config).values())
 
@@ -166,14 +167,14 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
         return reason
     if problem.q_len > MAX_QUERIES:
         return f"{problem.q_len} queries are more than the {MAX_QUERIES} of decoding"
-    if reason := tiny_operand(key_operands(problem)):
+    if reason := tiny_key_operand(problem):
         return f"{reason}, from which no run of elements is loaded"
     return None
 
 
 def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    resources = _spec(problem, config).resources
+    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
     tile = DecodeTile(
         row_groups=config.tile.row_groups,
         key_groups=config.tile.key_groups,
@@ -181,8 +182,8 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
         block_kv=config.tile.block_kv,
         keys=problem.kv_len - first_key(problem),
         split_keys=split_keys(problem, config),
-        registers=resources.registers,
-        threadgroup_memory=resources.threadgroup_bytes,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
     )
     time = seconds(decode_work(problem, tile, chip), chip)
     return time + (combining_seconds(problem, tile, chip) if config.splits > 1 else 0.0)
@@ -190,7 +191,7 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
 
 def plan(problem: AttentionProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = _spec(problem, config)
+    spec = _spec(forward_fields(problem), config.tile, config.splits > 1)
     attending = Stage(spec=spec, launch=_launch(problem, config, spec), resources=spec.resources)
     splits = attending.launch.grid[1]
     joining = (combine_stage(problem, splits),) if spec.split else ()
@@ -202,18 +203,19 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
     )
 
 
-def _spec(problem: AttentionProblem, config: Config) -> Spec:
-    return _text(problem, config.tile, config.splits > 1)
-
-
-@latest
-def _text(problem: AttentionProblem, tile: Tile, split: bool) -> Spec:
+@kept
+def _spec(fields: Fields, tile: Tile, split: bool) -> Spec:
     """Return the spec, which does not depend on how many splits there are."""
-    fields = forward_fields(problem)
+    values = dict(fields)
     if split:
         # Splits are joined in float32, whatever becomes of the result.
-        fields |= {"out": FLOAT32, "sinks": None, "return_lse": False}
-    return Spec(**fields, config=tile, split=split)
+        values |= {"out": FLOAT32, "sinks": None, "return_lse": False}
+    return Spec(**values, config=tile, split=split)
+
+
+@kept
+def _resources(fields: Fields, tile: Tile, split: bool) -> Resources:
+    return _spec(fields, tile, split).resources
 
 
 def _split_count(problem: AttentionProblem, config: Config) -> int:

@@ -1,0 +1,312 @@
+"""GEMM with a quantized weight on simdgroup matrices: candidates, legality, cost and plan.
+
+The weight is decoded to float32 on its way into threadgroup memory, once for a threadgroup's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT32, DType
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
+from ....machine.limits import reject_grid, reject_resources
+from ....machine.products import GemmTile, Product, gemm_work
+from ..problem import QuantizedProblem
+from ..spec import (
+    QuantizedSpec,
+    decoding_instructions,
+    launch_sizes,
+    quantized_text,
+    reject_quantized,
+    written_bytes,
+)
+from ..spec import variant_problems as quantized_variant_problems
+
+NAME = "quantized_gemm"
+BLOCK_K = 32
+"""Depth of a step: a multiple of every run and at most the smallest group of most weights."""
+
+ALIGNED_ROWS = 64
+"""Blocks of fewer rows guard them always: m is run-time, and a text without guards for every block
+height would cost prompts of varying length a kernel each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A tile shape.
+
+    Attributes:
+        block_m: Rows of the result that a threadgroup computes.
+        block_n: Columns of the result that a threadgroup computes.
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+    """
+
+    block_m: int
+    block_n: int
+    simdgroups_m: int
+    simdgroups_n: int
+
+    def __str__(self) -> str:
+        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
+
+    @property
+    def block_k(self) -> int:
+        """Depth of one step."""
+        return BLOCK_K
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.block_m, self.block_n, BLOCK_K)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+
+    @property
+    def fragments_m(self) -> int:
+        """Fragments of the result that a simdgroup holds along the rows."""
+        return self.block_m // (FRAGMENT * self.simdgroups_m)
+
+    @property
+    def fragments_n(self) -> int:
+        """Fragments of the result that a simdgroup holds along the columns."""
+        return self.block_n // (FRAGMENT * self.simdgroups_n)
+
+
+CONFIGS = (
+    Config(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
+    Config(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
+    Config(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
+)
+"""Low blocks are for few rows, which taller ones would pad."""
+
+
+@kept
+def run_length(bits: int) -> int:
+    """Return the elements that a thread decodes at a time: whole words, at least eight."""
+    return {2: 16, 4: 8, 6: 16, 8: 8}.get(bits, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """The tiles of both operands as they are staged, rows as stored.
+
+    Attributes:
+        x_stride: Elements between two rows of the tile of ``x``.
+        w_rows: Rows of the tile of the weight.
+        w_stride: Elements between two of them.
+        x_elements: Elements of the tile of ``x``.
+    """
+
+    x_stride: int
+    w_rows: int
+    w_stride: int
+    x_elements: int
+
+    @property
+    def w_elements(self) -> int:
+        """Elements of the tile of the weight."""
+        return self.w_rows * self.w_stride
+
+
+@kept
+def staged_tiles(config: Config, x: DType, transpose: bool) -> Tiles:
+    """Return the staged tiles; the weight's is of float32."""
+    w_rows, w_columns = BLOCK_K, config.block_n
+    if transpose:
+        w_rows, w_columns = w_columns, w_rows
+    x_stride = staged_stride(BLOCK_K, x)
+    return Tiles(
+        x_stride=x_stride,
+        w_rows=w_rows,
+        w_stride=staged_stride(w_columns, FLOAT32),
+        x_elements=config.block_m * x_stride,
+    )
+
+
+@kept
+def resources(config: Config, x: DType, bits: int, transpose: bool) -> Resources:
+    """Return threads, threadgroup memory and live registers."""
+    tiles = staged_tiles(config, x, transpose)
+    rows, columns = config.fragments_m, config.fragments_n
+    multiplying = 2 * (rows * columns + rows + columns)
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=tiles.x_elements * x.bytes + tiles.w_elements * FLOAT32.bytes,
+        registers=max(multiplying, 2 * rows * columns + run_length(bits)) + ADDRESSING_REGISTERS,
+    )
+
+
+def _resources(problem: QuantizedProblem, config: Config) -> Resources:
+    return resources(config, problem.x, problem.weight.bits, problem.transpose)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(QuantizedSpec):
+    """Everything that the text of one quantized GEMM depends on.
+
+    Attributes:
+        config: The configuration.
+        align_m: m is a multiple of a block of `ALIGNED_ROWS` or more, so rows need no guard.
+        align_n: n is a multiple of ``block_n``, so columns need no guard.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    config: Config
+    align_m: bool
+    align_n: bool
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return self.config.block
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def run(self) -> int:
+        """Neighbours of a row of the weight that a thread decodes at a time."""
+        return run_length(self.text.weight.bits)
+
+    @property
+    def tiles(self) -> Tiles:
+        """The tiles of both operands as they are staged."""
+        return staged_tiles(self.config, self.text.x, self.text.transpose)
+
+
+def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: QuantizedProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if reason := reject_quantized(problem):
+        return reason
+    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+
+
+def cost(problem: QuantizedProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: QuantizedProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
+    needs = _resources(problem, config)
+    tile = GemmTile(
+        block_m=config.block_m,
+        block_n=config.block_n,
+        block_k=BLOCK_K,
+        simdgroups_m=config.simdgroups_m,
+        simdgroups_n=config.simdgroups_n,
+        staged=True,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
+    )
+    # What is staged of the weight is float32, whatever is read.
+    dense = gemm_work(_staged_product(problem), tile, chip)
+    steps = ceil(problem.k / BLOCK_K)
+    decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
+    decoding = decoded * decoding_instructions(problem.weight) * chip.alu_cycles
+    return dense._replace(
+        alu_cycles=dense.alu_cycles + decoding,
+        cache_bytes=_read_bytes(problem, config, steps),
+        line_bytes=0.0,
+        shared_bytes=0.0,
+        dram_bytes=_moved_bytes(problem, config, needs, chip),
+    )
+
+
+def _staged_product(problem: QuantizedProblem) -> Product:
+    return Product(
+        m=problem.m,
+        n=problem.n,
+        k=problem.k,
+        a=problem.x,
+        b=FLOAT32,
+        out=problem.out,
+        transpose_b=problem.transpose,
+        batch_size=problem.batch_size,
+    )
+
+
+def _read_bytes(problem: QuantizedProblem, config: Config, steps: int) -> float:
+    """Return the bytes that a threadgroup reads."""
+    element = problem.weight_bytes / max(1, problem.elements("w"))
+    return steps * BLOCK_K * (config.block_m * problem.x.bytes + config.block_n * element)
+
+
+def _moved_bytes(problem: QuantizedProblem, config: Config, needs: Resources, chip: Chip) -> float:
+    batch = problem.batch_size
+    held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
+    moved = streamed_bytes(
+        a_bytes=problem.nbytes("x") / batch,
+        b_bytes=problem.weight_bytes / batch,
+        out_bytes=written_bytes(problem) / batch,
+        tiles_m=ceil(problem.m / config.block_m),
+        tiles_n=ceil(problem.n / config.block_n),
+        wave=chip.cores * held,
+        panel=1,
+        chip=chip,
+    )
+    return moved * batch
+
+
+def _grid(problem: QuantizedProblem, config: Config) -> Extent:
+    tiles_m, tiles_n = ceil(problem.m / config.block_m), ceil(problem.n / config.block_n)
+    return (tiles_n * config.threads, tiles_m, problem.batch_size)
+
+
+@latest
+def plan(problem: QuantizedProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(
+        text=quantized_text(problem),
+        config=config,
+        align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
+        align_n=problem.n % config.block_n == 0,
+    )
+    launch = Launch(
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
+        sizes=launch_sizes(problem, spec),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
+    return Plan(kernel=NAME, config=config, stages=(stage,))
+
+
+def variant_problems() -> Iterator[QuantizedProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    yield from quantized_variant_problems()
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=QuantizedProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

@@ -1,0 +1,127 @@
+"""The public operation on quantized weights: arrays in, arrays out."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ...backends import StreamOrDevice, resolve
+from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
+from ...core.context import current_settings
+from ...core.dtypes import FLOATS
+from ...errors import DTypeError
+from .key import QuantizedKey, optional, quantized_call, stated
+
+NAME = "quantized_matmul"
+
+
+def quantized_matmul(
+    x: mx.array,
+    w: mx.array,
+    /,
+    scales: mx.array,
+    biases: mx.array | None = None,
+    transpose: bool = True,
+    group_size: int | None = None,
+    bits: int | None = None,
+    mode: str = "affine",
+    *,
+    global_scale: mx.array | None = None,
+    bias: mx.array | None = None,
+    out_dtype: mx.Dtype | None = None,
+    batch_invariant: bool = False,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply by a quantized weight, decoded where it is used; no operand is cast into a copy.
+
+    Weights are those of `mx.quantize`. Each is decoded to float32, products are summed in float32,
+    and the result is rounded once. Batch axes of ``x`` and of the weight broadcast, as those of
+    `mx.matmul` do.
+
+    Args:
+        x: ``[..., m, k]``, or ``[k]``, of float32, float16 or bfloat16. Integers are cast to the
+            dtype of affine scales, as MLX casts them.
+        w: uint32 ``[..., n, k * bits / 32]``, or ``[..., k, n * bits / 32]`` without ``transpose``.
+        scales: A scale for each group of a row of ``w``: for ``"affine"`` of any float dtype, else
+            uint8.
+        biases: A bias for each group, of any float dtype and the shape of ``scales``, for
+            ``"affine"`` alone.
+        transpose: Multiply by the transpose of ``w``, whose groups are then along ``k``.
+        group_size: Elements of a group: 32, 64 or 128 for ``"affine"``. None is the mode's: 64 for
+            ``"affine"``, 32 for ``"mxfp4"`` and ``"mxfp8"``, 16 for ``"nvfp4"``.
+        bits: Bits of an element: 1, 2, 3, 4, 5, 6 or 8 for ``"affine"``. None is the mode's: 4, or
+            8 for ``"mxfp8"``.
+        mode: ``"affine"``, ``"mxfp4"``, ``"mxfp8"`` or ``"nvfp4"``.
+        global_scale: Scale of the whole weight for ``"nvfp4"``, one float32: the product is
+            multiplied by it and divided by 2688, as in `mx.dequantize`.
+        bias: ``[n]`` of any float dtype, added before the result is rounded.
+        out_dtype: Result dtype; None is MLX's: the promotion of ``x``, ``scales`` and ``biases``
+            for ``"affine"``, else that of ``x``.
+        batch_invariant: Choose among kernels in which a row of the result is the same, bit for
+            bit, however many rows there are; other kernels may be faster.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]``, or ``[..., n]`` for a 1-D ``x``.
+
+    Raises:
+        ProblemError: Shapes or options that do not fit together (a `ValueError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+
+    Example:
+        >>> x = mx.random.normal((5, 256)).astype(mx.bfloat16)
+        >>> w, scales, biases = mx.quantize(mx.random.normal((64, 256)), bits=4)
+        >>> half = scales.astype(mx.float16)
+        >>> y = quantized_matmul(x, w, half, biases, bits=4, out_dtype=mx.bfloat16)
+        >>> y.shape, y.dtype
+        ((5, 64), mlx.core.bfloat16)
+    """
+    if type(x) is not mx.array:
+        x = as_array(NAME, "x", x)
+    if type(w) is not mx.array:
+        w = as_array(NAME, "w", w)
+    if type(scales) is not mx.array:
+        scales = as_array(NAME, "scales", scales)
+    if biases is not None and type(biases) is not mx.array:
+        biases = as_array(NAME, "biases", biases)
+    if global_scale is not None and type(global_scale) is not mx.array:
+        global_scale = as_array(NAME, "global_scale", global_scale)
+    if bias is not None and type(bias) is not mx.array:
+        bias = as_array(NAME, "bias", bias)
+    if type(transpose) is not bool:
+        transpose = as_flag(NAME, "transpose", transpose)
+    if type(batch_invariant) is not bool:
+        batch_invariant = as_flag(NAME, "batch_invariant", batch_invariant)
+    if type(out_dtype) is not mx.Dtype:
+        check_out_dtype(NAME, out_dtype)
+    if group_size is not None and type(group_size) is not int:
+        group_size = as_whole(NAME, "group_size", group_size)
+    if bits is not None and type(bits) is not int:
+        bits = as_whole(NAME, "bits", bits)
+    if type(mode) is not str:
+        raise DTypeError(f"[{NAME}] Expected mode to be a string, got {type(mode).__name__}.")
+    settings = current_settings()
+    call = quantized_call(
+        QuantizedKey(
+            x=stated(x),
+            w=stated(w),
+            scales=stated(scales),
+            biases=optional(biases),
+            global_scale=optional(global_scale),
+            bias=optional(bias),
+            transpose=transpose,
+            group_size=group_size,
+            bits=bits,
+            mode=mode,
+            out_dtype=out_dtype,
+            batch_invariant=batch_invariant,
+            backend=resolve(stream, settings).backend,
+            settings=settings,
+        )
+    )
+    if x.dtype not in _FLOATS:
+        x = x.astype(scales.dtype, stream=stream)
+    given = (x, w, scales, biases, global_scale, bias)
+    return call([one for one in given if one is not None], (), stream)[0]
+
+
+_FLOATS = frozenset(row.mlx for row in FLOATS)

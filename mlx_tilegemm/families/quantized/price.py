@@ -1,0 +1,136 @@
+"""Time that MLX's own op would take: the candidate that every kernel has to beat.
+
+It reads a weight again for every few rows up to a limit, beyond which it decodes it into tiles of
+32 rows; operands of other dtypes it casts into copies first, at every call.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from ...core.dtypes import FLOAT32, DType
+from ...core.plan import SIMD_WIDTH
+from ...machine.chips.record import Chip
+from ...machine.cost import TileWork, seconds
+from ...machine.mlx_products import casts_seconds, neural_rate, same_dtype_gemm
+from ...machine.price import Price, make_price
+from ...machine.products import GemmTile, Product, gemm_work
+from .problem import QuantizedProblem
+from .spec import decoding_instructions, written_bytes
+
+WIDE_ROWS = 5
+"""Rows that one threadgroup of MLX's vector kernel for several rows serves."""
+
+QMM_TILE = GemmTile(
+    block_m=32,
+    block_n=32,
+    block_k=32,
+    simdgroups_m=2,
+    simdgroups_n=2,
+    staged=True,
+    registers=40,
+    threadgroup_memory=2 * 32 * 40 * 2,
+)
+
+
+def price(problem: QuantizedProblem, chip: Chip) -> Price | None:
+    """Return what MLX's op would run; None where it cannot stand in."""
+    if problem.batch_invariant:
+        return None
+    if problem.is_empty:
+        return Price(path="fill", seconds=chip.launch_seconds)
+    compute = problem.computed
+    casts = [
+        (problem.elements(name), dtype, compute)
+        for name, dtype in (
+            ("x", problem.x),
+            ("scales", problem.scales),
+            ("biases", problem.biases),
+        )
+        if dtype is not None and (name == "x" or problem.biases is not None)
+    ]
+    elements = problem.results[0].elements
+    passes = problem.tensor_scale + (problem.bias is not None)
+    casts += [(elements, compute, FLOAT32)] * passes
+    casts += [(elements, compute, problem.out)]
+    copying, copied = casts_seconds(casts, chip)
+    path, time = _same_dtype(problem, compute, chip)
+    return make_price(path, time + copying + passes * chip.launch_seconds, copied, False)
+
+
+def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[str, float]:
+    if problem.m < _vector_limit(problem, chip):
+        rows = vector_rows(problem, chip)
+        name = "qmv-wide" if rows > 1 else "qmv" if problem.transpose else "qvm"
+        return name, seconds(_vector_work(problem, compute, rows, chip), chip)
+    product = Product(
+        m=problem.m,
+        n=problem.n,
+        k=problem.k,
+        a=compute,
+        b=compute,
+        out=compute,
+        transpose_b=problem.transpose,
+        batch_size=problem.batch_size,
+    )
+    if problem.transpose and problem.k % 64 == 0 and neural_rate(compute, chip):
+        return "neural-qmm", same_dtype_gemm(product, chip)[1]
+    dense = gemm_work(product, QMM_TILE, chip)
+    decoded = ceil(problem.k / 32) * 32 * 32 / SIMD_WIDTH
+    decoding = decoded * decoding_instructions(problem.weight) * chip.alu_cycles
+    work = dense._replace(
+        alu_cycles=dense.alu_cycles + decoding,
+        line_bytes=0.0,
+        shared_bytes=0.0,
+        dram_bytes=problem.weight_bytes + problem.nbytes("x") + written_bytes(problem),
+    )
+    return "qmm-32x32x32-2x2", seconds(work, chip)
+
+
+def vector_rows(problem: QuantizedProblem, chip: Chip) -> int:
+    """Return the rows for which one of MLX's vector kernels reads a weight once."""
+    wide = problem.transpose and (problem.biases is None or chip.generation >= 15)
+    # As even as can be: each pass reads the weight.
+    return ceil(problem.m / ceil(problem.m / WIDE_ROWS)) if wide else 1
+
+
+def _vector_limit(problem: QuantizedProblem, chip: Chip) -> int:
+    """Return the rows from which MLX multiplies tiles."""
+    if not problem.transpose:
+        return 4
+    size = max(problem.k, problem.n)
+    limits = {"d": (32, 18, 12)}.get(chip.size_class) or (
+        (33, 25, 13)
+        if chip.generation >= 17
+        else (13, 15, 13)
+        if chip.generation >= 15
+        else (14, 10, 6)
+    )
+    return limits[0] if size <= 2048 else limits[1] if size <= 4096 else limits[2]
+
+
+def _vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chip) -> TileWork:
+    """Count 8 columns a threadgroup of two simdgroups, for so many rows at a time."""
+    columns = 8
+    passes = ceil(problem.m / rows)
+    elements = columns * problem.k / SIMD_WIDTH
+    share = problem.weight_bytes / max(1, problem.elements("w"))
+    x_bytes = rows * problem.k * compute.bytes
+    again = (passes - 1) * problem.weight_bytes
+    # What one pass has read the next may find in the last cache.
+    missed = max(0.0, 1.0 - chip.slc_bytes / problem.weight_bytes)
+    return TileWork(
+        tiles=ceil(problem.n / columns) * passes * problem.batch_size,
+        simdgroups=2,
+        chains=4,
+        issue_cycles=elements * rows * chip.alu_cycles,
+        alu_cycles=elements * (decoding_instructions(problem.weight) - 1) * chip.alu_cycles,
+        threadgroup_bytes=0,
+        vector_bytes=x_bytes,
+        cache_bytes=columns * problem.k * share + x_bytes,
+        dram_bytes=problem.weight_bytes
+        + again * missed
+        + problem.nbytes("x")
+        + written_bytes(problem),
+        registers=64,
+    )

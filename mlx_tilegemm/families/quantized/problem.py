@@ -1,0 +1,303 @@
+"""Products with quantized weights as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+
+from ...core.caches import latest
+from ...core.dtypes import FLOAT32, DType, promote
+from ...core.operand import Operand, Role
+from ...core.problem import Problem
+from ...core.shapes import Shape, pad, shape_text
+from ...errors import ProblemError
+from ...formats import Grouping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchAxis:
+    """A batch axis as kernels see it.
+
+    Attributes:
+        size: Number of products along it.
+        x: Matrices of ``x`` to step over; 0 where all products share one.
+        w: Likewise of the weight.
+    """
+
+    size: int
+    x: int
+    w: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedProblem(Problem):
+    """``out = x @ W + bias`` or ``x @ W.T + bias``, where W is what a quantized weight decodes to.
+
+    Attributes:
+        m: Rows of the result.
+        n: Columns of the result.
+        k: Length of the contracted axis.
+        weight: How the weight is stored.
+        x: Element format of ``x``.
+        scales: Element format of the scales.
+        biases: Element format of the affine biases; None without them.
+        tensor_scale: Whether one scale more multiplies all of the weight.
+        bias: Element format of the row that is added; None without one.
+        out: Element format of the result.
+        transpose: The weight is ``[n, k]``, with groups along k; else ``[k, n]``, along n.
+        batch: Batch axes, outermost first.
+        out_shape: Shape of the result.
+        batch_invariant: Whether a row must not depend on how many rows there are.
+    """
+
+    m: int
+    n: int
+    k: int
+    weight: Grouping
+    x: DType
+    scales: DType
+    biases: DType | None
+    tensor_scale: bool
+    bias: DType | None
+    out: DType
+    transpose: bool
+    batch: tuple[BatchAxis, ...]
+    out_shape: Shape
+    batch_invariant: bool = False
+
+    def __str__(self) -> str:
+        scales = f"{self.scales} scales" + (f", {self.biases} biases" if self.biases else "")
+        options = ["tensor scale"] * self.tensor_scale
+        options += [f"bias {self.bias}"] * bool(self.bias)
+        options += ["batch_invariant"] * self.batch_invariant
+        return ", ".join(
+            [
+                f"{self.x} x {self.weight} -> {self.out}",
+                f"m {self.m}, n {self.n}, k {self.k}, layout {self.layout}",
+                scales,
+                f"{self.batch_size} products",
+                *options,
+            ]
+        )
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """``x``, ``w``, ``scales`` and, where there are such, biases, tensor scale and bias."""
+        return _operands(self)
+
+    @property
+    def results(self) -> tuple[Operand, ...]:
+        """``out``."""
+        return (Operand(name="out", shape=self.out_shape, dtype=self.out),)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of products."""
+        return prod(axis.size for axis in self.batch)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to multiply, or no result."""
+        return 0 in (self.m, self.n, self.k, self.batch_size)
+
+    @property
+    def natural(self) -> DType:
+        """The dtype in which MLX's op computes, and of its result."""
+        if self.biases is None:
+            return self.x
+        return promote(promote(self.x, self.scales), self.biases)
+
+    @property
+    def computed(self) -> DType:
+        """The dtype in which MLX's op has to compute for this result.
+
+        One rounding to another dtype, or after more than a product, is had from float32 only.
+        """
+        asked = self.out is self.natural and not self.tensor_scale and self.bias is None
+        return self.natural if asked else FLOAT32
+
+    @property
+    def layout(self) -> str:
+        """``nt`` or ``nn``: how the weight is stored."""
+        return "nt" if self.transpose else "nn"
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of the weight as stored."""
+        return self.n if self.transpose else self.k
+
+    @property
+    def weight_columns(self) -> int:
+        """Elements of a row of the weight as stored: whole groups."""
+        return self.k if self.transpose else self.n
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight with all its scales."""
+        return sum(self.nbytes(name) for name in ("w", "scales", "biases"))
+
+    def flops(self) -> float:
+        """Return ``2 m n k`` for each product."""
+        return 2.0 * self.m * self.n * self.k * self.batch_size
+
+    def stored(self) -> QuantizedProblem:
+        """Return the product with the caller's axes as kernels see them, folded into rows."""
+        sizes = tuple(axis.size for axis in self.batch)
+        return replace(self, out_shape=(*sizes, self.m, self.n))
+
+    def smaller(self) -> Iterator[QuantizedProblem]:
+        """Yield products of fewer rows and of a smaller batch."""
+        sizes = [2 + (index == 0) for index in range(len(self.batch))]
+        in_x, in_w = ([bool(step) for step in steps] for steps in self._steps)
+        batch = _stepped(sizes, in_x, in_w)
+        for m in SMALL_ROWS:
+            yield replace(self, m=m, batch=batch).stored()
+
+    @property
+    def _steps(self) -> tuple[list[int], list[int]]:
+        return [axis.x for axis in self.batch], [axis.w for axis in self.batch]
+
+
+SMALL_ROWS = (67, 35, 19, 11, 7, 5, 3, 2, 1, 128, 64)
+"""Ragged numbers of rows, the most first, then what texts for whole blocks of rows need."""
+
+
+@latest
+def _operands(problem: QuantizedProblem) -> tuple[Operand, ...]:
+    p = problem
+    x_batch = tuple(axis.size if axis.x else 1 for axis in p.batch)
+    w_batch = tuple(axis.size if axis.w else 1 for axis in p.batch)
+    groups = (*w_batch, p.weight_rows, p.weight_columns // p.weight.group)
+    weight = (*w_batch, p.weight_rows, p.weight_columns)
+    found = [
+        Operand(name="x", shape=(*x_batch, p.m, p.k), dtype=p.x),
+        Operand(name="w", shape=weight, dtype=p.weight.codes, words=True),
+        Operand(name="scales", shape=groups, dtype=p.scales),
+    ]
+    if p.biases is not None:
+        found.append(Operand(name="biases", shape=groups, dtype=p.biases))
+    if p.tensor_scale:
+        found.append(Operand(name="global_scale", shape=(1,), dtype=FLOAT32, role=Role.SCALE))
+    if p.bias is not None:
+        found.append(Operand(name="bias", shape=(p.n,), dtype=p.bias))
+    return tuple(found)
+
+
+def quantized_problem(
+    op: str,
+    *,
+    x_shape: Shape,
+    w_shape: Shape,
+    weight: Grouping,
+    x: DType,
+    scales: DType,
+    biases: DType | None = None,
+    tensor_scale: bool = False,
+    bias: DType | None = None,
+    out: DType,
+    transpose: bool = True,
+    batch_invariant: bool = False,
+) -> QuantizedProblem:
+    """Check shapes and state the product they ask for.
+
+    Args:
+        op: Name to begin messages with.
+        x_shape: Shape of ``x``; a 1-D ``x`` is a row, and its axis is absent from the result.
+        w_shape: Shape of the weight in elements, its batch before.
+        weight: How the weight is stored.
+        x: Element format of ``x``. Likewise ``scales``, ``biases``, ``bias`` and ``out``.
+        scales: See ``x``.
+        biases: See ``x``.
+        tensor_scale: Whether one scale more multiplies all of the weight.
+        bias: See ``x``.
+        out: See ``x``.
+        transpose: As of the op.
+        batch_invariant: As of the op.
+
+    Raises:
+        ProblemError: Shapes that do not fit together.
+    """
+    if not x_shape:
+        raise ProblemError(f"[{op}] Expected x of at least one dimension, got a scalar.")
+    n, k = w_shape[-2:] if transpose else w_shape[:-3:-1]
+    if x_shape[-1] != k:
+        raise ProblemError(
+            f"[{op}] Last dimension of first input with shape (..., {x_shape[-1]}) does not match "
+            f"the expanded quantized matrix ({k}, {n}) computed from shape "
+            f"{shape_text(_words(w_shape, weight))} with group_size={weight.group}, "
+            f"bits={weight.bits} and transpose={str(transpose).lower()}"
+        )
+    batch_shape = _broadcast(op, x_shape, w_shape)
+    rows = x_shape[-2:-1]
+    problem = QuantizedProblem(
+        m=rows[0] if rows else 1,
+        n=n,
+        k=k,
+        weight=weight,
+        x=x,
+        scales=scales,
+        biases=biases,
+        tensor_scale=tensor_scale,
+        bias=bias,
+        out=out,
+        transpose=transpose,
+        batch=_batch_axes(batch_shape, x_shape[:-2], w_shape[:-2]),
+        out_shape=(*batch_shape, *rows, n),
+        batch_invariant=batch_invariant,
+    )
+    return _fold_batch(problem)
+
+
+def _words(w_shape: Shape, weight: Grouping) -> Shape:
+    return (*w_shape[:-1], w_shape[-1] * weight.bits // 32)
+
+
+def _broadcast(op: str, x_shape: Shape, w_shape: Shape) -> Shape:
+    x, w = x_shape[:-2], w_shape[:-2]
+    rank = max(len(x), len(w))
+    sizes = []
+    for a, b in zip(pad(x, rank), pad(w, rank), strict=True):
+        if a != b and 1 not in (a, b):
+            raise ProblemError(
+                f"[{op}] Expected batch axes that broadcast, got x of shape {shape_text(x_shape)} "
+                f"and a weight of {shape_text(w_shape)} elements."
+            )
+        sizes.append(b if a == 1 else a)
+    return tuple(sizes)
+
+
+def _batch_axes(shape: Shape, x: Shape, w: Shape) -> tuple[BatchAxis, ...]:
+    """Merge neighbouring axes that belong to the same operands, and drop those of one product."""
+    rank = len(shape)
+    merged: list[tuple[int, bool, bool]] = []
+    for size, of_x, of_w in zip(shape, pad(x, rank), pad(w, rank), strict=True):
+        if size == 1:
+            continue
+        axis = (size, of_x != 1, of_w != 1)
+        if merged and merged[-1][1:] == axis[1:]:
+            axis = (merged.pop()[0] * size, *axis[1:])
+        merged.append(axis)
+    return _stepped(
+        [size for size, _, _ in merged],
+        [in_x for _, in_x, _ in merged],
+        [in_w for _, _, in_w in merged],
+    )
+
+
+def _stepped(sizes: list[int], in_x: list[bool], in_w: list[bool]) -> tuple[BatchAxis, ...]:
+    """Return the axes with the steps of operands that lie row by row in memory."""
+    axes: list[BatchAxis] = []
+    step_x = step_w = 1
+    for size, of_x, of_w in zip(sizes[::-1], in_x[::-1], in_w[::-1], strict=True):
+        axes.append(BatchAxis(size=size, x=step_x if of_x else 0, w=step_w if of_w else 0))
+        step_x *= size if of_x else 1
+        step_w *= size if of_w else 1
+    return tuple(axes[::-1])
+
+
+def _fold_batch(problem: QuantizedProblem) -> QuantizedProblem:
+    """Turn a batch of one shared weight into more rows, which needs no batch in the grid."""
+    if len(problem.batch) != 1 or problem.batch[0].w:
+        return problem
+    return replace(problem, m=problem.m * problem.batch[0].size, batch=())
