@@ -302,6 +302,7 @@ class TestPatch:
             assert relative_error(mx.compile(model)(x), expected) < 1e-5
         assert calls == ["addmm", "matmul", "attention_chain", "matmul"]
 
+    @pytest.mark.slow
     @given(
         sizes=st.lists(st.sampled_from([1, 8, 17]), min_size=2, max_size=4),
         biases=st.lists(st.booleans(), min_size=4, max_size=4),

@@ -18,6 +18,7 @@ from .spec import (
     VARIANT_MASKS,
     AttentionSpec,
     Fields,
+    as_fields,
     attention_fields,
     reject_attention,
     variant,
@@ -149,7 +150,7 @@ class BackwardSpec(AttentionSpec):
 @latest
 def backward_fields(problem: AttentionProblem) -> Fields:
     """Return the fields of a `BackwardSpec` that the forward problem alone decides."""
-    return tuple((attention_fields(problem) | {"grad": problem.out}).items())
+    return as_fields(attention_fields(problem) | {"grad": problem.out})
 
 
 def reject_registers(registers: int, fewest: int) -> str | None:

@@ -7,23 +7,41 @@ other dtypes into copies, and knows neither a bias nor the scale of a whole weig
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
+from ...call.precision import unrounded
 from ...call.transforms import on
+from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE
+from .key import NAME
 from .problem import QuantizedProblem
 
+if TYPE_CHECKING:
+    from ...core.family import Run
 
-def quantized(
+
+def quantized(problem: QuantizedProblem) -> Run:
+    """Return the call of MLX's op for operands in the problem's order."""
+    run = partial(_quantized, problem)
+    return unrounded(NAME, run) if problem.exact and multiplies_float32(problem) else run
+
+
+def multiplies_float32(problem: QuantizedProblem) -> bool:
+    """Whether MLX's op decodes the weight to float32."""
+    return problem.computed is FLOAT32
+
+
+def _quantized(
     problem: QuantizedProblem,
     operands: Sequence[mx.array],
     factors: Factors,
     stream: StreamOrDevice,
 ) -> list[mx.array]:
-    """Return the product of operands in the problem's order."""
     given = dict(zip(problem.operand_names, operands, strict=True))
     with on(stream):
         value = _product(problem, given, stream)

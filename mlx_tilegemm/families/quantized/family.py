@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
 from ...core.arguments import ArraySpec
+from ...core.context import current_settings, is_exact
 from ...core.family import Data, Family, Op, Part, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
@@ -36,6 +36,7 @@ def _request(
         global_scale=arrays.get("global_scale"),
         bias=arrays.get("bias"),
         **{name: options[name] for name in names},
+        exact=is_exact(op, options["precision"], current_settings()),
     )
 
 
@@ -46,6 +47,14 @@ def _reference(
     from .reference import expected
 
     return expected(problem, operands, factors)
+
+
+def _rounded(
+    problem: QuantizedProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
+) -> tuple[Expected, ...]:
+    from .reference import expected
+
+    return expected(problem, operands, factors, roundoff)
 
 
 def _draw(problem: QuantizedProblem, data: Data) -> list[mx.array]:
@@ -72,7 +81,7 @@ def _subjects() -> Iterator[Subject[QuantizedProblem]]:
 
 
 def _fallback(problem: QuantizedProblem) -> Run:
-    return partial(fallback.quantized, problem)
+    return fallback.quantized(problem)
 
 
 def _rule(problem: QuantizedProblem, backend: Backend) -> Rule:
@@ -85,10 +94,12 @@ FAMILY: Family[QuantizedProblem] = Family(
     kernels=load_kernels(kernels.__name__, kernels.KERNELS),
     ops=(Op(function=ops.quantized_matmul, arrays=ARRAYS, request=_request),),
     reference=_reference,
+    rounded=_rounded,
     draw=_draw,
     part=_part,
     fallback=_fallback,
     price=price.price,
+    multiplies_float32=fallback.multiplies_float32,
     rule=_rule,
     notes=notes.notes,
     spelling=spelling.SPELLING,

@@ -168,7 +168,7 @@ def _grid(p: AttentionProblem, config: Config, threads: int) -> Extent:
 
 @kept
 def _spec(fields: Fields, config: Config) -> Spec:
-    return Spec(**dict(fields), config=config)
+    return Spec(**fields.values, config=config)
 
 
 @kept

@@ -26,7 +26,7 @@ from ..backward_spec import (
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
 from ..problem import LSE, AttentionProblem, MaskKind, QueryGradientProblem
-from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes, key_operands
+from ..spec import MASK_SIZES, ROW_SIZES, Fields, as_fields, attention_sizes, key_operands
 
 NAME = "attention_backward_query"
 
@@ -150,15 +150,15 @@ def _grid(p: AttentionProblem, config: Config, threads: int) -> Extent:
 
 @latest
 def _fields(problem: QueryGradientProblem) -> Fields:
-    fields = dict(backward_fields(problem.attention)) | {"lse_gradient": problem.lse_gradient}
+    values = backward_fields(problem.attention).values | {"lse_gradient": problem.lse_gradient}
     if not problem.takes_mask:
-        fields |= {"mask": None, "mask_kind": MaskKind.NONE}
-    return tuple(fields.items())
+        values |= {"mask": None, "mask_kind": MaskKind.NONE}
+    return as_fields(values)
 
 
 @kept
 def _spec(fields: Fields, config: Config) -> Spec:
-    return Spec(**dict(fields), config=config)
+    return Spec(**fields.values, config=config)
 
 
 @kept
