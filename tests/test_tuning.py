@@ -570,7 +570,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "--matmul, --attention or --shapes"),
+            ([], "--matmul, --attention, --quantized-matmul or --shapes"),
             (["--matmul", "5x6"], "MxNxK"),
             (["--matmul", "5x6x7", "--rounds", "0"], "at least one round"),
             (["--matmul", "5x6x7"], "Expected Metal"),
