@@ -214,7 +214,7 @@ class TestKernels:
             expected = (as_floats(table) * group).astype(np.float32)
         if mode == "mxfp4":
             expected[255] = np.inf
-        smallest = np.abs(expected) < group * 2.0**-125
+        smallest = np.abs(expected) < group * 2.0**-126
         np.testing.assert_array_equal(np.array(got)[0][~smallest], expected[~smallest])
         assert np.abs(np.array(got)[0][smallest]).max() <= group * 2.0**-125
 

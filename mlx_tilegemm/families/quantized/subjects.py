@@ -21,10 +21,11 @@ def subjects() -> Iterator[Made]:
     """Yield every subject; together they contain every line of the templates."""
     mixed = {"x": BFLOAT16, "scales": FLOAT16, "biases": FLOAT32, "out": BFLOAT16}
     scaled = {"mode": "nvfp4", "tensor_scale": True, "bias": BFLOAT16, "out": FLOAT32}
-    batched = {"x_batch": (2, 3), "w_batch": (3,)}
+    # Each of the axes is one along which the weight stays, once.
+    inner, outer = ({"x_batch": (2, 3), "w_batch": batch} for batch in ((3,), (2, 1)))
     for layout in (True, False):
-        yield from _few_rows(layout, mixed, scaled, batched)
-        yield from _many_rows(layout, mixed, scaled, batched)
+        yield from _few_rows(layout, mixed, scaled, inner)
+        yield from _many_rows(layout, mixed, scaled, outer)
 
 
 def _few_rows(
