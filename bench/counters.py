@@ -6,8 +6,8 @@
 
 Counts, not times: nothing here ran on a GPU. The plan of each row is the one that dispatch chooses
 for the chip at that size; where a sample of its threadgroups stands for a launch, only that runs,
-and its counts are scaled to the grid: see `emulator.count`. Every output is compared with float64
-before it is counted.
+and its counts are scaled to the grid: see `emulator.count`. Up to 64 results of every output are
+compared with float64 before it is counted.
 """
 
 from __future__ import annotations
@@ -422,7 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run as a command."""
     names = [chip.name for chip in chips.CHIPS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chip", default="m1-max", choices=names, help="whose plans are counted")
+    add = parser.add_argument
+    add("--chip", type=chips.spelled, default="m1-max", choices=names, help="whose plans count")
     parser.add_argument("--only", default="", help="only rows whose names contain this")
     parser.add_argument("--write", action="store_true", help="write bench/results/counters.*")
     options = parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlx_tilegemm.dispatch import RESOLUTION
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
 
 HEADER = """# What our kernels and MLX's do, counted
 
+{short}
+{verdicts}
+
+## How it was counted
+
 Counted in the emulator, not measured on a GPU. Both sides are Metal text that the emulator
 executes: ours as dispatch chooses it for {chip}, MLX's from its own headers (mlx {version}), with
 the kernel, tile and grid that MLX would take on that chip, and its casts where dtypes differ.
@@ -18,7 +24,8 @@ Written by
 
     python bench/counters.py --chip {chip} --write
 
-Every output was compared with float64 first. {scope}
+Up to 64 results of every output were compared with float64 first.
+{scope}
 
 - **device MB**: bytes that threads ask device memory for, loads and stores, each for itself. What
   two simdgroups ask for counts twice, though one of them may be served by a cache.
@@ -50,11 +57,21 @@ WORK = """
 |---|---|---|---|---|---|---|---|---|"""
 
 
+ALIKE = 1.005
+"""Ratio up to which two counts are alike: the granularity of a line or a word."""
+
+
 def markdown(rows: list[Row], version: str) -> str:
     """Return the report."""
     sampled = [row.sample for row in rows if row.ours.sampled or row.mlx.sampled]
     scope = SAMPLED.format(sample=max(sampled)) if sampled else "All threadgroups ran."
-    header = HEADER.format(chip=rows[0].chip, version=version, scope=scope)
+    header = HEADER.format(
+        chip=rows[0].chip,
+        version=version,
+        scope=scope,
+        short="\n".join(_short(rows)),
+        verdicts="\n".join(_verdicts(rows)),
+    )
     lines = [header, "## Bytes", ""]
     lines += [
         "| row | problem | side | kernels | device MB | lines MB | threadgroup MB | modelled |"
@@ -62,10 +79,44 @@ def markdown(rows: list[Row], version: str) -> str:
     lines += ["|---|---|---|---|---|---|---|---|"]
     for row in rows:
         lines += _bytes(row)
-    lines += ["", "## Verdicts", "", *_verdicts(rows), WORK]
+    lines.append(WORK)
     for row in rows:
         lines += [_work(row.name, "ours", row.ours), _work("", "MLX", row.mlx)]
     return "\n".join(lines) + "\n"
+
+
+FIELDS = {
+    "device_bytes": "bytes asked of device memory",
+    "line_bytes": "lines that reach a core",
+    "threadgroup_bytes": "bytes of threadgroup memory",
+    "seconds": "modelled time",
+}
+"""What is compared, in words."""
+
+
+def _short(rows: list[Row]) -> Iterator[str]:
+    """Yield in how many rows ours does less than MLX's, as much, and more."""
+    yield f"Of {len(rows)} problems on {rows[0].chip}, this library's kernels do less than MLX's,"
+    yield "as much (within half a percent), or more, in so many:"
+    yield ""
+    yield "| ours beside MLX's | less | as much | more | least | most |"
+    yield "|---|--:|--:|--:|---|---|"
+    for field, text in FIELDS.items():
+        pairs = {row.name: (getattr(row.ours, field), getattr(row.mlx, field)) for row in rows}
+        less = sum(ours < theirs / ALIKE for ours, theirs in pairs.values())
+        more = sum(ours > theirs * ALIKE for ours, theirs in pairs.values())
+        ratios = {name: ours / theirs for name, (ours, theirs) in pairs.items() if theirs}
+        ends = (f"{ratios[name]:.2f}, {name}" for name in (_least(ratios), _most(ratios)))
+        yield f"| {text} | {less} | {len(rows) - less - more} | {more} | {' | '.join(ends)} |"
+    yield ""
+
+
+def _least(ratios: dict[str, float]) -> str:
+    return min(ratios, key=lambda name: ratios[name])
+
+
+def _most(ratios: dict[str, float]) -> str:
+    return max(ratios, key=lambda name: ratios[name])
 
 
 def _bytes(row: Row) -> list[str]:
@@ -106,12 +157,12 @@ def _verdicts(rows: list[Row]) -> list[str]:
 
 
 def _above(row: Row) -> list[str]:
-    """Return what ours moves more of, beyond the granularity of a line or a word."""
+    """Return what ours moves more of."""
     fields = {"device_bytes": "device bytes", "threadgroup_bytes": "threadgroup bytes"}
     return [
         text
         for field, text in fields.items()
-        if getattr(row.ours, field) > 1.005 * getattr(row.mlx, field)
+        if getattr(row.ours, field) > ALIKE * getattr(row.mlx, field)
     ]
 
 

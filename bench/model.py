@@ -160,13 +160,16 @@ are other people's, taken from the sources named in `bench/published.csv`. Writt
 
     python bench/model.py --write
 
+![Modelled rates over published ones, each point a measurement, by
+chip](../../docs/pictures/model.svg)
+
 Rates are compared: 10 % means that the model's GFLOPS are a tenth too high or too low. *Rank* is
 Spearman's correlation of modelled and measured rates; rates, because times would be ranked by the
 problems' sizes alone. *90 %* is the error that nine rows in ten stay within, *bias* the mean.
 
 Fitted on every second row:
 
-    {fitted}
+{fitted}
 
 Everything else is taken from the chips' records. The split keeps these constants honest, not the
 form of the model: that was found with all rows in view, and neighbouring rows of one table are much
@@ -196,8 +199,7 @@ WRONG = """## Where it is wrong
 def report(points: list[Point], constants: BenchConstants) -> str:
     """Return the comparison as Markdown."""
     halves = {"fitted": points[::2], "not fitted": points[1::2]}
-    values = ", ".join(f"{name} {getattr(constants, name):g}" for name in SEARCH)
-    lines = [HEADER.format(fitted=values)]
+    lines = [HEADER.format(fitted=_constants(constants))]
     for title, half in halves.items():
         lines += [f"## The half that was {title}", "", *_summary_table(half, constants), ""]
     lines += ["## With the halves exchanged", "", *_exchanged(points), ""]
@@ -257,14 +259,17 @@ def _scattered_rank(points: list[Point], scatter: float = 0.06, drawings: int = 
 
 def _exchanged(points: list[Point]) -> list[str]:
     constants = fit(points[1::2])
-    values = ", ".join(f"{name} {getattr(constants, name):g}" for name in SEARCH)
     return [
         "Fitted on the other half, and compared with this one, to show how much the split matters:",
         "",
-        f"    {values}",
+        _constants(constants),
         "",
         *_summary_table(points[::2], constants),
     ]
+
+
+def _constants(constants: BenchConstants) -> str:
+    return "\n".join(f"    {name} {getattr(constants, name):g}" for name in SEARCH)
 
 
 def _summary_table(points: list[Point], constants: BenchConstants) -> list[str]:

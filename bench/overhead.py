@@ -3,9 +3,9 @@
     python bench/overhead.py            # prints
     python bench/overhead.py --write    # also writes bench/results/overhead.md
 
-Each op is compared, in interleaved rounds, with the bare call of the same ready kernel: inputs,
-shapes, dtypes, grid and threadgroup are ready too. The difference is what the op *adds*. Nothing is
-evaluated.
+Each op is compared, in interleaved rounds, with the bare calls of the same ready kernels, of which
+it may have two: inputs, shapes, dtypes, grid and threadgroup are ready too. The difference is what
+the op *adds*. Nothing is evaluated.
 
 * *eager* is a call outside of MLX's transforms. With Metal the kernel is `mx.fast.metal_kernel`'s;
   elsewhere, where MLX refuses to make its graph node, a function with its signature stands in that
@@ -176,15 +176,19 @@ def _measured(
     recorder = Recorder(bare)
     with tg.use_backend(recorder):
         case.call(*operands)
-    kernel, arguments = recorder.launches[0]
-    inputs = list(arguments.pop("inputs"))
+    launches = [*recorder.launches]
     times, ready = Times(op=[], bare=[]), Ready(bare)
     with tg.use_backend(ready):
         case.call(*operands)
         for _ in range(rounds):
             times.op.append(_timed(lambda: case.call(*operands), calls))
-            times.bare.append(_timed(lambda: kernel(inputs=inputs, **arguments), calls))
+            times.bare.append(_timed(lambda: _launched(launches), calls))
     return times, ready
+
+
+def _launched(launches: Sequence[tuple[Executable, dict[str, Any]]]) -> None:
+    for kernel, arguments in launches:
+        kernel(**arguments)
 
 
 def _timed(function: Callable[[], Any], calls: int) -> float:
@@ -208,7 +212,7 @@ def _spread(samples: list[float]) -> str:
 def table(rounds: int, calls: int) -> list[str]:
     """Measure everything; return the lines of a Markdown table."""
     lines = [
-        "| call | mode | the op | the bare kernel call | added |",
+        "| call | mode | the op | the bare kernel calls | added |",
         "|---|---|---|---|---|",
     ]
     for case in cases():
@@ -227,7 +231,7 @@ def document(lines: list[str], options: argparse.Namespace) -> str:
     return f"""# What a call of an op costs in Python
 
 Measured on {platform.system()} {platform.machine()}, Python {platform.python_version()}, mlx
-{version("mlx")}; the eager bare kernel is {kernel}. Written by
+{version("mlx")}; an eager bare kernel is {kernel}. Written by
 
     python bench/overhead.py --rounds {options.rounds} --calls {options.calls} --write
 

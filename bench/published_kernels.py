@@ -285,8 +285,7 @@ def gemm_kernel_work(
     if "async" not in name:
         return work
     # The copies take no instructions.
-    return replace(
-        work,
+    return work._replace(
         alu_cycles=tile.simdgroups * work.waits * STEP_INSTRUCTIONS,
         exposed_share=asynchronous_share(chip, constants),
     )

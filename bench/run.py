@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("specs", nargs="+", metavar="problem")
     parser.add_argument("--backend", choices=MODES, default="auto")
     parser.add_argument("--kernel", default=ANY, help="a kernel, or kernel/config")
-    parser.add_argument("--chip", choices=[chip.name for chip in chips.CHIPS])
+    parser.add_argument("--chip", type=chips.spelled, choices=[chip.name for chip in chips.CHIPS])
     parser.add_argument("--rounds", type=int, default=Effort().rounds)
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args(arguments)

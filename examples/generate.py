@@ -4,8 +4,8 @@ The model is mlx-lm's Llama, small enough to learn one proverb by heart in secon
 layers are then cast to bfloat16 while activations stay float32, the model is patched with one
 line, and what it generates is compared with what it generated before.
 
-    pip install "mlx-tilegemm[integrations]"
-    python examples/generate.py
+    scripts/setup integrations
+    .venv/bin/python examples/generate.py
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ where none is legal and, if asked to compete, where they are modelled to be fast
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from .core.kernel import Kernel
 from .core.plan import Plan
@@ -73,8 +73,7 @@ class Measurements:
         return next((one for one in self.timings if one.candidate == candidate), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(NamedTuple):
     """Recipe of a plan, for most candidates' plans are never asked for.
 
     Attributes:
@@ -88,8 +87,7 @@ class Recipe:
     config: object
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One configuration and what became of it.
 
     Attributes:
@@ -153,6 +151,23 @@ class Decision:
         return self.plan.kernel if self.plan else MLX
 
 
+class Priced(NamedTuple):
+    """Candidates and their times, from which one is chosen; see `Decision` for the attributes."""
+
+    candidates: tuple[Candidate, ...]
+    mlx: Candidate | None
+    mlx_competes: bool
+    where: str = ""
+
+
+class Verdict(NamedTuple):
+    """Candidate that is chosen, or None for MLX's own ops; see `Decision` for the rest."""
+
+    best: Candidate | None
+    reason: str
+    tied: tuple[str, ...] = ()
+
+
 @lru_cache(maxsize=4096)
 def choose(
     problem: Problem,
@@ -185,7 +200,20 @@ def choose(
         shared = _shared_choice(problem, like, chip, force, measurements, mlx_competes=mlx_competes)
         if shared is not None:
             return shared
-    return _own_choice(problem, chip, force, measurements, mlx_competes=mlx_competes)
+    own = _own_choice(problem, chip, force, measurements, mlx_competes=mlx_competes)
+    return _decision(*own)
+
+
+def _decision(priced: Priced, verdict: Verdict) -> Decision:
+    return Decision(
+        plan=verdict.best and verdict.best.plan,
+        reason=verdict.reason,
+        candidates=priced.candidates,
+        mlx=priced.mlx,
+        mlx_competes=priced.mlx_competes,
+        where=priced.where,
+        tied=verdict.tied,
+    )
 
 
 def _shared_choice(
@@ -199,32 +227,23 @@ def _shared_choice(
 ) -> Decision | None:
     """Return the choice for a problem that is alike, bound to this one; None if that is refused."""
     try:
-        decision = _own_choice(like, chip, force, measurements, mlx_competes=mlx_competes)
+        priced, verdict = _own_choice(like, chip, force, measurements, mlx_competes=mlx_competes)
     except IllegalKernelError:
         return None
-    candidates = tuple(_bound(one, problem) for one in decision.candidates)
-    if decision.plan is None:
-        return replace(decision, candidates=candidates)
-    chosen = str(decision.plan)
-    best = next(one for one in candidates if str(one) == chosen)
-    assert best.recipe is not None
-    if best.recipe.kernel.reject(problem, best.recipe.config, chip) is not None:
-        return None
-    return replace(decision, candidates=candidates, plan=best.plan)
+    best = verdict.best and _bound(verdict.best, problem)
+    if best is not None:
+        assert best.recipe is not None
+        if best.recipe.kernel.reject(problem, best.recipe.config, chip) is not None:
+            return None
+    candidates = tuple(_bound(one, problem) for one in priced.candidates)
+    return _decision(priced._replace(candidates=candidates), verdict._replace(best=best))
 
 
 def _bound(one: Candidate, problem: Problem) -> Candidate:
-    """Return a candidate as one for another problem; `replace` would take thrice as long."""
+    """Return a candidate as one for another problem."""
     if one.recipe is None:
         return one
-    return Candidate(
-        kernel=one.kernel,
-        config=one.config,
-        reason=one.reason,
-        seconds=one.seconds,
-        recipe=Recipe(kernel=one.recipe.kernel, problem=problem, config=one.recipe.config),
-        spread=one.spread,
-    )
+    return one._replace(recipe=one.recipe._replace(problem=problem))
 
 
 @lru_cache(maxsize=1024)
@@ -235,17 +254,16 @@ def _own_choice(
     measurements: Measurements | None,
     *,
     mlx_competes: bool,
-) -> Decision:
+) -> tuple[Priced, Verdict]:
     price = family_of(problem).price(problem, chip)
     mlx = _mlx(price) if price else None
-    priced = Decision(
-        plan=None,
-        reason="",
+    priced = Priced(
         candidates=tuple(_candidates(problem, chip)),
         mlx=mlx,
         mlx_competes=mlx_competes and mlx is not None and mlx.reason is None,
     )
-    return _best(_with_times(priced, measurements), problem, force)
+    priced = _with_times(priced, measurements)
+    return priced, _best(priced, problem, force)
 
 
 def _mlx(price: Price) -> Candidate:
@@ -255,18 +273,18 @@ def _mlx(price: Price) -> Candidate:
     )
 
 
-def _with_times(priced: Decision, measurements: Measurements | None) -> Decision:
+def _with_times(priced: Priced, measurements: Measurements | None) -> Priced:
     if measurements is None:
         return priced
     found = tuple(_timed(one, measurements.of(str(one))) for one in priced.candidates)
     mlx = priced.mlx and _timed(priced.mlx, measurements.of(MLX))
-    return replace(priced, candidates=found, mlx=mlx, where=measurements.where)
+    return priced._replace(candidates=found, mlx=mlx, where=measurements.where)
 
 
 def _timed(candidate: Candidate, timing: Timing | None) -> Candidate:
     if timing is None or candidate.seconds is None:
         return candidate
-    return replace(candidate, seconds=timing.median, spread=(timing.low, timing.high))
+    return candidate._replace(seconds=timing.median, spread=(timing.low, timing.high))
 
 
 def refuse(
@@ -285,50 +303,52 @@ def refuse(
         IllegalKernelError: ``force`` allows nothing that is left.
     """
     found = tuple(
-        replace(one, reason=reason, seconds=None, recipe=None)
+        one._replace(reason=reason, seconds=None, recipe=None)
         if one.seconds is not None and refused in (one.kernel, str(one))
         else one
         for one in decision.candidates
     )
-    return _best(replace(decision, candidates=found), problem, force)
+    priced = Priced(found, decision.mlx, decision.mlx_competes, decision.where)
+    return _decision(priced, _best(priced, problem, force))
 
 
-def _best(priced: Decision, problem: Problem, force: str | None) -> Decision:
-    """Settle plan and reason of a decision of which only the candidates are known."""
-    priced = replace(priced, tied=())
+def _best(priced: Priced, problem: Problem, force: str | None) -> Verdict:
+    """Return which candidate is chosen, and why."""
     found = priced.candidates
     if force == MLX:
-        return replace(priced, plan=None, reason="MLX's own ops were asked for")
-    allowed = [one for one in found if force in (None, ANY, one.kernel, str(one))]
+        return Verdict(None, "MLX's own ops were asked for")
+    allowed = found
+    if force not in (None, ANY):
+        allowed = tuple(one for one in found if force in (one.kernel, str(one)))
     legal = [one for one in allowed if one.seconds is not None]
     if force not in (None, ANY) and not legal:
         raise IllegalKernelError(_forced_message(problem, force, allowed, found))
     if not legal:
-        return replace(priced, plan=None, reason=_refusal(found))
+        return Verdict(None, _refusal(found))
     rival = priced.mlx if priced.mlx_competes and force is None else None
     measured = [one for one in legal if one.measured]
     if measured:
-        return _fastest(priced, measured, rival, asked_for=force not in (None, ANY))
+        return _fastest(measured, rival, asked_for=force not in (None, ANY))
     best, *tied = nearest(legal, rival)
     names = tuple(map(str, tied))
     if force not in (None, ANY):
-        return replace(priced, plan=best.plan, reason="asked for", tied=names)
+        return Verdict(best, "asked for", names)
     if rival and _seconds(rival) * RESOLUTION < _seconds(best):
         reason = (
             f"MLX's own ops are modelled to be faster: {microseconds(rival)} ({rival}) against "
             f"{microseconds(best)} ({best})"
         )
-        return replace(priced, plan=None, reason=reason)
+        return Verdict(None, reason)
     reason = f"lowest modelled time of {len(legal)} legal candidates" + _tie(tied)
     reason += _refused_rival(priced, best)
-    return replace(priced, plan=best.plan, reason=reason, tied=names)
+    return Verdict(best, reason, names)
 
 
 def _tie(tied: list[Candidate]) -> str:
     return f", declared before {len(tied)} that tie with it" if tied else ""
 
 
-def _refused_rival(priced: Decision, best: Candidate) -> str:
+def _refused_rival(priced: Priced, best: Candidate) -> str:
     """Say that MLX's own ops would be faster, where they are and may not serve."""
     mlx = priced.mlx
     if mlx is None or mlx.reason is None or _seconds(mlx) >= _seconds(best):
@@ -336,10 +356,8 @@ def _refused_rival(priced: Decision, best: Candidate) -> str:
     return f"; MLX, modelled at {microseconds(mlx)}, is refused: it {mlx.reason}"
 
 
-def _fastest(
-    priced: Decision, measured: list[Candidate], rival: Candidate | None, *, asked_for: bool
-) -> Decision:
-    """Settle a decision by what was measured."""
+def _fastest(measured: list[Candidate], rival: Candidate | None, *, asked_for: bool) -> Verdict:
+    """Return which candidate is chosen by what was measured."""
     limit = MEASURED_RESOLUTION * min(_seconds(one) for one in measured)
     best, *tied = (one for one in measured if _seconds(one) <= limit)
     if rival and rival.measured and _seconds(rival) * MEASURED_RESOLUTION < _seconds(best):
@@ -347,11 +365,11 @@ def _fastest(
             f"MLX's own ops were measured to be faster: {microseconds(rival)} ({rival}) against "
             f"{microseconds(best)} ({best})"
         )
-        return replace(priced, plan=None, reason=reason)
+        return Verdict(None, reason)
     reason = f"lowest measured time of {len(measured)} candidates" + _tie(tied)
     if asked_for:
         reason = "asked for"
-    return replace(priced, plan=best.plan, reason=reason, tied=tuple(map(str, tied)))
+    return Verdict(best, reason, tuple(map(str, tied)))
 
 
 def preferred(legal: list[Candidate], rival: Candidate | None = None) -> Candidate:
@@ -406,7 +424,7 @@ def _refusal(candidates: tuple[Candidate, ...]) -> str:
 
 
 def _forced_message(
-    problem: Problem, force: str, allowed: list[Candidate], considered: tuple[Candidate, ...]
+    problem: Problem, force: str, allowed: tuple[Candidate, ...], considered: tuple[Candidate, ...]
 ) -> str:
     if not allowed:
         serving = [kernel.name for kernel in kernels_of(type(problem))]
@@ -417,5 +435,5 @@ def _forced_message(
         return f"[dispatch] Expected a kernel among {known}{form}, got {force!r}."
     return (
         f"[dispatch] Expected a kernel that may serve ({problem}), got {force}: "
-        f"{_refusal(tuple(allowed))}."
+        f"{_refusal(allowed)}."
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.nn.layers.distributed import sum_gradients
 
 from .core.dtypes import FLOATS
 from .ops import addmm, attention_chain, matmul, quantized_matmul
@@ -54,6 +55,31 @@ class LinearRoute:
         """Return ``x @ weight.T + bias``."""
         layer: Any = self
         return linear(x, layer["weight"], layer.get("bias"))
+
+
+class AllToShardedRoute:
+    """The call of a layer that holds some rows of a weight, as `nn.AllToShardedLinear` does."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return this machine's columns of ``x @ weight.T + bias``; gradients of ``x`` are sums."""
+        layer: Any = self
+        shared: mx.array = sum_gradients(layer.group)(x)
+        return linear(shared, layer["weight"], layer.get("bias"))
+
+
+class ShardedToAllRoute:
+    """The call of a layer that holds some columns of a weight, as `nn.ShardedToAllLinear` does."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the sum of all machines' ``x @ weight.T``, plus ``bias``."""
+        layer: Any = self
+        y = mx.distributed.all_sum(linear(x, layer["weight"]), group=layer.group)
+        bias: mx.array | None = layer.get("bias")
+        return y if bias is None else y + bias
 
 
 class EmbeddingRoute:
@@ -171,7 +197,7 @@ def _low_rank(adapter: Any, x: mx.array) -> mx.array:  # noqa: ANN401
 
 
 class Linear(LinearRoute, nn.Linear):
-    """`nn.Linear` whose activations and weight may have different dtypes at no cost.
+    """`nn.Linear` whose activations and weight may have different dtypes.
 
     Args:
         input_dims: Size of the last axis of the input.

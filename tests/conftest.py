@@ -42,6 +42,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+@pytest.fixture(scope="session", autouse=True)
+def emulated() -> Iterator[None]:
+    """Ask for the emulator, in threads and processes too: without a GPU nothing else runs kernels.
+
+    Who tests the default says ``use_backend("auto")``, or asks for `nothing_asked`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not mx.metal.is_available():
+            patch.setenv(backends.ENVIRONMENT_VARIABLE, "emulator")
+        backends._default_mode.cache_clear()
+        yield
+    backends._default_mode.cache_clear()
+
+
+@pytest.fixture
+def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the choice of a backend to `auto`, as it is for a user who says nothing."""
+    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.setattr(backends, "_default_mode", backends._default_mode.__wrapped__)
+
+
 @pytest.fixture(autouse=True)
 def fresh_routes() -> Iterator[None]:
     """Ask anew where calls run: tests pretend that MLX has Metal or CUDA, which else never ends."""

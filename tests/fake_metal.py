@@ -178,9 +178,14 @@ def clocked_metal(
     metal = ClockedMetal(seconds, fault)
     by_mlx = fallback.gemm
 
-    def timed(*arguments: Any) -> Any:
-        metal.now += mlx_seconds
-        return by_mlx(*arguments)
+    def timed(problem: Any) -> Any:
+        run = by_mlx(problem)
+
+        def call(*arguments: Any) -> Any:
+            metal.now += mlx_seconds
+            return run(*arguments)
+
+        return call
 
     with fake_metal(setting, backend=metal), mock.patch.object(fallback, "gemm", timed):
         yield metal

@@ -90,7 +90,8 @@ def check(q, k, v, *, kernel="attention_chain", softmax=True, mask=None, scale=N
         lse = None
         if softmax:
             again, lse = tg.attention_chain(q, k, v, **options, return_lse=True)
-            np.testing.assert_array_equal(oracle.to_numpy(again), oracle.to_numpy(got))
+            if route != "mlx":  # which has another op for each
+                np.testing.assert_array_equal(oracle.to_numpy(again), oracle.to_numpy(got))
     assert route == kernel.split("/")[0]
     used = (q.shape[-1] ** -0.5 if softmax else 1.0) if scale is None else scale
     value, bound, expected_lse = oracle.attention(q, k, v, scale=used, softmax=softmax, mask=mask)
@@ -98,6 +99,7 @@ def check(q, k, v, *, kernel="attention_chain", softmax=True, mask=None, scale=N
     label = f"{q.shape} {k.shape} {v.shape} {q.dtype} {k.dtype} {v.dtype} {softmax} {mask}"
     oracle.assert_close(got, value, bound + oracle.rounding(value, out), label)
     if lse is not None:
+        oracle.assert_close(again, value, bound + oracle.rounding(value, out), label)
         assert lse.dtype == mx.float32
         oracle.assert_close(lse, *expected_lse, "log-sum-exp " + label)
     return got

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -21,7 +20,6 @@ from mlx_tilegemm.core import dtypes
 from mlx_tilegemm.core.arguments import ArraySpec
 from mlx_tilegemm.core.plan import Sizes
 from mlx_tilegemm.errors import DTypeError, KernelCheckError, ProblemError
-from mlx_tilegemm.families.attention import fallback
 from mlx_tilegemm.families.attention.kernels import attention_chain
 from mlx_tilegemm.families.attention.price import serves_attention
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
@@ -101,18 +99,6 @@ class TestWhatIsAsked:
         problem = tg.explain(tg.attention_chain, q, q, q, **options).problem
         assert serves_attention(problem, chips.DEFAULT) is served
 
-    @pytest.mark.parametrize(("name", "fused"), [("m5", True), ("m4", False)])
-    def test_a_head_of_256_is_left_to_mlx_where_that_is_fused(self, monkeypatch, name, fused):
-        fast = Mock(return_value=mx.zeros((1, 1, 1024, 256), dtype=mx.float16))
-        monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", fast)
-        monkeypatch.setattr(mx.metal, "is_available", lambda: True)
-        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
-        monkeypatch.setattr(fallback, "detect", lambda: (chips.get(name), None))
-        q = mx.zeros((1, 1, 1024, 256), dtype=mx.float16)
-        with tg.use_backend("mlx"):
-            tg.attention_chain(q, q, q, mask="causal")
-        assert fast.called is fused
-
 
 def operands(rng, *, lengths=(9, 21), sizes=(8, 5, 0), heads=(4, 2, 1), types=None, sinks=False):
     """Return q, k, v and the options that are arrays."""
@@ -140,7 +126,9 @@ def check(arrays, kernel=None, **options):
     oracle.assert_close(got, value, bound + oracle.rounding(value, out))
     if softmax:
         again, got_lse = tg.attention_chain(*arrays, **options, return_lse=True)
-        assert mx.array_equal(again, got)
+        oracle.assert_close(again, value, bound + oracle.rounding(value, out))
+        if tg.explain(tg.attention_chain, *arrays, **options).route != "mlx":
+            assert mx.array_equal(again, got), "MLX has another op for each"
         oracle.assert_close(got_lse, *lse, "log-sum-exp")
     return got
 

@@ -120,6 +120,17 @@ class TestAudit:
             served.add(row.served_by)
         assert len(served) == 2
 
+    def test_names_layers_whose_weight_is_clipped(self):
+        class Clipping(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = nn.Linear(8, 8)
+
+            def __call__(self, x):
+                return x @ mx.clip(self.inner.weight, -1.0, 1.0).T
+
+        assert [row.path for row in tg.audit(Clipping(), mx.zeros((3, 8))).rows] == ["inner"]
+
     def test_counts_each_call(self):
         layer = tg.nn.Linear(8, 8)
         found = tg.audit(lambda x: layer(layer(layer(x))), mx.zeros((3, 8)))

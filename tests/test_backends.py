@@ -20,8 +20,8 @@ METAL, EMULATOR = backend_named("metal"), backend_named("emulator")
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """Return a function that says what this machine pretends to have."""
+def machine(monkeypatch, nothing_asked):
+    """Return a function that says what this machine pretends to have, where nothing is asked."""
 
     def pretend(*, metal=False, cuda=False, default=mx.cpu):
         monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
@@ -42,8 +42,9 @@ class TestResolve:
             ("auto", "metal", mx.cpu, mx.gpu, "metal"),
             ("auto", "cuda", mx.gpu, None, "mlx"),
             ("auto", "cuda", mx.cpu, None, "mlx"),
-            ("auto", "neither", mx.cpu, None, "emulator"),
-            ("auto", "neither", mx.cpu, mx.cpu, "emulator"),
+            ("auto", "neither", mx.cpu, None, "mlx"),
+            ("auto", "neither", mx.cpu, mx.cpu, "mlx"),
+            ("emulator", "neither", mx.cpu, None, "emulator"),
             ("metal", "metal", mx.gpu, None, "metal"),
             ("metal", "metal", mx.cpu, None, "metal"),
             ("metal", "metal", mx.gpu, mx.cpu, "mlx"),
@@ -91,24 +92,25 @@ class TestUseBackend:
 
     def test_blocks_nest_and_end_even_by_an_error(self, machine):
         machine()
-        with tg.use_backend("mlx"):
-            with pytest.raises(ZeroDivisionError), tg.use_backend("emulator"):
+        with tg.use_backend("emulator"):
+            with pytest.raises(ZeroDivisionError), tg.use_backend("mlx"):
                 raise ZeroDivisionError(resolve().name)
-            assert resolve().name == "mlx"
+            assert resolve().name == "emulator"
             with tg.use_backend("auto"):
-                assert resolve().name == "emulator"
-        assert resolve().name == "emulator"
+                assert resolve().name == "mlx"
+            assert resolve().name == "emulator"
+        assert resolve().name == "mlx"
 
     def test_a_block_is_of_its_thread(self, machine):
         machine()
         seen = []
-        with tg.use_backend("mlx"):
+        with tg.use_backend("emulator"):
             thread = threading.Thread(target=lambda: seen.append(resolve().name))
             thread.start()
             thread.join()
             context = contextvars.copy_context()
-            assert context.run(lambda: resolve().name) == "mlx"
-        assert seen == ["emulator"]
+            assert context.run(lambda: resolve().name) == "emulator"
+        assert seen == ["mlx"]
 
     def test_a_block_is_of_its_task(self):
         async def task(name, seen, turn):
@@ -148,11 +150,11 @@ class TestBackendObjects:
         assert len(backend.launches) == 1
 
     def test_two_of_one_name_share_no_prepared_calls(self):
-        backends = [LazyKernels(EMULATOR), LazyKernels(EMULATOR)]
-        for backend in (*backends, backends[0]):
+        two = [LazyKernels(EMULATOR), LazyKernels(EMULATOR)]
+        for backend in (*two, two[0]):
             with tg.use_backend(backend):
                 tg.matmul(self.A, self.B)
-        assert [len(one.launches) for one in backends] == [2, 1]
+        assert [len(one.launches) for one in two] == [2, 1]
 
     def test_they_say_where_calls_run(self):
         backend = Elsewhere(EMULATOR)
@@ -172,10 +174,31 @@ def python(code, **environment):
     )
 
 
+WITHOUT_EMULATOR = """
+import sys
+sys.modules["mlx_tilegemm.emulator"] = None  # as where there is nothing to compile with
+import mlx.core as mx, mlx_tilegemm as tg
+x = mx.random.normal((1, 2, 5, 8)).astype(mx.float16)
+w = mx.random.normal((1, 2, 5, 8))
+rows = w.swapaxes(-1, -2)
+attention = tg.attention_chain(x, w, w, mask="causal")
+print(mx.allclose(tg.matmul(x, w, transpose_b=True), x @ rows).item())
+print(mx.allclose(tg.addmm(w[..., :5], x, rows), w[..., :5] + x @ rows).item())
+print(mx.allclose(attention, mx.fast.scaled_dot_product_attention(
+    x.astype(mx.float32), w, w, scale=8**-0.5, mask="causal"), atol=1e-6).item())
+print(tg.explain(tg.matmul, x, w, transpose_b=True).reason)
+"""
+
+
 class TestEnvironment:
     def test_sets_the_default(self):
         code = "import mlx_tilegemm.backends as b; print(b.resolve().name)"
-        assert python(code, MLX_TILEGEMM_BACKEND="mlx").stdout.strip() == "mlx"
+        assert python(code, MLX_TILEGEMM_BACKEND="emulator").stdout.strip() == "emulator"
+
+    @pytest.mark.skipif(mx.metal.is_available(), reason="kernels run on the GPU here")
+    def test_without_it_mlx_serves_where_there_is_no_gpu_and_no_compiler(self):
+        printed = python(WITHOUT_EMULATOR, MLX_TILEGEMM_BACKEND="").stdout.splitlines()
+        assert printed == [*["True"] * 3, "MLX's own ops serve: no Metal GPU is here"]
 
     def test_a_block_wins(self):
         code = (
@@ -276,7 +299,7 @@ class TestImport:
         assert sorted(members) == tg.__all__
 
     def test_exports_are_what_their_names_say(self):
-        modules = {"emulator", "errors", "integrations", "nn"}
+        modules = {"emulator", "errors", "formats", "integrations", "nn"}
         for name in modules:
             assert getattr(tg, name).__name__ == f"mlx_tilegemm.{name}"
         functions = set(tg.__all__) - modules

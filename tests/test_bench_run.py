@@ -114,6 +114,8 @@ def test_wrong_calls_end_in_usage(run, capsys, arguments):
     [
         ("overhead", ["--rounds", "0"]),
         ("overhead", ["--calls", "0"]),
+        ("planning", ["--count", "0"]),
+        ("planning", ["--chip", "m6"]),
         ("counters", ["--chip", "m6"]),
         ("counters", ["--only", "no such row"]),
         ("counters", ["--only", "square", "--write"]),

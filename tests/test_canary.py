@@ -10,8 +10,11 @@ from pathlib import Path
 from unittest import mock
 
 import mlx.core as mx
+import platformdirs
 import pytest
 from fake_metal import ON_A_GPU, fake_metal, forget
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends
@@ -129,10 +132,10 @@ class TestPass:
     def test_the_record_is_the_user_s_own(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("XDG_STATE_HOME", "")
-        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(platformdirs, "PlatformDirs", MacOS)
         expected = tmp_path / "Library/Application Support/mlx_tilegemm/canary.json"
         assert record.default_path() == expected
-        monkeypatch.setattr(sys, "platform", "linux")
+        monkeypatch.setattr(platformdirs, "PlatformDirs", Unix)
         assert record.default_path() == tmp_path / ".local/state/mlx_tilegemm/canary.json"
 
     def test_a_user_without_a_home_is_told_once(self, monkeypatch):

@@ -26,7 +26,8 @@ class TestExplain:
         shapes = ["1x2x16x64"] * 3
         assert main(["explain", "attention_chain", *shapes, *options.split()]) == 0
         printed = capsys.readouterr().out
-        assert "mask bool [16, 16] -> float16" in printed
+        said = "mask bool [16, 16], scale=0.5, softmax=False, out_dtype=float16 -> float16"
+        assert said in printed
         assert "MLX's own ops were asked for" in printed
         assert main(["explain", "addmm", "7", "5x9", "9x7", "--alpha", "2", "--beta", "0"]) == 0
 
@@ -104,6 +105,20 @@ def on_mlx():
         yield
 
 
+@pytest.mark.parametrize(
+    ("options", "backend"),
+    [
+        ([], "metal" if mx.metal.is_available() else "emulator"),
+        (["--backend", "auto"], "metal" if mx.metal.is_available() else "mlx"),
+        (["--backend", "mlx"], "mlx"),
+    ],
+)
+def test_the_demo_shows_kernels_unless_others_are_asked_for(capsys, options, backend):
+    with tg.use_backend("auto"):
+        assert main(["demo", *options]) == 0
+    assert capsys.readouterr().out.count(f"backend  {backend}: ") == 2
+
+
 @pytest.mark.usefixtures("on_mlx")
 class TestDemo:
     def test_runs_and_checks(self, capsys):
@@ -126,7 +141,11 @@ class TestDemo:
     def test_wrong_results_fail(self, capsys, monkeypatch, wrong, spoil):
         module = import_module(f"mlx_tilegemm.families.{wrong}.fallback")
         right = getattr(module, wrong)
-        spoiled = lambda *arguments: [spoil(right(*arguments)[0])]  # noqa: E731
+
+        def spoiled(problem):
+            run = right(problem)
+            return lambda *arguments: [spoil(run(*arguments)[0])]
+
         monkeypatch.setattr(module, wrong, spoiled)
         assert main(["demo"]) == 1
         printed = capsys.readouterr().out

@@ -79,6 +79,7 @@ work_strategy = st.builds(
     alu_cycles=st.floats(0, 1e6),
     threadgroup_bytes=st.floats(0, 1e7),
     fragment_bytes=st.floats(0, 1e7),
+    vector_bytes=st.floats(0, 1e7),
     repeated_bytes=st.floats(0, 1e7),
     cache_bytes=st.floats(0, 1e7),
     line_bytes=st.floats(0, 1e8),
@@ -89,6 +90,7 @@ work_strategy = st.builds(
     shared_bytes=st.floats(0, 1e8),
     prefetched=st.booleans(),
     barriers=st.booleans(),
+    exposed_share=st.none(),
 )
 
 
@@ -103,6 +105,7 @@ class TestMonotonicity:
                 "alu_cycles",
                 "threadgroup_bytes",
                 "fragment_bytes",
+                "vector_bytes",
                 "repeated_bytes",
                 "cache_bytes",
                 "line_bytes",
@@ -115,13 +118,13 @@ class TestMonotonicity:
         factor=st.integers(2, 5),
     )
     def test_more_work_never_takes_less(self, work, chip, field, factor):
-        more = replace(work, **{field: getattr(work, field) * factor})
+        more = work._replace(**{field: getattr(work, field) * factor})
         assert seconds(more, chip) >= seconds(work, chip) * (1 - 1e-12)
 
     @given(work=work_strategy, chip=chip_strategy)
     def test_prefetching_and_missing_barriers_never_hurt_a_wait(self, work, chip):
-        plain = estimate(replace(work, prefetched=False, barriers=True), chip)
-        ahead = estimate(replace(work, prefetched=True, barriers=True), chip)
+        plain = estimate(work._replace(prefetched=False, barriers=True), chip)
+        ahead = estimate(work._replace(prefetched=True, barriers=True), chip)
         assert ahead.waiting <= plain.waiting
         assert ahead.busy == plain.busy
 
@@ -249,7 +252,7 @@ class TestLimits:
             line_bytes=2e6,
         )
         kept, lost = (
-            estimate(replace(work, shared_bytes=size), M1_MAX).l2 * M1_MAX.clock_hz
+            estimate(work._replace(shared_bytes=size), M1_MAX).l2 * M1_MAX.clock_hz
             for size in (M1_MAX.l2_bytes, 1e15)
         )
         assert kept == pytest.approx(1e6 / M1_MAX.l2_bytes_per_cycle)

@@ -42,6 +42,15 @@ def test_the_written_report_is_of_the_kept_counts(counters, rows):
     assert len(rows) >= 12
 
 
+def test_the_first_screen_counts_every_row(rows):
+    text = (BENCH / "results" / "counters.md").read_text().partition("## How it was counted")[0]
+    table = re.findall(r"^\| ([a-z ]+) \| (\d+) \| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    assert len(table) == 4
+    assert all(sum(map(int, counts)) == len(rows) for _, *counts in table)
+    faster = sum(row.ours.seconds < 0.995 * row.mlx.seconds for row in rows)
+    assert ("modelled time", str(faster)) in [line[:2] for line in table]
+
+
 def test_ours_moves_no_more_or_is_modelled_no_slower(rows):
     for row in rows:
         below = row.ours.device_bytes <= 1.005 * row.mlx.device_bytes

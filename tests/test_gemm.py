@@ -97,7 +97,7 @@ def test_every_gemv_configuration(config, layout):
     check(a, b, kernel=f"gemv/{config}", transpose_a=layout[0], transpose_b=layout[1])
 
 
-@pytest.mark.parametrize("splits", gemm_split_k.SPLITS)
+@pytest.mark.parametrize("splits", [one.splits for one in gemm_split_k.CONFIGS])
 @pytest.mark.parametrize("k", [4096, 4051])
 def test_split_k_adds_shares_up(splits, k):
     a, b = arrays((9, k), (37, k), mx.float16, mx.bfloat16)

@@ -198,6 +198,16 @@ class TestReasons:
         assert campaign.rate == 0.0
         assert "Missed\n\n- " in mutation.to_markdown(campaign, commit="x", compiler="y")
 
+    def test_the_first_screen_says_which_check_notices_how_much(self):
+        mutant = next(iter(mutation.unique_mutants()))[0].mutant
+        found = ("race", "out-of-bounds, race", "numerics", "race")
+        verdicts = tuple(mutation.Verdict(mutant=mutant, caught_by=by) for by in found)
+        campaign = Campaign(verdicts=verdicts, total=4)
+        text = mutation.to_markdown(campaign, commit="x", compiler="y")
+        first, _, rest = text.partition("## Missed")
+        assert "| race | 3 | 2 |\n| out-of-bounds | 1 | 0 |\n| numerics | 1 | 1 |" in first
+        assert rest.index("## Operators") < rest.index("## Subjects")
+
     def test_reasons_are_about_mutants_that_exist(self):
         existing = [ways[0].mutant for ways in mutation.unique_mutants()]
         existing += [way.mutant for ways in mutation.unique_mutants() for way in ways[1:]]

@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
+from mlx_tilegemm import emulator
 from mlx_tilegemm.errors import BackendError
 
 SIZE = 3
@@ -126,3 +127,61 @@ def test_as_mlx_nests_its_own_ops(op, order, backend):
 @pytest.mark.parametrize("outer", sorted(DERIVATIVES))
 def test_tangents_are_differentiable(op, outer, backend):
     check(op, (outer, "jvp"), backend)
+
+
+def kernel(formula):
+    """Return a function of an array by a kernel that is called in the emulator directly."""
+    kernel = emulator.metal_kernel(
+        "power", ["x"], ["y"], f"uint i = thread_position_in_grid.x; y[i] = {formula};"
+    )
+
+    def call(x):
+        return kernel(
+            inputs=[x],
+            output_shapes=[x.shape],
+            output_dtypes=[x.dtype],
+            grid=(SIZE, 1, 1),
+            threadgroup=(SIZE, 1, 1),
+        )[0]
+
+    return call
+
+
+def with_rules(kernels):
+    """Return the first kernel, of which each next one is the derivative."""
+    run, *derivatives = kernels
+    function = mx.custom_function(lambda x: run(mx.stop_gradient(x)))
+    function.vjp(lambda x, cotangent, _: with_rules(derivatives)(x) * cotangent)
+    function.jvp(lambda x, tangent: with_rules(derivatives)(x) * tangent)
+    return function
+
+
+def tangent(f):
+    return lambda x: mx.jvp(f, [x], [mx.ones_like(x)])[1][0]
+
+
+def cotangent(f):
+    return lambda x: mx.vjp(f, [x], [mx.ones_like(x)])[1][0]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_rules_may_call_emulated_kernels(order):
+    cube = with_rules(
+        [kernel(x) for x in ("x[i] * x[i] * x[i]", "3 * x[i] * x[i]", "6 * x[i]", "6 + 0 * x[i]")]
+    )
+    x = mx.array([0.5, 1.0, 2.0])
+    for transforms in product((tangent, cotangent), repeat=order):
+        got, expected = (lambda x: cube(mx.sin(x) * x)), (lambda x: (mx.sin(x) * x) ** 3)
+        for transform in transforms:
+            got, expected = transform(got), transform(expected)
+        assert mx.allclose(got(x), expected(x), rtol=1e-4, atol=1e-4), transforms
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_addends_of_products_with_vectors_are_mapped_along_any_axis(axis):
+    a = mx.random.normal((2, 2, 2, 3, 4), key=mx.random.key(3))
+    b = mx.random.normal((4,), key=mx.random.key(4))
+    c = mx.random.normal((2, 2), key=mx.random.key(5))[:, :1] if axis == 0 else mx.array([[1, 5.0]])
+    with tg.use_backend("mlx"):
+        got = mx.vmap(lambda a, c: tg.addmm(c, a, b), in_axes=(0, axis))(a, c)
+    assert mx.allclose(got, a @ b + c.reshape(2, 1, 1, 1), rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
 
 import attention_layers
@@ -356,9 +357,11 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced][:5] == [
+        assert [one.path for one in report.replaced][:7] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
+            "mlx.nn.layers.distributed.AllToShardedLinear.__call__",
+            "mlx.nn.layers.distributed.ShardedToAllLinear.__call__",
             "mlx.nn.layers.quantized.QuantizedLinear.__call__",
             "mlx.nn.layers.quantized.QuantizedEmbedding.as_linear",
             "mlx.core.fast.scaled_dot_product_attention",
@@ -566,6 +569,110 @@ class Router(nn.Module):
         return mx.argmax(mx.softmax(self.gate(x), axis=-1), axis=-1)
 
 
+@dataclass
+class Settings:
+    tied: bool = False
+
+
+class MaybeTied(nn.Module):
+    """A model whose head is its embedding or not, asked for in every way that models do."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.settings = Settings(tied)
+        self.tied = tied
+        self.embedding = nn.Embedding(8, 16)
+        self.positions = nn.Embedding(8, 16)
+        self.others = [nn.Embedding(8, 16)]
+        self.head = None if tied else nn.Linear(16, 8)
+        if not tied:
+            self.extra = nn.Linear(16, 8)
+
+    def hidden(self, tokens):
+        return self.embedding(tokens) + self.positions(tokens) + self.others[0](tokens)
+
+
+class BySettings(MaybeTied):
+    def __call__(self, tokens):
+        if self.settings.tied:
+            return self.embedding.as_linear(self.hidden(tokens))
+        return self.head(self.hidden(tokens))
+
+
+class ByFlag(MaybeTied):
+    def __call__(self, tokens):
+        x = self.hidden(tokens)
+        if not self.tied:
+            x = 2.0 * x
+            x = self.head(x)
+        else:
+            x = self.embedding.as_linear(x)
+        return x
+
+
+class ByExpression(MaybeTied):
+    def __call__(self, tokens):
+        head = self.embedding.as_linear if self.tied else self.head
+        return head(self.hidden(tokens))
+
+
+class ByContent(MaybeTied):
+    def __call__(self, tokens):
+        if "extra" not in self:
+            return self.embedding.as_linear(self.hidden(tokens))
+        return self.head(self.hidden(tokens))
+
+
+class ByAbsence(MaybeTied):
+    def __call__(self, tokens):
+        if self.head is not None:
+            return self.head(self.hidden(tokens))
+        return self.embedding.as_linear(self.hidden(tokens))
+
+
+class ByBoth(MaybeTied):
+    def __call__(self, tokens):
+        x = self.hidden(tokens)
+        if x.size and self.settings.tied:
+            x = self.embedding.as_linear(x)
+        elif self.head is not None:
+            x = self.head(x)
+        return x
+
+
+MAYBE_TIED = [BySettings, ByFlag, ByExpression, ByContent, ByAbsence, ByBoth]
+
+
+class Switching(nn.Module):
+    """A model that changes how it runs while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.warm = False
+        self.embedding = nn.Embedding(8, 16)
+
+    def __call__(self, tokens):
+        x = self.embedding(tokens)
+        if self.warm:
+            return self.embedding.as_linear(x)
+        self.warm = True
+        return x
+
+
+class Alternatives(nn.Module):
+    """A layer that could run any of its branches."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = True, False
+        self.embedding = nn.Embedding(8, 16)
+
+    def __call__(self, x):
+        if x.size == 3 or self.second:
+            x = self.embedding.as_linear(x)
+        return x
+
+
 class TestNotCalled:
     """What is not routed is listed, with a true reason."""
 
@@ -584,6 +691,21 @@ class TestNotCalled:
             "embedding": "nothing calls its as_linear: it only looks up rows"
         }
 
+    @pytest.mark.parametrize("tied", [True, False])
+    @pytest.mark.parametrize("kind", MAYBE_TIED)
+    def test_branches_that_the_model_does_not_take(self, kind, tied):
+        model = kind(tied)
+        report = tg.patch(model)
+        routed = {one.path for one in report.replaced} - {"extra"}
+        assert routed == {"embedding" if tied else "head"}
+        with tg.use_backend("mlx"), tg.record() as seen:
+            model(mx.array([1, 2]))
+        assert [one.c is None for one in seen.problems] == [tied]
+
+    @pytest.mark.parametrize("model", [Switching(), Alternatives()], ids=str)
+    def test_branches_that_a_model_may_take(self, model):
+        assert [one.path for one in tg.patch(model).replaced] == ["embedding"]
+
     def test_a_layer_whose_weight_is_read(self):
         model = nn.Sequential(ReadsWeight())
         report = tg.patch(model)
@@ -601,7 +723,8 @@ class TestNotCalled:
     @pytest.mark.parametrize(
         ("layer", "reason"),
         [
-            (nn.LSTM(4, 4), "its products are its own: addmm, @"),
+            (nn.LSTM(4, 4), "its products are its own: addmm"),
+            (nn.LSTM(4, 4, bias=False), "its products are its own: @, addmm"),
             (nn.Bilinear(4, 4, 4), "its products are its own: @"),
             (nn.RMSNorm(4), "no product is found in its code"),
             (nn.ConvTranspose1d(4, 4, 1), "its products are its own: conv_transpose1d"),
@@ -740,3 +863,14 @@ class TestAttentionCalls:
 def operands():
     mx.random.seed(2)
     return tuple(mx.random.normal((1, 2, length, 8)) for length in (5, 6, 6))
+
+
+def test_a_mask_of_numpy_is_refused_as_mlx_refuses_it():
+    class Masked(nn.Module):
+        def __call__(self, x, mask):
+            return mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0, mask=mask)
+
+    layer = Masked()
+    tg.patch(layer)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        layer(mx.zeros((1, 2, 3, 16)), np.zeros((3, 3), np.float32))

@@ -70,7 +70,7 @@ def test_nothing_to_draw_is_told(capsys, tmp_path):
 def test_without_matplotlib_it_says_what_to_install(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([*DRAWN, str(tmp_path / "x.svg")]) == 2
-    assert "pip install 'mlx-tilegemm[plots]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
 
 
 class TestFiles:
@@ -109,3 +109,24 @@ def test_a_small_rate_is_not_rounded_to_nothing(capsys, tmp_path):
     rates = [float(text) for text in re.findall(r"([\d.]+) GFLOPS", capsys.readouterr().out)]
     assert rates
     assert all(0 < rate < 1 for rate in rates)
+
+
+@pytest.mark.parametrize("chip", ["m1", "m4-max", "m5-max"])
+def test_no_number_hides_a_mark_or_another_number(chip):
+    agg = pytest.importorskip("matplotlib.backends.backend_agg")
+    from matplotlib.text import Text
+
+    alike = [matmul_spec(f"{m}x4096x4096:f16,f32:nt") for m in (508, 509, 510, 511, 512)]
+    drawn, found = roofline.figure([*alike, SAME, PRODUCT, DECODE], chips.get(chip), {})
+    renderer = agg.FigureCanvasAgg(drawn).get_renderer()
+    drawn.draw(renderer)
+    (axes,) = drawn.axes
+    numbers = {str(point.number) for point in found}
+    own = [text for text in axes.texts if text.get_text() in numbers]
+    boxes = [Text.get_window_extent(text, renderer) for text in own]  # without its line
+    assert len(boxes) == len(found)
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:index])
+        for point in found:
+            mark = axes.transData.transform((point.intensity, point.rate / 1e9))
+            assert not box.contains(*mark)

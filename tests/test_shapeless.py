@@ -9,7 +9,8 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.call.tracing import is_shapeless
+from mlx_tilegemm.core import tracing
+from mlx_tilegemm.core.tracing import is_shapeless
 from mlx_tilegemm.errors import BackendError
 
 
@@ -131,8 +132,20 @@ def test_the_emulator_refuses():
         check(tg.matmul, mx.matmul, *PRODUCTS[0])
 
 
+@pytest.fixture(params=[True, False])
+def probed(request, monkeypatch):
+    """Whether MLX works as the probes have it; else graphs are looked at."""
+    if not request.param:
+        wrong = tracing._Probes(lambda: False, lambda: False)
+        monkeypatch.setattr(tracing, "_make_probes", lambda: wrong)
+    tracing._probes.cache_clear()
+    yield (tracing._probes().shapeless is not tracing._stops_gradients) == request.param
+    tracing._probes.cache_clear()
+
+
 @pytest.mark.parametrize("shapeless", [True, False])
-def test_only_there(shapeless):
+def test_only_there(shapeless, probed):
+    assert probed
     seen = []
 
     def noting(x):
@@ -153,7 +166,7 @@ def test_only_there(shapeless):
 def test_a_process_may_end_before_anything_is_evaluated():
     program = (
         "import mlx.core as mx\n"
-        "from mlx_tilegemm.call.tracing import is_traced\n"
+        "from mlx_tilegemm.core.tracing import is_traced\n"
         "is_traced()\n"
         "function = mx.compile(lambda x: mx.exp(x) + 1)\n"
         "print(function(mx.ones((3, 5))).shape)\n"

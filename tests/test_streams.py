@@ -59,7 +59,7 @@ def dtype_of(result):
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine(monkeypatch, nothing_asked):
     """Return a function that says what this machine pretends to have; nothing is emulated."""
 
     def pretend(*, metal=False, cuda=False, default=mx.cpu):
@@ -120,7 +120,7 @@ class TestExplained:
         machine(cuda=True, default=mx.gpu)
         explanation = tg.explain(tg.matmul, X, W, transpose_b=True)
         assert explanation.route == explanation.backend == "mlx"
-        assert "this MLX runs on CUDA, and the kernels are Metal" in str(explanation)
+        assert "serve: MLX runs on CUDA, and the kernels are Metal" in str(explanation)
 
     def test_a_mac_whose_default_device_is_the_cpu(self, machine):
         machine(metal=True, default=mx.cpu)

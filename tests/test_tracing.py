@@ -6,8 +6,9 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.call import tracing, transforms
-from mlx_tilegemm.call.tracing import is_traced
+from mlx_tilegemm.call import transforms
+from mlx_tilegemm.core import tracing
+from mlx_tilegemm.core.tracing import is_traced
 
 X = mx.ones((3,))
 
@@ -71,7 +72,7 @@ def test_yes_where_arrays_have_lost_their_mark():
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_first_question_may_come_inside(name):
-    tracing._probe.cache_clear()
+    tracing._probes.cache_clear()
     assert all(answers(TRANSFORMS[name]))
     is_traced()
     assert not is_traced()
@@ -112,13 +113,15 @@ def test_always_yes_without_compilation():
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_probe_that_answers_by_chance_is_found_out(answer, monkeypatch):
-    monkeypatch.setattr(tracing, "_make_probe", lambda: lambda: answer)
-    tracing._probe.cache_clear()
+    monkeypatch.setattr(
+        tracing, "_make_probes", lambda: tracing._Probes(lambda: answer, lambda: False)
+    )
+    tracing._probes.cache_clear()
     try:
         assert is_traced()
     finally:
         monkeypatch.undo()
-        tracing._probe.cache_clear()
+        tracing._probes.cache_clear()
         is_traced()
 
 

@@ -227,7 +227,7 @@ class TestDecoding:
         much_later = attention_spec("1x4x2x1x2000x64:f16")
         chip = chips.detect()[0]
         last = list(candidates(decode))[-1]
-        by_mlx = partial(fallback.attention, decode.alike())
+        by_mlx = fallback.attention(decode.alike())
         with mac(tmp_path) as metal:
             # Attention is right on this fake only by MLX's ops.
             def on_kernel(work, plan, backend):
@@ -540,7 +540,10 @@ class TestCommands:
             defaults = tuning.tune.__kwdefaults__ | {"clock": metal.clock}
             with mock.patch.object(tuning.tune, "__kwdefaults__", defaults):
                 assert main(arguments) == 0
-        captured = capsys.readouterr()
+                captured = capsys.readouterr()
+                assert main([*arguments, "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["problems"]
+        assert (row["status"], row["kept"], row["times"][0]["candidate"]) == ("known", True, other)
         assert f"1 of 1 measured: {PROBLEM}: {other}" in captured.err
         assert f"1 of 1 problems are in {tmp_path / 'tuning.json'}" in captured.out
 
@@ -570,7 +573,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "--matmul, --attention, --quantized-matmul or --shapes"),
+            ([], " or --shapes, got none of them"),
             (["--matmul", "5x6"], "MxNxK"),
             (["--matmul", "5x6x7", "--rounds", "0"], "at least one round"),
             (["--matmul", "5x6x7"], "Expected Metal"),

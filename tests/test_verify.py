@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from unittest import mock
 
@@ -18,7 +20,7 @@ from mlx_tilegemm.assurance import verify
 from mlx_tilegemm.assurance.variants import COVERING, variants, variants_of
 from mlx_tilegemm.assurance.verify import check, static
 from mlx_tilegemm.assurance.verify.report import to_markdown
-from mlx_tilegemm.assurance.verify.workers import run_tasks
+from mlx_tilegemm.assurance.verify.workers import _Worker, run_tasks
 from mlx_tilegemm.backends import Backend, backend_named
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.plan import (
@@ -228,7 +230,7 @@ def test_an_interrupt_leaves_what_was_found(monkeypatch):
     assert report.total == 6
     assert report.verdict is verify.Verdict.INTERRUPTED
     assert not report.passed
-    said = "2 variants passed, static checks switched off, interrupted after 2 of 6 variants"
+    said = "interrupted after 2 of 6 variants, static checks switched off"
     assert verify.summary(report) == said
     assert said in to_markdown(report)
 
@@ -323,14 +325,13 @@ VERDICTS = {
     "interrupted": (
         (RIGHT, OPEN),
         1,
-        "1 variants passed, 1 not fully checked: strict compile: no clang, "
-        "interrupted after 2 of 3 variants",
+        "interrupted after 2 of 3 variants, 1 not fully checked: strict compile: no clang",
         130,
     ),
     "failed, interrupted": (
         (WRONG,),
         1,
-        "0 variants passed, 1 failed, interrupted after 1 of 2 variants",
+        "interrupted after 1 of 2 variants, 1 failed",
         1,
     ),
 }
@@ -355,7 +356,7 @@ class TestCommand:
     def test_each_verdict_has_its_words_and_its_status(
         self, verdict, tmp_path, monkeypatch, capsys
     ):
-        from mlx_tilegemm.cli import command as cli
+        from mlx_tilegemm.cli import verify as cli
 
         outcomes, left, words, status = VERDICTS[verdict]
         report = report_of(verify.Request(backend="emulator"), *outcomes, left=left)
@@ -363,6 +364,12 @@ class TestCommand:
         assert main(["verify", "--report", str(tmp_path)]) == status
         assert capsys.readouterr().out.startswith(f"{words}; see ")
         assert f"**{words}**" in (tmp_path / "verify.md").read_text()
+        assert main(["verify", "--report", str(tmp_path), "--json"]) == status
+        said = json.loads(capsys.readouterr().out)
+        assert said["summary"] == words
+        assert said["variants"] == len(outcomes) + left
+        assert said["passed"] + said["failed"] + said["unchecked"] == len(outcomes)
+        assert said["reports"] == [str(tmp_path / f"verify.{end}") for end in ("json", "md")]
         stored = json.loads((tmp_path / "verify.json").read_text())
         assert stored["summary"] == words
         assert stored["verdict"] == verdict.split(",")[0]
@@ -372,6 +379,24 @@ class TestCommand:
         report = report_of(verify.Request(backend="emulator"), WRONG)
         assert "line 3 is wrong" in verify.to_markdown(report)
 
+    def test_the_first_screen_says_how_near_the_limits_it_came(self):
+        few, many = (
+            check.StageRecord(
+                name=name, threads=64, threadgroup_bytes=size, registers=9, threads_per_core=1
+            )
+            for name, size in (("s", 512), ("t", 4096))
+        )
+        outcomes = (
+            replace(RIGHT, kernel=kernel, stages=(stage,), error_share=share)
+            for kernel, stage, share in (("z", few, 0.25), ("a", many, 0.125))
+        )
+        text = verify.to_markdown(report_of(verify.Request(backend="emulator"), *outcomes))
+        first, _, rest = text.partition("## Kernels")
+        assert "| error, as a share of its bound | 25% | 100% |" in first
+        assert "| bytes of threadgroup memory | 4096 | 32768 |" in first
+        assert rest.index("| a |") < rest.index("| z |")
+        assert rest.index("## Failures") < rest.index("## Not checked") < rest.index("## Machine")
+
     def test_checks_that_were_not_asked_for_are_said_to_be_off(self, tmp_path):
         report = report_of(verify.Request(backend="emulator", static=False), RIGHT)
         assert report.verdict is verify.Verdict.PASSED
@@ -380,11 +405,11 @@ class TestCommand:
         assert "vocabulary: static checks switched off." in text.partition("## Not checked")[2]
 
     def test_an_interrupt_before_the_first_variant_is_told_in_one_line(self, monkeypatch, capsys):
-        from mlx_tilegemm.cli import command as cli
+        from mlx_tilegemm.cli import verify as cli
 
         monkeypatch.setattr(cli, "verify", mock.Mock(side_effect=KeyboardInterrupt))
         assert main(["verify"]) == 130
-        assert capsys.readouterr().err == "mlx-tilegemm: interrupted\n"
+        assert capsys.readouterr().err == "checking variants\nmlx-tilegemm: interrupted\n"
 
     def test_help_lists_every_exit_status(self, capsys):
         with pytest.raises(SystemExit):
@@ -429,3 +454,15 @@ def test_a_reader_learns_what_was_not_checked():
     text = to_markdown(report_of(verify.Request(backend="emulator"), outcome))
     assert "1 variants: numbers: there is no reference for NewProblem" in text
     assert "no Apple GPU was at hand" in text
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.3])
+def test_interrupts_are_for_the_parent_even_while_a_process_starts(seconds):
+    worker = _Worker(prepare, 7)
+    time.sleep(seconds)
+    os.kill(worker.process.pid, signal.SIGINT)
+    worker.give(1)
+    worker.confirm()
+    assert worker.take().number == 1
+    worker.stop()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -10,32 +10,25 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 
+from ..core.places import locked, state_place
+
 LOCK_SECONDS = 2.0
-"""How long to wait for another process; a stopped one must not stop this one."""
+"""How long to wait for another process."""
 
 Entry = TypeVar("Entry")
 
 
 def user_path(name: str) -> Path:
     """Return where a file of this name is kept unless something names another place."""
-    try:
-        home = Path.home()
-    except RuntimeError:
-        home = Path(os.devnull)  # a place that cannot be written to, reported as any other
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "mlx_tilegemm" / name
-    base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if base else home / ".local/state") / "mlx_tilegemm" / name
+    return state_place() / name
 
 
 def this_machine() -> str:
@@ -111,7 +104,7 @@ class UserFile(Generic[Entry]):
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self.path.with_name(self.path.name + ".lock")):
+            with locked(self.path.with_name(self.path.name + ".lock"), LOCK_SECONDS):
                 self._change(name, value)
         except (OSError, ValueError) as error:
             self._report("write", error)
@@ -197,27 +190,3 @@ def _replace(path: Path, content: dict[str, object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock among processes; go on without it where there are no locks or nobody lets go."""
-    import fcntl
-
-    with path.open("a") as file:
-        deadline = time.monotonic() + LOCK_SECONDS
-        held = False
-        while not held and time.monotonic() < deadline:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                time.sleep(0.01)
-            except OSError:
-                break
-        try:
-            yield
-        finally:
-            if held:
-                with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_UN)

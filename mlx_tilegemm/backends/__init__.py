@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 
 import mlx.core as mx
@@ -33,6 +34,7 @@ __all__ = [
     "resolve",
     "runner",
     "use_backend",
+    "use_runner",
 ]
 
 BACKENDS: tuple[Backend, ...] = (MetalBackend(), EmulatorBackend())
@@ -50,9 +52,8 @@ def use_backend(backend: str | Backend) -> AbstractContextManager[None]:
 
     Args:
         backend: ``"metal"`` runs the kernels on the GPU; ``"emulator"`` runs the same kernels on
-            the CPU; ``"mlx"`` computes the same results with MLX's own ops; ``"auto"``, the
-            default, is metal on an Apple GPU, mlx where MLX's ops are faster than emulating (CUDA,
-            or a Mac whose default device is the CPU), and the emulator elsewhere. A `Backend`
+            the CPU, checked and slowly; ``"mlx"`` computes the same results with MLX's own ops;
+            ``"auto"``, the default, is metal on an Apple GPU and mlx everywhere else. A `Backend`
             object is taken as it is.
 
     Raises:
@@ -109,12 +110,15 @@ def canary_setting() -> str:
     return value
 
 
-def resolve(stream: StreamOrDevice = None, settings: Settings | None = None) -> Route:
+def resolve(
+    stream: StreamOrDevice = None, settings: Settings | None = None, *, on_a_mac: bool = False
+) -> Route:
     """Return where a call with this ``stream`` runs now.
 
     Args:
         stream: Of the call; None for the default device.
         settings: The settings in force, where they are at hand.
+        on_a_mac: Where it would run on a Mac whose default device is its GPU.
 
     Raises:
         BackendError: The backend asked for cannot run here.
@@ -122,7 +126,7 @@ def resolve(stream: StreamOrDevice = None, settings: Settings | None = None) -> 
     """
     device = mx.default_device().type if stream is None else device_type(stream)
     asked = (settings or current_settings()).backend
-    return _route(asked, device is mx.gpu, stream is not None)
+    return _route(asked, device is mx.gpu, stream is not None, on_a_mac)
 
 
 def device_type(stream: StreamOrDevice) -> mx.DeviceType:
@@ -143,12 +147,16 @@ def device_type(stream: StreamOrDevice) -> mx.DeviceType:
 
 
 @lru_cache(maxsize=64)
-def _route(asked: str | Backend | None, on_gpu: bool, given: bool) -> Route:
+def _route(asked: str | Backend | None, on_gpu: bool, given: bool, on_a_mac: bool) -> Route:
     # What this MLX has, and the environment, stay as they are as long as the process runs.
-    metal, cuda = mx.metal.is_available(), mx.cuda.is_available()
-    place = Place(metal=metal, cuda=cuda, on_gpu=on_gpu, given=given)
+    place = Place(
+        metal=on_a_mac or mx.metal.is_available(),
+        cuda=not on_a_mac and mx.cuda.is_available(),
+        on_gpu=on_gpu or (on_a_mac and not given),
+        given=given,
+    )
     asked = _default_mode() if asked is None else asked
-    if given and on_gpu and not (metal or cuda):
+    if given and on_gpu and not (place.metal or place.cuda):
         raise BackendError(
             "[use_backend] Expected a stream or device that this machine has, got one of the GPU "
             "and an MLX without Metal and CUDA."
@@ -160,8 +168,16 @@ def _route(asked: str | Backend | None, on_gpu: bool, given: bool) -> Route:
     if asked != AUTO:
         return backend_named(asked).asked(place)
     claims = (one.automatic(place) for one in BACKENDS)
-    nobody = Route(backend=None, reason="this MLX runs on CUDA, and the kernels are Metal")
-    return next((one for one in claims if one is not None), nobody)
+    why = "MLX runs on CUDA, and the kernels are Metal" if place.cuda else "no Metal GPU is here"
+    nobody = Route(backend=None, reason=why)
+    found = next((one for one in claims if one is not None), nobody)
+    return replace(found, reason="as on a Mac") if on_a_mac and found.backend else found
+
+
+def use_runner() -> AbstractContextManager[None]:
+    """Run ops on kernels inside a ``with`` block where nothing is asked for, GPU or no GPU."""
+    asked = current_settings().backend or _default_mode()
+    return using(backend=(asked == AUTO and runner()) or asked)
 
 
 def runner(*, clock: bool = False) -> Backend | None:

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..core.plan import Extent, Source
 from ..errors import BackendError
-from .base import Backend, Capabilities, Executable, Place, Route, StreamOrDevice
+from .base import Backend, Capabilities, Executable, StreamOrDevice
 
 ORDERS = ("forward", "reverse", "random")
 """Orders in which threads take turns between barriers."""
@@ -34,12 +34,6 @@ class EmulatorBackend(Backend):
     def compile(self, source: Source) -> Executable:
         """Return the emulated kernel of ``source``."""
         return _kernel(source)
-
-    def automatic(self, place: Place) -> Route | None:
-        """Return this backend where MLX has no GPU."""
-        if place.metal or place.cuda:
-            return None
-        return Route(backend=self, reason="no Metal and no CUDA on this machine")
 
     def runs(self, count: int) -> Iterator[tuple[str, AbstractContextManager[object]]]:
         """Yield orders of the threads, every second one with misaligned buffers."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -85,21 +86,31 @@ def _sequence(
     stages = []
     for stage in plan.stages:
         taken = [name for name in stage.spec.input_names if name not in OWN_INPUTS]
-        inputs = tuple(names.index(name) for name in taken)
+        inputs = _pick(names.index(name) for name in taken)
         stages.append((_launch(stage, backend), inputs, "factors" in stage.spec.input_names))
         names += stage.spec.output_names
-    results = tuple(names.index(one.name) for one in problem.results)
+    results = _pick(names.index(one.name) for one in problem.results)
 
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         arrays = [*operands]
         for launch, inputs, takes_factors in stages:
-            values = [factor_array(factors)] if takes_factors else []
-            arrays += launch([*(arrays[i] for i in inputs), *values], stream)
-        return [arrays[i] for i in results]
+            taken = inputs(arrays)
+            if takes_factors:
+                taken = (*taken, factor_array(factors))
+            arrays += launch(taken, stream)
+        return list(results(arrays))
 
     return run
+
+
+def _pick(places: Iterable[int]) -> Callable[[Sequence[mx.array]], tuple[mx.array, ...]]:
+    """Return a function that takes the arrays at some places."""
+    first, *others = places
+    if others:
+        return itemgetter(first, *others)
+    return lambda arrays: (arrays[first],)
 
 
 def _with_axes(run: Run, single: tuple[int, ...]) -> Run:

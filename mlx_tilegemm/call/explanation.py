@@ -7,7 +7,7 @@ choice was made from. Nothing is compiled or evaluated.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -38,7 +38,9 @@ class Explanation:
     Attributes:
         op: Name of the op.
         operands: Shape and dtype of every array, by name.
-        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``.
+        options: Every other argument that differs from its default, by name.
+        backend: Where the call would run: ``metal``, ``emulator`` or ``mlx``; with a chip named, on
+            a Mac with this chip.
         backend_reason: Why there.
         chip: The chip that was planned for.
         problem: What is asked; None for dtypes that only MLX's own ops take.
@@ -51,6 +53,7 @@ class Explanation:
 
     op: str
     operands: dict[str, ArraySpec]
+    options: dict[str, object]
     backend: str
     backend_reason: str
     chip: Chip
@@ -92,7 +95,7 @@ class Explanation:
         if self.decision is None:
             return self.elsewhere
         if self.backend == "mlx" and self.plan:
-            return f"the mlx backend runs no kernels ({self.backend_reason})"
+            return f"MLX's own ops serve: {self.backend_reason}"
         return self.decision.reason
 
     @property
@@ -126,6 +129,7 @@ class Explanation:
         return {
             "op": self.op,
             "operands": {name: _plain_spec(spec) for name, spec in self.operands.items()},
+            "options": {name: _plain_option(value) for name, value in self.options.items()},
             "results": [
                 {"name": one.name, "shape": list(one.shape), "dtype": one.dtype.name}
                 for one in (self.problem.results if self.problem else ())
@@ -148,7 +152,7 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [
-            f"[{self.op}] {_operands_text(self.operands)}{_result_text(self.problem)}",
+            f"[{self.op}] {_arguments_text(self)}{_result_text(self.problem)}",
             f"  backend  {self.backend}: {self.backend_reason}",
             f"  chip     {self.chip.name}",
             f"  route    {self.plan if self.route != 'mlx' else 'mlx'}",
@@ -196,10 +200,21 @@ def _plain_candidate(one: Candidate) -> dict[str, object]:
     }
 
 
-def _operands_text(operands: dict[str, ArraySpec]) -> str:
-    return ", ".join(
-        f"{name} {mlx_name(spec.dtype)} {list(spec.shape)}" for name, spec in operands.items()
+def _plain_option(value: object) -> object:
+    if isinstance(value, mx.Dtype):
+        return mlx_name(value)
+    if isinstance(value, mx.array):
+        return f"array {mlx_name(value.dtype)} {list(value.shape)}"
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _arguments_text(explanation: Explanation) -> str:
+    operands = (
+        f"{name} {mlx_name(spec.dtype)} {list(spec.shape)}"
+        for name, spec in explanation.operands.items()
     )
+    options = (f"{name}={_plain_option(value)}" for name, value in explanation.options.items())
+    return ", ".join([*operands, *options])
 
 
 def _result_text(problem: Problem | None) -> str:
@@ -288,7 +303,8 @@ def explain(
     try:
         bound = inspect.signature(known.function).bind(*args, **kwargs)
     except TypeError as error:
-        raise DTypeError(f"[{name}] {error}.") from None
+        names = ", ".join(inspect.signature(known.function).parameters)
+        raise DTypeError(f"[{name}] Expected arguments among {names}: {error}.") from None
     bound.apply_defaults()
     known_chip = chip if chip is None or isinstance(chip, Chip) else get(chip)
     return _explain(known, bound.arguments, known_chip)
@@ -308,6 +324,26 @@ def _stands_for_none(parameter: inspect.Parameter, value: object) -> bool:
     return isinstance(value, str) and "str" in str(parameter.annotation)
 
 
+def _options(
+    parameters: Mapping[str, inspect.Parameter],
+    arguments: Mapping[str, object],
+    operands: Mapping[str, ArraySpec],
+) -> dict[str, object]:
+    """Return the arguments that are no arrays and not at their defaults."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in operands
+        and name != "stream"
+        and not _is_default(value, parameters[name].default)
+    }
+
+
+def _is_default(value: object, default: object) -> bool:
+    # Arrays and dtypes are no defaults, and MLX compares neither with everything.
+    return not isinstance(value, (mx.array, mx.Dtype)) and value == default
+
+
 def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Explanation:
     parameters = inspect.signature(op.function).parameters
     operands = {
@@ -317,7 +353,7 @@ def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Expla
     }
     problem = op.request(op.name, operands, arguments)
     settings = current_settings()
-    route = resolve(arguments["stream"], settings)
+    route = resolve(arguments["stream"], settings, on_a_mac=chip is not None)
     planned_for, chip_note = (chip, None) if chip else detect()
     choice = problem and chosen(
         problem,
@@ -333,6 +369,7 @@ def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Expla
     return Explanation(
         op=op.name,
         operands=operands,
+        options=_options(parameters, arguments, operands),
         backend=route.name,
         backend_reason=route.reason,
         chip=planned_for,

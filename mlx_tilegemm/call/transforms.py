@@ -14,8 +14,8 @@ from ..core.arguments import as_number
 from ..core.dtypes import mlx_name
 from ..core.problem import Factors, Number
 from ..core.shapes import Shape
+from ..core.tracing import is_shapeless, is_traced, keeping_graphs
 from ..errors import BackendError, DTypeError
-from .tracing import is_shapeless, is_traced, keeping_graphs
 
 if TYPE_CHECKING:
     from ..core.family import Rule, Run
@@ -81,12 +81,14 @@ def evaluating(run: Run) -> Run:
 def _custom_function(
     run: Run, rule: Rule, factors: Factors, stream: StreamOrDevice
 ) -> Callable[..., list[mx.array]]:
+    stop = mx.stop_gradient
+
     def forward(*operands: mx.array) -> list[mx.array]:
         # MLX differentiates what is inside a custom function too, unless it is stopped.
-        return run([mx.stop_gradient(x, stream=stream) for x in operands], factors, stream)
+        return run([stop(x, stream=stream) for x in operands], factors, stream)
 
     def forward_on_default(*operands: mx.array) -> list[mx.array]:
-        return run([*map(mx.stop_gradient, operands)], factors, None)
+        return run([*map(stop, operands)], factors, None)
 
     def vjp(
         primals: Sequence[mx.array],

@@ -16,7 +16,7 @@ from ..core.dtypes import mlx_dtype
 from ..core.shapes import Shape
 from ..errors import ProblemError
 from ..families import ops
-from ..machine.chips import CHIPS
+from ..machine.chips import CHIPS, spelled
 
 
 def add_call_arguments(command: argparse.ArgumentParser) -> None:
@@ -34,11 +34,7 @@ def add_call_arguments(command: argparse.ArgumentParser) -> None:
 def add_chip_argument(command: argparse.ArgumentParser, text: str) -> None:
     """Add a chip, in capitals or not, and with spaces or hyphens."""
     names = [chip.name for chip in CHIPS]
-    command.add_argument("--chip", type=_chip_name, choices=names, metavar="chip", help=text)
-
-
-def _chip_name(text: str) -> str:
-    return "-".join(text.lower().split())
+    command.add_argument("--chip", type=spelled, choices=names, metavar="chip", help=text)
 
 
 def _options() -> Iterator[tuple[str, inspect.Parameter, bool]]:

@@ -1,169 +1,199 @@
-"""The command ``mlx-tilegemm``: a demonstration, and explain and render for shapes alone."""
+"""The command ``mlx-tilegemm``: which commands there are, and how each of them ends."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
 
-from ..assurance.verify import (
-    Outcome,
-    Request,
-    Status,
-    Verdict,
-    backend_here,
-    summary,
-    verify,
-    write,
-)
-from ..core.version import installed_version
-from ..dispatch import ANY
 from ..errors import TileGemmError
-from .calls import add_call_arguments, call_explanation
-from .demo import demo
-from .tune import add_commands
 
-_VERIFY_STATUS = {
-    Verdict.PASSED: 0,
-    Verdict.FAILED: 1,
-    Verdict.UNCHECKED: 3,
-    Verdict.INTERRUPTED: 130,
-}
-_VERIFY_STATUS_HELP = """\
-exit status:
-  0    every check that was asked for ran and passed
-  1    something failed
-  2    the call is wrong
-  3    nothing failed, but a check that was asked for could not run
-  130  interrupted before all variants were checked, and nothing had failed
-"""
+Options = argparse.Namespace
+Run = Callable[[Options], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0, 1 for a wrong result, 2 for a wrong call, 3 for a check that could not run, 130 after an
-    interrupt, 141 where whoever reads the output has closed it.
+    0, 1 for a wrong result, 2 for a wrong call or a place that cannot be written to, 3 for a check
+    that could not run, 130 after an interrupt, 141 where whoever reads the output has closed it.
     """
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status: int = options.run(options)
-        sys.stdout.flush()
+        try:
+            # Only the command that is named is imported: the others take longer than a look-up.
+            named = next((word for word in words if not word.startswith("-")), "")
+            options = parser({named}).parse_args(words)
+            status: int = options.run(options)
+            return status
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read it, such as `head`, has enough; Python would say so again as it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141  # as if SIGPIPE had ended it
     except TileGemmError as error:
-        print(f"mlx-tilegemm: {error}", file=sys.stderr)
+        complain(str(error))
+        return 2
+    except OSError as error:
+        _discard_output()
+        complain(str(error))
         return 2
     except KeyboardInterrupt:
-        print("mlx-tilegemm: interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
-    return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def complain(text: str) -> None:
+    """Print a message of the command on standard error, if anybody reads that."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"mlx-tilegemm: {text}", file=sys.stderr)
+
+
+def _discard_output() -> None:
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One of the commands.
+
+    Attributes:
+        help: What it does, as a clause.
+        set_up: Adds its arguments to a parser, which imports what they are made from, and returns
+            what runs it.
+        more: What its own help says after that.
+    """
+
+    help: str
+    set_up: Callable[[argparse.ArgumentParser], Run]
+    more: str = ""
+
+
+def _demo(command: argparse.ArgumentParser) -> Run:
+    from .demo import add_arguments, run_demo
+
+    add_arguments(command)
+    return run_demo
+
+
+def _explain(command: argparse.ArgumentParser) -> Run:
+    from .calls import add_call_arguments
+    from .explain import run_explain
+
+    add_call_arguments(command)
+    return run_explain
+
+
+def _render(command: argparse.ArgumentParser) -> Run:
+    from .calls import add_call_arguments
+    from .explain import run_render
+
+    add_call_arguments(command)
+    return run_render
+
+
+def _verify(command: argparse.ArgumentParser) -> Run:
+    from .verify import STATUS_HELP, add_arguments, run_verify
+
+    command.epilog, command.formatter_class = STATUS_HELP, argparse.RawDescriptionHelpFormatter
+    add_arguments(command)
+    return run_verify
+
+
+def _tune(command: argparse.ArgumentParser) -> Run:
+    from .tune import add_tune_arguments, run_tune
+
+    add_tune_arguments(command)
+    return run_tune
+
+
+def _roofline(command: argparse.ArgumentParser) -> Run:
+    from .tune import add_roofline_arguments, run_roofline
+
+    add_roofline_arguments(command)
+    return run_roofline
+
+
+def _cache(command: argparse.ArgumentParser) -> Run:
+    from .cache import add_arguments, run_cache
+
+    add_arguments(command)
+    return run_cache
+
+
+_CALL = "matmul 100x300 300x70 --dtypes float16,float32"
+
+COMMANDS = {
+    "demo": Command(help="run two calls here and check their results", set_up=_demo),
+    "explain": Command(
+        help="say which kernel would serve a call, and why",
+        set_up=_explain,
+        more=f"Example: mlx-tilegemm explain {_CALL}",
+    ),
+    "render": Command(
+        help="print the Metal text of a call, for any chip",
+        set_up=_render,
+        more=f"Example: mlx-tilegemm render {_CALL}",
+    ),
+    "verify": Command(help="run every kernel variant here and check it", set_up=_verify),
+    "tune": Command(
+        help="measure a model's problems on this Mac; dispatch then prefers what was measured",
+        set_up=_tune,
+        more="Example: mlx-tilegemm tune --matmul 512x4096x4096:f16,bf16:nt. Finished problems "
+        "are kept: a run that is interrupted goes on where it stopped.",
+    ),
+    "roofline": Command(
+        help="draw a chip's roofline with problems on it, modelled or measured",
+        set_up=_roofline,
+    ),
+    "cache": Command(
+        help="show or clear the builds that the emulator keeps on disk",
+        set_up=_cache,
+        more="MLX_TILEGEMM_CACHE names another place, MLX_TILEGEMM_CACHE_LIMIT another limit, "
+        "such as 500M. Beyond the limit the builds that were used longest ago are removed, but "
+        "for those that running processes use.",
+    ),
+}
+"""The commands by their names, in the order of the help."""
+
+
+class _Version(argparse.Action):
+    """Printing of the version, which is read only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from ..core.version import installed_version
+
+        print(f"{parser.prog} {installed_version()}")
+        parser.exit()
+
+
+def parser(names: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
+    """Return the command's parser.
+
+    Args:
+        names: The commands whose arguments it has to know; of the others it knows that they exist.
+    """
+    whole = argparse.ArgumentParser(
         prog="mlx-tilegemm",
         description="Mixed-dtype GEMM and chained attention as Metal kernels.",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {installed_version()}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    shown = commands.add_parser("demo", help="run two calls here and check their results")
-    shown.set_defaults(run=_demo)
-    for name, run, text in (
-        ("explain", _explain, "say which kernel would serve a call, and why"),
-        ("render", _render, "print the Metal text of a call, for any chip"),
-    ):
+    whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = whole.add_subparsers(required=True, metavar="command")
+    for name, one in COMMANDS.items():
         command = commands.add_parser(
             name,
-            help=text,
-            description=f"{text.capitalize()}. Example: mlx-tilegemm {name} matmul 100x300 300x70 "
-            "--dtypes float16,float32",
+            help=one.help,
+            description=f"{one.help[:1].upper()}{one.help[1:]}. {one.more}",
         )
-        command.set_defaults(run=run)
-        add_call_arguments(command)
-        if run is _explain:
+        if name in names:
+            command.set_defaults(run=one.set_up(command))
             command.add_argument("--json", action="store_true", help="print it as JSON")
-    checked = commands.add_parser(
-        "verify",
-        help="run every kernel variant here and check it",
-        epilog=_VERIFY_STATUS_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    checked.set_defaults(run=_verify)
-    _add_verify_arguments(checked)
-    add_commands(commands)
-    return parser
-
-
-def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--kernel", default="", help="only this kernel, or kernel/config")
-    add("--sample", type=int, default=0, help="check so many variants; default: all")
-    add("--repeats", type=int, default=12, help="runs of each variant, with new buffers")
-    add("--jobs", type=int, default=0, help="processes; default: one on Metal, else one a CPU")
-    add(
-        "--no-static",
-        dest="static",
-        action="store_false",
-        help="do not ask for strict compile, lint, signature and vocabulary; the report says so",
-    )
-    add("--compiler", default="", help="the emulator's C++ compiler; default: the first found")
-    add("--report", type=Path, default=Path("reports"), help="directory of the reports")
-    add(
-        "--resume",
-        action="store_true",
-        help="keep the passes of the report that is there, if texts, machine and checks are alike",
-    )
-
-
-def _demo(options: argparse.Namespace) -> int:
-    lines, passed = demo()
-    print("\n".join(lines))
-    return 0 if passed else 1
-
-
-def _explain(options: argparse.Namespace) -> int:
-    explanation = call_explanation(options)
-    print(json.dumps(explanation.to_dict(), indent=2) if options.json else explanation)
-    return 0
-
-
-def _render(options: argparse.Namespace) -> int:
-    options.kernel = options.kernel or ANY  # the text is wanted, however fast MLX's own ops are
-    explanation = call_explanation(options)
-    text = explanation.text
-    if text is None:
-        print(f"mlx-tilegemm: no kernel serves this: {explanation.reason}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    request = Request(
-        backend=backend_here().name,
-        kernel=options.kernel,
-        sample=options.sample,
-        repeats=options.repeats,
-        static=options.static,
-        compiler=options.compiler,
-    )
-    earlier = options.report / "verify.json" if options.resume else None
-    report = verify(request, jobs=options.jobs, progress=_show_progress, earlier=earlier)
-    data, text = write(report, options.report)
-    print(f"{summary(report)}; see {text} and {data}")
-    return _VERIFY_STATUS[report.verdict]
-
-
-def _show_progress(done: int, total: int, outcome: Outcome) -> None:
-    if outcome.status is not Status.PASSED:
-        reason = (*outcome.failures, *outcome.unchecked)[0]
-        print(f"{outcome.status.value}: {outcome.variant}: {reason}", file=sys.stderr)
-    if sys.stderr.isatty() or done == total or done % 50 == 0:
-        end = "\r" if sys.stderr.isatty() and done < total else "\n"
-        print(f"{done} of {total} variants", end=end, file=sys.stderr, flush=True)
+    return whole

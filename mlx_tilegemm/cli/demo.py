@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..call.explanation import explain
+from ..backends import use_backend, use_runner
+from ..call.explanation import Explanation, explain
 from ..core.dtypes import FLOAT32
 from ..ops import attention_chain, matmul
 
@@ -56,31 +60,64 @@ class Outcome:
         return self.share <= 1.0
 
 
-def demo() -> tuple[list[str], bool]:
-    """Run every case.
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add where to run."""
+    command.add_argument(
+        "--backend", help="auto, metal, emulator or mlx; default: what runs kernels here"
+    )
 
-    Returns:
-        Lines for a person to read, and whether every result was within its bound.
-    """
-    device = mx.device_info().get("device_name", "unknown device")
-    lines = [
-        f"machine  {platform.system()} {platform.machine()}, {device}, "
-        f"Python {platform.python_version()}, mlx {version('mlx')}"
-    ]
-    passed = True
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Run every case, show it, and say whether all results were within their bounds."""
+    with use_backend(options.backend) if options.backend else use_runner():
+        return _run_cases(options)
+
+
+def _run_cases(options: argparse.Namespace) -> int:
+    machine = _machine()
+    if not options.json:
+        print(f"machine  {machine}", flush=True)
+    shown = []
     for case in cases():
-        explanation = str(explain(case.op, *case.operands, **case.options))
+        explanation = explain(case.op, *case.operands, **case.options)
         outcome = run(case)
-        passed = passed and outcome.passed
-        lines += [
-            "",
-            case.title,
-            explanation.split("\n\n")[0],
-            f"  error    {outcome.error:.2e} at most against mx.matmul in float32 on the CPU; "
-            f"{outcome.share:.1%} of what rounding allows",
-            f"  {'right' if outcome.passed else 'WRONG'}",
-        ]
-    return lines, passed
+        shown.append(_plain(case, explanation, outcome))
+        if not options.json:
+            print("\n".join(_lines(case, explanation, outcome)), flush=True)
+    if options.json:
+        print(json.dumps({"machine": machine, "cases": shown}, indent=2))
+    return 0 if all(one["passed"] for one in shown) else 1
+
+
+def _machine() -> str:
+    device = mx.device_info().get("device_name", "unknown device")
+    return (
+        f"{platform.system()} {platform.machine()}, {device}, "
+        f"Python {platform.python_version()}, mlx {version('mlx')}"
+    )
+
+
+def _lines(case: Case, explanation: Explanation, outcome: Outcome) -> list[str]:
+    return [
+        "",
+        case.title,
+        str(explanation).split("\n\n")[0],
+        f"  error    {outcome.error:.2e} at most against mx.matmul in float32 on the CPU; "
+        f"{outcome.share:.1%} of what rounding allows",
+        f"  {'right' if outcome.passed else 'WRONG'}",
+    ]
+
+
+def _plain(case: Case, explanation: Explanation, outcome: Outcome) -> dict[str, object]:
+    # JSON has no NaN.
+    error, share = (x if math.isfinite(x) else str(x) for x in (outcome.error, outcome.share))
+    return {
+        "title": case.title,
+        "passed": outcome.passed,
+        "error": error,
+        "share": share,
+        "explanation": explanation.to_dict(),
+    }
 
 
 def run(case: Case) -> Outcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import cos, hypot, pi, sin
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +115,43 @@ def draw(
     Raises:
         BackendError: matplotlib is not installed, or the file cannot be written.
     """
-    figure_type, settings = _matplotlib()
-    found = points(problems, chip, known)
-    where = next((one.where for one in known.values()), "")
+    _, settings = _matplotlib()
     # The same points give the same file, and its words stay words.
     with settings({"svg.hashsalt": "mlx_tilegemm", "svg.fonttype": "none"}):
-        figure = figure_type(figsize=(10, 6), layout="constrained")
-        axes = figure.subplots()
-        _draw_roof(axes, chip, found)
-        _draw_points(axes, found)
-        axes.set_title(title(chip, found, where))
-        _draw_key(figure, problems)
+        drawn, found = figure(problems, chip, known)
         metadata = {"Date": None} if path.suffix == ".svg" else None
         try:
-            figure.savefig(path, metadata=metadata, dpi=150)
+            drawn.savefig(path, metadata=metadata, dpi=150)
         except OSError as error:
             raise BackendError(f"[roofline] Expected to write {path}, got {error}.") from None
     return found
+
+
+def figure(
+    problems: Sequence[Problem], chip: Chip, known: dict[Problem, Measurements]
+) -> tuple[Any, tuple[Point, ...]]:
+    """Return the roofline as a figure of matplotlib, and its points.
+
+    Args:
+        problems: The problems.
+        chip: The chip.
+        known: What was measured on it.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+    """
+    figure_type, _ = _matplotlib()
+    found = points(problems, chip, known)
+    where = next((one.where for one in known.values()), "")
+    drawn = figure_type(figsize=(10, 6.4), layout="constrained")
+    axes = drawn.subplots()
+    _draw_roof(axes, chip, found)
+    _draw_points(axes, found)
+    axes.set_title(title(chip, found, where))
+    _draw_key(drawn, problems)
+    drawn.draw_without_rendering()  # from here on the points' places in the picture are known
+    _draw_numbers(axes, found)
+    return drawn, found
 
 
 def _matplotlib() -> tuple[Any, Any]:
@@ -140,7 +161,7 @@ def _matplotlib() -> tuple[Any, Any]:
     except ImportError:
         raise BackendError(
             "[roofline] Expected matplotlib, got none; install it with "
-            "`pip install 'mlx-tilegemm[plots]'`."
+            "`pip install matplotlib`, which the extra `plots` brings too."
         ) from None
     return Figure, rc_context
 
@@ -157,7 +178,8 @@ def _draw_roof(axes: Any, chip: Chip, found: Sequence[Point]) -> None:  # noqa: 
         axes.plot(xs, rates, "--" if neural else "-", color="black", linewidth=1.5)
         kind = "float16 on neural accelerators" if neural else "float32"
         text = f"{peak:.0f} GFLOPS in {kind}"
-        axes.annotate(text, (high, peak), (-6, 6), ha="right", **_OFFSET)
+        aside = 40 if chip.neural_flops and not neural else 8  # of the line to the higher roof
+        axes.annotate(text, (ridge, peak), (aside, 6), **_OFFSET)
     bandwidth = chip.dram_bytes_per_second / 1e9
     axes.annotate(f"{bandwidth:.0f} GB/s", (low, roof(chip, low) / 1e9), (24, 2), **_OFFSET)
     axes.set(xscale="log", yscale="log", xlim=(low, high))
@@ -185,13 +207,46 @@ def _draw_points(axes: Any, found: Sequence[Point]) -> None:  # noqa: ANN401 - u
                     fillstyle="full" if measured else "none",
                     label=f"{series}, {'measured' if measured else 'modelled'}",
                 )
-    for point in found:
-        side = -14 if point.series == MLX else 8
-        place = (point.intensity, point.rate / 1e9)
-        axes.annotate(str(point.number), place, (side, -3), color=COLOURS[point.series], **_OFFSET)
     axes.legend(loc="lower right")
+
+
+_AROUND = [(radius, turn) for radius in (12, 20, 28, 38, 50) for turn in range(16)]
+"""Places for a number: how far from its point, and how many sixteenths of a turn."""
+
+
+def _draw_numbers(axes: Any, found: Sequence[Point]) -> None:  # noqa: ANN401
+    """Write each point's number where neither a mark nor another number is."""
+    scale = axes.figure.dpi / 72
+    marks = [axes.transData.transform((point.intensity, point.rate / 1e9)) for point in found]
+    taken = [(x / scale, y / scale) for x, y in marks]
+    for point, (x, y) in zip(found, list(taken), strict=True):
+        offset = max(_offsets(point), key=lambda by: min(_room(x + by[0], y + by[1], taken), 11.0))
+        taken.append((x + offset[0], y + offset[1]))
+        axes.annotate(
+            str(point.number),
+            (point.intensity, point.rate / 1e9),
+            offset,
+            color=COLOURS[point.series],
+            ha="center",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "grey", "shrinkB": 3},
+            **_OFFSET,
+        )
+
+
+def _offsets(point: Point) -> list[tuple[float, float]]:
+    """Return places around a point, near ones first: above for ours, below for MLX's."""
+    side = -1 if point.series == MLX else 1
+    turns = [(radius, side * pi * (1 / 2 + turn / 8)) for radius, turn in _AROUND]
+    return [(radius * cos(angle), radius * sin(angle)) for radius, angle in turns]
+
+
+def _room(x: float, y: float, taken: Sequence[tuple[float, float]]) -> float:
+    """Return the distance to the nearest mark or number, in points of print."""
+    return min(hypot(x - other[0], y - other[1]) for other in taken)
 
 
 def _draw_key(figure: Any, problems: Sequence[Problem]) -> None:  # noqa: ANN401
     lines = [f"{number}  {problem}" for number, problem in enumerate(problems, 1)]
-    figure.supxlabel("\n".join(lines), fontsize=7, x=0.01, ha="left")
+    figure.supxlabel("\n".join(lines), fontsize=8, x=0.01, ha="left")

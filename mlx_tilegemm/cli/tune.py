@@ -1,9 +1,10 @@
-"""The commands ``tune`` and ``roofline``: which problems, and what to do with them."""
+"""The commands ``tune`` and ``roofline``: which problems, and what is done with them."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,28 @@ from ..assurance import measurements, tuning
 from ..assurance.tuning.measure import Effort
 from ..core.family import Spelling
 from ..core.problem import Problem
+from ..core.progress import Counting, working
 from ..errors import ProblemError
 from ..families import families
 from ..machine import chips
 from .calls import add_chip_argument
+from .command import complain
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add both commands to a parser's."""
-    text = "measure a model's problems on this Mac; dispatch then prefers what was measured"
-    tune = commands.add_parser(
-        "tune",
-        help=text,
-        description=f"{text}. Example: mlx-tilegemm tune --matmul 512x4096x4096:f16,bf16:nt. "
-        "Finished problems are kept: a run that is interrupted goes on where it stopped.",
-    )
-    tune.set_defaults(run=_tune)
-    _add_problems(tune)
-    tune.add_argument("--dry-run", action="store_true", help="list what would be measured")
-    tune.add_argument("--again", action="store_true", help="measure what is known, too")
-    tune.add_argument("--rounds", type=int, default=Effort().rounds, help="samples of each")
-    text = "draw a chip's roofline with problems on it, modelled or measured"
-    drawn = commands.add_parser("roofline", help=text, description=text)
-    drawn.set_defaults(run=_roofline)
-    _add_problems(drawn)
-    add_chip_argument(drawn, "default: this one")
-    drawn.add_argument("--out", type=Path, default=Path("roofline.svg"), help="an .svg or a .png")
+def add_tune_arguments(command: argparse.ArgumentParser) -> None:
+    """Add which problems to measure, and how thoroughly."""
+    _add_problems(command)
+    add = command.add_argument
+    add("--dry-run", action="store_true", help="list what would be measured")
+    add("--again", action="store_true", help="measure what is known, too")
+    add("--rounds", type=int, default=Effort().rounds, help="samples of each")
+
+
+def add_roofline_arguments(command: argparse.ArgumentParser) -> None:
+    """Add which problems to draw, on which chip, and where to."""
+    _add_problems(command)
+    add_chip_argument(command, "default: this one")
+    command.add_argument("--out", type=Path, default=Path("roofline.svg"), help="an .svg or a .png")
 
 
 def _add_problems(command: argparse.ArgumentParser) -> None:
@@ -66,7 +63,8 @@ def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
     return tuple(dict.fromkeys([*spelled, *recorded]))
 
 
-def _tune(options: argparse.Namespace) -> int:
+def run_tune(options: argparse.Namespace) -> int:
+    """Measure problems, or list them, and print where their times are."""
     problems = _problems(options)
     if not problems:
         known = ", ".join(spelling.option for spelling in _spellings())
@@ -74,42 +72,96 @@ def _tune(options: argparse.Namespace) -> int:
     if options.rounds < 1:
         raise ProblemError(f"[tune] Expected at least one round, got {options.rounds}.")
     if options.dry_run:
-        return _list(problems)
+        return _list(problems, as_json=options.json)
     effort = Effort(rounds=options.rounds)
     try:
-        outcomes = tuning.tune(problems, again=options.again, effort=effort, progress=_show)
+        outcomes = _tuned(problems, effort, again=options.again)
     except KeyboardInterrupt:
-        print("interrupted; problems that were finished are kept", file=sys.stderr)
+        complain("interrupted; problems that were finished are kept")
         return 130
     kept = sum(one.kept for one in outcomes)
-    print(f"{kept} of {len(outcomes)} problems are in {measurements.default_path()}")
+    place = measurements.default_path()
+    if options.json:
+        found = {"file": str(place), "problems": [_plain(one) for one in outcomes]}
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"{kept} of {len(outcomes)} problems are in {place}")
     lost = any(one.status is tuning.Status.MEASURED and not one.kept for one in outcomes)
     return 1 if lost else 0
 
 
-def _list(problems: tuple[Problem, ...]) -> int:
+def _tuned(problems: tuple[Problem, ...], effort: Effort, *, again: bool) -> list[tuning.Outcome]:
+    with Counting("measuring", "problems") as counting:
+
+        def progress(done: int, total: int, outcome: tuning.Outcome) -> None:
+            counting.note(f"{done} of {total} {outcome}")
+            for candidate, reason in outcome.left_out.items():
+                counting.note(f"  left out {candidate}: {reason}")
+
+        return tuning.tune(problems, again=again, effort=effort, progress=progress)
+
+
+def _plain(outcome: tuning.Outcome) -> dict[str, object]:
+    return {
+        "problem": str(outcome.problem),
+        "status": outcome.status.value,
+        "reason": outcome.reason,
+        "kept": outcome.kept,
+        "times": [asdict(timing) for timing in outcome.timings],
+        "left_out": outcome.left_out,
+    }
+
+
+def _list(problems: tuple[Problem, ...], *, as_json: bool) -> int:
     chip, note = chips.detect()
-    for problem in problems:
-        count = f"{len(tuning.legal(problem, chip))} candidates and MLX's own path"
-        print(f"{problem}: {count if tuning.is_tuned(problem) else 'not tuned'}")
+    counts = {
+        str(one): len(tuning.legal(one, chip)) if tuning.is_tuned(one) else None for one in problems
+    }
+    if as_json:
+        rows = [{"problem": name, "candidates": count} for name, count in counts.items()]
+        print(json.dumps({"chip": chip.name, "note": note, "problems": rows}, indent=2))
+        return 0
+    for name, count in counts.items():
+        text = "not tuned" if count is None else f"{count} candidates and MLX's own path"
+        print(f"{name}: {text}")
     if note:
         print(note)
     return 0
 
 
-def _show(done: int, total: int, outcome: tuning.Outcome) -> None:
-    print(f"{done} of {total} {outcome}", file=sys.stderr, flush=True)
-    for candidate, reason in outcome.left_out.items():
-        print(f"  left out {candidate}: {reason}", file=sys.stderr, flush=True)
+def run_roofline(options: argparse.Namespace) -> int:
+    """Draw a roofline, and print its points and where it is."""
+    _require_picture(options.out)
+    problems = _drawn(options)
+    chip = chips.detect()[0] if options.chip is None else chips.get(options.chip)
+    here = {x: measurements.measured(x, chip) for x in problems} if options.chip is None else {}
+    known = {problem: found for problem, found in here.items() if found}
+    with working("drawing"):
+        from .roofline import draw
+
+        points = draw(options.out, problems, chip, known)
+    if options.json:
+        rows = [{**asdict(point), "problem": str(problems[point.number - 1])} for point in points]
+        print(json.dumps({"chip": chip.name, "file": str(options.out), "points": rows}, indent=2))
+        return 0
+    for point in points:
+        how = "measured" if point.measured else "modelled"
+        rate = point.rate / 1e9
+        text = f"{rate:.0f}" if rate >= 100 else f"{rate:.2g}"
+        print(f"{point.number}  {point.series}: {text} GFLOPS {how}, {point.kernel}")
+    print(options.out)
+    return 0
 
 
-def _roofline(options: argparse.Namespace) -> int:
-    from .roofline import draw
+def _require_picture(path: Path) -> None:
+    if path.suffix not in (".svg", ".png"):
+        raise ProblemError(f"[roofline] Expected an .svg or a .png, got {path}.")
+    if not path.parent.is_dir():
+        raise ProblemError(f"[roofline] Expected a directory that exists, got {path}.")
 
-    if options.out.suffix not in (".svg", ".png"):
-        raise ProblemError(f"[roofline] Expected an .svg or a .png, got {options.out}.")
-    if not options.out.parent.is_dir():
-        raise ProblemError(f"[roofline] Expected a directory that exists, got {options.out}.")
+
+def _drawn(options: argparse.Namespace) -> list[Problem]:
+    """Return the problems of a picture: those that were named, or each family's standard ones."""
     named = [getattr(options, spelling.name) for spelling in _spellings()]
     if not any([*named, options.shapes]):
         for spelling in _spellings():
@@ -117,13 +169,4 @@ def _roofline(options: argparse.Namespace) -> int:
     problems = [one for one in _problems(options) if tuning.is_tuned(one)]
     if not problems:
         raise ProblemError("[roofline] Expected problems of calls, not of derivatives, got none.")
-    chip = chips.detect()[0] if options.chip is None else chips.get(options.chip)
-    here = {x: measurements.measured(x, chip) for x in problems} if options.chip is None else {}
-    known = {problem: found for problem, found in here.items() if found}
-    for point in draw(options.out, problems, chip, known):
-        how = "measured" if point.measured else "modelled"
-        rate = point.rate / 1e9
-        text = f"{rate:.0f}" if rate >= 100 else f"{rate:.2g}"
-        print(f"{point.number}  {point.series}: {text} GFLOPS {how}, {point.kernel}")
-    print(options.out)
-    return 0
+    return problems

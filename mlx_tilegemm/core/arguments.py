@@ -54,9 +54,9 @@ def as_array(op: str, name: str, value: object) -> mx.array:
     array = convert() if callable(convert) else None
     if isinstance(array, mx.array):
         return array
+    remedy = "" if value is None else f"; mx.array({name}) makes one"
     raise DTypeError(
-        f"[{op}] Expected {name} to be an mlx.core.array, got {kind_name(value)}; "
-        f"mx.array({name}) makes one."
+        f"[{op}] Expected {name} to be an mlx.core.array, got {kind_name(value)}{remedy}."
     )
 
 

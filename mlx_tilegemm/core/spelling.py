@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from ..errors import ProblemError
-from .dtypes import by_name
+from .dtypes import from_mlx, mlx_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class Spelled:
         names = (self.dtypes or "f32").split(",")
         form = f"one dtype or {count}, such as f16,bf16"
         try:
-            found = [by_name(name) for name in names]
-        except ValueError:
-            raise self.wrong(form) from None
+            found = [mlx_dtype(name) for name in names]
+        except ValueError as error:
+            raise self.wrong(f"{form}, each {error}") from None
         if len(found) == 1:
             found *= count
-        if len(found) != count or not all(one.native for one in found):
+        if len(found) != count or any(from_mlx(one) is None for one in found):
             raise self.wrong(form)
-        return [one.mlx for one in found]
+        return found
 
 
 def spelled(option: str, form: str, text: str) -> Spelled:

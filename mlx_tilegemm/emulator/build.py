@@ -96,7 +96,7 @@ def build_runtime(compiler: Compiler) -> Path:
             "-o",
             _RUNTIME_NAME,
         ]
-        done = run_compiler(compiler, arguments, directory)
+        done = run_compiler(compiler, arguments, directory, "compiling its runtime")
         if done.returncode != 0:
             raise compile_error(done.stderr, directory, "the emulator's runtime")
 
@@ -137,7 +137,7 @@ def _prelude_flags(compiler: Compiler, prelude: str, mode: BuildMode) -> tuple[s
     def make(directory: Path) -> None:
         source = str(INCLUDE / prelude)
         arguments = [*flags, f"-I{INCLUDE}", "-w", "-x", "c++-header", source, "-o", output]
-        done = run_compiler(compiler, arguments, directory)
+        done = run_compiler(compiler, arguments, directory, "compiling its headers")
         if done.returncode != 0:
             raise compile_error(done.stderr, directory, "the emulator's prelude")
 
@@ -273,7 +273,7 @@ def _link_flags(compiler: Compiler, runtime: Path) -> tuple[str, ...]:
 
 
 def _run_step(compiler: Compiler, arguments: Sequence[str], directory: Path) -> None:
-    done = run_compiler(compiler, arguments, directory)
+    done = run_compiler(compiler, arguments, directory, "compiling a kernel")
     if done.returncode != 0:
         raise compile_error(done.stderr, directory, "the kernel")
 
@@ -363,7 +363,7 @@ def _expand(compiler: Compiler, text: str, prelude: str, include_dirs: tuple[str
             "c++",
             "kernel.metal",
         ]
-        done = run_compiler(compiler, arguments, directory)
+        done = run_compiler(compiler, arguments, directory, "compiling a kernel")
         if done.returncode != 0:
             raise compile_error(done.stderr, directory, "the kernel")
         result.append(done.stdout)

@@ -16,11 +16,16 @@ _Edit = tuple[int, int, str]
 _Range = tuple[int, int]
 
 _BFLOAT = re.compile(r"\bbfloat(16_t)?\b")
+_SWIZZLE = re.compile(r"[xyzw]{2,4}|[rgba]{2,4}")
+_CHAIN = re.compile(rf"\.\s*(?:{_SWIZZLE.pattern})\s*\.")
+_COMPONENTS = {name: at for names in ("xyzw", "rgba") for at, name in enumerate(names)}
 _ENDS_OF_ARMS = frozenset((";", ",", ")", "]", "}", ":"))
 
 
 def respell(text: str) -> str:
-    """Replaces range designators, vector attributes and integers that meet a bfloat in a choice.
+    """Replaces range designators, vector attributes, swizzles of swizzles and some choices.
+
+    The choices are those of an integer or a bfloat.
 
     Args:
         text: Metal text.
@@ -30,7 +35,8 @@ def respell(text: str) -> str:
     """
     wanted = [words for words in ("...", "ext_vector_type") if words in text]
     chooses = "?" in text and _BFLOAT.search(text) is not None
-    if not wanted and not chooses:
+    chains = _CHAIN.search(text) is not None
+    if not wanted and not chooses and not chains:
         return text
     tokens = [token for token in tokenize(text) if token.kind is not Kind.DIRECTIVE]
     edits: list[_Edit] = []
@@ -38,6 +44,8 @@ def respell(text: str) -> str:
         edits += [*_range_designators(text, tokens), *_vector_attributes(text, tokens)]
     if chooses:
         edits += _integer_arms(text, tokens)
+    if chains:
+        edits += _swizzles_of_swizzles(tokens)
     return _apply(text, edits)
 
 
@@ -96,6 +104,28 @@ def _vector_attributes(text: str, tokens: list[Token]) -> Iterator[_Edit]:
             raise unknown_construct(text, token, f"this vector type of {size} elements")
         code = f"typedef ::metal::vec<{words[1]}, {size}> {words[2]}"
         yield (tokens[start].start, tokens[end - 1].end, code)
+
+
+def _swizzles_of_swizzles(tokens: list[Token]) -> Iterator[_Edit]:
+    """``v.wzyx.xy`` becomes ``v.wz``, unless a member or a variable has the name of a swizzle."""
+    pairs = list(pairwise(tokens))
+    named = {after.text for before, after in pairs if before.text not in (".", "->")}
+    index = 0
+    while index < len(pairs):
+        before, first = pairs[index]
+        index += 1
+        if before.text not in (".", "->") or not _SWIZZLE.fullmatch(first.text):
+            continue
+        joined, last = first.text, first
+        while index + 1 < len(pairs) and pairs[index][1].text == ".":
+            following = pairs[index + 1][1]
+            picked = [_COMPONENTS.get(letter, 4) for letter in following.text]
+            if first.text in named or max(picked) >= len(joined):
+                break
+            joined, last = "".join(joined[at] for at in picked), following
+            index += 2
+        if last is not first:
+            yield first.start, last.end, joined
 
 
 def _integer_arms(text: str, tokens: list[Token]) -> list[_Edit]:

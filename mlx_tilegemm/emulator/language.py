@@ -5,7 +5,9 @@ every text once more, in a dialect that does, and what it finds that holds for a
 
 - pointers and references that name no address space, and one given for another;
 - variables at program scope, and static ones, that are not ``constant``;
-- ``goto``, ``new``, ``delete``, ``virtual``, ``thread_local`` and ``register``;
+- ``goto``, ``new``, ``delete``, ``virtual``, ``thread_local``, ``register``, ``dynamic_cast`` and
+  ``typeid``;
+- functions that can call themselves, and pointers to functions;
 - arrays whose size is known at run time only.
 
 Nothing is said about a line on which that clang meets something it does not know, and nothing of

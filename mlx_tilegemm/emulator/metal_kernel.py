@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from ..core.tracing import is_traced, keeping_graphs
 from ..errors import EmulatorError, KernelCompileError
 from ..msl.mlx_text import TracedCall, trace_call
 from .arguments import Buffer, Dispatch
@@ -111,8 +112,12 @@ class EmulatedKernel:
             "stream": None if _is_default(stream) else stream,
         }
         arrays = [value for value in inputs if isinstance(value, mx.array)]
-        _evaluate(arrays)
-        return _without_derivatives(lambda: self._outputs(call), arrays)
+
+        def run() -> list[mx.array]:
+            _evaluate(arrays)
+            return _without_derivatives(lambda: self._outputs(call), arrays)
+
+        return keeping_graphs(run) if is_traced() else run()
 
     def _outputs(self, call: dict[str, Any]) -> list[mx.array]:
         """Runs what MLX makes of a call."""

@@ -38,7 +38,8 @@ _HIDING_MACRO = re.compile(
 _CONDITION = re.compile(r"\s*#\s*if")
 _DEFINE = re.compile(r"\s*#\s*define\s+\w+")
 _SUFFIXED = re.compile(
-    r"^(?P<digits>[0-9.][0-9.eE+']*(?:(?<=[eE])-[0-9]+)?)(?P<suffix>[hH]|bf|BF)$"
+    r"^(?P<digits>[0-9.][0-9.eE+']*(?:(?<=[eE])-[0-9]+)?|0[xX][0-9a-fA-F.']+[pP][+-]?[0-9']+)"
+    r"(?P<suffix>[hH]|bf|BF)$"
 )
 _UNSUFFIXED = re.compile(
     r"(?:[0-9']+\.[0-9']*|\.[0-9']+)(?:[eE][+-]?[0-9']+)?"
@@ -247,7 +248,7 @@ class _Editor:
     def _number(self, token: Token, offset: int) -> None:
         """Suffixes as C++ has them: what has none is a ``float`` in Metal."""
         suffixed = _SUFFIXED.match(token.text)
-        if suffixed and token.text[:2] not in ("0x", "0X"):
+        if suffixed:
             code = _literal(suffixed["digits"], suffixed["suffix"])
         elif _UNSUFFIXED.fullmatch(token.text):
             code = f"{token.text}f"
@@ -400,7 +401,7 @@ class _Editor:
 
 
 def _literal(digits: str, suffix: str) -> str:
-    exact = digits if any(c in digits for c in ".eE") else f"{digits}.0"
+    exact = digits if any(c in digits for c in ".eEpP") else f"{digits}.0"
     return f"{'half' if suffix in 'hH' else 'bfloat'}({exact}f)"
 
 

@@ -15,6 +15,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
+from ..core.progress import working
 from ..errors import KernelCompileError, ToolchainError
 
 COMPILE_SECONDS = 600.0
@@ -161,26 +162,33 @@ def _cpu_flags(compiler: Compiler) -> list[str]:
 
 
 def run_compiler(
-    compiler: Compiler, arguments: Sequence[str], directory: Path
+    compiler: Compiler, arguments: Sequence[str], directory: Path, text: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs the compiler in a directory that also takes its temporary files.
+
+    Args:
+        compiler: The compiler.
+        arguments: Its arguments.
+        directory: The directory.
+        text: What it does, as a clause to show where it takes long.
 
     Raises:
         ToolchainError: The compiler could not be run, was killed or found no room on the disk.
     """
     environment = {**os.environ, "TMPDIR": str(directory), "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            [*compiler.command, *arguments],
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=COMPILE_SECONDS,
-            check=False,
-        )
+        with working(f"[emulator] {text}"):
+            done = subprocess.run(
+                [*compiler.command, *arguments],
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=COMPILE_SECONDS,
+                check=False,
+            )
     except subprocess.TimeoutExpired as error:
         raise ToolchainError(
             f"[emulator] {compiler.command[0]} did not finish in {COMPILE_SECONDS:.0f} s."

@@ -69,7 +69,8 @@ def refusal(
         return "its scale is no number"
     if isinstance(mask, mx.array):
         return "" if mask.dtype != mx.complex64 else "its mask is complex"
-    return "" if mask in (None, "causal") else "its mask is neither an array nor 'causal'"
+    named = mask is None or (isinstance(mask, str) and mask == "causal")
+    return "" if named else "its mask is neither an array nor 'causal'"
 
 
 def _attention(

@@ -31,6 +31,7 @@ from ..dispatch import MLX
 from ..errors import DTypeError
 from ..machine.chips import Chip, detect, get
 from .attention import marking
+from .communication import communication_traced
 from .patching import Rules, standing
 from .trace import ELEMENTWISE, VIEWS, Edge, Graph, Node, trace
 from .work import PRODUCTS, UNCOUNTED, flops, moved_bytes
@@ -72,6 +73,8 @@ class AuditRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     """The products of a call, and who serves each; ``str()`` of it is a table.
+
+    Of a sharded model it is the account of this machine's share, and waits for no other machine.
 
     Attributes:
         rows: Every product, attention and custom kernel that the results depend on, each after
@@ -162,8 +165,8 @@ def audit(
     """Return the account of ``model(*inputs, **options)``, without evaluating anything.
 
     The model may be patched or not, of any size, and its weights may be arrays that were never
-    evaluated: a trace takes seconds and next to no memory. The call must be one that MLX can trace:
-    it may not evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
+    evaluated: a trace computes none of them. The call must be one that MLX can trace: it may not
+    evaluate arrays on its way. Model and arguments, such as caches, stay as they are.
 
     Args:
         model: A module or any other function of arrays.
@@ -198,7 +201,7 @@ def audit(
 
     everything = {**arrays, **{f"{_WEIGHT}{name}": array for name, array in weights.items()}}
     stand_in = using(stand_in=calls.prepare, recorder=None)
-    with _unchanged(model), stand_in, marking(calls.mark):
+    with _unchanged(model), stand_in, marking(calls.mark), communication_traced():
         graph = trace(call, everything, "audit")
     standings = standing(Rules(), model) if isinstance(model, nn.Module) else {}
     rows = tuple(_Reader(graph, calls, standings).rows())
@@ -309,7 +312,9 @@ class _Calls:
         force: str | None,
         **flags: bool,
     ) -> Run:
-        served_by, reason = MLX, resolve().reason
+        route = resolve(on_a_mac=self.chip is not None)
+        served_by, reason = MLX, route.reason
+        backend = backend or route.backend
         if backend is not None:
             choice = chosen(problem, backend, force=force, chip=self.chip, try_new=False, **flags)
             served_by = str(choice.plan or MLX)
@@ -483,7 +488,7 @@ class _Reader:
         return name.removeprefix(_WEIGHT).rpartition(".")[0]
 
 
-_AS_STORED = VIEWS | {"AsType", "Quantize"}
+_AS_STORED = VIEWS | {"AsType", "Maximum", "Minimum", "Quantize"}
 
 _REASONS = {
     "BlockMaskedMM": "this library has no op of masked blocks",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dis
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from types import CodeType
@@ -32,15 +33,27 @@ class Chain:
         attributes: Names of the attributes.
         is_used: Whether it is called, passed on or kept; else it is only asked about, as by ``in``,
             ``is``, ``isinstance`` and an index.
+        guards: Attributes of the object whose method it is, and whether each must be true for the
+            code to get here.
     """
 
     base: Base
     name: str
     attributes: tuple[str, ...] = ()
     is_used: bool = True
+    guards: frozenset[Guard] = frozenset()
 
 
-_SKIPPED = {"CACHE", "EXTENDED_ARG", "RESUME", "COPY_FREE_VARS", "NOP"}
+Guard = tuple[tuple[str, ...], bool]
+"""Names of an attribute of an object and of attributes of that, and whether it is true.
+
+After `HAS` comes one name, and the question is whether the object has it; after `LACKS`, whether
+that attribute is None.
+"""
+
+HAS, LACKS = "in self", "is None"
+
+_SKIPPED = {"CACHE", "EXTENDED_ARG", "RESUME", "COPY_FREE_VARS", "NOP", "NOT_TAKEN"}
 _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM", "LOAD_SUPER_ATTR", "LOAD_SUPER_METHOD"}
 _BASES = {
     "LOAD_GLOBAL": Base.GLOBAL,
@@ -63,22 +76,124 @@ def chains(code: CodeType, self_name: str | None = None) -> tuple[Chain, ...]:
         self_name: The variable that holds the object whose method it is.
     """
     steps = [one for one in dis.get_instructions(code) if one.opname not in _SKIPPED]
-    found = sorted(_chains(steps, self_name), key=lambda one: one[0])
+    found = sorted(_guarded(steps, self_name, code), key=lambda one: one[0])
     return tuple(chain for _, chain in found)
 
 
-def _chains(steps: list[dis.Instruction], self_name: str | None) -> Iterator[tuple[int, Chain]]:
+def _guarded(
+    steps: list[dis.Instruction], self_name: str | None, code: CodeType
+) -> Iterator[tuple[int, Chain]]:
     """Yield chains with the number of the step that calls what they find, or else finds it."""
+    blocks = list(_blocks(steps, self_name, bool(getattr(code, "co_exceptiontable", b""))))
+    for at, calling, chain in _chains(steps, self_name):
+        guards = {guard for start, end, guard in blocks if start <= at < end}
+        yield calling, replace(chain, guards=chain.guards | guards)
+
+
+@lru_cache(maxsize=4096)
+def stored(code: CodeType) -> frozenset[str]:
+    """Return the names of the attributes that code sets, of whatever object."""
+    steps = dis.get_instructions(code)
+    return frozenset(str(step.argval) for step in steps if step.opname == "STORE_ATTR")
+
+
+def _blocks(
+    steps: list[dis.Instruction], self_name: str | None, has_handlers: bool
+) -> Iterator[tuple[int, int, Guard]]:
+    """Yield the steps, from a first to before a last, that run only if an attribute is so."""
+    jumps = dict(_jumps(steps))
+    for at, target in jumps.items():
+        asked = _asked(steps, at, self_name) if target > at else None
+        if asked is None:
+            continue
+        names, is_true = asked
+        others = {start: end for start, end in jumps.items() if start != at}
+        if _is_entered_at_start(at + 1, target, others):
+            yield at + 1, target, (names, is_true)
+        end = _end_of_else(steps, target, jumps, has_handlers)
+        if end > target and _is_entered_at_start(target, end, others):
+            yield target, end, (names, not is_true)
+
+
+def _jumps(steps: list[dis.Instruction]) -> Iterator[tuple[int, int]]:
+    """Yield the number of each step that jumps, and that of the step it jumps to."""
+    offsets = [step.offset for step in steps]
+    for at, step in enumerate(steps):
+        if step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
+            yield at, bisect_left(offsets, step.argval)
+
+
+def _asked(
+    steps: list[dis.Instruction], at: int, self_name: str | None
+) -> tuple[tuple[str, ...], bool] | None:
+    """Return the question about an object on which a jump depends, and the answer if it goes on."""
+    opname = steps[at].opname
+    if not opname.startswith("POP_JUMP"):
+        return None
+    at -= 2 if steps[at - 1].opname == "TO_BOOL" else 1
+    if opname.endswith("NONE"):
+        names = _names_before(steps, at, self_name)
+        return ((LACKS, *names), opname.endswith("NOT_NONE")) if names else None
+    if not opname.endswith(("IF_FALSE", "IF_TRUE")):
+        return None
+    goes_on = opname.endswith("IF_FALSE")
+    if steps[at].opname == "IS_OP" and steps[at - 1].argval is None:
+        names = _names_before(steps, at - 2, self_name)
+        return ((LACKS, *names), goes_on != bool(steps[at].arg)) if names else None
+    if steps[at].opname == "CONTAINS_OP" and at > 1:
+        name, is_self = steps[at - 2].argval, _is_self(steps[at - 1], self_name)
+        is_in = goes_on != bool(steps[at].arg)
+        return ((HAS, name), is_in) if is_self and isinstance(name, str) else None
+    names = _names_before(steps, at, self_name)
+    return (names, goes_on) if names else None
+
+
+def _names_before(steps: list[dis.Instruction], at: int, self_name: str | None) -> tuple[str, ...]:
+    """Return the attributes of an object that steps up to one read; empty for anything else."""
+    names: list[str] = []
+    while at > 0 and steps[at].opname == "LOAD_ATTR":
+        names.insert(0, _name(steps[at]))
+        at -= 1
+    return tuple(names) if _is_self(steps[at], self_name) else ()
+
+
+def _is_self(step: dis.Instruction, self_name: str | None) -> bool:
+    base = _base(step, self_name)
+    return base is not None and base[0] is Base.SELF
+
+
+def _is_entered_at_start(start: int, end: int, jumps: dict[int, int]) -> bool:
+    """Whether no jump from elsewhere leads to the steps from ``start`` to before ``end``."""
+    return not any(
+        start <= target < end and not start <= source < end for source, target in jumps.items()
+    )
+
+
+def _end_of_else(
+    steps: list[dis.Instruction], start: int, jumps: dict[int, int], has_handlers: bool
+) -> int:
+    """Return the end of what runs instead of the steps before ``start``; ``start`` if nothing."""
+    last = steps[start - 1].opname
+    if last.startswith("RETURN"):
+        # Handlers stand at the end, and no jump leads to them.
+        return start if has_handlers else len(steps)
+    return jumps.get(start - 1, start) if last.startswith("JUMP") else start
+
+
+def _chains(
+    steps: list[dis.Instruction], self_name: str | None
+) -> Iterator[tuple[int, int, Chain]]:
+    """Yield chains with the number of the step that finds them, and of that which calls it."""
     at = 0
     while at < len(steps):
         step = steps[at]
         start, at = at, at + 1
         if isinstance(step.argval, CodeType):
-            yield from ((start, chain) for chain in chains(step.argval, self_name))
+            yield from ((start, start, chain) for chain in chains(step.argval, self_name))
         elif step.opname in _MATRIX_PRODUCTS or step.argrepr in ("@", "@="):
-            yield start, Chain(Base.PRODUCT, "@")
+            yield start, start, Chain(Base.PRODUCT, "@")
         elif step.opname == "LOAD_CONST" and isinstance(step.argval, str):
-            yield start, Chain(Base.TEXT, step.argval)
+            yield start, start, Chain(Base.TEXT, step.argval)
         elif base := _base(step, self_name):
             kind, name = base
             end = at
@@ -89,7 +204,7 @@ def _chains(steps: list[dis.Instruction], self_name: str | None) -> Iterator[tup
             if end > at and steps[at].opname.startswith("LOAD_SUPER"):
                 kind = Base.UNKNOWN
             chain = Chain(kind, name, attributes, _is_used(steps, start, end))
-            yield _calling(steps, start, end), chain
+            yield start, _calling(steps, start, end), chain
             at = end
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import inspect
 import sys
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property, lru_cache, partial, partialmethod
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .code import Base, Chain, chains
+from .code import HAS, LACKS, Base, Chain, Guard, chains, stored
 from .routing import Cell, Default, Item, Place, original_of
 
 ATTENTION = "scaled_dot_product_attention"
@@ -100,15 +100,28 @@ _COMMON = frozenset((object, dict, nn.Module))
 
 
 @lru_cache(maxsize=4096)
-def findings(kind: type, held: tuple[tuple[str, Any], ...], roots: tuple[str, ...]) -> Findings:
+def _changing(kind: type, roots: tuple[str, ...]) -> frozenset[str]:
+    """Return the attributes that methods of a layer set."""
+    found = (value for name in roots for value in _definitions(kind, name)[:1])
+    return frozenset().union(*(stored(x.__code__) for x in found if isinstance(x, FunctionType)))
+
+
+@lru_cache(maxsize=4096)
+def findings(
+    kind: type,
+    held: tuple[tuple[str, Any], ...],
+    roots: tuple[str, ...],
+    flags: tuple[Guard, ...] = (),
+) -> Findings:
     """Return what methods of a layer reach.
 
     Args:
         kind: The layer's class, or the one it had.
         held: What it holds that may be or contain functions, as `held` returns it.
         roots: Names of the methods.
+        flags: Answers that decide which code it runs, as `flags` returns them.
     """
-    reader = _Reader(kind, dict(held))
+    reader = _Reader(kind, dict(held), dict(flags), _changing(kind, roots))
     for name in roots:
         reader.follow_named(name)
     return reader.findings
@@ -117,6 +130,24 @@ def findings(kind: type, held: tuple[tuple[str, Any], ...], roots: tuple[str, ..
 def held(layer: nn.Module) -> tuple[tuple[str, Any], ...]:
     """Return the attributes of a layer that may be or contain functions."""
     return tuple((name, _frozen(value)) for name, value in _held(layer))
+
+
+def flags(layer: nn.Module) -> tuple[Guard, ...]:
+    """Return answers to questions about a layer and the settings that it holds, as guards ask."""
+    return tuple(_flags(layer))
+
+
+def _flags(layer: nn.Module) -> Iterator[Guard]:
+    yield from (((HAS, name), True) for name in layer)
+    for name, value in (*vars(layer).items(), *layer.items()):
+        yield (LACKS, name), value is None
+        if isinstance(value, bool):
+            yield (name,), value
+        elif is_dataclass(value) and not isinstance(value, type):
+            settings = getattr(value, "__dict__", {})
+            yield from (
+                ((name, one), flag) for one, flag in settings.items() if isinstance(flag, bool)
+            )
 
 
 def _held(layer: nn.Module) -> Iterator[tuple[str, object]]:
@@ -158,9 +189,17 @@ def _definitions(kind: type, name: str) -> list[object]:
 class _Reader:
     """Follows code from a layer's methods."""
 
-    def __init__(self, kind: type, held: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: type,
+        held: dict[str, Any],
+        flags: Mapping[tuple[str, ...], bool],
+        changing: frozenset[str],
+    ) -> None:
         self.kind = kind
         self.held = held
+        self.flags = flags
+        self.changing = changing
         self.findings = Findings()
         self.seen: set[int] = set()
 
@@ -199,7 +238,16 @@ class _Reader:
         for place, value in _bound(function):
             self.follow(value, place)
         for chain in chains(code, self_name):
-            self._follow_chain(chain, function)
+            if all(map(self._is_met, chain.guards)):
+                self._follow_chain(replace(chain, guards=frozenset()), function)
+
+    def _is_met(self, guard: Guard) -> bool:
+        question, answer = guard
+        if not self.changing.isdisjoint(question):
+            return True
+        # A layer lacks what is not among its flags; an object of which there are none may not.
+        default = False if self.flags and question[0] == HAS else answer
+        return self.flags.get(question, default) == answer
 
     def follow(self, value: object, place: Place | None, name: str = "") -> None:
         """Follow a value that code finds at a place, by a name; None is a place that is fixed."""
@@ -264,7 +312,7 @@ class _Reader:
         elif not isinstance(value, (type, ModuleType, nn.Module)):
             call = inspect.getattr_static(type(value), "__call__", None)
             if isinstance(call, FunctionType):
-                other = _Reader(type(value), getattr(value, "__dict__", {}))
+                other = _Reader(type(value), getattr(value, "__dict__", {}), {}, frozenset())
                 other.findings, other.seen = self.findings, self.seen
                 before = dict(self.findings.attributes)
                 other.follow_function(call, is_method=True)

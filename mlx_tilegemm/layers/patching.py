@@ -17,9 +17,16 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import DTypeError
-from ..nn import EmbeddingRoute, LinearRoute, QuantizedEmbeddingRoute, QuantizedLinearRoute
+from ..nn import (
+    AllToShardedRoute,
+    EmbeddingRoute,
+    LinearRoute,
+    QuantizedEmbeddingRoute,
+    QuantizedLinearRoute,
+    ShardedToAllRoute,
+)
 from .attention import attention_everywhere, routed_attention_class
-from .inspection import Findings, findings, held
+from .inspection import Findings, findings, flags, held
 from .routed_class import original_class, routed_class
 from .routing import Attribute, Site, routed
 from .usage import Usage
@@ -104,13 +111,15 @@ class Rule:
         layer: The class; subclasses that inherit ``method`` are routed too.
         method: The method that is replaced.
         route: A mixin with another such method.
-        op: The op that it calls, without a bias where it is `matmul`.
+        op: The op that it calls.
+        biased_op: The op that it calls where the layer has a bias.
     """
 
     layer: type
     method: str
     route: type
     op: str = "matmul"
+    biased_op: str = "addmm"
 
     @property
     def site(self) -> Site:
@@ -128,17 +137,27 @@ def _site(layer: type, method: str, route: type) -> Site:
 RULES = (
     Rule(layer=nn.Linear, method="__call__", route=LinearRoute),
     Rule(layer=nn.Embedding, method="as_linear", route=EmbeddingRoute),
+    Rule(layer=nn.AllToShardedLinear, method="__call__", route=AllToShardedRoute),
+    # Its bias is added to the sum of all machines' products.
+    Rule(
+        layer=nn.ShardedToAllLinear,
+        method="__call__",
+        route=ShardedToAllRoute,
+        biased_op="matmul",
+    ),
     Rule(
         layer=nn.QuantizedLinear,
         method="__call__",
         route=QuantizedLinearRoute,
         op="quantized_matmul",
+        biased_op="quantized_matmul",
     ),
     Rule(
         layer=nn.QuantizedEmbedding,
         method="as_linear",
         route=QuantizedEmbeddingRoute,
         op="quantized_matmul",
+        biased_op="quantized_matmul",
     ),
 )
 
@@ -162,7 +181,7 @@ def patch(model: nn.Module) -> PatchReport:
     Layers keep their identity and parameters, so optimizers, checkpoints and references to them
     stay valid; quantized layers stay quantized. Layers with a way of their own are left alone; the
     report says which and why. Patching twice is patching once. Functions that `mx.compile` has
-    traced keep what they traced.
+    traced keep what they traced. Sharding makes new layers: shard a model first, then patch it.
 
     Args:
         model: Any module; it may be a single layer.
@@ -201,8 +220,9 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 
     Args:
         model: As in `patch`; what was patched before stays patched. None routes every
-            `nn.Linear`, every `nn.Embedding.as_linear`, what either is once quantized, and every
-            call of `mx.fast.scaled_dot_product_attention` of the running thread or task.
+            `nn.Linear`, sharded or not, every `nn.Embedding.as_linear`, what either is once
+            quantized, and every call of `mx.fast.scaled_dot_product_attention` of the running
+            thread or task.
 
     Returns:
         A context manager that gives the report.
@@ -326,7 +346,7 @@ def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) 
         if rule.layer in kind.__mro__:
             return _judge_by(rule, path, layer, kind, usage)
     functions = held(layer)
-    found = findings(kind, functions, usage.roots(path))
+    found = findings(kind, functions, usage.roots(path), flags(layer))
     reason = _reason(layer, kind, rules, found)
     if not found.has_attention:
         return _Verdict(reason=reason)
@@ -347,16 +367,13 @@ def _judge_by(rule: Rule, path: str, layer: nn.Module, kind: type, usage: Usage)
     if reason:
         return _Verdict(reason=reason)
     route = routed_class(kind, rule.route)
-    return _Verdict(route=route, op=_op(rule, layer), method=rule.method)
+    op = rule.biased_op if "bias" in layer else rule.op
+    return _Verdict(route=route, op=op, method=rule.method)
 
 
 def original_method(rule: Rule) -> object:
     """Return the method of a rule's class, hooked or not."""
     return vars(rule.layer)[rule.method]
-
-
-def _op(rule: Rule, layer: nn.Module) -> str:
-    return "addmm" if rule.op == "matmul" and "bias" in layer else rule.op
 
 
 def _reason(layer: nn.Module, kind: type, rules: Rules, found: Findings) -> str:

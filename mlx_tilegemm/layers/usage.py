@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import mlx.nn as nn
 
 from .code import Base, Chain
-from .inspection import findings, held, members
+from .inspection import findings, flags, held, members
 
 Layers = Sequence[tuple[str, nn.Module, type]]
 """Path, layer and class of every layer of a model."""
@@ -26,6 +26,7 @@ class Usage:
         self._settle()
         # Layers of a class mostly share what they read.
         self._own: dict[tuple[str, str], list[Chain]] = {}
+        self._holders: dict[str, set[str]] = {}
         self._others: dict[str, dict[Chain, None]] = {}
         for path in self._layers:
             for chain in self._read(path):
@@ -41,19 +42,26 @@ class Usage:
 
     def why_not_called(self, path: str, method: str) -> str:
         """Return why a layer's method is never called; empty if it may be."""
-        parent, _, name = path.rpartition(".")
-        if not path or name.isdigit() or parent not in self._layers:
+        if not path or (method in self._names and self._may_reach(path, method)):
             return ""
-        if method != "__call__" and method not in self._names:
+        parent, _, name = path.rpartition(".")
+        if method != "__call__":
             if any(_reads_weight(chain, name) for chain in self._relevant(parent, name)):
                 return f"the code around it reads its weight and calls no {method}"
             return f"nothing calls its {method}: it only looks up rows"
-        if method != "__call__":
+        if name.isdigit() or parent not in self._layers:
             return ""
         relevant = list(self._relevant(parent, name))
         if not relevant or any(_may_call(chain, name) for chain in relevant):
             return ""
         return "the code around it reads its weight and does not call it"
+
+    def _may_reach(self, path: str, method: str) -> bool:
+        """Whether code looks up a method in what has a layer's name, or no layer's."""
+        if method == "__call__":
+            return False
+        holders = self._holders[method]
+        return _last_name(path) in holders or not holders <= set(map(_last_name, self._layers))
 
     def _settle(self) -> None:
         """Find the names that reachable code uses, which make more code reachable."""
@@ -68,10 +76,13 @@ class Usage:
         roots = self.roots(path)
         if path == "" and "__call__" in roots:
             roots = tuple(name for name in roots if name == "__call__" or name in self._names)
-        return tuple(findings(kind, held(layer), roots).chains)
+        return tuple(findings(kind, held(layer), roots, flags(layer)).chains)
 
     def _index(self, path: str, chain: Chain) -> None:
         for number, name in enumerate(chain.attributes):
+            self._holders.setdefault(name, set()).add(
+                chain.attributes[number - 1] if number else ""
+            )
             if chain.base is Base.SELF and not number:
                 self._own.setdefault((path, name), []).append(chain)
             else:
@@ -80,6 +91,11 @@ class Usage:
     def _relevant(self, parent: str, name: str) -> list[Chain]:
         """Return the chains that may lead to the layer ``name`` of the layer at ``parent``."""
         return [*self._own.get((parent, name), ()), *self._others.get(name, ())]
+
+
+def _last_name(path: str) -> str:
+    """Return the name under which a layer, or the list it is in, is an attribute; " " for none."""
+    return next((name for name in reversed(path.split(".")) if not name.isdigit()), "") or " "
 
 
 def callable_member(value: object) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, exp
+from typing import NamedTuple
 
 from ..core.caches import kept
 from ..core.plan import SIMD_WIDTH
@@ -66,9 +67,10 @@ class Constants:
 FITTED = Constants()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileWork:
+class TileWork(NamedTuple):
     """Work of one threadgroup, and how many there are.
+
+    Every candidate has one, and a tuple is made in a third of a frozen dataclass's time.
 
     Attributes:
         tiles: Threadgroups of the launch.
@@ -117,8 +119,7 @@ class TileWork:
     exposed_share: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Modelled seconds of one launch, by what takes them.
 
     Attributes:
@@ -184,23 +185,18 @@ def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estim
     """Return the modelled time of a launch and its parts."""
     per_core = ceil(work.tiles / chip.cores)
     resident = min(per_core, resident_threadgroups(work, chip))
-    issued, *moved = _tile_cycles(work, chip, constants)
-    at_a_time = _schedulers(work, chip, resident * work.simdgroups)
+    issued, shared, own, cached = _tile_cycles(work, chip, constants)
+    at_a_time = schedulers(resident * work.simdgroups, work.chains, chip)
     factor = per_core / chip.clock_hz
-    arithmetic = issued / at_a_time * factor
-    threadgroup, l1, l2 = moved[0] * factor, moved[1] * factor, moved[2] * factor
     dram = work.dram_bytes / (DRAM_SHARE * chip.dram_bytes_per_second)
-    phases = (arithmetic, threadgroup, l1, l2, dram)
+    phases = (issued / at_a_time * factor, shared * factor, own * factor, cached * factor, dram)
     longest = max(phases)
     exposed = constants.exposed_share if work.exposed_share is None else work.exposed_share
+    moved = shared + own + cached
     return Estimate(
-        arithmetic=arithmetic,
-        threadgroup=threadgroup,
-        l1=l1,
-        l2=l2,
-        dram=dram,
+        *phases,
         busy=longest + exposed * (sum(phases) - longest),
-        waiting=per_core / resident * _alone(work, issued, sum(moved), chip, constants),
+        waiting=per_core / resident * _alone(work, issued, moved, chip, constants),
         launch=chip.launch_seconds,
     )
 
@@ -218,15 +214,16 @@ def _alone(work: TileWork, issued: float, moved: float, chip: Chip, constants: C
         constants: Of the model.
     """
     independent = 1 if work.barriers else work.simdgroups
-    cycles = issued / _schedulers(work, chip, work.simdgroups // independent) + moved
+    cycles = issued / schedulers(work.simdgroups // independent, work.chains, chip) + moved
     computing = cycles / independent / chip.clock_hz
     waits = work.waits * constants.wait_factor * chip.memory_latency_seconds
     return max(computing, waits) if work.prefetched else computing + waits
 
 
-def _schedulers(work: TileWork, chip: Chip, simdgroups: int) -> float:
-    """Return the schedulers that so many simdgroups on a core keep busy."""
-    in_flight = simdgroups * min(work.chains, CHAINS_THAT_COUNT)
+@kept
+def schedulers(simdgroups: int, chains: int, chip: Chip) -> float:
+    """Return the schedulers of a core that simdgroups of so many independent chains keep busy."""
+    in_flight = simdgroups * min(chains, CHAINS_THAT_COUNT)
     utilisation = min(1.0, in_flight / chip.saturating_simdgroups)
     return min(chip.schedulers * utilisation, simdgroups)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..core.caches import kept
 from ..core.operand import Operand
 from ..core.plan import (
     CONSTANT_BINDING_LIMIT,
@@ -73,6 +74,7 @@ def reject_plan(plan: Plan) -> str | None:
     return None
 
 
+@kept
 def threads_per_core(resources: Resources, chip: Chip) -> int:
     """Return how many threads of such threadgroups a core holds at a time; 0 if not even one.
 

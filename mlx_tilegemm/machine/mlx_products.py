@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from ..core.dtypes import FLOAT32, DType, promote
@@ -34,7 +34,7 @@ def price_gemm(product: Product, chip: Chip) -> Price:
     casts += [(product.a_elements, product.a, compute), (product.b_elements, product.b, compute)]
     if product.c:
         casts.append((product.c_elements, product.c, compute))
-    same = replace(product, a=compute, b=compute, c=product.c and compute, out=compute)
+    same = product._replace(a=compute, b=compute, c=product.c and compute, out=compute)
     path, time = same_dtype_gemm(same, chip)
     copying, copied = casts_seconds(casts, chip)
     reduced = path.startswith("neural") and compute is FLOAT32
@@ -158,8 +158,7 @@ def wide_gemv_work(product: Product, chip: Chip) -> TileWork:
     # The threadgroups of a core walk through the same rows, with no barrier among them.
     first = a_bytes / resident_threadgroups(work, chip)
     again = simdgroups * a_bytes - first
-    return replace(
-        work,
+    return work._replace(
         cache_bytes=b_bytes + first,
         vector_bytes=work.vector_bytes + again,
         repeated_bytes=again,
@@ -246,7 +245,7 @@ def _split_k(product: Product, chip: Chip) -> tuple[str, float]:
     share = product.k // 16 // (ceil(product.m / 32) * ceil(product.n / 32))
     splits = min(max(2, 1 << max(0, share - 1).bit_length()), 32)
     tile = _steel_tile((block_m, block_n, 16, 2, 2), product)
-    part = replace(product, k=ceil(product.k / splits), out=FLOAT32, c=None)
+    part = product._replace(k=ceil(product.k / splits), out=FLOAT32, c=None)
     time = _shares(gemm_work(part, tile, chip), part, splits, chip)
     path = f"steel-split-k-{_tile_text(tile)}-split{splits}"
     return path, time + _adding(product, splits, chip)
@@ -254,9 +253,8 @@ def _split_k(product: Product, chip: Chip) -> tuple[str, float]:
 
 def _shares(work: TileWork, part: Product, splits: int, chip: Chip) -> float:
     """Return the seconds of as many products at a time as there are shares of k."""
-    return seconds(
-        replace(work, tiles=work.tiles * splits, dram_bytes=work.dram_bytes * splits), chip
-    )
+    all_shares = work._replace(tiles=work.tiles * splits, dram_bytes=work.dram_bytes * splits)
+    return seconds(all_shares, chip)
 
 
 def _adding(product: Product, splits: int, chip: Chip) -> float:
@@ -280,7 +278,7 @@ def _neural_split_k(product: Product, chip: Chip) -> tuple[str, float]:
     block = 64 if (m + n) // 2 < 512 or k <= 4096 else 128
     share = k // 2 if k <= 1024 else 1024 if k <= 2048 else 2048 if k <= 4096 else 4096
     splits = ceil(k / share)
-    part = replace(product, k=share, out=FLOAT32, c=None)
+    part = product._replace(k=share, out=FLOAT32, c=None)
     time = _shares(_neural_work(part, block, block, chip), part, splits, chip)
     return f"neural-{block}x{block}-split{splits}", time + _adding(product, splits, chip)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
+from ..core.caches import kept
 from ..core.dtypes import DType
 from .chips.record import Chip
 from .cost import TileWork, residents, streamed_bytes
@@ -17,8 +19,7 @@ from .fragment import FRAGMENT
 from .lines import step_bytes_in_flight, tile_line_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
+class Product(NamedTuple):
     """``out[m, n] = op(a) @ op(b) + c``, as many times as ``batch_size`` says.
 
     Attributes:
@@ -117,6 +118,49 @@ class GemmTile:
         )
 
 
+class Step(NamedTuple):
+    """Work of one step of a threadgroup, and what a core holds: the same for all sizes.
+
+    Attributes:
+        rows: Fragments of the result of a simdgroup, along the rows.
+        columns: Likewise along the columns.
+        widening: Cycles to widen one fragment of an operand.
+        copying: Cycles of copying to threadgroup memory.
+        loaded: Bytes of fragments that are loaded for each fragment of depth.
+        unique: Bytes of the operands, each once.
+        lines: Bytes of the lines of ``a`` and of ``b`` that are touched.
+        held: Threadgroups that a core holds.
+    """
+
+    rows: int
+    columns: int
+    widening: float
+    copying: float
+    loaded: int
+    unique: int
+    lines: tuple[float, float]
+    held: int
+
+
+@kept
+def gemm_step(
+    tile: GemmTile, a: DType, b: DType, transpose_a: bool, transpose_b: bool, chip: Chip
+) -> Step:
+    """Return the work of one step of a tiled GEMM."""
+    rows, columns = tile.fragments
+    unique = tile.block_k * (tile.block_m * a.bytes + tile.block_n * b.bytes)
+    return Step(
+        rows=rows,
+        columns=columns,
+        widening=widening_cycles((a, b), chip),
+        copying=copying_cycles(tile.staged, unique, tile.simdgroups, chip),
+        loaded=tile.simdgroups * FRAGMENT_ELEMENTS * (rows * a.bytes + columns * b.bytes),
+        unique=unique,
+        lines=step_lines(tile, a, b, transpose_a, transpose_b),
+        held=residents(tile.simdgroups, tile.registers, tile.threadgroup_memory, chip),
+    )
+
+
 def gemm_work(
     product: Product, tile: GemmTile, chip: Chip, *, mma_cycles: float | None = None
 ) -> TileWork:
@@ -128,47 +172,46 @@ def gemm_work(
         chip: Where it runs.
         mma_cycles: Cycles of one multiply-accumulate; None is the chip's for float32.
     """
-    steps = ceil(product.k / tile.block_k)
+    p = product
+    step = gemm_step(tile, p.a, p.b, p.transpose_a, p.transpose_b, chip)
+    steps = ceil(p.k / tile.block_k)
     depth = steps * tile.block_k // FRAGMENT
-    rows, columns = tile.fragments
-    sizes = (product.a.bytes, product.b.bytes)
-    loads = tile.simdgroups * depth * (rows + columns)
-    loaded = tile.simdgroups * depth * FRAGMENT_ELEMENTS * (rows * sizes[0] + columns * sizes[1])
-    unique = steps * tile.block_k * (tile.block_m * sizes[0] + tile.block_n * sizes[1])
-    tiles_m, tiles_n = ceil(product.m / tile.block_m), ceil(product.n / tile.block_n)
-    tiles = tiles_m * tiles_n * product.batch_size
-    held = residents(tile.simdgroups, tile.registers, tile.threadgroup_memory, chip)
-    wave = chip.cores * min(held, ceil(tiles / chip.cores))
-    lines = step_lines(product, tile)
-    launched = (product.batch_size, tiles_m, tiles_n)
+    simdgroups, chains = tile.simdgroups, step.rows * step.columns
+    loads = simdgroups * depth * (step.rows + step.columns)
+    loaded, unique = depth * step.loaded, steps * step.unique
+    tiles_m, tiles_n = ceil(p.m / tile.block_m), ceil(p.n / tile.block_n)
+    tiles = tiles_m * tiles_n * p.batch_size
+    wave = chip.cores * min(step.held, ceil(tiles / chip.cores))
+    launched = (p.batch_size, tiles_m, tiles_n)
     return TileWork(
         tiles=tiles,
-        simdgroups=tile.simdgroups,
-        chains=rows * columns,
-        issue_cycles=tile.simdgroups * depth * rows * columns * (mma_cycles or chip.mma_cycles),
-        alu_cycles=loads * widening_cycles((product.a, product.b), chip)
-        + steps * copying_cycles(tile.staged, unique / steps, tile.simdgroups, chip),
+        simdgroups=simdgroups,
+        chains=chains,
+        issue_cycles=simdgroups * depth * chains * (mma_cycles or chip.mma_cycles),
+        alu_cycles=loads * step.widening + steps * step.copying,
         threadgroup_bytes=loaded + unique if tile.staged else 0,
         fragment_bytes=0 if tile.staged else loaded,
         cache_bytes=unique,
-        dram_bytes=moved_bytes(product, (tiles_m, tiles_n), tile.panel, held, chip),
+        dram_bytes=moved_bytes(p, (tiles_m, tiles_n), tile.panel, step.held, chip),
         waits=steps,
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
         prefetched=tile.prefetched,
         barriers=tile.staged,
-        shared_bytes=step_bytes_in_flight(*lines, launched, wave, tile.panel),
-        line_bytes=steps * sum(lines),
+        shared_bytes=step_bytes_in_flight(*step.lines, launched, wave, tile.panel),
+        line_bytes=steps * sum(step.lines),
     )
 
 
-def step_lines(product: Product, tile: GemmTile) -> tuple[float, float]:
+def step_lines(
+    tile: GemmTile, a: DType, b: DType, transpose_a: bool, transpose_b: bool
+) -> tuple[float, float]:
     """Return the bytes of the lines of ``a`` and of ``b`` that a threadgroup touches in a step."""
-    a, b = (tile.block_m, tile.block_k), (tile.block_k, tile.block_n)
-    a = a[::-1] if product.transpose_a else a
-    b = b[::-1] if product.transpose_b else b
-    return tile_line_bytes(a[0], a[1] * product.a.bytes), tile_line_bytes(
-        b[0], b[1] * product.b.bytes
+    a_tile, b_tile = (tile.block_m, tile.block_k), (tile.block_k, tile.block_n)
+    a_rows, a_columns = a_tile[::-1] if transpose_a else a_tile
+    b_rows, b_columns = b_tile[::-1] if transpose_b else b_tile
+    return tile_line_bytes(a_rows, a_columns * a.bytes), tile_line_bytes(
+        b_rows, b_columns * b.bytes
     )
 
 

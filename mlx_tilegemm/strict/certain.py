@@ -1,8 +1,8 @@
 """Which of clang's errors hold for any Metal text.
 
 The strict headers declare what this project's own kernels use. Of a text that uses more, clang says
-much that Metal would not; what it says of address spaces, program scope, ``virtual``, ``new`` and
-array bounds it says for reasons that lie in the text alone.
+much that Metal would not; what it says of address spaces, program scope, ``virtual``, ``new``, run
+time types, pointers to functions and array bounds it says for reasons that lie in the text alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ Named = tuple[str, int, str]
 _CERTAIN = re.compile(
     r"(?:program scope|extern|static local) variable must reside in (?:global or )?constant "
     r"|virtual functions are not supported"
-    r"|'[\w ]*(?:new|delete)' is not supported"
+    r"|'(?:[\w ]*(?:new|delete)|dynamic_cast|typeid)' is not supported"
+    r"|pointers to functions are not allowed"
     r"|.* does not support the '(?:thread_local|register)' storage class"
 )
+_FOLLOWING = re.compile(r"taking address of function is not allowed")
 _CANDIDATES = re.compile(r"no matching (?:(?:member )?function|constructor|conversion) for")
 _CANDIDATE = re.compile(r"candidate\b.*?(?:not viable|ignored): (?P<reason>.*)")
 _ARITY = re.compile(r"(?:requires|expects) .*argument")
@@ -64,7 +66,11 @@ def is_certain(error: Diagnostic, varying: Collection[Named]) -> bool:
 def settled(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The findings in order, none of them certain on a line that clang may not have understood."""
     found = tuple(sorted(dict.fromkeys(findings)))
-    unclear = {(one.file, one.line) for one in found if one.rule == "compile" and not one.certain}
+    unclear = {
+        (one.file, one.line)
+        for one in found
+        if one.rule == "compile" and not one.certain and not _FOLLOWING.match(one.message)
+    }
     return tuple(
         replace(one, certain=one.certain and (one.file, one.line) not in unclear) for one in found
     )
@@ -73,6 +79,7 @@ def settled(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 def metal_words(text: str) -> str:
     """A message with Metal's names of the address spaces, without those that nobody writes."""
     text = re.sub(r"(?<=[*&])__(?:private|generic)\b|\b__generic ?", "", text)
+    text = re.sub(r"C\+\+ for OpenCL(?: version \d+)?", "Metal", text)
     return _SPACE.sub(lambda match: _METAL[match.group()], text)
 
 

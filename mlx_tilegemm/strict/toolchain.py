@@ -16,6 +16,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..core.progress import working
+
 INCLUDE = Path(__file__).parent / "include"
 PRELUDE = INCLUDE / "mlx_prelude.h"
 STANDARD_LIBRARY = INCLUDE / "metal_stdlib"
@@ -71,14 +73,15 @@ class Clang:
         self, *arguments: str, text: str | None = None, timeout: float | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run it to its end, with ``text`` as its input."""
-        return subprocess.run(
-            [*self.command, *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
+        with working("[strict] checking with clang"):
+            return subprocess.run(
+                [*self.command, *arguments],
+                input=text,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=timeout,
+            )
 
 
 class ClangMissingError(Exception):

@@ -94,9 +94,12 @@ def _node_findings(node: Node) -> Iterator[Finding]:
         yield from _variable_findings(node)
     elif node.kind in FUNCTIONS and not node.implicit:
         yield from _function_findings(node)
-    elif node.kind == "CXXRecordDecl" and node.raw.get("bases"):
+    elif node.kind == "CXXRecordDecl" and (bases := node.raw.get("bases")):
         yield _finding(
-            node, "derived-class", f"{node.name} is derived; Metal has no derived classes"
+            node,
+            "derived-class",
+            f"{node.name} is derived; Metal has no derived classes",
+            certain=any(base.get("isVirtual") for base in bases),
         )
     elif node.kind == "ImplicitCastExpr":
         yield from _cast_findings(node)
@@ -233,7 +236,7 @@ def _recursion(nodes: list[Node]) -> Iterator[Finding]:
             calls[canonical(node.function.id)].add(canonical(target))
     for identity, node in functions.items():
         if node.place and _reaches(identity, calls):
-            yield _finding(node, "recursion", f"{node.name} can call itself")
+            yield _finding(node, "recursion", f"{node.name} can call itself", certain=True)
 
 
 def _called(node: Node) -> str | None:

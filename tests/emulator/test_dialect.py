@@ -95,3 +95,43 @@ def test_what_is_not_known_is_named(line, message):
     text = f"#include <metal_stdlib>\n{line}\nkernel void k(device int* y) {{ y[0] = 1; }}"
     with pytest.raises(KernelCompileError, match=message):
         run_text(text, buffers=[np.zeros(1, np.int32)], grid=(1, 1, 1), threadgroup=(1, 1, 1))
+
+
+SWIZZLES = """
+#include <metal_stdlib>
+using namespace metal;
+kernel void swizzles(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  float4 v = float4(1, 2, 3, 4);
+  thread float4* p = &v;
+  uint3 n = uint3(5, 6, 7);
+  y[0] = v.wzyx.x;
+  y[1] = v.xyz.zy.y;
+  y[2] = p->wz . yx.x;
+  y[3] = float4(v.zw, v.rg).bgra.r;
+  y[4] = n.zyx.yz.x + n.zz[0];
+  y[5] = (v.xy + v.zw).y;
+  v.wzyx.xy = float2(8, 9);
+  y[6] = v.w + v.z;
+}
+"""
+MEMBERS = """
+#include <metal_stdlib>
+using namespace metal;
+struct Area { float2 xy; float x; };
+kernel void members(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  Area area = {float2(1, 2), 3};
+  y[0] = area.xy.x;
+  y[1] = area.xy.y;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(SWIZZLES, [4, 2, 3, 1, 13, 6, 17]), (MEMBERS, [1, 2])],
+    ids=["swizzles", "members"],
+)
+def test_swizzles_of_swizzles(text, expected):
+    out = Output(shape=(len(expected),), dtype=np.float32)
+    launched = run_text(text, buffers=[out], grid=(1, 1, 1), threadgroup=(1, 1, 1))
+    assert launched.outputs[0].tolist() == expected

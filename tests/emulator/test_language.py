@@ -60,6 +60,7 @@ def test_floating_literals_are_float():
         ("7u", "7u"),
         ("1.0h", "half(1.0f)"),
         ("1.5e2bf", "bfloat(1.5e2f)"),
+        ("0x1p-3h", "half(0x1p-3f)"),
     ],
 )
 def test_suffixes(metal, expected):

@@ -18,8 +18,9 @@ def to_markdown(campaign: Campaign, *, commit: str, compiler: str) -> str:
         commit: Of the kernels.
         compiler: What the emulator compiled with.
     """
-    parts = [_summary(campaign, commit, compiler), _operators(campaign), _catchers(campaign)]
-    return "\n".join([*parts, _subjects(), _survivors(campaign), _equivalent(campaign)])
+    first = [_summary(campaign, commit, compiler), _short(campaign), _survivors(campaign)]
+    rest = [_operators(campaign), _catchers(campaign), _subjects(), _equivalent(campaign)]
+    return "\n".join([*first, *rest])
 
 
 def _summary(campaign: Campaign, commit: str, compiler: str) -> str:
@@ -43,6 +44,16 @@ not mutated: they matter only beyond 2^31 elements.
 """
 
 
+def _short(campaign: Campaign) -> str:
+    """Return which check noticed how many mutants, alone or with others."""
+    caught = [one.caught_by.split(", ") for one in campaign.verdicts if one.caught]
+    counts = Counter(name for names in caught for name in names)
+    alone = Counter(names[0] for names in caught if len(names) == 1)
+    rows = [f"| {name} | {count} | {alone[name]} |" for name, count in counts.most_common()]
+    head = ["| noticed by | mutants | by it alone |", "|---|--:|--:|"]
+    return "\n".join(["## What notices a mistake", "", *head, *rows, ""])
+
+
 def _operators(campaign: Campaign) -> str:
     groups: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in campaign.verdicts:
@@ -60,7 +71,9 @@ def _operators(campaign: Campaign) -> str:
 def _catchers(campaign: Campaign) -> str:
     counts = Counter(one.caught_by for one in campaign.verdicts if one.caught)
     rows = [f"| {name} | {count} |" for name, count in counts.most_common()]
-    return "\n".join(["## Noticed by", "", "| what | mutants |", "|---|--:|", *rows, ""])
+    return "\n".join(
+        ["## Noticed by several at once", "", "| what | mutants |", "|---|--:|", *rows, ""]
+    )
 
 
 def _subjects() -> str:

@@ -222,8 +222,10 @@ def _row(outcome: Outcome) -> str:
 
 
 def summary(report: Report) -> str:
-    """Return how many variants passed, failed and were not fully checked, and why not."""
-    parts = [f"{_count(report.outcomes, Status.PASSED)} variants passed"]
+    """Say how many variants passed, or that not all ran, and what failed or was not checked."""
+    done = f"{len(report.outcomes)} of {report.total} variants"
+    passed = f"{_count(report.outcomes, Status.PASSED)} variants passed"
+    parts = [f"interrupted after {done}" if report.interrupted else passed]
     if failed := _count(report.outcomes, Status.FAILED):
         parts.append(f"{failed} failed")
     if unchecked := _count(report.outcomes, Status.UNCHECKED):
@@ -231,8 +233,6 @@ def summary(report: Report) -> str:
         parts.append(f"{unchecked} not fully checked: {reasons}")
     if not report.request.static:
         parts.append(STATIC_OFF)
-    if report.interrupted:
-        parts.append(f"interrupted after {len(report.outcomes)} of {report.total} variants")
     return ", ".join(parts)
 
 
@@ -243,8 +243,8 @@ def _reasons(report: Report) -> Counter[str]:
 
 def to_markdown(report: Report) -> str:
     """Return a report to read."""
-    parts = [_head(report), _machine(report), _kernels(report), _resources(report)]
-    return "\n".join([*parts, _failures(report), _unchecked(report)])
+    first = [_head(report), _kernels(report), _failures(report), _unchecked(report)]
+    return "\n".join([*first, _machine(report), _resources(report)])
 
 
 def _head(report: Report) -> str:
@@ -263,7 +263,37 @@ Of {scope}: {texts} different texts, {launches} launches, {report.seconds:.0f} s
 A variant passes if its kernels render and compile, if each of {asked.repeats} runs with new
 buffers breaks no rule and gives the same bits, if every element is within the error that float32
 accumulation allows (computed in float64), and if the static checks find nothing.{static}
+
+{_nearest(report)}
 {_earlier(report)}"""
+
+
+def _nearest(report: Report) -> str:
+    """Say how near any variant comes to what is allowed."""
+    stages = [stage for outcome in report.outcomes for stage in outcome.stages]
+    if not stages:
+        return "Nothing was run."
+    most = {name: max(getattr(stage, name) for stage in stages) for name in _LIMITS}
+    rows = [f"| {text} | {most[name]} | {limit} |" for name, (text, limit) in _LIMITS.items()]
+    error = max(outcome.error_share for outcome in report.outcomes)
+    return "\n".join(
+        [
+            "The nearest that any of them comes to what is allowed:",
+            "",
+            "| | most | allowed |",
+            "|---|--:|--:|",
+            f"| error, as a share of its bound | {error:.0%} | 100% |",
+            *rows,
+        ]
+    )
+
+
+_LIMITS = {
+    "threads": ("threads", THREADS_LIMIT),
+    "threadgroup_bytes": ("bytes of threadgroup memory", THREADGROUP_MEMORY_LIMIT),
+    "registers": ("registers of a thread, estimated", REGISTER_LIMIT - 1),
+}
+"""Resources of a stage, in words, and the most that is allowed."""
 
 
 def _earlier(report: Report) -> str:
@@ -290,7 +320,7 @@ def _kernels(report: Report) -> str:
         f"{_median([one.compile_seconds for one in members]):.2f} | "
         f"{max(one.compile_seconds for one in members):.2f} | "
         f"{max(one.text_bytes for one in members)} |"
-        for name, members in groups.items()
+        for name, members in sorted(groups.items())
     ]
     return "\n".join(
         [
@@ -322,7 +352,8 @@ def _resources(report: Report) -> str:
         if outcome.stages:
             groups[outcome.kernel, outcome.config].append(outcome)
     rows = [
-        f"| {kernel} | {config} | {_needs(found)} |" for (kernel, config), found in groups.items()
+        f"| {kernel} | {config} | {_needs(found)} |"
+        for (kernel, config), found in sorted(groups.items())
     ]
     return "\n".join(
         [

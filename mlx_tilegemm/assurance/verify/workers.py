@@ -14,11 +14,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar, cast
 
+from ...core.progress import be_quiet
 from ...errors import BackendError
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
 Task = Callable[[int], Result]
+
+_INTERRUPTS = (signal.SIGINT,)
 
 TASKS_PER_PROCESS = 400
 """A process is replaced after so many tasks: it keeps every kernel it loaded."""
@@ -48,7 +51,12 @@ class _Worker:
         self.process: BaseProcess = context.Process(
             target=_serve, args=(theirs, prepare, request), daemon=True
         )
-        self.process.start()
+        # Blocked until it ignores them: importing takes long enough to be interrupted.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.current: int | None = None
         self.given = 0
@@ -136,8 +144,10 @@ def run_tasks(
 
 
 def _serve(connection: Connection, prepare: Callable[[Any], Task[Any]], request: object) -> None:
-    # An interrupt is for the parent, which then ends its processes.
+    # An interrupt is for the parent, which then ends its processes and shows their progress.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+    be_quiet()
     task: Task[Any] | None = None
     try:
         connection.send(None)

@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from ...core.caches import latest
 from ...core.dtypes import FLOAT16, FLOATS, DType
 from ...core.operand import Operand
 from ...core.plan import SIMD_WIDTH
 from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
 from ...machine.limits import tiny_operand
 from .problem import AttentionProblem, MaskKind
-from .spec import VARIANT_MASKS, AttentionSpec, attention_fields, reject_attention, variant
+from .spec import (
+    VARIANT_MASKS,
+    AttentionSpec,
+    Fields,
+    attention_fields,
+    reject_attention,
+    variant,
+)
 
 SHARING_REGISTERS = 4
 """Further registers of a head group: lane, simdgroup and where its slices begin."""
@@ -127,9 +135,10 @@ class BackwardSpec(AttentionSpec):
         return products * self.partial_pairs * PAIR_BYTES if self.grouped else 0
 
 
-def backward_fields(problem: AttentionProblem) -> dict[str, Any]:
+@latest
+def backward_fields(problem: AttentionProblem) -> Fields:
     """Return the fields of a `BackwardSpec` that the forward problem alone decides."""
-    return attention_fields(problem) | {"grad": problem.out}
+    return tuple((attention_fields(problem) | {"grad": problem.out}).items())
 
 
 def reject_backward(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from ...core.plan import SIMD_WIDTH
 from ...machine.chips.record import Chip
@@ -20,8 +20,7 @@ VISIBLE_MARGIN = 32
 """Keys beside a window that a block of rows meets, since the windows of its rows differ."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class Side(NamedTuple):
     """Work of a kernel for each block of the rows that its simdgroups own.
 
     Attributes:

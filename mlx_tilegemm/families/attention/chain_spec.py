@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...core.dtypes import DType
 from ...core.plan import SIMD_WIDTH, Resources
 from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
 from .spec import MASK_SIZES, ROW_SIZES, ForwardSpec
 
 NAME = "attention_chain"
+
+RUN_BYTES = 16
+"""Bytes that are staged as one vector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,17 +25,21 @@ class Config:
         block_kv: Keys of one step.
         staged: k and v pass through threadgroup memory; else fragments load from device memory.
         head_groups: Simdgroups that own eight rows of q together, each a part of their columns.
+        reread: The rows of q stay in threadgroup memory and are read at every step, and k and v
+            come to one place there one after the other: fewer registers, more barriers.
     """
 
     simdgroups: int
     block_kv: int
     staged: bool
     head_groups: int = 1
+    reread: bool = False
 
     def __str__(self) -> str:
         route = "staged" if self.staged else "direct"
         groups = f"-heads{self.head_groups}" if self.head_groups > 1 else ""
-        return f"{self.block_q}x{self.block_kv}-{route}{groups}"
+        reread = "-reread" * self.reread
+        return f"{self.block_q}x{self.block_kv}-{route}{reread}{groups}"
 
     @property
     def block_q(self) -> int:
@@ -71,14 +79,29 @@ class Spec(ForwardSpec):
         return self.tile_stride(self.pe_fragments, self.k_pe) if self.k_pe else 0
 
     @property
-    def head_tile_elements(self) -> int:
-        """Elements of the staged tile of ``k``."""
-        return self.config.block_kv * self.head_tile_stride
+    def q_tile_stride(self) -> int:
+        """Elements between two staged rows of ``q``."""
+        return self.tile_stride(self.head_fragments, self.q)
 
     @property
-    def value_tile_elements(self) -> int:
-        """Elements of the staged tile of ``v``."""
-        return self.config.block_kv * self.value_tile_stride
+    def q_tile_elements(self) -> int:
+        """Elements of the staged tile of ``q``; 0 where it stays in registers."""
+        return self.config.block_q * self.q_tile_stride if self.config.reread else 0
+
+    @property
+    def value_tile_run(self) -> int:
+        """Runs of 16 bytes before the staged tile of ``v``."""
+        return 0 if self.config.reread else self._runs(self.head_tile_stride, self.k)
+
+    @property
+    def tile_runs(self) -> int:
+        """Runs of 16 bytes of the staged tiles of ``k`` and ``v``."""
+        head = self._runs(self.head_tile_stride, self.k)
+        value = self._runs(self.value_tile_stride, self.v)
+        return max(head, value) if self.config.reread else head + value
+
+    def _runs(self, stride: int, dtype: DType) -> int:
+        return self.config.block_kv * stride * dtype.bytes // RUN_BYTES
 
     @property
     def k_pe_tile_elements(self) -> int:
@@ -101,14 +124,15 @@ class Spec(ForwardSpec):
         """Bytes of the staged tiles."""
         if not self.config.staged:
             return 0
-        staged = self.head_tile_elements * self.k.bytes + self.value_tile_elements * self.v.bytes
+        staged = self.tile_runs * RUN_BYTES + self.q_tile_elements * self.q.bytes
         return staged + (self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0)
 
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
         scores = self.config.block_kv // FRAGMENT
-        kept = self.head_fragments + self.pe_fragments + self.value_fragments
+        kept = self.pe_fragments + self.value_fragments
+        kept += 0 if self.config.reread else self.head_fragments
         return Resources(
             threads=self.threads,
             threadgroup_bytes=self.staged_bytes + self.partial_elements * PAIR_BYTES,

@@ -14,6 +14,13 @@ NAME = "attention_decode"
 RUN_BYTES = 16
 """Bytes of a row that a lane loads at once."""
 
+STEP_REGISTERS = 12
+"""Registers beyond the usual for addresses: runs of keys and of values are on their way at a time.
+As Mesa's compiler for M1 has it, like the next."""
+
+GUARD_REGISTERS = 10
+"""Registers for what is left of a row, where the last fragment is not full."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
@@ -194,4 +201,6 @@ def registers(
     v_run = 2 * v_bytes * run_length(value_dim, head_groups, RUN_BYTES // (2 * v_bytes))
     held = sum(fragments(size, head_groups) for size in (head_dim, pe_dim, value_dim))
     loaded = max(k_run, v_run) * keys // 4
-    return 2 * (held + 2 * keys) + loaded + ROW_REGISTERS + ADDRESSING_REGISTERS
+    guarded = any(size % (FRAGMENT * head_groups) for size in (head_dim, pe_dim, value_dim))
+    own = STEP_REGISTERS + GUARD_REGISTERS * guarded + ROW_REGISTERS + ADDRESSING_REGISTERS
+    return 2 * (held + 2 * keys) + loaded + own

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from ...machine.chips.record import Chip
 from ...machine.cost import DRAM_SHARE, TileWork
@@ -12,8 +12,7 @@ from .problem import AttentionProblem
 from .work import attention_bytes, step_cycles
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeTile:
+class DecodeTile(NamedTuple):
     """Tiling of an attention of few rows. Each simdgroup owns eight rows of q.
 
     Attributes:

@@ -1,36 +1,57 @@
 """Attention by MLX's own ops: for the ``mlx`` backend and for what no kernel serves.
 
 Same semantics as the kernels: accumulation in float32 and one rounding to the result type, rows
-with nothing to attend to zero. Unlike the kernels, these cast operands into copies and, but for
-MLX's own fused attention, hold all scores in memory.
+with nothing to attend to zero. MLX's own attention is called where it has all that is asked for;
+what is written out here, for the others, holds all scores in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, device_type
-from ...call.tracing import is_shapeless
+from ...backends import StreamOrDevice
 from ...call.transforms import on
-from ...core.problem import Number
+from ...core.problem import Factors, Number
+from ...core.tracing import is_shapeless
 from ...errors import BackendError
-from ...machine.chips import detect
-from .price import serves_attention
+from . import fused
 from .problem import AttentionProblem, MaskKind
 
+if TYPE_CHECKING:
+    from ...core.family import Run
 
-def attention(
+
+def attention(problem: AttentionProblem) -> Run:
+    """Return the call for the operands that the problem names: of ``[out]`` or ``[out, lse]``."""
+    written_out = partial(_written_out, problem)
+    if not fused.serves(problem):
+        return written_out
+    by_mlx = fused.attention(problem)
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_shapeless():
+            return written_out(operands, factors, stream)
+        if stream is None:
+            return by_mlx(operands, factors, None)
+        with mx.stream(stream):
+            return by_mlx(operands, factors, stream)
+
+    return call
+
+
+def _written_out(
     problem: AttentionProblem,
     operands: Sequence[mx.array],
     factors: Sequence[Number],
     stream: StreamOrDevice,
 ) -> list[mx.array]:
-    """Return ``[out]`` or ``[out, lse]`` for the operands that the problem names, in its order."""
     shapeless = is_shapeless()
-    if not shapeless and _on_metal(stream) and serves_attention(problem, detect()[0]):
-        return [_fused_attention(problem, operands, factors, stream)]
     with on(stream):
         arrays = dict(zip(problem.operand_names, operands, strict=True))
         if not problem.kv_len:
@@ -45,30 +66,6 @@ def attention(
             return _softmax_chain(problem, _masked(scores, mask, -mx.inf), v, arrays.get("sinks"))
         out = _values(problem, _masked(scores, mask, 0.0), v)
         return [out.astype(problem.out.mlx)]
-
-
-def _on_metal(stream: StreamOrDevice) -> bool:
-    device = mx.default_device().type if stream is None else device_type(stream)
-    return device is mx.gpu and mx.metal.is_available()
-
-
-def _fused_attention(
-    problem: AttentionProblem,
-    operands: Sequence[mx.array],
-    factors: Sequence[Number],
-    stream: StreamOrDevice,
-) -> mx.array:
-    mask = "causal" if problem.mask_kind is MaskKind.CAUSAL else None
-    q, k, v, *sinks = operands
-    return mx.fast.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        scale=float(factors[0]),
-        mask=mask,
-        sinks=sinks[0] if sinks else None,
-        stream=stream,
-    )
 
 
 def _nothing_to_attend_to(problem: AttentionProblem, sinks: mx.array | None) -> list[mx.array]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend, Route
@@ -87,7 +86,7 @@ def _trial_factors(problem: AnyProblem) -> Factors:
 
 def _fallback(problem: AnyProblem) -> Run | None:
     """Return MLX's own ops; of gradients MLX has none that start from what our kernels left."""
-    return partial(fallback.attention, problem) if isinstance(problem, AttentionProblem) else None
+    return fallback.attention(problem) if isinstance(problem, AttentionProblem) else None
 
 
 def _price(problem: AnyProblem, chip: Chip) -> Price | None:

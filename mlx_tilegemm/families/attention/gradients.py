@@ -52,7 +52,7 @@ LseGradient = NewType("LseGradient", bool)
 def _forward_run(problem: AttentionProblem, backend: Backend, _recorder: Recorder | None) -> Run:
     """Prepare an attention that returns the log-sum-exp whether it was asked for or not."""
     run = kernel_call(OP, problem, backend)
-    return run or partial(fallback.attention, with_log_sum_exp(problem))
+    return run or fallback.attention(with_log_sum_exp(problem))
 
 
 @prepared
@@ -100,7 +100,7 @@ def _forward_by_mlx(
 ) -> list[mx.array]:
     """Return the result in float32, and the log-sum-exp, by ops that MLX differentiates."""
     full = replace(with_log_sum_exp(problem), out=FLOAT32)
-    return fallback.attention(full, operands, factors, stream)
+    return fallback.attention(full)(operands, factors, stream)
 
 
 def _gradients_by_mlx(

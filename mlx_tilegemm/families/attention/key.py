@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NewType
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
-from ...call.tracing import is_shapeless
 from ...core.caches import prepared
 from ...core.context import Settings
 from ...core.problem import Factors
 from ...core.shapes import Shape
+from ...core.tracing import is_shapeless
 from ...errors import BackendError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ Extras = tuple[tuple[str, Shape, mx.Dtype], ...]
 
 # All flags but the first have types of their own, so that no two can be swapped unnoticed.
 ReturnLse = NewType("ReturnLse", bool)
+WITHOUT_LSE, WITH_LSE = ReturnLse(False), ReturnLse(True)
 
 
 @prepared

@@ -10,7 +10,7 @@ from ...backends import StreamOrDevice, resolve
 from ...call.transforms import as_factor
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings
-from .key import Extras, ReturnLse, attention_call
+from .key import WITH_LSE, WITHOUT_LSE, Extras, attention_call
 
 
 @overload
@@ -136,7 +136,7 @@ def attention_chain(
         return_lse = as_flag("attention_chain", "return_lse", return_lse)
     if window is not None:
         window = as_whole("attention_chain", "window", window)
-    if type(out_dtype) is not mx.Dtype:
+    if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("attention_chain", out_dtype)
     settings = current_settings()
     call = attention_call(
@@ -150,7 +150,7 @@ def attention_chain(
         mask_name,
         window,
         softmax,
-        ReturnLse(return_lse),
+        WITH_LSE if return_lse else WITHOUT_LSE,
         out_dtype,
         resolve(stream, settings).backend,
         settings,

@@ -218,11 +218,9 @@ def _full_attention_work(problem: AttentionProblem, chip: Chip) -> TileWork:
         staged=True,
         registers=2 * (ceil(value / FRAGMENT) + 3 * block_kv // FRAGMENT) + ADDRESSING_REGISTERS,
         threadgroup_memory=size * (block_q * (head + padding) + kv_tile),
+        reread=True,
     )
-    work = attention_work(problem, tile, chip)
-    # Unlike here, its rows of q stay in threadgroup memory and are read at every step.
-    q_reads = mean_steps(problem, block_q, block_kv) * block_q * head * size
-    return replace(work, threadgroup_bytes=work.threadgroup_bytes + q_reads, waits=2 * work.waits)
+    return attention_work(problem, tile, chip)
 
 
 def _neural_attention(problem: AttentionProblem, chip: Chip) -> float:

@@ -11,6 +11,7 @@ from ...core.operand import Operand
 from ...core.plan import Arguments, features
 from ...core.shapes import Shape
 from ...machine.fragment import FRAGMENT, fragments, staged_stride
+from ...machine.limits import tiny_operand
 from .problem import LSE, AttentionProblem, MaskKind, attention_problem
 
 ROW_SIZES = ("q_len", "kv_len", "num_heads", "heads_per_kv_head")
@@ -120,6 +121,10 @@ class AttentionSpec(Arguments):
         return f"tilegemm_{self.KERNEL}_{softmax}_{mask}_{dtypes}_{sizes}"
 
 
+Fields = tuple[tuple[str, Any], ...]
+"""Fields of a spec by name: all that texts know of a problem, and hashable."""
+
+
 def attention_fields(problem: AttentionProblem) -> dict[str, Any]:
     """Return the fields of an `AttentionSpec` that the problem alone decides."""
     return {
@@ -181,9 +186,10 @@ class ForwardSpec(AttentionSpec):
         return fragments(self.pe_dim, self.config.head_groups)
 
 
-def forward_fields(problem: AttentionProblem) -> dict[str, Any]:
+@latest
+def forward_fields(problem: AttentionProblem) -> Fields:
     """Return the fields of a `ForwardSpec` that the problem alone decides."""
-    return attention_fields(problem) | {
+    fields = attention_fields(problem) | {
         "out": problem.out,
         "sinks": problem.sinks,
         "q_pe": problem.q_pe,
@@ -191,6 +197,7 @@ def forward_fields(problem: AttentionProblem) -> dict[str, Any]:
         "pe_dim": problem.pe_dim,
         "return_lse": problem.return_lse,
     }
+    return tuple(fields.items())
 
 
 def reject_attention(problem: AttentionProblem) -> str | None:
@@ -206,6 +213,12 @@ def reject_attention(problem: AttentionProblem) -> str | None:
 def key_operands(problem: AttentionProblem) -> tuple[Operand, ...]:
     """Return the operands that belong to the keys."""
     return tuple(one for one in problem.operands if one.name in ("k", "v", "k_pe"))
+
+
+@latest
+def tiny_key_operand(problem: AttentionProblem) -> str | None:
+    """Return which operand of the keys MLX binds in the constant address space, in words."""
+    return tiny_operand(key_operands(problem))
 
 
 @latest

@@ -33,6 +33,8 @@ class AttentionTile:
         threadgroup_memory: Bytes of threadgroup memory of a threadgroup.
         head_groups: Simdgroups that own eight rows of q together, each a part of their columns;
             they exchange their parts of the scores through threadgroup memory.
+        reread: The rows of q stay in threadgroup memory and are read at every step; the tiles of k
+            and v share one place there and are waited for one after the other.
     """
 
     simdgroups: int
@@ -41,6 +43,7 @@ class AttentionTile:
     registers: int
     threadgroup_memory: int
     head_groups: int = 1
+    reread: bool = False
 
     @property
     def block_q(self) -> int:
@@ -69,18 +72,19 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
     other = step_cycles(problem, scores, products, value, chip)
     copying = steps * copying_cycles(tile.staged, unique / steps, tile.simdgroups, chip)
     exchanged = exchanged_bytes(tile) * steps
+    q_reads = steps * tile.block_q * problem.head_dim * problem.q.bytes if tile.reread else 0
     return TileWork(
         tiles=blocks * problem.num_heads * problem.batch,
         simdgroups=tile.simdgroups,
         chains=scores,
         issue_cycles=row_steps * scores * products * chip.mma_cycles,
         alu_cycles=row_steps * other + copying,
-        threadgroup_bytes=exchanged + (loaded + unique if tile.staged else 0),
+        threadgroup_bytes=exchanged + q_reads + (loaded + unique if tile.staged else 0),
         fragment_bytes=0 if tile.staged else loaded,
         cache_bytes=unique,
         repeated_bytes=0 if tile.staged else loaded - unique,
         dram_bytes=attention_bytes(problem),
-        waits=steps if tile.staged else 2 * steps,
+        waits=steps if tile.staged and not tile.reread else 2 * steps,
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
         shared_bytes=bytes_in_flight(

@@ -7,17 +7,18 @@ products exact modulo 2^32. Unlike the kernels, these cast operands into copies.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...call.tracing import is_shapeless, is_traced
 from ...call.transforms import on
 from ...core.dtypes import promote
 from ...core.problem import Number
 from ...core.shapes import Shape
+from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError
 from .problem import GemmProblem
 
@@ -31,17 +32,18 @@ _LIMB_BITS = 16
 _EXACT_SUM_LENGTH = 1 << 20
 
 
-def gemm(
-    problem: GemmProblem,
-    operands: Sequence[mx.array],
-    factors: Sequence[Number],
-    stream: StreamOrDevice,
-) -> list[mx.array]:
-    """Return ``[alpha * op(a) @ op(b) + beta * c]`` for operands ``(a, b)`` or ``(a, b, c)``."""
-    a, b = _transposed(operands, problem.transpose_a, problem.transpose_b, stream)
-    c = operands[2] if len(operands) > 2 else None
-    compute = _integer_gemm if problem.is_integer else _float_gemm
-    return [compute(problem, a, b, c, factors, stream)]
+def gemm(problem: GemmProblem) -> Run:
+    """Return the call for ``(a, b)`` or ``(a, b, c)`` of ``alpha * op(a) @ op(b) + beta * c``."""
+    if problem.is_integer:
+        return partial(_integer_gemm, problem)
+    natural = promote(problem.a, problem.b)
+    if problem.c is not None:
+        natural = promote(natural, problem.c)
+    # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
+    cast = None if problem.out is natural else mx.float32
+    return _float_gemm(
+        cast, problem.out.mlx, transpose_a=problem.transpose_a, transpose_b=problem.transpose_b
+    )
 
 
 def promoted_run(
@@ -101,20 +103,21 @@ def _transposed(
 
 
 def _float_gemm(
-    problem: GemmProblem,
-    a: mx.array,
-    b: mx.array,
-    c: mx.array | None,
-    factors: Sequence[Number],
-    stream: StreamOrDevice,
-) -> mx.array:
-    natural = promote(problem.a, problem.b)
-    if problem.c is not None:
-        natural = promote(natural, problem.c)
-    if problem.out is not natural:
-        # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
-        a, b = a.astype(mx.float32, stream=stream), b.astype(mx.float32, stream=stream)
-    return _product(a, b, c, factors, stream).astype(problem.out.mlx, stream=stream)
+    cast: mx.Dtype | None, out: mx.Dtype, *, transpose_a: bool, transpose_b: bool
+) -> Run:
+    """Return the product of operands that are cast, and that is cast, if ``cast`` is a type."""
+
+    def call(
+        operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
+    ) -> list[mx.array]:
+        a, b = _transposed(operands, transpose_a, transpose_b, stream)
+        c = operands[2] if len(operands) > 2 else None
+        if cast is None:
+            return [_product(a, b, c, factors, stream)]
+        a, b = a.astype(cast, stream=stream), b.astype(cast, stream=stream)
+        return [_product(a, b, c, factors, stream).astype(out, stream=stream)]
+
+    return call
 
 
 def _product(
@@ -162,8 +165,9 @@ def _matrices(
     """
     added = [axis for axis, x in ((-2, a), (-1, b)) if x.ndim == 1]
     rank = max(a.ndim, b.ndim, 2) - len(added)
-    c = mx.expand_dims(c, [*range(rank - c.ndim)], stream=stream)
-    c = mx.expand_dims(c, added, stream=stream)
+    # One by one: MLX maps several at once wrongly.
+    for axis in (*(0,) * (rank - c.ndim), *sorted(added, reverse=True)):
+        c = mx.expand_dims(c, axis, stream=stream)
     if a.ndim == 1:
         a = mx.expand_dims(a, 0, stream=stream)
     if b.ndim == 1:
@@ -173,18 +177,18 @@ def _matrices(
 
 def _integer_gemm(
     problem: GemmProblem,
-    a: mx.array,
-    b: mx.array,
-    c: mx.array | None,
+    operands: Sequence[mx.array],
     factors: Sequence[Number],
     stream: StreamOrDevice,
-) -> mx.array:
+) -> list[mx.array]:
+    a, b = _transposed(operands, problem.transpose_a, problem.transpose_b, stream)
+    c = operands[2] if len(operands) > 2 else None
     # float64 lives on the CPU only.
     with mx.stream(stream if stream is not None and device_type(stream) is mx.cpu else mx.cpu):
         total = _integer_product(a, b, problem.k)
         alpha, beta = (mx.array(int(factor) % 2**32, dtype=mx.uint32) for factor in factors)
         scaled = alpha * total
-        return (scaled if c is None else scaled + beta * _wrapped(c)).astype(mx.int32)
+        return [(scaled if c is None else scaled + beta * _wrapped(c)).astype(mx.int32)]
 
 
 def _integer_product(a: mx.array, b: mx.array, k: int) -> mx.array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
@@ -82,7 +81,7 @@ def _trial_factors(problem: GemmProblem) -> Factors:
 
 
 def _fallback(problem: GemmProblem) -> Run:
-    return partial(fallback.gemm, problem)
+    return fallback.gemm(problem)
 
 
 def _rule(problem: GemmProblem, backend: Backend) -> Rule:

@@ -24,9 +24,12 @@ NoAddend = NewType("NoAddend", bool)
 BatchInvariant = NewType("BatchInvariant", bool)
 
 
-NOT_SCALED = Scaled(False)
-WITH_PRODUCT = NoProduct(False)
-WITH_ADDEND = NoAddend(False)
+# Their values: choosing one takes an op a fifth of the time of calling its type.
+B_AS_IT_IS, B_TRANSPOSED = TransposeB(False), TransposeB(True)
+NOT_SCALED, SCALED = Scaled(False), Scaled(True)
+WITH_PRODUCT, WITHOUT_PRODUCT = NoProduct(False), NoProduct(True)
+WITH_ADDEND, WITHOUT_ADDEND = NoAddend(False), NoAddend(True)
+FREE, INVARIANT = BatchInvariant(False), BatchInvariant(True)
 
 
 @prepared

@@ -12,14 +12,16 @@ from ...core.dtypes import INTEGERS
 from ...core.problem import Number
 from ...errors import DTypeError, ProblemError
 from .key import (
+    B_AS_IT_IS,
+    B_TRANSPOSED,
+    FREE,
+    INVARIANT,
     NOT_SCALED,
+    SCALED,
     WITH_ADDEND,
     WITH_PRODUCT,
-    BatchInvariant,
-    NoAddend,
-    NoProduct,
-    Scaled,
-    TransposeB,
+    WITHOUT_ADDEND,
+    WITHOUT_PRODUCT,
     product_call,
 )
 
@@ -80,7 +82,7 @@ def matmul(
         transpose_b = as_flag("matmul", "transpose_b", transpose_b)
     if type(batch_invariant) is not bool:
         batch_invariant = as_flag("matmul", "batch_invariant", batch_invariant)
-    if type(out_dtype) is not mx.Dtype:
+    if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("matmul", out_dtype)
     settings = current_settings()
     call = product_call(
@@ -92,12 +94,12 @@ def matmul(
         None,
         None,
         transpose_a,
-        TransposeB(transpose_b),
+        B_TRANSPOSED if transpose_b else B_AS_IT_IS,
         out_dtype,
         NOT_SCALED,
         WITH_PRODUCT,
         WITH_ADDEND,
-        BatchInvariant(batch_invariant),
+        INVARIANT if batch_invariant else FREE,
         resolve(stream, settings).backend,
         settings,
     )
@@ -171,7 +173,7 @@ def addmm(
         transpose_b = as_flag("addmm", "transpose_b", transpose_b)
     if type(batch_invariant) is not bool:
         batch_invariant = as_flag("addmm", "batch_invariant", batch_invariant)
-    if type(out_dtype) is not mx.Dtype:
+    if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("addmm", out_dtype)
     settings = current_settings()
     call = product_call(
@@ -183,12 +185,12 @@ def addmm(
         c.shape,
         c.dtype,
         transpose_a,
-        TransposeB(transpose_b),
+        B_TRANSPOSED if transpose_b else B_AS_IT_IS,
         out_dtype,
-        Scaled(alpha != 1.0),
-        NoProduct(alpha == 0.0),
-        NoAddend(beta == 0.0),
-        BatchInvariant(batch_invariant),
+        SCALED if alpha != 1.0 else NOT_SCALED,
+        WITHOUT_PRODUCT if alpha == 0.0 else WITH_PRODUCT,
+        WITHOUT_ADDEND if beta == 0.0 else WITH_ADDEND,
+        INVARIANT if batch_invariant else FREE,
         resolve(stream, settings).backend,
         settings,
     )

@@ -6,7 +6,6 @@ It reads a weight again for every few rows up to a limit, beyond which it decode
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
 
 from ...core.dtypes import FLOAT32, DType
@@ -79,8 +78,7 @@ def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[
     dense = gemm_work(product, QMM_TILE, chip)
     decoded = ceil(problem.k / 32) * 32 * 32 / SIMD_WIDTH
     decoding = decoded * decoding_instructions(problem.weight) * chip.alu_cycles
-    work = replace(
-        dense,
+    work = dense._replace(
         alu_cycles=dense.alu_cycles + decoding,
         line_bytes=0.0,
         shared_bytes=0.0,

@@ -32,6 +32,11 @@ __all__ = [
 ]
 
 
+def spelled(text: str) -> str:
+    """Return a chip's name as its record has it, from capitals or not, spaces or hyphens."""
+    return "-".join(text.lower().split())
+
+
 def get(name: str) -> Chip:
     """Return the chip called ``name``, for example ``"m4-max"`` or ``"m4-max-32"``.
 
@@ -39,7 +44,7 @@ def get(name: str) -> Chip:
         ProblemError: No chip has that name.
     """
     for chip in CHIPS:
-        if chip.name == "-".join(str(name).lower().split()):
+        if chip.name == spelled(str(name)):
             return chip
     known = ", ".join(chip.name for chip in CHIPS)
     raise ProblemError(f"[chip] Expected one of {known}, got {name!r}.")

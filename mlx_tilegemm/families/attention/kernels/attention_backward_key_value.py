@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.dtypes import DType
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Resources, Sizes, Stage, features
+from ....core.operand import Operand
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
-from ....machine.limits import reject_plan
+from ....machine.fragment import fragments
+from ....machine.limits import reject_grid, reject_resources, reject_sizes
 from ..backward_spec import (
     CONFIGS,
     GROUPED_CONFIGS,
@@ -24,8 +26,8 @@ from ..backward_spec import (
     variant_attentions,
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
-from ..problem import KeyValueGradientProblem
-from ..spec import MASK_SIZES, ROW_SIZES, attention_sizes
+from ..problem import AttentionProblem, KeyValueGradientProblem
+from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes
 
 NAME = "attention_backward_key_value"
 
@@ -76,28 +78,32 @@ def candidates(problem: KeyValueGradientProblem, chip: Chip) -> Iterator[Config]
 def reject(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     p = problem.attention
-    reason = reject_backward(
-        p, config, (one for one in problem.operands if one.name in ("q", "grad"))
-    )
-    return reason or reject_plan(plan(problem, config))
+    reason = reject_backward(p, config, _staged(problem))
+    if reason:
+        return reason
+    needs = _resources(backward_fields(p), config)
+    reason = reject_resources(needs) or reject_grid(_grid(p, config, needs.threads))
+    return reason or reject_sizes(attention_sizes(p).values())
 
 
 def cost(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    p, spec = problem.attention, _spec(problem, config)
+    p, needs = problem.attention, _resources(backward_fields(problem.attention), config)
+    head = fragments(p.head_dim, config.head_groups)
+    value = fragments(p.value_dim, config.head_groups)
     q_bytes, grad_bytes = p.head_dim * p.q.bytes, p.value_dim * p.out.bytes
     k_bytes, v_bytes = p.head_dim * p.k.bytes, p.value_dim * p.v.bytes
     side = Side(
         blocks=ceil(p.kv_len / config.block_own),
         heads=p.batch * p.num_kv_heads,
         streamed=p.q_len * (p.num_heads // p.num_kv_heads) * visible_share(p),
-        products=2 * (spec.head_fragments + spec.value_fragments),
+        products=2 * (head + value),
         own_bytes=k_bytes + v_bytes,
         streamed_bytes=q_bytes + grad_bytes,
         loaded_bytes=2 * (q_bytes + grad_bytes),
         moved_bytes=operand_bytes(p) + p.batch * p.num_kv_heads * p.kv_len * (k_bytes + v_bytes),
-        registers=spec.resources.registers,
-        threadgroup_memory=spec.resources.threadgroup_bytes,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
     )
     return seconds(backward_work(side, config, chip), chip)
 
@@ -105,10 +111,10 @@ def cost(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> float:
 @latest
 def plan(problem: KeyValueGradientProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    p, spec = problem.attention, _spec(problem, config)
+    p, spec = problem.attention, _spec(backward_fields(problem.attention), config)
     keys = (p.batch, p.num_kv_heads, p.kv_len)
     launch = Launch(
-        grid=(ceil(p.kv_len / config.block_own) * spec.threads, p.num_kv_heads, p.batch),
+        grid=_grid(p, config, spec.threads),
         threadgroup=(spec.threads, 1, 1),
         sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=((*keys, p.head_dim), (*keys, p.value_dim)),
@@ -122,8 +128,23 @@ def plan(problem: KeyValueGradientProblem, config: Config) -> Plan:
     )
 
 
-def _spec(problem: KeyValueGradientProblem, config: Config) -> Spec:
-    return Spec(**backward_fields(problem.attention), config=config)
+def _grid(p: AttentionProblem, config: Config, threads: int) -> Extent:
+    return (ceil(p.kv_len / config.block_own) * threads, p.num_kv_heads, p.batch)
+
+
+@kept
+def _spec(fields: Fields, config: Config) -> Spec:
+    return Spec(**dict(fields), config=config)
+
+
+@kept
+def _resources(fields: Fields, config: Config) -> Resources:
+    return _spec(fields, config).resources
+
+
+@latest
+def _staged(problem: KeyValueGradientProblem) -> tuple[Operand, ...]:
+    return tuple(one for one in problem.operands if one.name in ("q", "grad"))
 
 
 def variant_problems() -> Iterator[KeyValueGradientProblem]:

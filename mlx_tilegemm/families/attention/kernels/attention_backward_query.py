@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Resources, Sizes, Stage, features
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
-from ....machine.limits import reject_plan
+from ....machine.fragment import fragments
+from ....machine.limits import reject_grid, reject_resources, reject_sizes
 from ..backward_spec import (
     CONFIGS,
     GROUPED_CONFIGS,
@@ -23,8 +24,8 @@ from ..backward_spec import (
     variant_attentions,
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
-from ..problem import LSE, MaskKind, QueryGradientProblem
-from ..spec import MASK_SIZES, ROW_SIZES, attention_sizes, key_operands
+from ..problem import LSE, AttentionProblem, MaskKind, QueryGradientProblem
+from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes, key_operands
 
 NAME = "attention_backward_query"
 
@@ -79,13 +80,18 @@ def reject(problem: QueryGradientProblem, config: Config, chip: Chip) -> str | N
     """Return why the configuration may not serve the problem, or None."""
     forward = problem.attention
     reason = reject_backward(forward, config, key_operands(forward))
-    return reason or reject_plan(plan(problem, config))
+    if reason:
+        return reason
+    needs = _resources(_fields(problem), config)
+    reason = reject_resources(needs) or reject_grid(_grid(forward, config, needs.threads))
+    return reason or reject_sizes(attention_sizes(forward).values())
 
 
 def cost(problem: QueryGradientProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    p, spec = problem.attention, _spec(problem, config)
-    head, value = spec.head_fragments, spec.value_fragments
+    p, needs = problem.attention, _resources(_fields(problem), config)
+    head = fragments(p.head_dim, config.head_groups)
+    value = fragments(p.value_dim, config.head_groups)
     k_bytes, v_bytes = p.head_dim * p.k.bytes, p.value_dim * p.v.bytes
     side = Side(
         blocks=ceil(p.q_len / config.block_own),
@@ -96,8 +102,8 @@ def cost(problem: QueryGradientProblem, config: Config, chip: Chip) -> float:
         streamed_bytes=k_bytes + v_bytes,
         loaded_bytes=2 * k_bytes + v_bytes if p.softmax else k_bytes + v_bytes,
         moved_bytes=operand_bytes(p) + p.nbytes("q"),
-        registers=spec.resources.registers,
-        threadgroup_memory=spec.resources.threadgroup_bytes,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
     )
     return seconds(backward_work(side, config, chip), chip)
 
@@ -105,10 +111,10 @@ def cost(problem: QueryGradientProblem, config: Config, chip: Chip) -> float:
 @latest
 def plan(problem: QueryGradientProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    p, spec = problem.attention, _spec(problem, config)
+    p, spec = problem.attention, _spec(_fields(problem), config)
     delta = ((p.lse_shape,), (LSE,)) if p.softmax else ((), ())
     launch = Launch(
-        grid=(ceil(p.q_len / config.block_own) * spec.threads, p.num_heads, p.batch),
+        grid=_grid(p, config, spec.threads),
         threadgroup=(spec.threads, 1, 1),
         sizes=Sizes.of(spec, attention_sizes(p)),
         output_shapes=(problem.out_shape, *delta[0]),
@@ -122,11 +128,26 @@ def plan(problem: QueryGradientProblem, config: Config) -> Plan:
     )
 
 
-def _spec(problem: QueryGradientProblem, config: Config) -> Spec:
-    fields = backward_fields(problem.attention)
+def _grid(p: AttentionProblem, config: Config, threads: int) -> Extent:
+    return (ceil(p.q_len / config.block_own) * threads, p.num_heads, p.batch)
+
+
+@latest
+def _fields(problem: QueryGradientProblem) -> Fields:
+    fields = dict(backward_fields(problem.attention)) | {"lse_gradient": problem.lse_gradient}
     if not problem.takes_mask:
         fields |= {"mask": None, "mask_kind": MaskKind.NONE}
-    return Spec(**fields, config=config, lse_gradient=problem.lse_gradient)
+    return tuple(fields.items())
+
+
+@kept
+def _spec(fields: Fields, config: Config) -> Spec:
+    return Spec(**dict(fields), config=config)
+
+
+@kept
+def _resources(fields: Fields, config: Config) -> Resources:
+    return _spec(fields, config).resources
 
 
 def variant_problems() -> Iterator[QueryGradientProblem]:

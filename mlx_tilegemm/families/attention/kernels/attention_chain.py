@@ -7,23 +7,30 @@ from itertools import product
 from math import ceil
 from typing import Any
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import Launch, Plan, Sizes, Stage
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT, fragments
-from ....machine.limits import reject_plan, threads_per_core, tiny_operand
+from ....machine.limits import (
+    reject_grid,
+    reject_resources,
+    reject_sizes,
+    threads_per_core,
+    tiny_operand,
+)
 from ..chain_spec import NAME, Config, Spec
 from ..problem import AttentionProblem, MaskKind
 from ..spec import (
     VARIANT_MASKS,
+    Fields,
     attention_sizes,
     forward_fields,
     forward_outputs,
-    key_operands,
     reject_attention,
+    tiny_key_operand,
     variant,
 )
 from ..work import AttentionTile, attention_work
@@ -36,8 +43,8 @@ OWN_FRAGMENTS = 36
 
 
 CONFIGS = tuple(
-    Config(simdgroups=simdgroups, block_kv=block_kv, staged=staged)
-    for staged in (True, False)
+    Config(simdgroups=simdgroups, block_kv=block_kv, staged=staged, reread=reread)
+    for staged, reread in ((True, False), (True, True), (False, False))
     for simdgroups, block_kv in ((4, 32), (4, 16), (2, 32), (1, 32))
 )
 
@@ -74,13 +81,12 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     reason = _reject_problem(problem) or _reject_tile(problem, config)
     if reason:
         return reason
-    found = plan(problem, config)
-    resources = found.stages[0].resources
-    reason = reject_plan(found)
-    if reason is None and not threads_per_core(resources, chip):
+    needs = _resources(forward_fields(problem), config)
+    reason = reject_resources(needs) or reject_grid(_grid(problem, config, needs.threads))
+    reason = reason or reject_sizes(attention_sizes(problem).values())
+    if reason is None and not threads_per_core(needs, chip):
         return (
-            f"no core holds {resources.threads} threads of about {resources.registers} registers "
-            "at a time"
+            f"no core holds {needs.threads} threads of about {needs.registers} registers at a time"
         )
     return reason
 
@@ -99,29 +105,44 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
     if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
         return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
-    if config.staged and (reason := tiny_operand(key_operands(problem))):
+    if config.reread and not config.staged:
+        return "q is read again from threadgroup memory only where k and v are staged"
+    reason = tiny_key_operand(problem) if config.staged else None
+    reason = reason or (tiny_operand(problem.operands[:1]) if config.reread else None)
+    if reason:
         return f"{reason}, from which nothing is staged"
     return None
 
 
 def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    resources = plan(problem, config).stages[0].resources
-    tile = AttentionTile(
+    tile = _tile(forward_fields(problem), config)
+    return seconds(attention_work(problem, tile, chip), chip)
+
+
+@kept
+def _tile(fields: Fields, config: Config) -> AttentionTile:
+    needs = _resources(fields, config)
+    return AttentionTile(
         simdgroups=config.simdgroups,
         block_kv=config.block_kv,
         staged=config.staged,
-        registers=resources.registers,
-        threadgroup_memory=resources.threadgroup_bytes,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
         head_groups=config.head_groups,
+        reread=config.reread,
     )
-    return seconds(attention_work(problem, tile, chip), chip)
+
+
+@kept
+def _resources(fields: Fields, config: Config) -> Resources:
+    return Spec(**dict(fields), config=config).resources
 
 
 @latest
 def plan(problem: AttentionProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = Spec(**forward_fields(problem), config=config)
+    spec = Spec(**dict(forward_fields(problem)), config=config)
     return Plan(
         kernel=NAME,
         config=config,
@@ -131,15 +152,18 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
 
 
 def _launch(problem: AttentionProblem, spec: Spec) -> Launch:
-    blocks = ceil(problem.q_len / spec.config.block_q)
     shapes, dtypes = forward_outputs(problem)
     return Launch(
-        grid=(blocks * spec.threads, problem.num_heads, problem.batch),
+        grid=_grid(problem, spec.config, spec.threads),
         threadgroup=(spec.threads, 1, 1),
         sizes=Sizes.of(spec, attention_sizes(problem)),
         output_shapes=shapes,
         output_dtypes=dtypes,
     )
+
+
+def _grid(problem: AttentionProblem, config: Config, threads: int) -> Extent:
+    return (ceil(problem.q_len / config.block_q) * threads, problem.num_heads, problem.batch)
 
 
 def variant_problems() -> Iterator[AttentionProblem]:

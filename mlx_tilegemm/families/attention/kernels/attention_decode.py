@@ -11,34 +11,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from math import ceil
 from typing import Any
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import REGISTER_LIMIT, Extent, Launch, Plan, Sizes, Stage
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....core.shapes import Shape
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT
-from ....machine.limits import reject_grid, reject_resources, reject_sizes, tiny_operand
+from ....machine.limits import reject_grid, reject_resources, reject_sizes
 from ..combine_splits import combine_stage
 from ..decode_spec import NAME, Spec, Tile, registers
 from ..decode_work import DecodeTile, combining_seconds, decode_work, packed_rows
 from ..problem import AttentionProblem, MaskKind
 from ..spec import (
+    Fields,
     attention_sizes,
     forward_fields,
     forward_outputs,
-    key_operands,
     reject_attention,
+    tiny_key_operand,
     variant,
 )
 
 SIMDGROUPS = 4
 """Simdgroups of a threadgroup, where head groups do not make them more. They wait for each other
 only at the end, so that larger threadgroups would just leave more registers of a core unused."""
+
+MOST_REGISTERS = 108
+"""Registers that a candidate may want by its estimate, which leaves some for the compiler."""
+
+FEW_REGISTERS = 64
+"""Registers that leave room for twice the threads of 128; it takes more head groups, which have to
+meet at every step."""
 
 MAX_QUERIES = 64
 """Length of q up to which this may be what decoding and its like ask for."""
@@ -68,26 +77,26 @@ def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
     """Yield the configurations that make sense for the problem, preferred ones first."""
     p = problem
     groups = _groups(p.head_dim, p.pe_dim, p.value_dim, p.k.bytes, p.v.bytes)
-    if groups is None or _reject_problem(problem):
+    if not groups or _reject_problem(problem):
         # One to be refused, so that the reason is known.
         refused = Tile(row_groups=1, key_groups=1, head_groups=8, block_kv=16)
         yield Config(tile=refused, splits=1)
         return
-    head_groups, block_kv = groups
     rows, keys = packed_rows(problem), problem.kv_len - first_key(problem)
-    for row_groups in (1, 2, 4):
-        key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
-        if key_groups == 0 or (row_groups > 1 and rows <= FRAGMENT * row_groups // 2):
-            return
-        blocks = ceil(rows / (FRAGMENT * row_groups)) * problem.batch * problem.num_kv_heads
-        tile = Tile(
-            row_groups=row_groups,
-            key_groups=key_groups,
-            head_groups=head_groups,
-            block_kv=block_kv,
-        )
-        for splits in _splits(keys, tile.round_keys, blocks, chip):
-            yield Config(tile=tile, splits=splits)
+    for head_groups, block_kv in groups:
+        for row_groups in (1, 2, 4):
+            key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
+            if key_groups == 0 or (row_groups > 1 and rows <= FRAGMENT * row_groups // 2):
+                break
+            blocks = ceil(rows / (FRAGMENT * row_groups)) * problem.batch * problem.num_kv_heads
+            tile = Tile(
+                row_groups=row_groups,
+                key_groups=key_groups,
+                head_groups=head_groups,
+                block_kv=block_kv,
+            )
+            for splits in _splits(keys, tile.round_keys, blocks, chip):
+                yield Config(tile=tile, splits=splits)
 
 
 def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int]:
@@ -103,10 +112,14 @@ def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int
 @lru_cache(maxsize=256)
 def _groups(
     head_dim: int, pe_dim: int, value_dim: int, k_bytes: int, v_bytes: int
-) -> tuple[int, int] | None:
-    """Return the fewest head groups, and then the longest steps, that registers allow."""
-    for head_groups in (1, 2, 4, 8):
-        for block_kv in (32, 16):
+) -> tuple[tuple[int, int], ...]:
+    """Return the fewest head groups, and then the longest steps, that registers allow.
+
+    First with as many registers as there are, then with few.
+    """
+    found = []
+    for most in (MOST_REGISTERS, FEW_REGISTERS):
+        for head_groups, block_kv in product((1, 2, 4, 8), (32, 16, 8)):
             needed = registers(
                 head_dim=head_dim,
                 pe_dim=pe_dim,
@@ -116,9 +129,10 @@ def _groups(
                 head_groups=head_groups,
                 block_kv=block_kv,
             )
-            if needed < REGISTER_LIMIT:
-                return head_groups, block_kv
-    return None
+            if needed <= most:
+                found.append((head_groups, block_kv))
+                break
+    return tuple(dict.fromkeys(found))
 
 
 def first_key(problem: AttentionProblem) -> int:
@@ -142,7 +156,7 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     keys = problem.kv_len - first_key(problem)
     if config.splits > 1 and split_keys(problem, config) >= keys:
         return f"{keys} keys are too few to share out"
-    needs = _spec(problem, config).resources
+    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
     reason = reject_resources(needs) or reject_grid(_grid(problem, config))
     return reason or reject_sizes(_sizes(problem, config).values())
 
@@ -153,14 +167,14 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
         return reason
     if problem.q_len > MAX_QUERIES:
         return f"{problem.q_len} queries are more than the {MAX_QUERIES} of decoding"
-    if reason := tiny_operand(key_operands(problem)):
+    if reason := tiny_key_operand(problem):
         return f"{reason}, from which no run of elements is loaded"
     return None
 
 
 def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    resources = _spec(problem, config).resources
+    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
     tile = DecodeTile(
         row_groups=config.tile.row_groups,
         key_groups=config.tile.key_groups,
@@ -168,8 +182,8 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
         block_kv=config.tile.block_kv,
         keys=problem.kv_len - first_key(problem),
         split_keys=split_keys(problem, config),
-        registers=resources.registers,
-        threadgroup_memory=resources.threadgroup_bytes,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
     )
     time = seconds(decode_work(problem, tile, chip), chip)
     return time + (combining_seconds(problem, tile, chip) if config.splits > 1 else 0.0)
@@ -177,7 +191,7 @@ def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
 
 def plan(problem: AttentionProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = _spec(problem, config)
+    spec = _spec(forward_fields(problem), config.tile, config.splits > 1)
     attending = Stage(spec=spec, launch=_launch(problem, config, spec), resources=spec.resources)
     splits = attending.launch.grid[1]
     joining = (combine_stage(problem, splits),) if spec.split else ()
@@ -189,18 +203,19 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
     )
 
 
-def _spec(problem: AttentionProblem, config: Config) -> Spec:
-    return _text(problem, config.tile, config.splits > 1)
-
-
-@latest
-def _text(problem: AttentionProblem, tile: Tile, split: bool) -> Spec:
+@kept
+def _spec(fields: Fields, tile: Tile, split: bool) -> Spec:
     """Return the spec, which does not depend on how many splits there are."""
-    fields = forward_fields(problem)
+    values = dict(fields)
     if split:
         # Splits are joined in float32, whatever becomes of the result.
-        fields |= {"out": FLOAT32, "sinks": None, "return_lse": False}
-    return Spec(**fields, config=tile, split=split)
+        values |= {"out": FLOAT32, "sinks": None, "return_lse": False}
+    return Spec(**values, config=tile, split=split)
+
+
+@kept
+def _resources(fields: Fields, tile: Tile, split: bool) -> Resources:
+    return _spec(fields, tile, split).resources
 
 
 def _split_count(problem: AttentionProblem, config: Config) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32, FLOATS, INT32, INTEGERS, UINT32, DType, Kind
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage
@@ -82,12 +82,17 @@ class Config:
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        live = self.thread_m * self.thread_n + self.thread_m + 1
-        return Resources(
-            threads=self.threads,
-            threadgroup_bytes=ACCUMULATOR_BYTES * (self.a_tile_elements + self.b_tile_elements),
-            registers=live + ADDRESSING_REGISTERS,
-        )
+        return _resources(self)
+
+
+@kept
+def _resources(config: Config) -> Resources:
+    live = config.thread_m * config.thread_n + config.thread_m + 1
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=ACCUMULATOR_BYTES * (config.a_tile_elements + config.b_tile_elements),
+        registers=live + ADDRESSING_REGISTERS,
+    )
 
 
 CONFIGS = (

@@ -217,17 +217,6 @@ class Spec(GemmSpec):
         return staged_tiles(self.config, text.a, text.b, text.transpose_a, text.transpose_b)
 
 
-def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
-    """Yield every configuration, preferred ones first."""
-    yield _config(TILES[0], staged=True)
-    yield _config(TILES[0], staged=True, swizzle_log=SWIZZLE_LOG)
-    for tile in TILES[1:]:
-        yield _config(tile, staged=True)
-    for tile in TILES:
-        yield _config(tile, staged=False)
-    yield _config(TILES[0], staged=True, double_buffered=True)
-
-
 def _config(
     tile: tuple[int, int, int, int, int],
     *,
@@ -246,6 +235,20 @@ def _config(
         swizzle_log=swizzle_log,
         double_buffered=double_buffered,
     )
+
+
+CONFIGS = (
+    _config(TILES[0], staged=True),
+    _config(TILES[0], staged=True, swizzle_log=SWIZZLE_LOG),
+    *(_config(tile, staged=True) for tile in TILES[1:]),
+    *(_config(tile, staged=False) for tile in TILES),
+    _config(TILES[0], staged=True, double_buffered=True),
+)
+
+
+def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
 
 
 def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
@@ -284,8 +287,15 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
 
 def work(product: Product, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    needs = _resources(product, config)
-    tile = GemmTile(
+    p = product
+    tile = _tile(config, p.a, p.b, p.transpose_a, p.transpose_b)
+    return gemm_work(product, tile, chip)
+
+
+@kept
+def _tile(config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool) -> GemmTile:
+    needs = resources(config, a, b, transpose_a, transpose_b)
+    return GemmTile(
         block_m=config.block_m,
         block_n=config.block_n,
         block_k=config.block_k,
@@ -297,7 +307,6 @@ def work(product: Product, config: Config, chip: Chip) -> TileWork:
         threadgroup_memory=needs.threadgroup_bytes,
         prefetched=config.double_buffered,
     )
-    return gemm_work(product, tile, chip)
 
 
 @latest

@@ -52,7 +52,7 @@ SHARE = gemm_simdgroup.Config(
 )
 """The smallest block: a result too small to fill the GPU lacks blocks."""
 
-SPLITS = (4, 16, 32, 64)
+CONFIGS = tuple(Config(share=SHARE, splits=splits) for splits in (4, 16, 32, 64))
 """Few, so that prompts of varying length need few kernels."""
 
 
@@ -87,8 +87,7 @@ REDUCE_RESOURCES = Resources(
 
 def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
-    for splits in SPLITS:
-        yield Config(share=SHARE, splits=splits)
+    yield from CONFIGS
 
 
 def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:

@@ -6,7 +6,7 @@ The weight is decoded to float32 on its way into threadgroup memory, once for a 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
@@ -227,8 +227,7 @@ def work(problem: QuantizedProblem, config: Config, chip: Chip) -> TileWork:
     steps = ceil(problem.k / BLOCK_K)
     decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
     decoding = decoded * decoding_instructions(problem.weight) * chip.alu_cycles
-    return replace(
-        dense,
+    return dense._replace(
         alu_cycles=dense.alu_cycles + decoding,
         cache_bytes=_read_bytes(problem, config, steps),
         line_bytes=0.0,

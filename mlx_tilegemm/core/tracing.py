@@ -16,7 +16,7 @@ import io
 import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import mlx.core as mx
 
@@ -31,22 +31,17 @@ class _Seen(threading.local):
 
 def is_traced() -> bool:
     """Return whether MLX may want derivatives or batching of calls made here and now."""
-    return _probe()()
+    return _probes().traced()
 
 
 def is_shapeless() -> bool:
     """Return whether MLX is compiling a function for arrays of any size just now.
 
     Sizes seen then are those of the first call alone. Again MLX has no question for it, but
-    broadcasts in another way: by what the other operand is, so that the graph has one more kind of
-    node, which stops gradients.
+    broadcasts in another way: by what the other operand is. So a constant that has the size of a
+    placeholder already is not returned as it is, and asking for its value is an error.
     """
-    if not is_traced():
-        return False
-    broadcast = mx.add(mx.zeros((1,)), mx.zeros((2,)))
-    graph = io.StringIO()
-    mx.export_to_dot(graph, broadcast=broadcast)
-    return "StopGradient" in graph.getvalue()
+    return _probes().shapeless()
 
 
 def keeping_graphs(run: Callable[[], T]) -> T:
@@ -70,14 +65,21 @@ def keeping_graphs(run: Callable[[], T]) -> T:
     return results[0]
 
 
+class _Probes(NamedTuple):
+    """Answers to `is_traced` and to `is_shapeless`."""
+
+    traced: Callable[[], bool]
+    shapeless: Callable[[], bool]
+
+
 @lru_cache(maxsize=1)
-def _probe() -> Callable[[], bool]:
-    found: list[Callable[[], bool]] = []
+def _probes() -> _Probes:
+    found: list[_Probes] = []
 
     def try_it() -> None:
-        probe = _make_probe()
-        if _works(probe):
-            found.append(probe)
+        probes = _make_probes()
+        if _work(probes):
+            found.append(probes)
         # Streams of a thread that has ended may abort a process that ends early.
         mx.clear_streams()
 
@@ -85,38 +87,59 @@ def _probe() -> Callable[[], bool]:
     thread = threading.Thread(target=try_it)
     thread.start()
     thread.join()
-    return found[0] if found else lambda: True
+    return found[0] if found else _Probes(lambda: True, _stops_gradients)
 
 
-def _make_probe() -> Callable[[], bool]:
+def _stops_gradients() -> bool:
+    """Return whether a broadcast has a node in the graph that stops gradients, as `is_shapeless`.
+
+    Looking at a graph takes twenty times as long as asking for a value.
+    """
+    broadcast = mx.add(mx.zeros((1,)), mx.zeros((2,)))
+    graph = io.StringIO()
+    mx.export_to_dot(graph, broadcast=broadcast)
+    return "StopGradient" in graph.getvalue()
+
+
+def _make_probes() -> _Probes:
     seen = _Seen()
     placeholders: list[mx.array] = []
 
+    def kept(x: mx.array) -> mx.array:
+        placeholders.append(x)
+        return x
+
     def body(x: mx.array) -> mx.array:
         seen.body = True
-        placeholders.append(x)
         return x
 
     compiled = mx.compile(body)
     with mx.stream(mx.cpu):
-        compiled(mx.zeros(()))
-    placeholder = placeholders[0]
+        mx.compile(kept)(mx.zeros((1,)))
+        compiled(mx.zeros((1,)))
+    placeholder, constant = placeholders[0], mx.array([0.0])
 
-    def probe() -> bool:
+    def traced() -> bool:
         seen.body = False
         compiled(placeholder)
-        placeholders.clear()
         return seen.body
 
-    return probe
+    def shapeless() -> bool:
+        try:
+            mx.broadcast_arrays(constant, placeholder)[0].item()
+        except ValueError:
+            return True
+        return False
+
+    return _Probes(traced, shapeless)
 
 
-def _works(probe: Callable[[], bool]) -> bool:
-    """Tell the probe from one that answers by chance."""
-    answers: list[bool] = []
+def _work(probes: _Probes) -> bool:
+    """Tell the probes from some that answer by chance."""
+    answers: list[tuple[bool, bool]] = []
 
     def followed(x: mx.array) -> mx.array:
-        answers.append(probe())
+        answers.append((probes.traced(), probes.shapeless()))
         return x
 
     x = mx.zeros(())
@@ -125,5 +148,7 @@ def _works(probe: Callable[[], bool]) -> bool:
     mx.jvp(followed, [x], [x])
     mx.vmap(followed)(x[None])
     mx.compile(lambda y: followed(y))(x)
+    mx.compile(lambda y: followed(y), shapeless=True)(x)
     followed(x)
-    return answers == [False, True, True, True, True, False]
+    no, yes = (False, False), (True, False)
+    return answers == [no, yes, yes, yes, yes, (True, True), no]
