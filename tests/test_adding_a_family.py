@@ -78,6 +78,7 @@ def test_op_gradients_batching_explain_canary_and_tuning(library):
     assert printed.splitlines()[-1] == "all right"
 
 
+@pytest.mark.slow
 def test_command_line(library):
     printed = run(library, "-m", "mlx_tilegemm", "explain", "row_scale", "15", "15x7")
     assert "row_scale/32" in printed
@@ -88,6 +89,7 @@ def test_command_line(library):
     assert "1 candidates" in listed
 
 
+@pytest.mark.slow
 def test_every_variant_is_verified(library):
     command = ("verify", "--kernel", "row_scale", "--repeats", "3", "--jobs", "1")
     run(library, "-m", "mlx_tilegemm", *command, "--report", "reports")

@@ -425,6 +425,7 @@ class TestTransforms:
             assert one.dtype == other.dtype
             np.testing.assert_allclose(np.array(one), np.array(other), rtol=2e-4, atol=2e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mapped", [(0, None, None, None), (0, 0, 0, 0)], ids=str)
     def test_batching_with_sinks(self, lazy, mapped):
         rng = np.random.default_rng(15)

@@ -437,6 +437,7 @@ def checked_model(got, expected):
         assert difference <= 4 * (unit + 2.0**-18) * scale, name
 
 
+@pytest.mark.slow
 def test_a_model_trains():
     checked_model(model_gradients(ours), model_gradients(plain))
 

@@ -474,6 +474,7 @@ def test_tiny_operands(q, k, v, mask):
     check(*operands(q, k, v, dtype=mx.float16), mask=mask)
 
 
+@pytest.mark.slow
 def test_gradients_repeat_bit_for_bit():
     q, k, v = operands((1, 6, 33, 32), (1, 2, 40, 32), (1, 2, 40, 16), dtype=mx.float16)
 
@@ -669,6 +670,7 @@ class TestVmap:
         expected = self.through(plain, mask, axes, mask_axis)(*arrays)
         np.testing.assert_allclose(np.array(got), np.array(expected), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_batches_of_gradients(self, lazy, axes, which):
         arrays, mask, mask_axis = self.arrays(axes, which)
 

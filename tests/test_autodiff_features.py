@@ -166,6 +166,7 @@ def test_no_scores_are_stored_and_explain_says_how(lazy):
     assert "for the gradients, q_pe and k_pe are copied next to q and k" in text
 
 
+@pytest.mark.slow
 def test_sinks_and_positional_parts_map_into_the_batch(lazy):
     arrays = drawn(pe=4, sinks=True)
     sinks = arrays.pop("sinks")

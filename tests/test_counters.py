@@ -58,6 +58,7 @@ def test_ours_moves_no_more_or_is_modelled_no_slower(rows):
         assert below or row.ours.seconds <= 1.1 * row.mlx.seconds, row.name
 
 
+@pytest.mark.slow
 @needs_headers
 def test_a_mixed_product_is_counted_with_mlx_s_cast(counters):
     problem = matmul_spec("64x128x48:f16,f32:nt")
@@ -72,6 +73,7 @@ def test_a_mixed_product_is_counted_with_mlx_s_cast(counters):
     assert row.mlx.device_bytes == copied + loaded + stored
 
 
+@pytest.mark.slow
 @needs_headers
 def test_decode_is_counted_with_mlx_s_gemv(counters):
     problem = matmul_spec("1x256x512:bf16:nt")
@@ -85,7 +87,14 @@ def test_decode_is_counted_with_mlx_s_gemv(counters):
 
 @needs_headers
 @pytest.mark.parametrize(
-    ("m", "n", "passes", "rows"), [(2, 40, 1, 2), (5, 256, 1, 5), (6, 256, 2, 3), (11, 256, 3, 4)]
+    ("m", "n", "passes", "rows"),
+    [
+        (2, 40, 1, 2),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((5, 256, 1, 5), (6, 256, 2, 3), (11, 256, 3, 4))
+        ),
+    ],
 )
 def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows):
     problem = matmul_spec(f"{m}x{n}x512:f16:nt")

@@ -352,6 +352,7 @@ def test_others_by_mlx_ops(uncompiled, name):
     assert spelled_out == expected
 
 
+@pytest.mark.slow
 def test_sinks_and_windows_of_a_real_model(kernels, calls):
     module = importlib.import_module("mlx_lm.models.gpt_oss")
     config = {"model_type": "gpt_oss", **TINY, **OTHERS["gpt_oss"]}

@@ -49,6 +49,7 @@ def test_planted_bug(build, case, schedule):
     assert not (found and case.name.endswith("_clean"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [TRACKED, *compilers()[:1]])
 def test_lines_are_of_this_launch_where_workers_race_for_a_record(build):
     (clean,) = [case for case in CASES if case.name == "output_read_back_clean"]

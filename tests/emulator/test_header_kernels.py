@@ -209,6 +209,7 @@ def test_mlx_softmax(length: int) -> None:
     np.testing.assert_allclose(out, wide / wide.sum(1, keepdims=True), rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @ships_headers
 def test_mlx_vector_attention() -> None:
     heads, keys, dim = 2, 37, 64

@@ -38,6 +38,7 @@ def empty(*shape, dtype=np.float32):
     return Output(shape=shape, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_strided_sum():
     strides = np.array([4, 1], np.int64), np.array([1, 4], np.int64)
     buffers = [X, Y, empty(4, 4), *strides]
@@ -47,6 +48,7 @@ def test_strided_sum():
     assert np.array_equal(out[2], X.reshape(4, 4) + Y.reshape(4, 4).T)
 
 
+@pytest.mark.slow
 def test_two_results():
     out = launch(
         "binary_ops binary_two",
@@ -60,6 +62,7 @@ def test_two_results():
     assert np.array_equal(out[3], np.fmod(Y, X))
 
 
+@pytest.mark.slow
 def test_selection():
     one = np.int64(1)
     buffers = [X > 1, X, Y, empty(16), one, one, one]
@@ -69,6 +72,7 @@ def test_selection():
     assert np.array_equal(out[3], np.where(X > 1, X, Y))
 
 
+@pytest.mark.slow
 def test_sort_and_search():
     keys = RNG.permutation(Y)
     one, stride = np.int32(1), np.int64(16)
@@ -95,6 +99,7 @@ def test_logsumexp():
     np.testing.assert_allclose(out[1], np.log(np.exp(ROWS).sum(axis=1)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hadamard():
     matrix = np.ones((1, 1), np.float32)
     while len(matrix) < 64:
@@ -105,6 +110,7 @@ def test_hadamard():
     np.testing.assert_allclose(out[1], x @ matrix / 8, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scan():
     x = RNG.normal(size=(1, 5000)).astype(np.float32)
     out = launch(
@@ -118,6 +124,7 @@ def test_scan():
     np.testing.assert_allclose(out[1], np.cumsum(x, axis=1), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_matrix_vector():
     matrix = RNG.normal(size=(8, 300)).astype(np.float32)
     vector = RNG.normal(size=300).astype(np.float32)

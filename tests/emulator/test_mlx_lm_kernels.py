@@ -189,6 +189,7 @@ def test_gated_norm_of_strided_inputs(load):
 LOSSES = pytest.mark.parametrize("loss", ["kl_div_loss", "js_div_loss"])
 
 
+@pytest.mark.slow
 @LOSSES
 def test_distillation_losses(load, loss, monkeypatch):
     module = load("tuner.losses", (SHARE, BARRIER + SHARE), (WEAK_BARRIER, BARRIER))

@@ -49,6 +49,7 @@ def test_softmax(build):
     np.testing.assert_allclose(got, np.array(exact), rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", builds())
 def test_sort(build):
     x = normal(2, (2, 500))
@@ -65,6 +66,7 @@ def test_sort(build):
     np.testing.assert_array_equal(got, np.sort(x, axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", builds())
 def test_scan(build):
     x = normal(3, (3, 700))
