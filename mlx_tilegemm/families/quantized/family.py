@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
@@ -19,7 +18,7 @@ from .request import quantized_request
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from ...core.family import Rule, Run
+    from ...core.family import Rule
     from ...core.reference import Expected
 
 
@@ -71,10 +70,6 @@ def _subjects() -> Iterator[Subject[QuantizedProblem]]:
     return subjects()
 
 
-def _fallback(problem: QuantizedProblem) -> Run:
-    return partial(fallback.quantized, problem)
-
-
 def _rule(problem: QuantizedProblem, backend: Backend) -> Rule:
     return QuantizedRule(problem=problem, backend=backend)
 
@@ -87,7 +82,7 @@ FAMILY: Family[QuantizedProblem] = Family(
     reference=_reference,
     draw=_draw,
     part=_part,
-    fallback=_fallback,
+    fallback=fallback.mlx_run,
     price=price.price,
     rule=_rule,
     notes=notes.notes,

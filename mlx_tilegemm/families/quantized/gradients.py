@@ -19,7 +19,7 @@ from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...core.shapes import Shape, pad
 from ...formats import TENSOR_SCALE, unpack
-from .fallback import quantized
+from .fallback import mlx_run
 from .key import QuantizedKey, optional, quantized_call, stated
 from .problem import QuantizedProblem
 
@@ -106,7 +106,7 @@ class QuantizedRule:
         """Return the product without the scale of the whole weight and without a bias, lazily."""
         problem = replace(self.problem, tensor_scale=False, bias=None, out=FLOAT32)
         operands = [given[name] for name in problem.operand_names]
-        return mx.reshape(quantized(problem, operands, (), stream)[0], shape)
+        return mx.reshape(mlx_run(problem)(operands, (), stream)[0], shape)
 
     def jvp(
         self,
