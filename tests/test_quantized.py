@@ -547,7 +547,9 @@ def test_the_family_s_reference_is_that_of_these_tests(mode, exact):
     np.testing.assert_allclose(
         expected.value, as_floats(given["x"]) @ values, rtol=1e-12, atol=1e-9
     )
-    assert (expected.bound < 1e-2 * np.abs(expected.value).max()).all()
+    numbers = ~np.isnan(expected.value)
+    assert numbers.mean() > 0.9
+    assert (expected.bound[numbers] < 1e-2 * np.nanmax(np.abs(expected.value))).all()
 
 
 def test_part_of_a_call_is_held_like_the_whole():
