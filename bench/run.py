@@ -111,7 +111,7 @@ def _microseconds(seconds: float | None) -> float | None:
 
 
 def _by_mlx(work: Workload) -> dict[str, Any]:
-    reason = mistake(work, _on_mlx(work)())
+    reason = mistake(work, _on_mlx(work)(), by_mlx=True)
     return {"kernel": None, **_checked(reason), "speed": None, "label": NO_SPEED["mlx"]}
 
 
@@ -135,7 +135,7 @@ def _counted(work: Workload, plan: Plan, backend: Backend) -> dict[str, Any]:
 
 def _timed(work: Workload, plan: Plan, backend: Backend, options: Options) -> dict[str, Any]:
     calls = {"ours": work.on_kernel(plan, backend), "mlx": _on_mlx(work)}
-    reasons = {name: mistake(work, call()) for name, call in calls.items()}
+    reasons = {name: mistake(work, call(), by_mlx=name == "mlx") for name, call in calls.items()}
     wrong = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
     if wrong:
         return {**_checked("; ".join(wrong)), "speed": None, "label": "no speed: a wrong result"}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from . import errors
 from .backends import use_backend
 from .core.arguments import ArraySpec
-from .core.context import use_gradients, use_kernel
+from .core.context import use_gradients, use_kernel, use_precision
 from .ops import addmm, attention_chain, matmul, quantized_matmul
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "use_backend",
     "use_gradients",
     "use_kernel",
+    "use_precision",
 ]
 
 

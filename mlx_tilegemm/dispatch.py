@@ -24,8 +24,8 @@ from .machine.price import Price
 MLX = "mlx"
 """Name of the route by MLX's own ops, and what `choose` is forced to for it."""
 
-REDUCED = 'rounds float32 to TF32, which use_kernel("mlx") allows'
-"""Why MLX's own ops are not taken where neural accelerators multiply float32."""
+REDUCED = 'rounds float32 to TF32, which precision="float32" rules out'
+"""Why MLX's own ops are not taken on neural accelerators where all bits are asked for."""
 
 ANY = "any"
 """Choice that `choose` is forced to where a kernel shall serve if one may, however fast MLX is."""
@@ -240,10 +240,12 @@ def _shared_choice(
 
 
 def _bound(one: Candidate, problem: Problem) -> Candidate:
-    """Return a candidate as one for another problem."""
-    if one.recipe is None:
+    """Return a candidate as one for another problem; `_replace` would take thrice as long."""
+    kernel, config, reason, seconds, recipe, spread = one
+    if recipe is None:
         return one
-    return one._replace(recipe=one.recipe._replace(problem=problem))
+    recipe = Recipe(recipe.kernel, problem, recipe.config)
+    return Candidate(kernel, config, reason, seconds, recipe, spread)
 
 
 @lru_cache(maxsize=1024)
@@ -256,7 +258,7 @@ def _own_choice(
     mlx_competes: bool,
 ) -> tuple[Priced, Verdict]:
     price = family_of(problem).price(problem, chip)
-    mlx = _mlx(price) if price else None
+    mlx = _mlx(price, exact=problem.exact) if price else None
     priced = Priced(
         candidates=tuple(_candidates(problem, chip)),
         mlx=mlx,
@@ -266,8 +268,8 @@ def _own_choice(
     return priced, _best(priced, problem, force)
 
 
-def _mlx(price: Price) -> Candidate:
-    reason = REDUCED if price.reduced else None
+def _mlx(price: Price, *, exact: bool) -> Candidate:
+    reason = REDUCED if price.reduced and exact else None
     return Candidate(
         kernel=MLX, config=price.path, reason=reason, seconds=price.seconds, recipe=None
     )

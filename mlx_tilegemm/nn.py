@@ -77,9 +77,7 @@ class ShardedToAllRoute:
     def __call__(self, x: mx.array) -> mx.array:
         """Return the sum of all machines' ``x @ weight.T``, plus ``bias``."""
         layer: Any = self
-        y = mx.distributed.all_sum(linear(x, layer["weight"]), group=layer.group)
-        bias: mx.array | None = layer.get("bias")
-        return y if bias is None else y + bias
+        return _summed(layer, linear(x, layer["weight"]))
 
 
 class EmbeddingRoute:
@@ -141,6 +139,35 @@ class QuantizedEmbeddingRoute:
     def as_linear(self, x: mx.array) -> mx.array:
         """Return ``x @ weight.T``, the logits of models whose embeddings are tied."""
         return quantized_linear(self, x)
+
+
+class QuantizedAllToShardedRoute:
+    """The call of a layer that holds some rows of a quantized weight, as MLX's of that name."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return this machine's columns of ``x @ weight.T + bias``; gradients of ``x`` are sums."""
+        layer: Any = self
+        return quantized_linear(layer, sum_gradients(layer.group)(x), layer.get("bias"))
+
+
+class QuantizedShardedToAllRoute:
+    """The call of a layer that holds some columns of a quantized weight, as MLX's of that name."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return the sum of all machines' ``x @ weight.T``, plus ``bias``."""
+        layer: Any = self
+        return _summed(layer, quantized_linear(layer, x))
+
+
+def _summed(layer: Any, product: mx.array) -> mx.array:  # noqa: ANN401
+    """Return the sum of all machines' products, plus the layer's bias."""
+    y: mx.array = mx.distributed.all_sum(product, group=layer.group)
+    bias: mx.array | None = layer.get("bias")
+    return y if bias is None else y + bias
 
 
 class MultiLinearRoute:
@@ -222,7 +249,7 @@ class Embedding(EmbeddingRoute, nn.Embedding):
 
 
 class QuantizedLinear(QuantizedLinearRoute, nn.QuantizedLinear):
-    """`nn.QuantizedLinear` whose activations, scales and bias may have different dtypes at no cost.
+    """`nn.QuantizedLinear` whose activations, scales and bias may have different dtypes.
 
     Args:
         input_dims: Size of the last axis of the input.

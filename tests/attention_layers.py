@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from functools import cached_property, lru_cache, partial, wraps
-from typing import Any, cast
+from functools import cached_property, lru_cache, partial, singledispatchmethod, wraps
+from typing import Any, ClassVar, cast
 
 import mlx.core as mx
 import mlx.core.fast as renamed
@@ -99,8 +99,35 @@ class Attending:
     def __call__(self, q: mx.array) -> Any:
         return self.attend(q, q, q, scale=0.5)
 
+    def idle(self, q: mx.array) -> mx.array:
+        return q
+
 
 BY_OBJECT = Attending()
+
+
+class Helper:
+    """No layer, but an object whose methods attend."""
+
+    table: ClassVar[dict[str, Attend]] = {"fast": aliased}
+
+    def attend(self, q: mx.array) -> Any:
+        return self.inner(q)
+
+    def inner(self, q: mx.array) -> Any:
+        return scaled_dot_product_attention(q, q, q, scale=0.5)
+
+    @classmethod
+    def of_class(cls, q: mx.array) -> Any:
+        return cls.half(q)
+
+    @classmethod
+    def half(cls, q: mx.array) -> Any:
+        return scaled_dot_product_attention(q, q, q, scale=0.5)
+
+
+HELPER = Helper()
+SPACE = types.SimpleNamespace(attend=aliased)
 
 
 class ByName(nn.Module):
@@ -347,7 +374,50 @@ class ByClassName(nn.Module):
         return ByName.__call__(cast(Any, self), q)
 
 
+class ByMethodOfObject(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        return HELPER.attend(q)
+
+
+class ByTableOfObject(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        return HELPER.table["fast"](q, q, q, scale=0.5)
+
+
+class ByClassMethodOfClass(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        return Helper.of_class(q)
+
+
+class ByNamespace(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        return SPACE.attend(q, q, q, scale=0.5)
+
+
+class ByModuleImportedInside(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        import attention_layers
+
+        return attention_layers.by_function(q)
+
+
+class ByDispatch(nn.Module):
+    @singledispatchmethod
+    def attend(self, q: mx.array) -> Any:
+        return scaled_dot_product_attention(q, q, q, scale=0.5)
+
+    def __call__(self, q: mx.array) -> Any:
+        return self.attend(q)
+
+
 LAYERS = [kind for name, kind in list(globals().items()) if name.startswith("By") and name[2:3]]
+
+
+class CallsNothingThatAttends(nn.Module):
+    """A layer that uses one method of an object of which another attends."""
+
+    def __call__(self, q: mx.array) -> Any:
+        return BY_OBJECT.idle(q)
 
 
 class OwnName(nn.Module):

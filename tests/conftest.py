@@ -14,6 +14,7 @@ from lazy_kernels import LazyKernels
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends
+from mlx_tilegemm.backends import rounding
 from mlx_tilegemm.strict.toolchain import Clang, ClangMissingError, find_clang
 
 _COMMON: dict[str, Any] = {
@@ -66,9 +67,11 @@ def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def fresh_routes() -> Iterator[None]:
     """Ask anew where calls run: tests pretend that MLX has Metal or CUDA, which else never ends."""
-    backends._route.cache_clear()
+    for ask in (backends._route, rounding._gpu_rounds):
+        ask.cache_clear()
     yield
-    backends._route.cache_clear()
+    for ask in (backends._route, rounding._gpu_rounds):
+        ask.cache_clear()
 
 
 @pytest.fixture

@@ -38,9 +38,13 @@ CONFIG = {
 PROMPT = mx.array([[3, 1, 4, 1, 5, 9, 2], [2, 7, 1, 8, 2, 8, 1]])
 
 
-def build() -> Any:
+LARGER = {"hidden_size": 256, "intermediate_size": 256}
+"""Sizes whose halves can be quantized in groups of 64."""
+
+
+def build(**changes: int) -> Any:
     mx.random.seed(7)
-    model = llama.Model(llama.ModelArgs.from_dict(CONFIG))
+    model = llama.Model(llama.ModelArgs.from_dict({**CONFIG, **changes}))
     model.eval()
     return model
 
@@ -74,6 +78,19 @@ def _rows(audit: tg.Audit) -> list[list[object]]:
     return [[row.path, row.primitive, row.served_by, row.flops] for row in audit.rows]
 
 
+def of_quantized(group: mx.distributed.Group) -> tuple[int, float]:
+    """Return how many layers of a quantized model are routed, and the error of its logits."""
+    model = build(**LARGER)
+    nn.quantize(model, group_size=64, bits=8)
+    expected = logits(model)
+    model.shard(group)
+    report = tg.patch(model)
+    with tg.use_backend("mlx"):
+        got = logits(model)
+    served = [one for one in report.replaced if one.op == "quantized_matmul"]
+    return len(served), error(got, expected)
+
+
 def main(folder: Path) -> None:
     group = mx.distributed.init(backend="ring", strict=True)
     model = build()
@@ -87,7 +104,10 @@ def main(folder: Path) -> None:
         got = logits(model)
     with tg.use_backend("mlx"):
         got_gradients = gradients(model)
+    quantized, quantized_error = of_quantized(group)
     found = {
+        "quantized": quantized,
+        "quantized_error": quantized_error,
         "size": group.size(),
         "error": error(got, expected),
         "gradients": {

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from agx import (
+    calibration,
     cli,
     compiler,
     dialect,
@@ -15,6 +16,7 @@ from agx import (
     markdown,
     mlx_kernels,
     pressure,
+    progress,
     report,
     spirv,
     steps,
@@ -485,6 +487,69 @@ class TestReport:
     def test_resident(self, threads, occupancy, used, held):
         build = replace(BUILD, occupancy=occupancy, threadgroup_bytes=used)
         assert report.resident(build, threads, 61440) == held
+
+
+def comparison(mlx, *ours, group="Attention", name="D 64"):
+    sides = [
+        calibration.Side(
+            name=kernel,
+            threads=128,
+            bracket=compiler.Bracket(low=low, high=high),
+            reason="",
+        )
+        for kernel, low, high in ours
+    ]
+    theirs = calibration.Side(
+        name="MLX", threads=128, bracket=compiler.Bracket(low=mlx, high=mlx), reason=""
+    )
+    case = calibration.Case(group=group, name=name, mlx=lambda: None, kernels=("ours",))
+    return calibration.Row(case=case, mlx=theirs, ours=tuple(sides))
+
+
+class TestProgress:
+    def test_kept_and_read(self, tmp_path):
+        rows = [comparison(BUILD, ("ours", BUILD, replace(BUILD, registers=80, spills=3)))]
+        path = tmp_path / "before.json"
+        progress.save(rows, path)
+        assert progress.load(path) == progress.kept(rows)
+        assert progress.load(path)["Attention: D 64"]["ours"].spills == (BUILD.spills, 3)
+
+    @pytest.mark.parametrize(
+        ("change", "met"),
+        [
+            ({}, True),
+            ({"registers": BUILD.registers + 4}, True),
+            ({"registers": BUILD.registers + 5}, False),
+            ({"spills": 1}, False),
+            ({"occupancy": BUILD.occupancy - 128}, False),
+        ],
+        ids=str,
+    )
+    def test_goal(self, change, met):
+        rows = [comparison(BUILD, ("ours", BUILD, replace(BUILD, **change)))]
+        text = progress.to_markdown(rows, {}, "clang", "command")
+        assert ("| met |" in text, "| not met |" in text) == (met, not met)
+
+    def test_both_times(self):
+        wide = replace(BUILD, registers=140, spills=5)
+        before = progress.kept([comparison(BUILD, ("gone", wide, wide), ("ours", wide, wide))])
+        rows = [comparison(BUILD, ("ours", BUILD, BUILD), ("new", BUILD, BUILD))]
+        text = progress.to_markdown(rows, before, "clang", "command")
+        pair = f"{BUILD.registers} \\| {BUILD.registers}"
+        spilled = "140 \\| 140, spills 5 \\| 5"
+        assert "| Attention | 1 | 0 | 1 | 2 | 0 |" in text
+        assert f"| D 64 | gone | {pair} | {spilled} |  |" in text
+        assert f"|  | ours | {pair} | {spilled} | {pair} |" in text
+        assert f"|  | new | {pair} |  | {pair} |" in text
+
+
+def test_no_refusal_tells_where_files_lie():
+    class Refusing:
+        def bracket(self, program):
+            raise compiler.CompileError("/tmp/some/place/k.cl:3: no 1/2 of 'a/b' in /opt/x.h")
+
+    _, reason = report.compiled(Refusing(), None)
+    assert reason == "k.cl:3: no 1/2 of 'a/b' in x.h"
 
 
 class TestMarkdown:

@@ -86,16 +86,21 @@ class TestWhatIsAsked:
         [
             ({}, True),
             ({"sinks": ArraySpec(shape=(4,), dtype=mx.float16)}, True),
-            ({"sinks": ArraySpec(shape=(4,), dtype=mx.float32)}, False),
-            ({"mask": "causal", "window": 9}, False),
+            ({"sinks": ArraySpec(shape=(4,), dtype=mx.float32)}, True),
+            ({"mask": "causal", "window": 9}, True),
+            ({"mask": ArraySpec(shape=(32, 32), dtype=mx.bool_)}, True),
+            ({"out_dtype": mx.float32}, True),
             ({"q_pe": (16,), "k_pe": (16,)}, False),
+            ({"softmax": False}, False),
+            ({"return_lse": True}, False),
         ],
     )
-    def test_what_mlx_fused_attention_serves_exactly(self, options, served):
+    def test_what_mlx_fused_attention_serves(self, options, served):
         q = ArraySpec(shape=(1, 4, 32, 64), dtype=mx.float16)
         for name in ("q_pe", "k_pe"):
             if name in options:
-                options[name] = ArraySpec(shape=(1, 4, 32, 16), dtype=mx.float16)
+                shape = (1, 4, 32, *options[name])
+                options = options | {name: ArraySpec(shape=shape, dtype=mx.float16)}
         problem = tg.explain(tg.attention_chain, q, q, q, **options).problem
         assert serves_attention(problem, chips.DEFAULT) is served
 

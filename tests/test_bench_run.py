@@ -15,8 +15,10 @@ from fake_metal import clocked_metal
 
 from mlx_tilegemm import backends
 from mlx_tilegemm.assurance.tuning.measure import Effort
+from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.families.gemm import fallback
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
 
@@ -83,7 +85,7 @@ def test_mlx_s_own_ops_have_no_speed_of_ours(run, capsys):
 
 
 def test_a_wrong_result_fails_the_command(run, monkeypatch, capsys):
-    monkeypatch.setattr(run, "mistake", lambda work, outputs: "1 is wrong")
+    monkeypatch.setattr(run, "mistake", lambda work, outputs, **options: "1 is wrong")
     assert run.main(["matmul", SPEC, "--backend", "mlx"]) == 1
     assert "1 is wrong" in capsys.readouterr().out
 
@@ -151,3 +153,57 @@ def test_overhead_of_one_round_has_a_spread(monkeypatch):
     overhead = importlib.import_module("overhead")
     assert overhead._spread([2.0]) == "2.00 (2.00 to 2.00)"
     assert overhead._spread([1.0, 3.0]) == "2.00 (1.50 to 2.50)"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Return a function that imports a script."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module
+
+
+@pytest.mark.slow
+def test_mlx_s_route_is_held_against_float64(bench, monkeypatch, capsys):
+    check = bench("mlx_route_check")
+    assert check.main(["--rounds", "0"]) == 0
+    assert capsys.readouterr().out.endswith("all right\n")
+    run = fallback.gemm
+
+    def spoiled(problem):
+        call = run(problem)
+        return lambda *given: [1.01 * x for x in call(*given)]
+
+    monkeypatch.setattr(fallback, "gemm", spoiled)
+    forget_prepared()
+    assert check.main(["--rounds", "0"]) == 1
+    printed = capsys.readouterr().out
+    forget_prepared()
+    assert printed.count("WRONG") == 2 * len(check.SPECS["matmul"])
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_what_mlx_would_round_has_to_be_refused(bench, monkeypatch, rounds):
+    check = bench("mlx_route_check")
+    monkeypatch.setattr(check, "rounds_float32", lambda: True)
+    refusing = backends.rounding if rounds else check
+    monkeypatch.setattr(refusing, "rounds_float32", lambda stream=None: True)
+    if rounds:
+        monkeypatch.setattr("mlx_tilegemm.call.precision.rounds_float32", lambda stream: True)
+    found = [reason for title, reason in check.values() if "precision float32" in title]
+    assert ("it was not refused" in found) is not rounds
+    assert any(reason is None for reason in found), "without float32 nothing is refused"
+
+
+def test_plain_mlx_is_timed_beside_our_route(bench, capsys):
+    route = bench("mlx_route")
+    assert route.main(["tiny linear", "--rounds", "1"]) in (0, 1)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("| tiny linear 8x32x32, float32 | ")
+    result = route.Result(
+        title="a",
+        ours=route.spread([2.0]),
+        plain=route.spread([1.0]),
+        ratio=route.spread([0.5]),
+        rounds_scores=True,
+    )
+    assert route.row(result) == "| a [1] | 2 | 1 | 0.500 (0.500 to 0.500) | slower |"

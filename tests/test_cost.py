@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tilegemm import dispatch
-from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT8
+from mlx_tilegemm.core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, INT8
 from mlx_tilegemm.families.attention import price as mlx_sdpa
 from mlx_tilegemm.families.attention.problem import MaskKind, attention_problem
 from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
@@ -414,9 +414,9 @@ class TestMlxPaths:
         ("problem", "chip", "path"),
         [
             (attention(), M1, "sdpa-full"),
-            (attention(), M5_MAX, "sdpa-neural"),
+            (attention(), M5_MAX, "sdpa-neural, in TF32"),
             (attention(dim=80), M5_MAX, "sdpa-full"),
-            (attention(dim=256, mask_kind=MaskKind.CAUSAL), M5_MAX, "sdpa-neural"),
+            (attention(dim=256, mask_kind=MaskKind.CAUSAL), M5_MAX, "sdpa-neural, in TF32"),
             (
                 attention(dim=256, mask_kind=MaskKind.CAUSAL),
                 M4_MAX,
@@ -450,14 +450,39 @@ class TestMlxPaths:
             {"dim": 256},
             {"softmax": False},
             {"return_lse": True},
-            {"out": FLOAT32},
-            {"q_len": 1025, "mask_kind": MaskKind.CAUSAL},
         ],
     )
     def test_what_the_fused_attention_cannot_give_is_a_chain(self, options):
         problem = attention(**options)
         assert not mlx_sdpa.serves_attention(problem, M1)
         assert price_of(problem, M1).path.startswith("chain")
+
+    @pytest.mark.parametrize(
+        ("options", "copied"),
+        [
+            ({"out": FLOAT32}, True),
+            ({"v": FLOAT32}, True),
+            ({"mask_kind": MaskKind.CAUSAL, "q_len": 1025}, False),
+            ({"mask_kind": MaskKind.CAUSAL, "window": 64}, False),
+            ({"mask_kind": MaskKind.BOOLEAN, "mask": BOOL, "mask_shape": (1024, 1024)}, False),
+            ({"sinks": FLOAT16, "sinks_shape": (8,)}, False),
+            ({"sinks": FLOAT32, "sinks_shape": (8,)}, True),
+        ],
+    )
+    def test_the_fused_attention_is_had_by_casts_and_masks(self, options, copied):
+        plain = price_of(attention(), M1)
+        price = price_of(attention(**options), M1)
+        assert price.path.startswith("sdpa-full")
+        assert (price.copied_bytes > 0) is copied
+        made = copied or "window" in options or "mask" in options
+        assert (price.seconds > plain.seconds) is bool(made)
+
+    def test_positional_parts_are_joined_for_the_fused_attention(self):
+        shapes = {"q_pe_shape": (1, 8, 1, 64), "k_pe_shape": (1, 8, 1024, 64)}
+        parts = attention(1, **shapes, q_pe=FLOAT16, k_pe=FLOAT16)
+        joined = attention(1, dim=192, value_dim=128)
+        assert price_of(parts, M1).path == price_of(joined, M1).path == "sdpa-vector-1-pass"
+        assert price_of(parts, M1).seconds > price_of(joined, M1).seconds
 
     def test_copies_are_charged(self):
         same = price_of(gemm(64, 4096, 4096, a=FLOAT32, b=FLOAT32), M1_MAX)
@@ -495,8 +520,8 @@ class TestCompetition:
         assert "MLX's own ops are modelled to be faster" in decision.reason
         assert str(decision.mlx) in decision.reason
 
-    def test_float32_stays_float32(self):
-        problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)
+    def test_float32_stays_float32_where_that_is_asked_for(self):
+        problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32, exact=True)
         assert price_of(problem, M5_MAX).reduced
         assert price_of(problem, M5_MAX).path == "neural-64x128, in TF32"
         assert not price_of(problem, M4_MAX).reduced
@@ -504,6 +529,9 @@ class TestCompetition:
         assert decision.mlx.seconds < min(one.seconds for one in decision.candidates if one.plan)
         assert decision.plan is not None
         assert "TF32" in decision.mlx.reason
+        reduced = dispatch.choose(replace(problem, exact=False), M5_MAX, mlx_competes=True)
+        assert reduced.plan is None
+        assert reduced.mlx.seconds == decision.mlx.seconds
 
     def test_float32_meets_mlx_where_that_does_not_round_it(self):
         problem = gemm(4096, 4096, 4096, a=FLOAT32, b=FLOAT32)

@@ -65,15 +65,21 @@ class TestLayers:
         (row,) = served(layer)
         assert not row.ours
 
+    @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize("kind", QUANTIZED)
-    def test_quantized_ones_stay_with_mlx(self, kind):
-        layer = kind(64, 64)
-        report = tg.patch(layer)
-        assert not report.replaced
-        (one,) = report.left_alone
-        assert one.reason == "quantized weights stay with MLX's quantized products"
+    def test_quantized_ones_compute_the_same(self, kind, bias, kernels):
+        layer = kind(64, 64, bias=bias)
+        if bias:
+            layer.bias = mx.random.normal((64,), key=mx.random.key(4))
+        expected = layer(X)
+        (one,) = tg.patch(layer).replaced
+        assert (one.layer, one.op) == (kind.__name__, "quantized_matmul")
+        assert mx.allclose(layer(X), expected, rtol=1e-6, atol=1e-6)
         (row,) = served(layer)
-        assert (row.primitive, row.reason) == ("QuantizedMatmul", one.reason)
+        assert row.ours
+        tg.unpatch(layer)
+        (row,) = served(layer)
+        assert (row.primitive, row.ours) == ("QuantizedMatmul", False)
 
     def test_layers_made_by_sharding_are_routed_once_they_are_there(self):
         model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
@@ -182,6 +188,11 @@ class TestRing:
     def test_logits_are_those_of_the_whole_model(self, found):
         # 16 layers' roundings of float32, against the largest logit.
         assert all(one["error"] < 16 * 2**-23 for one in found)
+
+    def test_quantized_logits_are_those_of_the_whole_model(self, found):
+        for one in found:
+            assert one["quantized"] == 14 + 1  # the sharded ones and lm_head
+            assert one["quantized_error"] < 16 * 2**-23
 
     def test_gradients_are_those_of_the_whole_model(self, found):
         for one in found:

@@ -9,7 +9,7 @@ import pytest
 import mlx_tilegemm as tg
 from mlx_tilegemm import ArraySpec
 from mlx_tilegemm.backends.emulator import EmulatorBackend
-from mlx_tilegemm.dispatch import RESOLUTION, preferred
+from mlx_tilegemm.dispatch import RESOLUTION, microseconds, preferred
 from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
 from mlx_tilegemm.families.attention.problem import AttentionProblem
 from mlx_tilegemm.families.gemm.problem import GemmProblem
@@ -28,6 +28,35 @@ Q, K = spec(1, 8, 128, 64, dtype=mx.float16), spec(1, 2, 128, 64, dtype=mx.bfloa
 def on_emulator():
     with tg.use_backend("emulator"):
         yield
+
+
+def calls():
+    """Yield calls of all kinds: an op, its arrays and its options."""
+    half, single = mx.float16, mx.float32
+    for m, n, k in ((1, 4096, 4096), (8, 64, 512), (64, 1000, 14336), (2048, 2048, 2048)):
+        for a, b in ((half, half), (single, single), (half, single)):
+            x, w, c = spec(m, k, dtype=a), spec(n, k, dtype=b), spec(n, dtype=b)
+            for precision in (None, "float32"):
+                options = {"transpose_b": True, "precision": precision}
+                yield tg.matmul, (x, w), options
+                yield tg.addmm, (c, x, w), options
+        yield tg.matmul, (spec(4, m, k), spec(4, k, n)), {}
+    exact = {"precision": "float32"}
+    options = ({}, exact, {"mask": "causal"} | exact, {"mask": "causal", "window": 128})
+    for (rows, keys), dim in itertools.product(((1, 16384), (5, 700), (1500, 3000)), (64, 256)):
+        for q, kv in ((half, half), (half, single)):
+            arrays = [spec(1, 16, rows, dim, dtype=q), *[spec(1, 4, keys, dim, dtype=kv)] * 2]
+            mask = {"mask": spec(rows, keys, dtype=mx.bool_)}
+            for given in (*options, mask, {"return_lse": True}):
+                yield tg.attention_chain, arrays, given
+
+
+CALLS = list(calls())
+QUICK = ("m1", "m4-max", "m5-max")
+CHIP_CASES = [
+    pytest.param(chip, id=chip.name, marks=[] if chip.name in QUICK else pytest.mark.slow)
+    for chip in CHIPS
+]
 
 
 class TestFacts:
@@ -94,6 +123,29 @@ class TestFacts:
                 assert ours.seconds <= RESOLUTION * one.mlx.seconds
         assert any(left)
         assert not all(left)
+
+    @pytest.mark.parametrize("chip", CHIP_CASES)
+    def test_what_is_chosen_for_a_chip_is_no_slower_than_mlx_beyond_a_tie(self, chip):
+        routes = set()
+        for op, arrays, options in CALLS:
+            one = tg.explain(op, *arrays, **options, chip=chip)
+            assert one.mlx.seconds > 0
+            assert one.decision.mlx_competes is (one.mlx.reason is None)
+            routes.add(one.route == "mlx")
+            side = f"ours {microseconds(one.ours)}" if one.ours else "no kernel of ours"
+            line = f"  times    {side} modelled, MLX's {microseconds(one.mlx)} modelled"
+            assert line in str(one).splitlines()
+            assert one.to_dict()["ours"]["seconds"] == one.ours.seconds
+            if one.route == "mlx":
+                assert RESOLUTION * one.mlx.seconds < one.ours.seconds
+                assert one.mlx.reason is None
+            elif one.mlx.reason is None:
+                assert str(one.ours) == str(one.plan)
+                assert one.ours.seconds <= RESOLUTION * one.mlx.seconds
+            else:
+                assert options["precision"] == "float32"
+                assert chip.neural_fma_per_cycle
+        assert routes >= {False}
 
     @pytest.mark.parametrize(("a", "b"), list(itertools.product((1, 9, 200), repeat=2)))
     def test_the_op_launches_the_kernel_that_was_named(self, a, b):
@@ -208,7 +260,7 @@ class TestText:
 
     def test_mlx_is_told_why_it_is_not_taken_too(self):
         square = spec(2048, 2048, dtype=mx.float32)
-        explanation = tg.explain(tg.matmul, square, square, chip="m5-max")
+        explanation = tg.explain(tg.matmul, square, square, chip="m5-max", precision="float32")
         assert explanation.route == "gemm_simdgroup"
         last = str(explanation).splitlines()[-1]
         assert f"{float(f'{explanation.mlx.seconds * 1e6:.2g}'):g} us" in last

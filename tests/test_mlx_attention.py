@@ -55,8 +55,8 @@ def operands(types=(F32, F32, F32), *, q_len=9, kv_len=21, pe=0, pe_heads=2):
 def check(arrays, options, slack=0.0):
     got = tg.attention_chain(*arrays, **options)
     depth = 8 + (options["q_pe"].shape[-1] if "q_pe" in options else 0)
-    options = {name: value for name, value in options.items() if name != "out_dtype"}
-    value, bound, _ = oracle.attention(*arrays, scale=depth**-0.5, **options)
+    given = {name: x for name, x in options.items() if name not in ("out_dtype", "precision")}
+    value, bound, _ = oracle.attention(*arrays, scale=depth**-0.5, **given)
     rounding = oracle.rounding(value, from_mlx(got.dtype))
     oracle.assert_close(got, value, bound + rounding + slack)
     return got
@@ -167,6 +167,7 @@ class TestOnAGpu:
             ((F16,) * 3, {"mask": ADDED}),
             ((BF16,) * 3, {"mask": ADDED.astype(F16)}),
             ((F16,) * 3, {"sinks": mx.zeros((4,))}),
+            ((F16,) * 3, {"precision": "float32"}),
         ],
         ids=str,
     )

@@ -302,6 +302,7 @@ class TestPatch:
             assert relative_error(mx.compile(model)(x), expected) < 1e-5
         assert calls == ["addmm", "matmul", "attention_chain", "matmul"]
 
+    @pytest.mark.slow
     @given(
         sizes=st.lists(st.sampled_from([1, 8, 17]), min_size=2, max_size=4),
         biases=st.lists(st.booleans(), min_size=4, max_size=4),
@@ -357,12 +358,14 @@ class TestPatchedBlocks:
         assert relative_error(got, expected) < 1e-5
         # Within the overriding layer's call is one of nn.Linear's.
         assert sorted(calls) == sorted([*ROUTED, "addmm", "addmm"])
-        assert [one.path for one in report.replaced][:7] == [
+        assert [one.path for one in report.replaced][:9] == [
             "mlx.nn.layers.linear.Linear.__call__",
             "mlx.nn.layers.embedding.Embedding.as_linear",
             "mlx.nn.layers.distributed.AllToShardedLinear.__call__",
             "mlx.nn.layers.distributed.ShardedToAllLinear.__call__",
             "mlx.nn.layers.quantized.QuantizedLinear.__call__",
+            "mlx.nn.layers.distributed.QuantizedAllToShardedLinear.__call__",
+            "mlx.nn.layers.distributed.QuantizedShardedToAllLinear.__call__",
             "mlx.nn.layers.quantized.QuantizedEmbedding.as_linear",
             "mlx.core.fast.scaled_dot_product_attention",
         ]
@@ -467,6 +470,12 @@ class TestReached:
             assert problems(layer, Q) == 0
         assert problems(kind(), Q) == 0
 
+    def test_not_by_another_method_of_an_object(self):
+        layer = attention_layers.CallsNothingThatAttends()
+        report = tg.patch(layer)
+        assert not report.replaced
+        assert not report.left_alone
+
     def test_by_another_method(self):
         model = Calling()
         assert [one.path for one in tg.patch(model).replaced] == ["inner"]
@@ -558,6 +567,29 @@ class ReadsWeight(nn.Module):
         if "bias" in self.inner and isinstance(self.inner, nn.Linear):
             x = x + self.inner.bias
         return x @ self.inner["weight"].T
+
+
+class ReadsWeightOfVariable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def __call__(self, x):
+        layer = self.inner
+        return x @ layer.weight.T
+
+
+class CallsVariable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def __call__(self, x):
+        layer, kept = self.first, x
+        x = layer(x)
+        layer = self.second
+        other = self.second
+        return layer(kept) + other(x)
 
 
 class Router(nn.Module):
@@ -714,6 +746,15 @@ class TestNotCalled:
             "layers.0": "its products are its own: @",
             "layers.0.inner": "the code around it reads its weight and does not call it",
         }
+
+    def test_a_layer_whose_weight_is_read_through_a_variable(self):
+        report = tg.patch(nn.Sequential(ReadsWeightOfVariable()))
+        assert not report.replaced
+        assert [one.path for one in report.left_alone] == ["layers.0", "layers.0.inner"]
+
+    def test_layers_called_through_variables(self):
+        report = tg.patch(nn.Sequential(CallsVariable()))
+        assert [one.path for one in report.replaced] == ["layers.0.first", "layers.0.second"]
 
     def test_a_router_spells_no_attention(self):
         report = tg.patch(Router())

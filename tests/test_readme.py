@@ -58,7 +58,7 @@ def commands() -> list[str]:
         line
         for document in DOCUMENTS
         for block in blocks(document, "sh")
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if line.strip()
     ]
 

@@ -288,6 +288,7 @@ class TestResume:
             self.run(path)
 
 
+@pytest.mark.slow
 def test_tasks_survive_a_process_that_dies():
     done = {one.number: one for one in run_tasks(prepare, 7, range(6), jobs=2)}
     assert sorted(done) == [0, 1, 2, 3, 4, 5]
@@ -296,6 +297,7 @@ def test_tasks_survive_a_process_that_dies():
     assert "ValueError: three" in done[3].error
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_start_are_no_verdict(tmp_path):
     """Without a guard of its own, a script starts itself anew in each process, and fails there."""
     script = tmp_path / "unguarded.py"

@@ -17,6 +17,7 @@ import mlx.core as mx
 from ..backends import resolve
 from ..backends.launch import kernel_run
 from ..backends.metal import MetalBackend, generated_text
+from ..backends.rounding import rounds_float32
 from ..core.arguments import ArraySpec, as_spec
 from ..core.context import current_settings
 from ..core.dtypes import mlx_name
@@ -85,6 +86,13 @@ class Explanation:
         return self.decision.mlx if self.decision else None
 
     @property
+    def ours(self) -> Candidate | None:
+        """Candidate of `plan`, or where MLX's ops serve the fastest that may; None without any."""
+        legal = [one for one in self.candidates if one.seconds is not None]
+        chosen = next((one for one in legal if str(one) == str(self.plan)), None)
+        return chosen or min(legal, key=lambda one: one.seconds or 0.0, default=None)
+
+    @property
     def route(self) -> str:
         """Name of what would serve the call: the kernel's, or ``mlx`` for MLX's own ops."""
         return self.plan.kernel if self.plan and self.backend != "mlx" else "mlx"
@@ -146,6 +154,7 @@ class Explanation:
             "notes": list(self.notes),
             "candidates": [_plain_candidate(one) for one in self.candidates],
             "tied": list(self.tied),
+            "ours": _plain_candidate(self.ours) if self.ours else None,
             "mlx": _plain_candidate(self.mlx) if self.mlx else None,
             "measured_on": self.decision.where if self.decision else "",
         }
@@ -158,6 +167,8 @@ class Explanation:
             f"  route    {self.plan if self.route != 'mlx' else 'mlx'}",
             f"  because  {self.reason}",
         ]
+        if self.ours or self.mlx:
+            lines.append(f"  times    {_against(self.ours, self.mlx)}")
         if self.canary:
             lines.append(f"  canary   {self.canary}")
         if self.plan and self.route != "mlx":
@@ -263,6 +274,17 @@ def _candidate_lines(
     return [f"  {marks.get(name, ' ')} {name:{width}}  {text}" for name, text in rows]
 
 
+def _against(ours: Candidate | None, mlx: Candidate | None) -> str:
+    """Return the times of a kernel and of MLX's own ops, as far as there are any."""
+    sides = [f"ours {_worded(ours)}" if ours else "no kernel of ours"]
+    sides.append(f"MLX's {_worded(mlx)}" if mlx else "MLX's own ops cannot stand in")
+    return ", ".join(sides)
+
+
+def _worded(candidate: Candidate) -> str:
+    return f"{microseconds(candidate)} {'measured' if candidate.measured else 'modelled'}"
+
+
 def _time_text(candidate: Candidate, where: str) -> str:
     text = microseconds(candidate)
     if candidate.spread is not None:
@@ -366,6 +388,9 @@ def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Expla
     notes = [chip_note] if chip_note else []
     if problem and choice:
         notes += family_of(problem).notes(problem, choice.decision, route, planned_for)
+        if choice.plan is None or route.backend is None:
+            rounds = _chip_rounds(problem, planned_for) if chip else _rounds(problem, arguments)
+            notes += [_rounding_note(problem)] if rounds else []
     return Explanation(
         op=op.name,
         operands=operands,
@@ -379,4 +404,24 @@ def _explain(op: Op[Any], arguments: dict[str, Any], chip: Chip | None) -> Expla
         notes=tuple(notes),
         canary=choice.proof if choice else "",
         elsewhere="" if problem else op.elsewhere(operands, arguments),
+    )
+
+
+def _chip_rounds(problem: Problem, chip: Chip) -> bool:
+    """Whether MLX's own ops would round float32 factors of a problem on a chip."""
+    price = family_of(problem).price(problem, chip)
+    return price is not None and price.reduced
+
+
+def _rounds(problem: Problem, arguments: dict[str, Any]) -> bool:
+    """Whether MLX's own ops may round float32 factors of a problem on this machine."""
+    return rounds_float32(arguments["stream"]) and family_of(problem).multiplies_float32(problem)
+
+
+def _rounding_note(problem: Problem) -> str:
+    if problem.exact:
+        return "MLX's own ops round float32 to TF32 on this GPU, so that the call raises an error"
+    return (
+        "MLX rounds float32 factors to TF32 on this GPU, as MLX_ENABLE_TF32 says; "
+        'precision="float32" asks for all their bits'
     )

@@ -38,23 +38,37 @@ def latest(function: Callable[Arguments, V]) -> Callable[Arguments, V]:
     Comparing identities costs a tenth of hashing a problem: while a problem is planned, what is
     asked of it is asked again and again in a row.
     """
-    held: tuple[tuple[object, ...], V] | None = None
+    one = function.__code__.co_argcount == 1
+    call = (_latest_of_one if one else _latest_of_several)(function)
+    return cast("Callable[Arguments, V]", wraps(function)(call))
 
-    def call(*arguments: Arguments.args, **options: Arguments.kwargs) -> V:
+
+def _latest_of_one(function: Callable[..., V]) -> Callable[[object], V]:
+    held: tuple[object, Any] = (object(), None)
+
+    def call(argument: object) -> V:
         nonlocal held
-        last = held
-        if last is not None and not options and _are_same(last[0], arguments):
-            return last[1]
-        value = function(*arguments, **options)
-        if not options:
+        last, value = held
+        if last is not argument:
+            value = function(argument)
+            held = (argument, value)
+        return cast(V, value)
+
+    return call
+
+
+def _latest_of_several(function: Callable[..., V]) -> Callable[..., V]:
+    held: tuple[tuple[object, ...], Any] = ((), None)
+
+    def call(*arguments: object) -> V:
+        nonlocal held
+        last, value = held
+        if len(last) != len(arguments) or not all(map(is_, last, arguments)):
+            value = function(*arguments)
             held = (arguments, value)
-        return value
+        return cast(V, value)
 
-    return wraps(function)(call)
-
-
-def _are_same(some: tuple[object, ...], others: tuple[object, ...]) -> bool:
-    return len(some) == len(others) and all(map(is_, some, others))
+    return call
 
 
 def forget_prepared() -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from ..errors import DTypeError
+from ..errors import DTypeError, ProblemError
 from .arguments import as_flag, kind_name
 
 Recorder = Callable[[object], None]
@@ -23,6 +23,7 @@ class Settings(NamedTuple):
         backend: A backend or the name of one, as `use_backend` takes it; None where no block says.
         kernel: What `use_kernel` forces, or None.
         gradients: Whether calls carry their derivatives.
+        precision: What `use_precision` asks for, or None.
         recorder: Takes the problems that are asked for, or None. In each recording block calls are
             prepared, and noted, anew.
         stand_in: Prepares calls in place of this library, for who wants to see them and not to
@@ -32,6 +33,7 @@ class Settings(NamedTuple):
     backend: Any = None
     kernel: str | None = None
     gradients: bool = True
+    precision: str | None = None
     recorder: Recorder | None = None
     stand_in: StandIn | None = None
 
@@ -99,6 +101,47 @@ def use_gradients(enabled: bool) -> AbstractContextManager[None]:
         ...     y = matmul(a, b)
     """
     return using(gradients=as_flag("use_gradients", "enabled", enabled))
+
+
+FULL = "float32"
+"""Precision of products that no switch of MLX's reduces."""
+
+
+def use_precision(precision: str | None) -> AbstractContextManager[None]:
+    """Choose how exact float32 products are inside a ``with`` block.
+
+    On M5 and on CUDA, MLX rounds float32 factors to TF32, with 11 bits, unless the environment
+    variable ``MLX_ENABLE_TF32`` is 0. The kernels of this library never do, but MLX's own ops serve
+    calls where they are faster, or where nothing else can. The choice belongs to the running thread
+    or asynchronous task; blocks nest, the innermost wins.
+
+    Args:
+        precision: ``"float32"`` for products of all 24 bits: MLX's ops then serve none that they
+            would round, and a call that nothing else serves raises `BackendError`. None for what
+            MLX's switch says.
+
+    Raises:
+        ProblemError: ``precision`` is neither.
+
+    Example:
+        >>> with use_precision("float32"):
+        ...     y = matmul(a, b)
+    """
+    is_exact("use_precision", precision, Settings())
+    return using(precision=precision)
+
+
+def is_exact(op: str, precision: object, settings: Settings) -> bool:
+    """Return whether an op's ``precision``, or else a block around it, asks for float32.
+
+    Raises:
+        ProblemError: ``precision`` is neither None nor ``"float32"``.
+    """
+    if precision is None:
+        return settings.precision is not None
+    if precision != FULL:
+        raise ProblemError(f"[{op}] Expected precision to be None or {FULL!r}, got {precision!r}.")
+    return True
 
 
 @contextmanager

@@ -213,6 +213,10 @@ UINT1, UINT2, UINT3, UINT4, UINT5, UINT6 = (
     _packed(f"uint{bits}", f"u{bits}", bits, range(1 << bits)) for bits in range(1, 7)
 )
 
+TF32_ROUNDOFF = 2.0**-10
+"""Largest relative error of a float32 factor in TF32, which MLX's own ops may multiply: an M5 cuts
+bits off, where NVIDIA's GPUs round."""
+
 DTYPES = (
     FLOAT32,
     FLOAT16,

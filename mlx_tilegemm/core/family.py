@@ -197,6 +197,10 @@ def _no_price(problem: Problem, chip: Chip) -> None:
     return None
 
 
+def _never(problem: Problem) -> bool:
+    return False
+
+
 def _no_rule(problem: Problem, backend: Backend) -> None:
     return None
 
@@ -215,12 +219,16 @@ class Family(Generic[P]):
         kernels: Its kernels, in the order in which ties between them are decided.
         reference: Returns the float64 value and the proven bound of each result, from operands and
             factors: the one that canary, verify, tune, mutation, tests and benchmarks use.
+        rounded: Likewise for MLX's own ops where they round factors before they multiply: takes
+            the largest relative error of that, too. None where it makes no difference.
         ops: Its public operations.
         draw: Returns operands of a problem, in order; by the operands' roles if not given.
         trial_factors: Returns factors to try a problem with.
         part: Returns about so many rows of a call whose results are to be checked.
         fallback: Returns the call of MLX's own ops, or None where they have none that stands alone.
         price: Returns what MLX's own ops would take on a chip, or None where they cannot stand in.
+        multiplies_float32: Whether MLX's own ops multiply float32 numbers for a problem, which a
+            GPU may round to TF32.
         differentiable: Returns the problem that a call with derivatives solves instead, whose first
             results are those of the one asked for.
         rule: Returns the transforms of a call on a backend, or None: it then refuses them.
@@ -234,12 +242,14 @@ class Family(Generic[P]):
     problems: Mapping[str, type[P]]
     kernels: tuple[Kernel[Any, Any], ...]
     reference: Callable[[P, Arrays, Factors], tuple[Expected, ...]]
+    rounded: Callable[[P, Arrays, Factors, float], tuple[Expected, ...]] | None = None
     ops: tuple[Op[P], ...] = ()
     draw: Callable[[P, Data], list[mx.array]] = _drawn
     trial_factors: Callable[[P], Factors] = _no_factors
     part: Callable[[P, Arrays, Arrays, int], Part[P]] = _whole
     fallback: Callable[[P], Run | None] = _no_fallback
     price: Callable[[P, Chip], Price | None] = _no_price
+    multiplies_float32: Callable[[P], bool] = _never
     differentiable: Callable[[P], P] = _itself
     rule: Callable[[P, Backend], Rule | None] = _no_rule
     notes: Callable[[P, Decision, Route, Chip], list[str]] = _no_notes

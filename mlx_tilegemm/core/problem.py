@@ -49,6 +49,11 @@ class Problem(ABC):
         return FLOAT32
 
     @property
+    def exact(self) -> bool:
+        """Whether float32 is multiplied with all its bits, whatever MLX's switch says."""
+        return False
+
+    @property
     def operand_names(self) -> tuple[str, ...]:
         """Names of the arrays that a call takes, in order."""
         return tuple(one.name for one in self.operands)

@@ -25,6 +25,11 @@ Values = npt.NDArray[Any]
 U32 = FLOAT32.unit_roundoff
 
 
+def factors_error(roundoff: float, count: int = 2) -> float:
+    """Return the largest relative error of a product of so many rounded factors."""
+    return float((1 + roundoff) ** count - 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """One result of a right kernel.

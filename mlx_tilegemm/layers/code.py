@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dis
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
+from itertools import pairwise
 from types import CodeType
 
 
@@ -184,6 +186,8 @@ def _chains(
     steps: list[dis.Instruction], self_name: str | None
 ) -> Iterator[tuple[int, int, Chain]]:
     """Yield chains with the number of the step that finds them, and of that which calls it."""
+    modules = dict(_imported(steps))
+    variables = _Variables(steps)
     at = 0
     while at < len(steps):
         step = steps[at]
@@ -196,16 +200,65 @@ def _chains(
             yield start, start, Chain(Base.TEXT, step.argval)
         elif base := _base(step, self_name):
             kind, name = base
+            held: tuple[str, ...] = ()
+            if kind is Base.UNKNOWN and name in modules:
+                kind, name = Base.IMPORT, modules[name]
+            elif kind is Base.UNKNOWN:
+                kind, name, held = variables.read(name)
             end = at
             while end < len(steps) and steps[end].opname in _ATTRIBUTES:
                 end += 1
             first = start if step.opname in _ATTRIBUTES else at
-            attributes = tuple(_name(one) for one in steps[first:end])
+            attributes = (*held, *(_name(one) for one in steps[first:end]))
             if end > at and steps[at].opname.startswith("LOAD_SUPER"):
                 kind = Base.UNKNOWN
             chain = Chain(kind, name, attributes, _is_used(steps, start, end))
+            if kind is Base.SELF and attributes and variables.keep(steps[end:], chain):
+                chain = replace(chain, is_used=False)
             yield start, _calling(steps, start, end), chain
             at = end
+
+
+class _Variables:
+    """Variables that hold an attribute of the object whose method it is, and nothing else ever."""
+
+    def __init__(self, steps: list[dis.Instruction]) -> None:
+        self._stored = Counter(name for step in steps for name in _stores(step))
+        self._read: set[str] = set()
+        self._held: dict[str, Chain] = {}
+
+    def read(self, name: str) -> tuple[Base, str, tuple[str, ...]]:
+        """Return the base, the name and the attributes that a variable stands for."""
+        self._read.add(name)
+        if name not in self._held:
+            return Base.UNKNOWN, name, ()
+        return Base.SELF, self._held[name].name, self._held[name].attributes
+
+    def keep(self, following: list[dis.Instruction], chain: Chain) -> bool:
+        """Whether the steps that follow make a variable stand for a chain from now on."""
+        stores = _stores(following[0])[:1] if following else ()
+        for name in stores:
+            if self._stored[name] == 1 and name not in self._read:
+                self._held[name] = chain
+                return True
+        return False
+
+
+def _stores(step: dis.Instruction) -> tuple[str, ...]:
+    """Return the variables that a step sets."""
+    if not step.opname.startswith("STORE_FAST"):
+        return ()
+    if not isinstance(step.argval, tuple):
+        return (step.argval,)
+    return step.argval if step.opname.endswith("STORE_FAST") else step.argval[:1]
+
+
+def _imported(steps: list[dis.Instruction]) -> Iterator[tuple[str, str]]:
+    """Yield the variables that hold modules, and the modules' names."""
+    for step, after in pairwise(steps):
+        if step.opname == "IMPORT_NAME" and after.opname.startswith("STORE_FAST"):
+            # `import a.b` makes a variable of `a`.
+            yield _stores(after)[0], step.argval.partition(".")[0]
 
 
 def _calling(steps: list[dis.Instruction], start: int, end: int) -> int:

@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
-from functools import cached_property, lru_cache, partial, partialmethod
+from functools import cached_property, lru_cache, partial, partialmethod, singledispatchmethod
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -218,7 +218,7 @@ class _Reader:
         elif isinstance(value, (staticmethod, classmethod)):
             self.follow_function(value.__func__, is_method=isinstance(value, classmethod))
             return
-        elif isinstance(value, (cached_property, partialmethod)):
+        elif isinstance(value, (cached_property, partialmethod, singledispatchmethod)):
             value = value.func
         if isinstance(value, FunctionType):
             self.follow_function(value, is_method=True)
@@ -266,7 +266,7 @@ class _Reader:
         elif isinstance(value, FunctionType):
             self.follow_function(value)
         elif isinstance(value, MethodType):
-            self.follow_function(value.__func__, is_method=True)
+            self._follow_bound(value)
         elif isinstance(value, _NANOBIND):
             self._found_function(value, name)
         elif isinstance(value, (dict, list, tuple)):
@@ -312,14 +312,30 @@ class _Reader:
         elif not isinstance(value, (type, ModuleType, nn.Module)):
             call = inspect.getattr_static(type(value), "__call__", None)
             if isinstance(call, FunctionType):
-                other = _Reader(type(value), getattr(value, "__dict__", {}), {}, frozenset())
-                other.findings, other.seen = self.findings, self.seen
-                before = dict(self.findings.attributes)
-                other.follow_function(call, is_method=True)
-                # Its attributes are not the layer's.
-                for name in [one for one in self.findings.attributes if one not in before]:
-                    del self.findings.attributes[name]
-                    self.findings.places[Item(vars(value), name)] = None
+                self._follow_method_of(value, type(value), call)
+
+    def _follow_bound(self, method: MethodType) -> None:
+        holder = method.__self__
+        if isinstance(holder, nn.Module):
+            self.follow_function(method.__func__, is_method=True)
+        else:
+            kind = holder if isinstance(holder, type) else type(holder)
+            self._follow_method_of(holder, kind, method.__func__)
+
+    def _follow_method_of(self, holder: object, kind: type, method: object) -> None:
+        """Follow a method of an object that is no layer."""
+        held = {} if holder is kind else getattr(holder, "__dict__", {})
+        other = _Reader(kind, held, {}, frozenset())
+        other.findings, other.seen = self.findings, self.seen
+        before = dict(self.findings.attributes)
+        other.follow_function(method, is_method=True)
+        # Its attributes are not the layer's.
+        for name in [one for one in self.findings.attributes if one not in before]:
+            del self.findings.attributes[name]
+            if name in held:
+                self.findings.places[Item(held, name)] = None
+            else:
+                self.findings.fixed = True
 
     def _follow_chain(self, chain: Chain, function: FunctionType) -> None:
         if chain.base is Base.PRODUCT:
@@ -442,15 +458,38 @@ def _attribute(
     value: object, place: Place | None, attributes: tuple[str, ...]
 ) -> tuple[object, Place | None, tuple[str, ...]] | None:
     """Return what attributes of a value lead to, as `_looked_up`."""
-    while attributes and isinstance(value, (ModuleType, type)):
+    while attributes:
+        name = attributes[0]
         if isinstance(value, ModuleType):
             names = vars(value)
-            if attributes[0] not in names:
+            if name not in names:
                 return None
-            value, place = names[attributes[0]], Item(names, attributes[0])
+            value, place = names[name], Item(names, name)
+        elif isinstance(value, type):
+            value, place = _member(value, name, value), None
+        elif _is_plain(value) and name in vars(value):
+            value, place = vars(value)[name], Item(vars(value), name)
+        elif _is_plain(value) and hasattr(type(value), name):
+            value, place = _member(type(value), name, value), None
         else:
-            member = inspect.getattr_static(value, attributes[0], None)
-            value = member.__func__ if isinstance(member, (staticmethod, classmethod)) else member
-            place = None
+            break
         attributes = attributes[1:]
     return value, place, attributes
+
+
+def _member(kind: type, name: str, holder: object) -> object:
+    """Return what a class has under a name, as ``holder``, it or an object of it, has it."""
+    member = inspect.getattr_static(kind, name, None)
+    if isinstance(member, staticmethod):
+        return member.__func__
+    if isinstance(member, classmethod):
+        return MethodType(member.__func__, kind)
+    if isinstance(member, FunctionType) and holder is not kind:
+        return MethodType(member, holder)
+    return member
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value only has the attributes that its class and its dictionary give it."""
+    special = (nn.Module, dict, list, tuple, partial, FunctionType, MethodType, *_FOLLOWED)
+    return hasattr(value, "__dict__") and not isinstance(value, special)

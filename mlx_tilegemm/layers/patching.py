@@ -21,8 +21,10 @@ from ..nn import (
     AllToShardedRoute,
     EmbeddingRoute,
     LinearRoute,
+    QuantizedAllToShardedRoute,
     QuantizedEmbeddingRoute,
     QuantizedLinearRoute,
+    QuantizedShardedToAllRoute,
     ShardedToAllRoute,
 )
 from .attention import attention_everywhere, routed_attention_class
@@ -145,12 +147,19 @@ RULES = (
         route=ShardedToAllRoute,
         biased_op="matmul",
     ),
-    Rule(
-        layer=nn.QuantizedLinear,
-        method="__call__",
-        route=QuantizedLinearRoute,
-        op="quantized_matmul",
-        biased_op="quantized_matmul",
+    *(
+        Rule(
+            layer=layer,
+            method="__call__",
+            route=route,
+            op="quantized_matmul",
+            biased_op="quantized_matmul",
+        )
+        for layer, route in (
+            (nn.QuantizedLinear, QuantizedLinearRoute),
+            (nn.QuantizedAllToShardedLinear, QuantizedAllToShardedRoute),
+            (nn.QuantizedShardedToAllLinear, QuantizedShardedToAllRoute),
+        )
     ),
     Rule(
         layer=nn.QuantizedEmbedding,

@@ -37,7 +37,8 @@ def price_gemm(product: Product, chip: Chip) -> Price:
     same = product._replace(a=compute, b=compute, c=product.c and compute, out=compute)
     path, time = same_dtype_gemm(same, chip)
     copying, copied = casts_seconds(casts, chip)
-    reduced = path.startswith("neural") and compute is FLOAT32
+    # TF32 holds 16-bit types as they are.
+    reduced = path.startswith("neural") and FLOAT32 in (product.a, product.b)
     return make_price(path, time + copying, copied, reduced)
 
 

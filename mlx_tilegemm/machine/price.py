@@ -13,7 +13,7 @@ class Price:
         path: MLX's kernel in words, for example ``steel-64x64x16-2x2``.
         seconds: Modelled time, copies included.
         copied_bytes: Bytes read and written by casts into copies.
-        reduced: Float32 operands lose bits on the way: on neural accelerators MLX uses TF32.
+        reduced: Float32 factors lose bits on the way: on neural accelerators MLX uses TF32.
     """
 
     path: str

@@ -234,8 +234,13 @@ def test_holes_of_what_is_stored_need_not_be_set(name, body, missing):
 
 
 DEEP = """
+float deeper(float v, int n) {
+  float w[64];
+  for (int k = 0; k < 64; ++k) { w[k] = v + float(k); }
+  return w[n];
+}
 float deep(float v, int n) {
-  return n <= 0 ? v : deep(v, n - 1) + 1.0f;
+  return n <= 0 ? v : deeper(v, n) + 1.0f;
 }
 """
 

@@ -133,7 +133,8 @@ def _gemm(kernel: str, arguments: str, tile: str, constants: dict[str, int]) -> 
 def _attentions() -> Iterator[Case]:
     dims = ((64, 32), (80, 32), (96, 32), (128, 16))
     for (dim, block), kind, mask in product(dims, _TYPES, ("none", "causal")):
-        kernels = tuple(f"attention_chain/32x{block}-{form}" for form in ("staged", "direct"))
+        forms = ("staged", "staged-reread", "direct")
+        kernels = tuple(f"attention_chain/32x{block}-{form}" for form in forms)
         for aligned in (1, 0):
             constants = {"align_Q": aligned, "align_K": aligned, "do_causal": mask == "causal"}
             arguments = f"{_TYPES[kind]}, 32, {block}, {dim}, {dim}, 4, 1, bool, float"
@@ -192,15 +193,15 @@ def _quantized() -> Iterator[Case]:
 
 
 def row(compiler: Compiler, case: Case) -> Row:
-    """Compile both sides of a comparison."""
-    texts = [
-        (name, text.program)
-        for text in (project.texts_of(case.spelled, CHIP) if case.kernels else ())
-        for name in (f"{text.kernel}/{text.config}",)
-        if name in case.kernels or text.kernel in case.kernels
-    ]
+    """Compile both sides of a comparison, each text of ours once."""
+    texts: dict[str, tuple[str, Program]] = {}
+    for text in project.texts_of(case.spelled, CHIP) if case.kernels else ():
+        name = f"{text.kernel}/{text.config}"
+        if name in case.kernels or text.kernel in case.kernels:
+            texts.setdefault(text.program.code, (name, text.program))
     mlx = _side(compiler, "MLX", case.mlx())
-    return Row(case=case, mlx=mlx, ours=tuple(_side(compiler, *text) for text in texts))
+    ours = tuple(_side(compiler, *text) for text in texts.values())
+    return Row(case=case, mlx=mlx, ours=ours)
 
 
 def _side(compiler: Compiler, name: str, program: Program) -> Side:

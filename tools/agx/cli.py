@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from . import calibration, markdown, project, report
+from . import calibration, markdown, progress, project, report
 from .compiler import Bracket, Compiler, MissingError, find
 from .dialect import DialectError, Extent, Program, convert
 
@@ -77,6 +77,10 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_calibrate)
     command.add_argument("--filter", nargs="*", default=[], help="only rows that hold these words")
     command.add_argument("--markdown", type=Path, help="write the table here; default: print it")
+    command.add_argument("--json", type=Path, help="write the numbers here")
+    command.add_argument(
+        "--against", type=Path, help="show what has become of these numbers instead"
+    )
 
 
 def _extent(text: str) -> Extent:
@@ -151,7 +155,13 @@ def _numbers(bracket: Bracket) -> tuple[object, ...]:
 def _calibrate(compiler: Compiler, options: argparse.Namespace) -> int:
     cases = [case for case in calibration.cases() if _holds(case.name, options.filter)]
     rows = _mapped(lambda case: calibration.row(compiler, case), cases, options.jobs)
-    text = calibration.to_markdown(rows, compiler.description, options.command_line)
+    if options.json:
+        progress.save(rows, options.json)
+    about = (compiler.description, options.command_line)
+    if options.against:
+        text = progress.to_markdown(rows, progress.load(options.against), *about)
+    else:
+        text = calibration.to_markdown(rows, *about)
     _write(text, options.markdown)
     return int(any(side.bracket is None for row in rows for side in (row.mlx, *row.ours)))
 

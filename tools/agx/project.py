@@ -95,18 +95,18 @@ def every_text(chip: str) -> Iterator[Text]:
 
 
 def texts_of(spelled: str, chip: str, kernel: str = "") -> Iterator[Text]:
-    """Yield the texts of every legal configuration for one problem.
+    """Yield the texts of every legal configuration for one problem, and for its gradients.
 
     Args:
         spelled: A product or an attention, as ``mlx-tilegemm tune`` takes them.
         chip: Name of the chip that they are chosen for.
         kernel: Only this ``kernel/config``.
     """
-    problem = _spelled(spelled)
-    for candidate in tuning.legal(problem, chips.get(chip)):
-        if candidate.plan is not None and kernel in ("", str(candidate.plan)):
-            for stage, program in _stages(problem, candidate.plan):
-                yield _text(problem, str(candidate.plan.config), stage, program)
+    for problem in _with_gradients(_spelled(spelled)):
+        for candidate in tuning.legal(problem, chips.get(chip)):
+            if candidate.plan is not None and kernel in ("", str(candidate.plan)):
+                for stage, program in _stages(problem, candidate.plan):
+                    yield _text(problem, str(candidate.plan.config), stage, program)
 
 
 def _plans(chip: str) -> Iterator[tuple[Problem, Plan]]:
@@ -120,11 +120,15 @@ def _plans(chip: str) -> Iterator[tuple[Problem, Plan]]:
 
 def _models() -> Iterator[Problem]:
     for spelled in (*_PRODUCTS, *_ATTENTIONS):
-        problem = _spelled(spelled)
-        yield problem
-        if isinstance(problem, AttentionProblem) and problem.q_len > 1:
-            yield QueryGradientProblem(attention=problem)
-            yield KeyValueGradientProblem(attention=problem)
+        yield from _with_gradients(_spelled(spelled))
+
+
+def _with_gradients(problem: Problem) -> Iterator[Problem]:
+    """Yield a problem and, where queries are many, those of the gradients."""
+    yield problem
+    if isinstance(problem, AttentionProblem) and problem.q_len > 1:
+        yield QueryGradientProblem(attention=problem)
+        yield KeyValueGradientProblem(attention=problem)
 
 
 def _spelled(text: str) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,10 @@ class Report:
     rows: tuple[Row, ...]
 
 
+# Folders of a file: where something lies on this machine is nobody's business.
+_PATH = re.compile(r"(?<![\w.])/(?:[^\s/:'\"]+/)+")
+
+
 def digest(program: Program) -> str:
     """Return a short name of a text."""
     return hashlib.sha256(program.code.encode()).hexdigest()[:10]
@@ -79,7 +84,7 @@ def compiled(compiler: Compiler, program: Program) -> tuple[Bracket | None, str]
     try:
         return compiler.bracket(program), ""
     except CompileError as refusal:
-        return None, " ".join(str(refusal).split())[:300]
+        return None, _PATH.sub("", " ".join(str(refusal).split()))[:300]
 
 
 def resident(build: Build, threads: int, core_memory: int) -> int:

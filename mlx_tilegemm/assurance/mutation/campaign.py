@@ -97,13 +97,23 @@ class Variation:
         mutant: The mutant.
         subject: Index of the subject.
         stage: Index of the stage.
-        source: The mutated kernel.
+        original: The kernel without it.
+        header: Header of the mutated kernel.
+        body: Body of the mutated kernel.
     """
 
     mutant: Mutant
     subject: int
     stage: int
-    source: Source
+    original: Source
+    header: str
+    body: str
+
+    @property
+    def source(self) -> Source:
+        """The mutated kernel."""
+        name = f"{self.original.name}_{_hash(self.header + self.body)}"
+        return replace(self.original, name=name, header=self.header, body=self.body)
 
 
 @lru_cache(maxsize=1)
@@ -124,9 +134,14 @@ def _variations(index: int, subject: Subject) -> Iterator[Variation]:
         texts = [(mutant, text, source.body) for mutant, text in mutants(source.header)]
         texts += [(mutant, source.header, text) for mutant, text in mutants(source.body)]
         for mutant, header, body in texts:
-            name = f"{source.name}_{_hash(header + body)}"
-            changed = replace(source, name=name, header=header, body=body)
-            yield Variation(mutant=mutant, subject=index, stage=number, source=changed)
+            yield Variation(
+                mutant=mutant,
+                subject=index,
+                stage=number,
+                original=source,
+                header=header,
+                body=body,
+            )
 
 
 def _hash(text: str) -> str:

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from ...backends import Backend
 from ...backends.launch import kernel_run
+from ...backends.rounding import factor_roundoff
 from ...core.family import Data
 from ...core.plan import Plan
 from ...core.problem import Factors, Problem
@@ -77,10 +78,20 @@ def launches(call: Call) -> Launches:
     return make
 
 
-def mistake(work: Workload, outputs: Sequence[mx.array]) -> str | None:
-    """Return what is wrong with a call's results, or None; of many rows, some are compared."""
+def mistake(work: Workload, outputs: Sequence[mx.array], *, by_mlx: bool = False) -> str | None:
+    """Return what is wrong with a call's results, or None; of many rows, some are compared.
+
+    Args:
+        work: What was called.
+        outputs: Its results.
+        by_mlx: MLX's own ops computed them, which may round factors.
+    """
     family = family_of(work.problem)
     part = family.part(work.problem, work.operands, outputs, ROWS)
-    wanted = family.reference(part.problem, part.operands, work.factors)
+    roundoff = factor_roundoff() if by_mlx and not work.problem.exact else 0.0
+    if roundoff and family.rounded is not None:
+        wanted = family.rounded(part.problem, part.operands, work.factors, roundoff)
+    else:
+        wanted = family.reference(part.problem, part.operands, work.factors)
     _, reasons = hold(part.problem, part.outputs, wanted)
     return reasons[0] if reasons else None

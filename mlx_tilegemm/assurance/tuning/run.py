@@ -212,7 +212,7 @@ def _failure(work: Workload, call: Call, plan: Plan | None, backend: Backend) ->
         mx.eval(*outputs)
     except Exception as error:  # whatever a compiler, a driver or MLX may raise
         return str(error) or type(error).__name__
-    reason = mistake(work, outputs)
+    reason = mistake(work, outputs, by_mlx=plan is None)
     if reason is not None and plan is not None and canary.is_needed(backend):
         canary.remember(plan, reason)
     return reason

@@ -18,6 +18,7 @@ from .spec import (
     VARIANT_MASKS,
     AttentionSpec,
     Fields,
+    as_fields,
     attention_fields,
     reject_attention,
     variant,
@@ -26,7 +27,10 @@ from .spec import (
 SHARING_REGISTERS = 4
 """Further registers of a head group: lane, simdgroup and where its slices begin."""
 
-UNGROUPED_HEAD_DIM = 128
+MOST_REGISTERS = 114
+"""Registers that a kernel may want by its estimate, which leaves some for the compiler."""
+
+UNGROUPED_HEAD_DIM = 64
 """Heads up to this size need no head groups: a simdgroup's rows fit its registers."""
 
 
@@ -70,8 +74,8 @@ CONFIGS = tuple(
 )
 
 GROUPED_CONFIGS = tuple(
-    Config(simdgroups=4, block=16, staged=staged, cached=cached, head_groups=groups)
-    for groups in (2, 4)
+    Config(simdgroups=max(4, groups), block=16, staged=staged, cached=cached, head_groups=groups)
+    for groups in (2, 4, 8)
     for staged in (True, False)
     for cached in (True, False)
 )
@@ -124,6 +128,14 @@ class BackwardSpec(AttentionSpec):
         return self.threads * self.config.block // FRAGMENT
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether a simdgroup's own rows take registers.
+
+        They also do where no barrier in the loop keeps a compiler from loading them only once.
+        """
+        return self.config.cached or not (self.config.staged or self.grouped)
+
+    @property
     def step_registers(self) -> int:
         """Live registers of one thread beside its own rows and its sums."""
         tiles = 3 * self.config.block // FRAGMENT + 1
@@ -138,7 +150,18 @@ class BackwardSpec(AttentionSpec):
 @latest
 def backward_fields(problem: AttentionProblem) -> Fields:
     """Return the fields of a `BackwardSpec` that the forward problem alone decides."""
-    return tuple((attention_fields(problem) | {"grad": problem.out}).items())
+    return as_fields(attention_fields(problem) | {"grad": problem.out})
+
+
+def reject_registers(registers: int, fewest: int) -> str | None:
+    """Return that the estimate leaves the compiler too few registers, or None.
+
+    Args:
+        registers: Estimate of the configuration.
+        fewest: Estimate of the configuration that wants the fewest: it serves all the same.
+    """
+    most = max(MOST_REGISTERS, fewest)
+    return f"about {registers} registers a thread exceed {most}" if registers > most else None
 
 
 def reject_backward(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice
+from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core.problem import Factors, Number
 from ...core.tracing import is_shapeless
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 def attention(problem: AttentionProblem) -> Run:
     """Return the call for the operands that the problem names: of ``[out]`` or ``[out, lse]``."""
+    run = _by_mlx(problem)
+    # The weights of a softmax are float32, and so are the scores of a literal chain.
+    return unrounded("attention_chain", run) if problem.exact else run
+
+
+def _by_mlx(problem: AttentionProblem) -> Run:
     written_out = partial(_written_out, problem)
     if not fused.serves(problem):
         return written_out

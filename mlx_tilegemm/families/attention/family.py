@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend, Route
 from ...core.arguments import ArraySpec, as_number
+from ...core.context import current_settings, is_exact
 from ...core.family import Data, Family, Op, Part, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
@@ -47,6 +48,7 @@ def _request(
         k_pe=arrays.get("k_pe"),
         return_lse=options["return_lse"],
         out_dtype=options["out_dtype"],
+        exact=is_exact(op, options["precision"], current_settings()),
     )
 
 
@@ -57,6 +59,14 @@ def _reference(
     from .reference import expected
 
     return expected(problem, operands, factors)
+
+
+def _rounded(
+    problem: AnyProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
+) -> tuple[Expected, ...]:
+    from .reference import expected
+
+    return expected(problem, operands, factors, roundoff)
 
 
 def _draw(problem: AnyProblem, data: Data) -> list[mx.array]:
@@ -94,6 +104,11 @@ def _price(problem: AnyProblem, chip: Chip) -> Price | None:
     return price_attention(problem, chip) if isinstance(problem, AttentionProblem) else None
 
 
+def _always(problem: AnyProblem) -> bool:
+    """Return that the weights, or the scores of a literal chain, are float32."""
+    return True
+
+
 def _differentiable(problem: AnyProblem) -> AnyProblem:
     return with_log_sum_exp(problem) if isinstance(problem, AttentionProblem) else problem
 
@@ -126,11 +141,13 @@ FAMILY: Family[AnyProblem] = Family(
         ),
     ),
     reference=_reference,
+    rounded=_rounded,
     draw=_draw,
     trial_factors=_trial_factors,
     part=_part,
     fallback=_fallback,
     price=_price,
+    multiplies_float32=_always,
     differentiable=_differentiable,
     rule=_rule,
     notes=_notes,

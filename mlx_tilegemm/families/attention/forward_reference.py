@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from ...core.reference import U32, Values, to_numpy
+from ...core.reference import U32, Values, factors_error, to_numpy
 
 
 def attention(
@@ -20,10 +20,13 @@ def attention(
     sinks: mx.array | None = None,
     q_pe: mx.array | None = None,
     k_pe: mx.array | None = None,
+    roundoff: float = 0.0,
+    weights_roundoff: float = 0.0,
 ) -> tuple[Values, Values, tuple[Values, Values] | None]:
     """Return the result, its bound before rounding and the log-sum-exp, all float64.
 
-    A row with nothing to attend to is 0 with a log-sum-exp of -inf, or of its sink.
+    A row with nothing to attend to is 0 with a log-sum-exp of -inf, or of its sink. Factors of the
+    two products may be rounded first, with these relative errors.
     """
     queries, keys, values = to_numpy(q), to_numpy(k), to_numpy(v)
     heads, depth = queries.shape[1], queries.shape[-1]
@@ -36,15 +39,20 @@ def attention(
     with np.errstate(invalid="ignore", over="ignore"):
         scores = scale * (queries @ transposed)
         size = np.abs(scale) * (np.abs(queries) @ np.abs(transposed))
+        rounded = factors_error(roundoff) * size
         scores, size, visible = _masked(scores, size, mask, window)
-        score_error = (depth + 8) * U32 * size
+        # Accelerators that round factors cut what they add up to.
+        unit = 2 * U32 if roundoff else U32
+        score_error = (depth + 8) * unit * size + rounded
         if not softmax:
             scores = np.where(visible, scores, 0.0)
             score_error = np.where(visible, score_error, 0.0)
             result = scores @ values
-            spread = (np.abs(scores) * (values.shape[-2] + 4) * U32 + score_error) @ np.abs(values)
+            relative = (values.shape[-2] + 4) * unit + factors_error(weights_roundoff)
+            spread = (np.abs(scores) * relative + score_error) @ np.abs(values)
             return result, spread, None
-        return _softmax(scores, score_error, visible, values, sinks)
+        own = (values.shape[-2] + 24) * unit
+        return _softmax(scores, score_error, visible, values, sinks, own, weights_roundoff)
 
 
 def _of_heads(values: Values, heads: int) -> Values:
@@ -80,6 +88,8 @@ def _softmax(
     visible: Values,
     values: Values,
     sinks: mx.array | None,
+    own: float,
+    weights_roundoff: float,
 ) -> tuple[Values, Values, tuple[Values, Values]]:
     scores = np.where(visible, scores, -np.inf)
     maximum = scores.max(axis=-1, keepdims=True)
@@ -95,11 +105,9 @@ def _softmax(
     sink_error = 8 * U32 * np.abs(np.where(np.isfinite(sink), sink, 0.0))
     worst = np.maximum(attended.max(axis=-1, keepdims=True), sink_error)
     result = share @ values
-    relative = np.expm1(2 * worst) + (values.shape[-2] + 24) * U32
+    relative = np.expm1(2 * worst) + own + factors_error(weights_roundoff)
     bound = relative * (share @ np.abs(values))
     with np.errstate(divide="ignore"):
         lse = np.where(empty, -np.inf, np.where(empty, 0.0, maximum) + np.log(total))[..., 0]
-    lse_error = (worst + (values.shape[-2] + 24) * U32)[..., 0] + 4 * U32 * np.abs(
-        np.where(np.isfinite(lse), lse, 0.0)
-    )
+    lse_error = (worst + own)[..., 0] + 4 * U32 * np.abs(np.where(np.isfinite(lse), lse, 0.0))
     return result, bound, (lse, lse_error)

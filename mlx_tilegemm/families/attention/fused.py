@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...core.dtypes import FLOAT32, DType, promote
+from ...core.dtypes import FLOAT32, DType
 from ...core.problem import Number
 from ...core.tracing import is_traced
+from .price import natural_type
 from .problem import AttentionProblem, MaskKind
 
 if TYPE_CHECKING:
@@ -41,14 +42,15 @@ def serves(problem: AttentionProblem) -> bool:
 
 def attention(problem: AttentionProblem) -> Run:
     """Return the call of MLX's op for an attention that it serves, of sizes that stay."""
-    hidden, fixed, out = _hidden_rows(problem), _fixed_type(problem), problem.out.mlx
+    hidden, out = _hidden_rows(problem), problem.out.mlx
+    is_asked = natural_type(problem) is not None
     operands_of = _of_three if problem.operand_names == ("q", "k", "v") else _of_all
     causal = "causal" if problem.mask_kind is MaskKind.CAUSAL and not problem.window else None
 
     def call(
         operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
     ) -> list[mx.array]:
-        compute = (fixed or compute_type(problem, stream)).mlx
+        compute = compute_type(problem, stream).mlx if is_asked else mx.float32
         q, k, v, mask, empty, sinks = operands_of(problem, operands, compute, stream)
         if hidden:
             q = q[:, :, hidden:]
@@ -152,21 +154,8 @@ def _additive(mask: mx.array, on_gpu: bool) -> tuple[mx.array, mx.array]:
 
 def compute_type(problem: AttentionProblem, stream: StreamOrDevice = None) -> DType:
     """Return the type that operands are cast to: theirs, if MLX then loses nothing by it."""
-    fixed = _fixed_type(problem)
-    if fixed is not None:
-        return fixed
-    return problem.out if is_fused(problem, problem.out, stream) else FLOAT32
-
-
-def _fixed_type(problem: AttentionProblem) -> DType | None:
-    """Return the type that operands are cast to on any machine; None if it is that of all."""
-    given = (problem.q, problem.k, problem.v, problem.q_pe, problem.k_pe)
-    natural = reduce(promote, (dtype for dtype in given if dtype is not None))
-    added = problem.mask if problem.mask_kind is MaskKind.ADDITIVE else None
-    fitting = all(
-        dtype is None or promote(natural, dtype) is natural for dtype in (added, problem.sinks)
-    )
-    return None if natural is problem.out is not FLOAT32 and fitting else FLOAT32
+    natural = natural_type(problem)
+    return natural if natural and is_fused(problem, natural, stream) else FLOAT32
 
 
 def is_fused(problem: AttentionProblem, compute: DType, stream: StreamOrDevice = None) -> bool:

@@ -20,7 +20,7 @@ Bounded = tuple[Values, Values]
 
 
 def forward(
-    p: AttentionProblem, arrays: Arrays, scale: float
+    p: AttentionProblem, arrays: Arrays, scale: float, roundoff: float = 0.0
 ) -> tuple[Values, Values, Bounded | None]:
     """Return what `attention` makes of the problem's operands."""
     extras = {name: arrays[name] for name in ("sinks", "q_pe", "k_pe") if name in arrays}
@@ -32,6 +32,8 @@ def forward(
         softmax=p.softmax,
         mask="causal" if p.mask_kind is MaskKind.CAUSAL else arrays.get("mask"),
         window=p.window,
+        roundoff=roundoff,
+        weights_roundoff=max(roundoff, p.out.unit_roundoff) if roundoff else 0.0,
         **extras,
     )
 

@@ -27,6 +27,8 @@ Extras = tuple[tuple[str, Shape, mx.Dtype], ...]
 # All flags but the first have types of their own, so that no two can be swapped unnoticed.
 ReturnLse = NewType("ReturnLse", bool)
 WITHOUT_LSE, WITH_LSE = ReturnLse(False), ReturnLse(True)
+Exact = NewType("Exact", bool)
+REDUCED, EXACT = Exact(False), Exact(True)
 
 
 @prepared
@@ -43,6 +45,7 @@ def attention_call(
     softmax: bool,
     return_lse: ReturnLse,
     out_dtype: mx.Dtype | None,
+    exact: Exact,
     backend: Backend | None,
     settings: Settings,
 ) -> Run:
@@ -71,6 +74,7 @@ def attention_call(
         k_pe=given.get("k_pe"),
         return_lse=return_lse,
         out_dtype=out_dtype,
+        exact=exact,
     )
     run = prepare(OP, problem, backend, force=settings.kernel, gradients=settings.gradients)
     if window is not None and problem.window is None:

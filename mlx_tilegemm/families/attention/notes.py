@@ -6,6 +6,7 @@ from ...backends import Route
 from ...core.context import current_settings
 from ...dispatch import Decision, choose
 from ...machine.chips.record import Chip
+from .fused import compute_type, is_fused
 from .fused_backward import joined_problem
 from .price import serves_attention
 from .problem import (
@@ -19,7 +20,11 @@ from .problem import (
 def notes(problem: AttentionProblem, decision: Decision, route: Route, chip: Chip) -> list[str]:
     """Return what else is worth knowing about an attention's call."""
     on_kernel = decision.plan is not None and route.backend is not None
-    fused_by_mlx = decision.mlx_competes and serves_attention(problem, chip)
+    fused_by_mlx = (
+        serves_attention(problem, chip)
+        if decision.mlx_competes
+        else is_fused(problem, compute_type(problem))
+    )
     found = []
     if not on_kernel and not fused_by_mlx:
         score_bytes = 4 * problem.batch * problem.num_heads * problem.q_len * problem.kv_len

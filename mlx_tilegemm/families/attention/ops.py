@@ -9,8 +9,8 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, resolve
 from ...call.transforms import as_factor
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
-from ...core.context import current_settings
-from .key import WITH_LSE, WITHOUT_LSE, Extras, attention_call
+from ...core.context import current_settings, is_exact
+from .key import EXACT, REDUCED, WITH_LSE, WITHOUT_LSE, Extras, attention_call
 
 
 @overload
@@ -28,6 +28,7 @@ def attention_chain(
     k_pe: mx.array | None = None,
     return_lse: Literal[False] = False,
     out_dtype: mx.Dtype | None = None,
+    precision: str | None = None,
     stream: StreamOrDevice = None,
 ) -> mx.array: ...
 
@@ -47,6 +48,7 @@ def attention_chain(
     k_pe: mx.array | None = None,
     return_lse: Literal[True],
     out_dtype: mx.Dtype | None = None,
+    precision: str | None = None,
     stream: StreamOrDevice = None,
 ) -> tuple[mx.array, mx.array]: ...
 
@@ -65,6 +67,7 @@ def attention_chain(
     k_pe: mx.array | None = None,
     return_lse: bool = False,
     out_dtype: mx.Dtype | None = None,
+    precision: str | None = None,
     stream: StreamOrDevice = None,
 ) -> mx.array | tuple[mx.array, mx.array]:
     """Chain two products in one kernel: ``softmax(scale * q @ k.T + mask) @ v``.
@@ -94,6 +97,9 @@ def attention_chain(
         k_pe: ``[B, Hkv, Lk, Dp]``, or ``[B, 1, Lk, Dp]`` for all heads.
         return_lse: Also return the natural log-sum-exp of every row; needs the softmax.
         out_dtype: Result dtype; None is MLX's promotion of q, k, v, q_pe and k_pe.
+        precision: ``"float32"`` to multiply float32, the weights of the softmax included, with all
+            its bits where MLX would round it; None for what a block of `use_precision`, or else
+            MLX's own switch for TF32 says.
         stream: Stream or device of the call; None is the default one.
 
     Returns:
@@ -102,6 +108,8 @@ def attention_chain(
     Raises:
         ProblemError: Shapes or options that do not fit together (a `ValueError`).
         DTypeError: Arguments of the wrong kind or dtype (a `TypeError`).
+        BackendError: ``precision="float32"`` where only MLX's ops serve, and round (a
+            `RuntimeError`).
 
     Example:
         >>> q = mx.random.normal((1, 8, 128, 64)).astype(mx.float16)
@@ -152,6 +160,7 @@ def attention_chain(
         softmax,
         WITH_LSE if return_lse else WITHOUT_LSE,
         out_dtype,
+        EXACT if is_exact("attention_chain", precision, settings) else REDUCED,
         resolve(stream, settings).backend,
         settings,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from math import ceil
 
-from ...core.dtypes import FLOAT32, DType, promote
+from ...core.dtypes import BOOL, FLOAT32, DType, promote
 from ...core.plan import SIMD_WIDTH
 from ...machine.chips.record import Chip
 from ...machine.cost import TileWork, seconds
@@ -48,25 +49,53 @@ CHAIN_PASSES = 8
 """Times all scores are read or written by the ops of a chain that no fused kernel serves."""
 
 
-def serves_attention(problem: AttentionProblem, chip: Chip) -> bool:
-    """Whether `mx.fast.scaled_dot_product_attention` gives the result that is asked for.
+def natural_type(problem: AttentionProblem) -> DType | None:
+    """Return the type of 16 bits that MLX's op keeps, loses nothing by and rounds to; or None."""
+    given = (problem.q, problem.k, problem.v, problem.q_pe, problem.k_pe)
+    natural = reduce(promote, (dtype for dtype in given if dtype is not None))
+    added = problem.mask if problem.mask_kind is MaskKind.ADDITIVE else None
+    fitting = all(
+        dtype is None or promote(natural, dtype) is natural for dtype in (added, problem.sinks)
+    )
+    if problem.exact or natural is FLOAT32 or natural is not problem.out or not fitting:
+        return None
+    return natural
 
-    It has no log-sum-exp and no chain without softmax, rounds to the promotion of its operands, and
-    averages v over rows that have nothing to attend to, where here they are zero. A window would be
-    an array mask, positional parts a copy of q and k, and sinks are rounded to the operands' type.
-    Sizes without a fused kernel do not count: it would round all scores to the operands' type.
+
+def serves_attention(problem: AttentionProblem, chip: Chip) -> bool:
+    """Whether a kernel of `mx.fast.scaled_dot_product_attention` gives what is asked for.
+
+    There is none with a log-sum-exp or without the softmax. Sizes without a fused kernel do not
+    count: they are a chain of ops.
     """
-    if not problem.softmax or problem.return_lse or problem.out is not _compute(problem):
+    if not problem.softmax or problem.return_lse or not problem.kv_len:
         return False
-    if problem.window or problem.pe_dim:
-        return False
-    if problem.sinks and promote(problem.out, problem.sinks) is not problem.out:
-        return False
-    if not (_has_vector_kernel(problem) or _has_full_kernel(problem, chip)):
-        return False
-    if problem.mask_kind is MaskKind.CAUSAL:
-        return problem.q_len <= problem.kv_len
-    return problem.mask_kind is MaskKind.NONE and problem.kv_len > 0
+    seen = _as_mlx_has_it(problem)
+    return _has_vector_kernel(seen) or _has_full_kernel(seen, chip)
+
+
+def _as_mlx_has_it(problem: AttentionProblem) -> AttentionProblem:
+    """Return the attention that MLX's op is called for: of one type, with an array for a window."""
+    compute = natural_type(problem) or FLOAT32
+    is_causal = problem.mask_kind is MaskKind.CAUSAL
+    seen = replace(
+        problem,
+        q=compute,
+        k=compute,
+        v=compute,
+        out=compute,
+        q_len=min(problem.q_len, problem.kv_len) if is_causal else problem.q_len,
+        head_dim=problem.head_dim + problem.pe_dim,
+        pe_dim=0,
+        num_pe_heads=0,
+        q_pe=None,
+        k_pe=None,
+        window=None,
+    )
+    if problem.window is None:
+        return seen
+    shape = (1, 1, seen.q_len, seen.kv_len)
+    return replace(seen, mask_kind=MaskKind.BOOLEAN, mask=BOOL, mask_shape=shape)
 
 
 def _has_vector_kernel(problem: AttentionProblem) -> bool:
@@ -83,12 +112,8 @@ def _has_full_kernel(problem: AttentionProblem, chip: Chip) -> bool:
         problem.head_dim == NEURAL_ONLY_HEAD_DIM
         and problem.q_len >= NEURAL_ONLY_ROWS
         and problem.mask_kind is MaskKind.CAUSAL
-        and neural_rate(_compute(problem), chip) > 0
+        and neural_rate(problem.q, chip) > 0
     )
-
-
-def _compute(problem: AttentionProblem) -> DType:
-    return promote(promote(problem.q, problem.k), problem.v)
 
 
 def _operands(problem: AttentionProblem) -> list[tuple[int, DType]]:
@@ -108,14 +133,37 @@ def price_attention(problem: AttentionProblem, chip: Chip) -> Price:
     if 0 in problem.out_shape or problem.kv_len == 0:
         return Price(path="fill", seconds=chip.launch_seconds)
     fused = serves_attention(problem, chip)
-    compute = _compute(problem) if fused else FLOAT32
+    compute = (natural_type(problem) if fused else None) or FLOAT32
     casts = [(elements, dtype, compute) for elements, dtype in _operands(problem)]
+    out = problem.results[0]
+    casts += [(out.elements, compute, problem.out)] * fused
     copying, copied = casts_seconds(casts, chip)
-    same = replace(problem, q=compute, k=compute, v=compute)
-    path, time = _fused_attention(same, chip) if fused else _chain(same, chip)
-    on_accelerators = path in (CHAIN, NEURAL) and neural_rate(compute, chip) > 0
-    reduced = on_accelerators and compute is FLOAT32
+    if fused:
+        path, time = _fused_attention(_as_mlx_has_it(problem), chip)
+        time += _making_operands(problem, compute, chip)
+    else:
+        path, time = _chain(replace(problem, q=compute, k=compute, v=compute), chip)
+    # The weights are float32 in the fused kernel, too, whatever the type of the operands.
+    reduced = path in (CHAIN, NEURAL) and neural_rate(compute, chip) > 0
     return make_price(path, time + copying, copied, reduced)
+
+
+def _making_operands(problem: AttentionProblem, compute: DType, chip: Chip) -> float:
+    """Price what makes operands of MLX's op: longer q and k, a window's mask, rows of a mask."""
+    launches, moved = 0, 0
+    if problem.pe_dim:
+        longer = problem.head_dim + problem.pe_dim
+        rows = (problem.num_heads * problem.q_len, problem.num_kv_heads * problem.kv_len)
+        launches += 2
+        moved += 2 * problem.batch * sum(rows) * longer * compute.bytes
+    if problem.window is not None:
+        launches += 3
+        moved += 6 * problem.q_len * problem.kv_len
+    if problem.mask is not None:
+        # Rows that see nothing are found, kept from the op and set to 0.
+        launches += 4
+        moved += 3 * problem.nbytes("mask") + 2 * problem.results[0].nbytes
+    return launches * chip.launch_seconds + streaming_seconds(moved, chip)
 
 
 def _fused_attention(problem: AttentionProblem, chip: Chip) -> tuple[str, float]:

@@ -53,6 +53,7 @@ class AttentionProblem(Problem):
         num_pe_heads: Heads of ``k_pe``: one, or as many as ``k`` has; 0 without.
         q_pe: Element type of ``q_pe`` ``[B, Hq, Lq, Dp]``; None without. Likewise ``k_pe``.
         k_pe: See ``q_pe``.
+        exact: Float32 is multiplied with all its bits, whatever MLX's switch for TF32 says.
     """
 
     batch: int
@@ -77,6 +78,7 @@ class AttentionProblem(Problem):
     num_pe_heads: int = 0
     q_pe: DType | None = None
     k_pe: DType | None = None
+    exact: bool = False
 
     def __str__(self) -> str:
         heads = f"{self.num_heads} heads on {self.num_kv_heads}"
@@ -88,7 +90,8 @@ class AttentionProblem(Problem):
         parts += [f"window {self.window}"] * bool(self.window)
         parts += [f"sinks {self.sinks}"] * bool(self.sinks)
         pe = f"pe_dim {self.pe_dim} {self.q_pe} x {self.k_pe} on {self.num_pe_heads}"
-        return ", ".join([*parts, *[pe] * bool(self.pe_dim)])
+        parts += [pe] * bool(self.pe_dim)
+        return ", ".join([*parts, *["precision float32"] * self.exact])
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -266,6 +269,11 @@ class QueryGradientProblem(Problem):
         return (p.batch, p.num_heads, p.q_len, p.head_dim)
 
     @property
+    def exact(self) -> bool:
+        """As of the attention."""
+        return self.attention.exact
+
+    @property
     def takes_mask(self) -> bool:
         """Whether the gradient depends on an array mask; what is added to a literal chain drops."""
         return self.attention.softmax or self.attention.mask_kind is not MaskKind.ADDITIVE
@@ -315,6 +323,11 @@ class KeyValueGradientProblem(Problem):
             yield replace(self, attention=attention)
 
     @property
+    def exact(self) -> bool:
+        """As of the attention."""
+        return self.attention.exact
+
+    @property
     def out(self) -> DType:
         """Element type of the gradient of ``k``."""
         return self.attention.k
@@ -348,6 +361,7 @@ def attention_problem(
     q_pe: DType | None = None,
     k_pe_shape: Shape | None = None,
     k_pe: DType | None = None,
+    exact: bool = False,
 ) -> AttentionProblem:
     """Check shapes and dtypes and state the attention they ask for.
 
@@ -372,6 +386,7 @@ def attention_problem(
         q_pe: Element type of ``q_pe``.
         k_pe_shape: ``[B, Hkv, Lk, Dp]`` or ``[B, 1, Lk, Dp]``.
         k_pe: Element type of ``k_pe``.
+        exact: Whether float32 must not be rounded before it is multiplied.
 
     Raises:
         ProblemError: Shapes or options that do not fit together.
@@ -419,6 +434,7 @@ def attention_problem(
         num_pe_heads=k_pe_shape[1] if k_pe_shape else 0,
         q_pe=q_pe,
         k_pe=k_pe,
+        exact=exact,
     )
 
 

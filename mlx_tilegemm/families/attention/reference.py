@@ -31,13 +31,24 @@ GradientProblem = QueryGradientProblem | KeyValueGradientProblem
 
 
 def expected(
-    problem: AnyProblem, operands: Sequence[mx.array], factors: Factors
+    problem: AnyProblem,
+    operands: Sequence[mx.array],
+    factors: Factors,
+    roundoff: float = 0.0,
 ) -> tuple[Expected, ...]:
-    """Return the results of an attention, or the gradients that are asked for."""
+    """Return the results of an attention, or the gradients that are asked for.
+
+    Args:
+        problem: The attention, or gradients in one.
+        operands: Its operands.
+        factors: The scale.
+        roundoff: Largest relative error that an attention's factors are multiplied with; those of
+            the second product may be rounded to the result's type, too.
+    """
     arrays = dict(zip(problem.operand_names, operands, strict=True))
     scale = float(factors[0])
     if isinstance(problem, AttentionProblem):
-        value, bound, lse = gradients.forward(problem, arrays, scale)
+        value, bound, lse = gradients.forward(problem, arrays, scale, roundoff)
         found = [(value, bound)]
         if problem.return_lse:
             assert lse is not None

@@ -27,6 +27,7 @@ def attention_request(
     k_pe: ArraySpec | None = None,
     return_lse: bool = False,
     out_dtype: object = None,
+    exact: bool = False,
 ) -> AttentionProblem:
     """State the attention that its operands and options ask for, as `taken` has the operands.
 
@@ -61,6 +62,7 @@ def attention_request(
         q_pe=_float_row(op, "q_pe", q_pe.dtype) if q_pe else None,
         k_pe_shape=k_pe.shape if k_pe else None,
         k_pe=_float_row(op, "k_pe", k_pe.dtype) if k_pe else None,
+        exact=exact,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from ...core.caches import latest
+from ...core.caches import kept, latest
 from ...core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS, DType
 from ...core.operand import Operand
 from ...core.plan import Arguments, features
@@ -121,8 +121,26 @@ class AttentionSpec(Arguments):
         return f"tilegemm_{self.KERNEL}_{softmax}_{mask}_{dtypes}_{sizes}"
 
 
-Fields = tuple[tuple[str, Any], ...]
-"""Fields of a spec by name: all that texts know of a problem, and hashable."""
+class Fields:
+    """Fields of a spec by name: all that texts know of a problem.
+
+    Equal ones are one object, see `as_fields`: as keys they are compared and hashed at once.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+
+def as_fields(values: dict[str, Any]) -> Fields:
+    """Return the object that stands for such fields."""
+    return _fields(tuple(values.items()))
+
+
+@kept
+def _fields(items: tuple[tuple[str, Any], ...]) -> Fields:
+    return Fields(dict(items))
 
 
 def attention_fields(problem: AttentionProblem) -> dict[str, Any]:
@@ -189,7 +207,7 @@ class ForwardSpec(AttentionSpec):
 @latest
 def forward_fields(problem: AttentionProblem) -> Fields:
     """Return the fields of a `ForwardSpec` that the problem alone decides."""
-    fields = attention_fields(problem) | {
+    values = attention_fields(problem) | {
         "out": problem.out,
         "sinks": problem.sinks,
         "q_pe": problem.q_pe,
@@ -197,7 +215,7 @@ def forward_fields(problem: AttentionProblem) -> Fields:
         "pe_dim": problem.pe_dim,
         "return_lse": problem.return_lse,
     }
-    return tuple(fields.items())
+    return as_fields(values)
 
 
 def reject_attention(problem: AttentionProblem) -> str | None:

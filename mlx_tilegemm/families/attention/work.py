@@ -125,11 +125,15 @@ def exchanged_bytes(tile: AttentionTile) -> int:
     return written * (1 + tile.head_groups)
 
 
-@kept
 def mean_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
     """Return the steps over the keys that a block of rows makes, in the mean."""
     if problem.mask_kind is not MaskKind.CAUSAL:
         return ceil(problem.kv_len / block_kv)
+    return _mean_causal_steps(problem, block_q, block_kv)
+
+
+@kept
+def _mean_causal_steps(problem: AttentionProblem, block_q: int, block_kv: int) -> float:
     # Row i sees the keys up to i + offset, and of these as many as the window has.
     offset, blocks = problem.kv_len - problem.q_len, ceil(problem.q_len / block_q)
     # Steps up to the last key of every block but the last, then of that, which may be shorter.

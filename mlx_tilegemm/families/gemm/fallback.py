@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
+from ...call.precision import unrounded
 from ...call.transforms import on
-from ...core.dtypes import promote
+from ...core.dtypes import FLOAT32, promote
 from ...core.problem import Number
 from ...core.shapes import Shape
 from ...core.tracing import is_shapeless, is_traced
@@ -41,13 +42,25 @@ def gemm(problem: GemmProblem) -> Run:
         natural = promote(natural, problem.c)
     # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
     cast = None if problem.out is natural else mx.float32
-    return _float_gemm(
+    run = _float_gemm(
         cast, problem.out.mlx, transpose_a=problem.transpose_a, transpose_b=problem.transpose_b
     )
+    return unrounded("matmul", run) if problem.exact and multiplies_float32(problem) else run
+
+
+def multiplies_float32(problem: GemmProblem) -> bool:
+    """Whether a factor is float32: TF32 holds 16-bit types, cast to float32, as they are."""
+    return FLOAT32 in (problem.a, problem.b)
 
 
 def promoted_run(
-    dtype: mx.Dtype, out_dtype: mx.Dtype, *, transpose_a: bool, transpose_b: bool
+    op: str,
+    dtype: mx.Dtype,
+    out_dtype: mx.Dtype,
+    *,
+    transpose_a: bool,
+    transpose_b: bool,
+    exact: bool,
 ) -> Run:
     """Return the product of operands that MLX promotes to ``dtype``, by MLX's own rules."""
     # MLX rounds to the type it multiplies in; float32 keeps the result to one rounding.
@@ -61,7 +74,7 @@ def promoted_run(
         product = _product(a, b, c[0] if c else None, factors, stream)
         return [product.astype(out_dtype, stream=stream)]
 
-    return run
+    return unrounded(op, run) if exact and computed in (mx.float32, mx.complex64) else run
 
 
 def addend_run(shape: Shape, dtype: mx.Dtype) -> Run:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
 from ...core.arguments import ArraySpec, as_number
+from ...core.context import current_settings, is_exact
 from ...core.family import Data, Family, Op, Part, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
@@ -38,6 +39,7 @@ def _request(
         no_product=alpha == 0,
         no_addend=beta == 0,
         batch_invariant=options["batch_invariant"],
+        exact=is_exact(op, options["precision"], current_settings()),
     )
 
 
@@ -52,6 +54,14 @@ def _reference(
     from .reference import expected
 
     return expected(problem, operands, factors)
+
+
+def _rounded(
+    problem: GemmProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
+) -> tuple[Expected, ...]:
+    from .reference import expected
+
+    return expected(problem, operands, factors, roundoff)
 
 
 def _draw(problem: GemmProblem, data: Data) -> list[mx.array]:
@@ -97,11 +107,13 @@ FAMILY: Family[GemmProblem] = Family(
         Op(function=ops.addmm, arrays=("a", "b", "c"), request=_request, elsewhere=_elsewhere),
     ),
     reference=_reference,
+    rounded=_rounded,
     draw=_draw,
     trial_factors=_trial_factors,
     part=_part,
     fallback=_fallback,
     price=price.price,
+    multiplies_float32=fallback.multiplies_float32,
     rule=_rule,
     notes=notes.notes,
     spelling=spelling.SPELLING,

@@ -18,6 +18,7 @@ from .key import (
     WITH_ADDEND,
     WITH_PRODUCT,
     BatchInvariant,
+    Exact,
     Scaled,
     TransposeB,
     product_call,
@@ -35,6 +36,7 @@ def multiply(
     transpose_b: bool = False,
     out_dtype: mx.Dtype,
     batch_invariant: bool = False,
+    exact: bool,
     backend: Backend,
     stream: StreamOrDevice,
 ) -> mx.array:
@@ -54,6 +56,7 @@ def multiply(
         WITH_PRODUCT,
         WITH_ADDEND,
         BatchInvariant(batch_invariant),
+        Exact(exact),
         backend,
         Settings(recorder=current_settings().recorder),
     )
@@ -125,6 +128,7 @@ class ProductRule:
             transpose_a=transpose_left,
             transpose_b=transpose_right,
             out_dtype=mx.float32 if summed else operand.dtype,
+            exact=self.problem.exact,
             backend=self.backend,
             stream=stream,
         )
@@ -160,6 +164,7 @@ class ProductRule:
                 transpose_a=self.problem.transpose_a,
                 transpose_b=self.problem.transpose_b,
                 out_dtype=out if i == len(terms) else mx.float32,
+                exact=self.problem.exact,
                 backend=self.backend,
                 stream=stream,
             )
@@ -191,6 +196,7 @@ class ProductRule:
             transpose_a=self.problem.transpose_a,
             transpose_b=self.problem.transpose_b,
             batch_invariant=self.problem.batch_invariant,
+            exact=self.problem.exact,
             backend=self.backend,
             stream=stream,
         )

@@ -22,6 +22,7 @@ Scaled = NewType("Scaled", bool)
 NoProduct = NewType("NoProduct", bool)
 NoAddend = NewType("NoAddend", bool)
 BatchInvariant = NewType("BatchInvariant", bool)
+Exact = NewType("Exact", bool)
 
 
 # Their values: choosing one takes an op a fifth of the time of calling its type.
@@ -30,6 +31,7 @@ NOT_SCALED, SCALED = Scaled(False), Scaled(True)
 WITH_PRODUCT, WITHOUT_PRODUCT = NoProduct(False), NoProduct(True)
 WITH_ADDEND, WITHOUT_ADDEND = NoAddend(False), NoAddend(True)
 FREE, INVARIANT = BatchInvariant(False), BatchInvariant(True)
+REDUCED, EXACT = Exact(False), Exact(True)
 
 
 @prepared
@@ -48,6 +50,7 @@ def product_call(
     no_product: NoProduct,
     no_addend: NoAddend,
     batch_invariant: BatchInvariant,
+    exact: Exact,
     backend: Backend | None,
     settings: Settings,
 ) -> Run:
@@ -74,6 +77,7 @@ def product_call(
         no_product=no_product,
         no_addend=no_addend,
         batch_invariant=batch_invariant,
+        exact=exact,
     )
     if problem is not None:
         run = prepare(op, problem, backend, force=settings.kernel, gradients=settings.gradients)
@@ -87,7 +91,9 @@ def product_call(
     check_mlx_may_serve(op, settings.kernel, elsewhere(given, no_product))
     promoted = mlx_dtype(given)
     assert promoted is not None
-    run = promoted_run(promoted, dtype, transpose_a=transpose_a, transpose_b=transpose_b)
+    run = promoted_run(
+        op, promoted, dtype, transpose_a=transpose_a, transpose_b=transpose_b, exact=exact
+    )
     return _without_addend(run) if no_addend else run
 
 

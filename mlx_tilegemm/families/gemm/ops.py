@@ -7,16 +7,18 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, resolve
 from ...call.transforms import as_factor
 from ...core.arguments import as_array, as_flag, check_out_dtype
-from ...core.context import current_settings
+from ...core.context import current_settings, is_exact
 from ...core.dtypes import INTEGERS
 from ...core.problem import Number
 from ...errors import DTypeError, ProblemError
 from .key import (
     B_AS_IT_IS,
     B_TRANSPOSED,
+    EXACT,
     FREE,
     INVARIANT,
     NOT_SCALED,
+    REDUCED,
     SCALED,
     WITH_ADDEND,
     WITH_PRODUCT,
@@ -35,6 +37,7 @@ def matmul(
     transpose_b: bool = False,
     out_dtype: mx.Dtype | None = None,
     batch_invariant: bool = False,
+    precision: str | None = None,
     stream: StreamOrDevice = None,
 ) -> mx.array:
     """Multiply matrices of any two dtypes without casting either into a copy.
@@ -55,6 +58,8 @@ def matmul(
             int32 for integers.
         batch_invariant: Choose among kernels in which a row of the result is the same, bit for
             bit, however many rows there are; other kernels may be faster.
+        precision: ``"float32"`` to multiply float32 with all its bits where MLX would round it to
+            TF32; None for what a block of `use_precision`, or else MLX's own switch says.
         stream: Stream or device of the call; None is the default one.
 
     Returns:
@@ -64,6 +69,8 @@ def matmul(
         ProblemError: Shapes that do not fit together (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that neither the op nor `mx.matmul` takes
             (a `TypeError`).
+        BackendError: ``precision="float32"`` where only MLX's ops serve, and round (a
+            `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 300)).astype(mx.float16)
@@ -100,6 +107,7 @@ def matmul(
         WITH_PRODUCT,
         WITH_ADDEND,
         INVARIANT if batch_invariant else FREE,
+        EXACT if is_exact("matmul", precision, settings) else REDUCED,
         resolve(stream, settings).backend,
         settings,
     )
@@ -118,6 +126,7 @@ def addmm(
     transpose_b: bool = False,
     out_dtype: mx.Dtype | None = None,
     batch_invariant: bool = False,
+    precision: str | None = None,
     stream: StreamOrDevice = None,
 ) -> mx.array:
     """Return ``alpha * (a @ b) + beta * c`` in one kernel, rounded once.
@@ -135,6 +144,7 @@ def addmm(
         transpose_b: As in `matmul`.
         out_dtype: Result dtype; None is MLX's promotion of all three operands.
         batch_invariant: As in `matmul`.
+        precision: As in `matmul`.
         stream: Stream or device of the call; None is the default one.
 
     Returns:
@@ -191,6 +201,7 @@ def addmm(
         WITHOUT_PRODUCT if alpha == 0.0 else WITH_PRODUCT,
         WITHOUT_ADDEND if beta == 0.0 else WITH_ADDEND,
         INVARIANT if batch_invariant else FREE,
+        EXACT if is_exact("addmm", precision, settings) else REDUCED,
         resolve(stream, settings).backend,
         settings,
     )

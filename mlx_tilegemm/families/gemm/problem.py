@@ -52,6 +52,7 @@ class GemmProblem(Problem):
         scaled: ``alpha`` is not 1.
         out_shape: Shape of the result as the caller sees it.
         batch_invariant: Each row has to come out the same, bit for bit, whatever ``m`` is.
+        exact: Float32 is multiplied with all its bits, whatever MLX's switch for TF32 says.
     """
 
     m: int
@@ -69,9 +70,11 @@ class GemmProblem(Problem):
     scaled: bool
     out_shape: Shape
     batch_invariant: bool = False
+    exact: bool = False
 
     def __str__(self) -> str:
         options = [f"c {self.c}"] * bool(self.c) + ["batch_invariant"] * self.batch_invariant
+        options += ["precision float32"] * self.exact
         return ", ".join(
             [
                 f"{self.a} x {self.b} -> {self.out}",
@@ -213,6 +216,7 @@ def gemm_problem(
     out: DType | None = None,
     scaled: bool = False,
     batch_invariant: bool = False,
+    exact: bool = False,
 ) -> GemmProblem:
     """Check shapes and dtypes as `mx.matmul` does and state the product they ask for.
 
@@ -229,6 +233,7 @@ def gemm_problem(
         out: Element type wanted; None follows MLX's promotion.
         scaled: Whether the product is multiplied by an ``alpha`` other than 1.
         batch_invariant: Whether a row must not depend on how many rows there are.
+        exact: Whether float32 must not be rounded before it is multiplied.
 
     Raises:
         ProblemError: Shapes that do not fit together.
@@ -266,6 +271,7 @@ def gemm_problem(
         scaled=scaled,
         out_shape=out_shape,
         batch_invariant=batch_invariant,
+        exact=exact,
     )
     return _fold_batch(problem)
 

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ...core.dtypes import DType
+from ...core.dtypes import FLOAT32, DType
 from ...core.family import Data, Part
 from ...core.operand import Operand
 from ...core.problem import Factors
@@ -27,6 +27,7 @@ from ...core.reference import (
     as_view,
     common_step,
     draw_operands,
+    factors_error,
     rounding,
     to_numpy,
     wrap,
@@ -72,14 +73,26 @@ def gemm_bound(value: Values, magnitude: Values, k: int, out: DType) -> Values:
 
 
 def expected(
-    problem: GemmProblem, operands: Sequence[mx.array], factors: Factors
+    problem: GemmProblem,
+    operands: Sequence[mx.array],
+    factors: Factors,
+    roundoff: float = 0.0,
 ) -> tuple[Expected, ...]:
-    """Return the product, chunk by chunk of columns."""
+    """Return the product, chunk by chunk of columns.
+
+    Args:
+        problem: The product.
+        operands: Its operands.
+        factors: Its factors.
+        roundoff: Largest relative error that float32 factors are multiplied with.
+    """
     if 0 in problem.out_shape:
         return (Expected(value=np.zeros(problem.out_shape), bound=0.0),)
     sizes = tuple(axis.size for axis in problem.batch)
     full = (*sizes, problem.m, problem.n)
-    found = [_columns_expected(one, part, factors) for one, part in _chunks(problem, operands)]
+    found = [
+        _columns_expected(one, part, factors, roundoff) for one, part in _chunks(problem, operands)
+    ]
     value = np.concatenate([np.broadcast_to(v, (*full[:-1], v.shape[-1])) for v, _ in found], -1)
     error = np.concatenate([np.broadcast_to(e, (*full[:-1], e.shape[-1])) for _, e in found], -1)
     value, error = value.reshape(problem.out_shape), error.reshape(problem.out_shape)
@@ -110,7 +123,7 @@ def _some_columns(array: mx.array, start: int, stop: int, transposed: bool) -> m
 
 
 def _columns_expected(
-    problem: GemmProblem, operands: Sequence[mx.array], factors: Factors
+    problem: GemmProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
 ) -> tuple[Values, Values]:
     """Return values and errors before rounding of some columns."""
     alpha, beta = factors
@@ -131,7 +144,10 @@ def _columns_expected(
     step = abs(alpha) * common_step(left, -1) * common_step(to_numpy(operands[1]), None)
     if problem.c is not None:
         step = np.minimum(step, abs(beta) * common_step(to_numpy(operands[2]), None))
-    return value, np.where(magnitude <= 2.0**24 * step, 0.0, error)
+    error = np.where(magnitude <= 2.0**24 * step, 0.0, error)
+    rounded = (problem.a, problem.b).count(FLOAT32)
+    # Accelerators that round factors cut what they add up to.
+    return value, error + (error + factors_error(roundoff, rounded) * magnitude) * bool(roundoff)
 
 
 def part(

@@ -28,6 +28,7 @@ def gemm_request(
     no_product: bool = False,
     no_addend: bool = False,
     batch_invariant: bool = False,
+    exact: bool = False,
 ) -> GemmProblem | None:
     """State the product that ``a``, ``b`` and ``c`` ask for.
 
@@ -43,6 +44,7 @@ def gemm_request(
         no_product: Whether ``alpha`` is 0.
         no_addend: Whether ``beta`` is 0: ``c`` then has a shape and a dtype, but no say.
         batch_invariant: As of the op.
+        exact: Whether ``precision`` asks for float32.
 
     Returns:
         The problem, or None for MLX's own ops: without a product, and for what `mlx_dtype` says.
@@ -70,6 +72,7 @@ def gemm_request(
         transpose_b=as_flag(op, "transpose_b", transpose_b),
         scaled=scaled,
         batch_invariant=as_flag(op, "batch_invariant", batch_invariant),
+        exact=exact,
     )
     c_shape = None if c is None else c.shape
     problem = state(c_shape=c_shape, c=rows.get("c"), out=out_row(op, out_dtype))

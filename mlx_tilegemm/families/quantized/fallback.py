@@ -12,17 +12,30 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
+from ...call.precision import unrounded
 from ...call.transforms import on
+from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE
+from .key import NAME
 from .problem import QuantizedProblem
 
 if TYPE_CHECKING:
     from ...core.family import Run
 
 
-def mlx_run(problem: QuantizedProblem) -> Run:
-    """Return the call of MLX's own op that solves a problem."""
+def quantized(problem: QuantizedProblem) -> Run:
+    """Return the call of MLX's op for operands in the problem's order."""
+    run = _prepared(problem)
+    return unrounded(NAME, run) if problem.exact and multiplies_float32(problem) else run
+
+
+def multiplies_float32(problem: QuantizedProblem) -> bool:
+    """Whether MLX's op decodes the weight to float32."""
+    return problem.computed is FLOAT32
+
+
+def _prepared(problem: QuantizedProblem) -> Run:
     weight, own = problem.weight, problem.computed is problem.natural
     options = (problem.transpose, weight.group, weight.bits, weight.mode)
     is_affine, is_empty = problem.biases is not None, problem.is_empty

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
 from ...core.arguments import ArraySpec
+from ...core.context import current_settings, is_exact
 from ...core.family import Data, Family, Op, Part, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
@@ -18,7 +19,7 @@ from .request import quantized_request
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from ...core.family import Rule
+    from ...core.family import Rule, Run
     from ...core.reference import Expected
 
 
@@ -35,6 +36,7 @@ def _request(
         global_scale=arrays.get("global_scale"),
         bias=arrays.get("bias"),
         **{name: options[name] for name in names},
+        exact=is_exact(op, options["precision"], current_settings()),
     )
 
 
@@ -45,6 +47,14 @@ def _reference(
     from .reference import expected
 
     return expected(problem, operands, factors)
+
+
+def _rounded(
+    problem: QuantizedProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
+) -> tuple[Expected, ...]:
+    from .reference import expected
+
+    return expected(problem, operands, factors, roundoff)
 
 
 def _draw(problem: QuantizedProblem, data: Data) -> list[mx.array]:
@@ -70,6 +80,10 @@ def _subjects() -> Iterator[Subject[QuantizedProblem]]:
     return subjects()
 
 
+def _fallback(problem: QuantizedProblem) -> Run:
+    return fallback.quantized(problem)
+
+
 def _rule(problem: QuantizedProblem, backend: Backend) -> Rule:
     return QuantizedRule(problem=problem, backend=backend)
 
@@ -80,10 +94,12 @@ FAMILY: Family[QuantizedProblem] = Family(
     kernels=load_kernels(kernels.__name__, kernels.KERNELS),
     ops=(Op(function=ops.quantized_matmul, arrays=ARRAYS, request=_request),),
     reference=_reference,
+    rounded=_rounded,
     draw=_draw,
     part=_part,
-    fallback=fallback.mlx_run,
+    fallback=_fallback,
     price=price.price,
+    multiplies_float32=fallback.multiplies_float32,
     rule=_rule,
     notes=notes.notes,
     spelling=spelling.SPELLING,

@@ -13,14 +13,15 @@ from math import prod
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
+from ...call.precision import refuse_rounding
 from ...call.transforms import sum_to
 from ...core.context import Settings, current_settings
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...core.shapes import Shape, pad
 from ...formats import TENSOR_SCALE, unpack
-from .fallback import mlx_run
-from .key import QuantizedKey, optional, quantized_call, stated
+from .fallback import quantized
+from .key import NAME, QuantizedKey, optional, quantized_call, stated
 from .problem import QuantizedProblem
 
 Given = Mapping[str, mx.array]
@@ -54,6 +55,8 @@ class QuantizedRule:
         found = {name: mx.zeros_like(array) for name, array in given.items()}
         found["x"] = self._x_gradient(given, grad, stream)
         if self.problem.biases is not None:
+            if self.problem.exact:
+                refuse_rounding(NAME, stream)
             found["scales"], found["biases"] = self._group_gradients(given, grad)
         if self.problem.tensor_scale:
             scale = given["global_scale"]
@@ -106,7 +109,7 @@ class QuantizedRule:
         """Return the product without the scale of the whole weight and without a bias, lazily."""
         problem = replace(self.problem, tensor_scale=False, bias=None, out=FLOAT32)
         operands = [given[name] for name in problem.operand_names]
-        return mx.reshape(mlx_run(problem)(operands, (), stream)[0], shape)
+        return mx.reshape(quantized(problem)(operands, (), stream)[0], shape)
 
     def jvp(
         self,
@@ -229,6 +232,7 @@ class QuantizedRule:
                 mode=weight.mode,
                 out_dtype=out_dtype,
                 batch_invariant=self.problem.batch_invariant,
+                exact=self.problem.exact,
                 backend=self.backend,
                 settings=Settings(recorder=current_settings().recorder),
             )

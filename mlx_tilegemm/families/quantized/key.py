@@ -15,6 +15,8 @@ from ...core.shapes import Shape
 if TYPE_CHECKING:
     from ...core.family import Run
 
+NAME = "quantized_matmul"
+
 Stated = tuple[Shape, mx.Dtype]
 """Shape and dtype of an array."""
 
@@ -34,6 +36,7 @@ class QuantizedKey(NamedTuple):
     mode: str
     out_dtype: mx.Dtype | None
     batch_invariant: bool
+    exact: bool
     backend: Backend | None
     settings: Settings
 
@@ -46,7 +49,7 @@ def quantized_call(key: QuantizedKey) -> Run:
     from .request import quantized_request
 
     problem = quantized_request(
-        "quantized_matmul",
+        NAME,
         x=_spec(key.x),
         w=_spec(key.w),
         scales=_spec(key.scales),
@@ -59,10 +62,11 @@ def quantized_call(key: QuantizedKey) -> Run:
         mode=key.mode,
         out_dtype=key.out_dtype,
         batch_invariant=key.batch_invariant,
+        exact=key.exact,
     )
     settings = key.settings
     return prepare(
-        "quantized_matmul",
+        NAME,
         problem,
         key.backend,
         force=settings.kernel,

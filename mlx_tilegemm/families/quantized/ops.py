@@ -6,12 +6,10 @@ import mlx.core as mx
 
 from ...backends import StreamOrDevice, resolve
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
-from ...core.context import current_settings
+from ...core.context import current_settings, is_exact
 from ...core.dtypes import FLOATS
 from ...errors import DTypeError
-from .key import QuantizedKey, optional, quantized_call, stated
-
-NAME = "quantized_matmul"
+from .key import NAME, QuantizedKey, optional, quantized_call, stated
 
 
 def quantized_matmul(
@@ -29,6 +27,7 @@ def quantized_matmul(
     bias: mx.array | None = None,
     out_dtype: mx.Dtype | None = None,
     batch_invariant: bool = False,
+    precision: str | None = None,
     stream: StreamOrDevice = None,
 ) -> mx.array:
     """Multiply by a quantized weight, decoded where it is used; no operand is cast into a copy.
@@ -58,6 +57,8 @@ def quantized_matmul(
             for ``"affine"``, else that of ``x``.
         batch_invariant: Choose among kernels in which a row of the result is the same, bit for
             bit, however many rows there are; other kernels may be faster.
+        precision: ``"float32"`` to multiply float32 with all its bits where MLX would round it to
+            TF32; None for what a block of `use_precision`, or else MLX's own switch says.
         stream: Stream or device of the call; None is the default one.
 
     Returns:
@@ -66,6 +67,8 @@ def quantized_matmul(
     Raises:
         ProblemError: Shapes or options that do not fit together (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+        BackendError: ``precision="float32"`` where only MLX's op serves, and rounds (a
+            `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 256)).astype(mx.bfloat16)
@@ -114,6 +117,7 @@ def quantized_matmul(
             mode=mode,
             out_dtype=out_dtype,
             batch_invariant=batch_invariant,
+            exact=is_exact(NAME, precision, settings),
             backend=resolve(stream, settings).backend,
             settings=settings,
         )

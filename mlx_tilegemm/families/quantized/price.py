@@ -55,7 +55,8 @@ def price(problem: QuantizedProblem, chip: Chip) -> Price | None:
     casts += [(elements, compute, problem.out)]
     copying, copied = casts_seconds(casts, chip)
     path, time = _same_dtype(problem, compute, chip)
-    return make_price(path, time + copying + passes * chip.launch_seconds, copied, False)
+    reduced = path.startswith("neural") and compute is FLOAT32
+    return make_price(path, time + copying + passes * chip.launch_seconds, copied, reduced)
 
 
 def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[str, float]:

@@ -49,6 +49,7 @@ class QuantizedProblem(Problem):
         batch: Batch axes, outermost first.
         out_shape: Shape of the result.
         batch_invariant: Whether a row must not depend on how many rows there are.
+        exact: Float32 is multiplied with all its bits, whatever MLX's switch for TF32 says.
     """
 
     m: int
@@ -65,12 +66,14 @@ class QuantizedProblem(Problem):
     batch: tuple[BatchAxis, ...]
     out_shape: Shape
     batch_invariant: bool = False
+    exact: bool = False
 
     def __str__(self) -> str:
         scales = f"{self.scales} scales" + (f", {self.biases} biases" if self.biases else "")
         options = ["tensor scale"] * self.tensor_scale
         options += [f"bias {self.bias}"] * bool(self.bias)
         options += ["batch_invariant"] * self.batch_invariant
+        options += ["precision float32"] * self.exact
         return ", ".join(
             [
                 f"{self.x} x {self.weight} -> {self.out}",
@@ -198,6 +201,7 @@ def quantized_problem(
     out: DType,
     transpose: bool = True,
     batch_invariant: bool = False,
+    exact: bool = False,
 ) -> QuantizedProblem:
     """Check shapes and state the product they ask for.
 
@@ -214,6 +218,7 @@ def quantized_problem(
         out: See ``x``.
         transpose: As of the op.
         batch_invariant: As of the op.
+        exact: Whether float32 must not be rounded before it is multiplied.
 
     Raises:
         ProblemError: Shapes that do not fit together.
@@ -245,6 +250,7 @@ def quantized_problem(
         batch=_batch_axes(batch_shape, x_shape[:-2], w_shape[:-2]),
         out_shape=(*batch_shape, *rows, n),
         batch_invariant=batch_invariant,
+        exact=exact,
     )
     return _fold_batch(problem)
 

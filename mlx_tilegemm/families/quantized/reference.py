@@ -27,6 +27,7 @@ from ...core.reference import (
     as_view,
     common_step,
     draw,
+    factors_error,
     rounding,
     to_numpy,
 )
@@ -43,14 +44,23 @@ Given = Mapping[str, mx.array]
 
 
 def expected(
-    problem: QuantizedProblem, operands: Sequence[mx.array], factors: Factors
+    problem: QuantizedProblem,
+    operands: Sequence[mx.array],
+    factors: Factors,
+    roundoff: float = 0.0,
 ) -> tuple[Expected, ...]:
-    """Return the product, matrix by matrix of the weight and some of its rows at a time."""
+    """Return the product, matrix by matrix of the weight and some of its rows at a time.
+
+    Factors may be rounded before they are multiplied, with the relative error ``roundoff``; MLX's
+    op then rounds them to the type that it computes in, too.
+    """
+    if roundoff:
+        roundoff = max(roundoff, problem.computed.unit_roundoff)
     stored = problem.stored()
     if problem.is_empty:
         found = [(np.zeros(stored.out_shape), np.zeros(stored.out_shape))]
     else:
-        found = [_chunk_expected(problem, *chunk) for chunk in _chunks(stored, operands)]
+        found = [_chunk_expected(problem, *chunk, roundoff) for chunk in _chunks(stored, operands)]
     axis = -1 if problem.transpose or problem.is_empty else 0
     if axis == 0:
         value, error = (sum(part) for part in zip(*found, strict=True))
@@ -110,7 +120,9 @@ def _chunks(
             yield x[..., rows], values
 
 
-def _chunk_expected(problem: QuantizedProblem, x: Values, w: Values) -> tuple[Values, Values]:
+def _chunk_expected(
+    problem: QuantizedProblem, x: Values, w: Values, roundoff: float
+) -> tuple[Values, Values]:
     """Return a product and its error before anything is added to it."""
     sizes = tuple(axis.size for axis in problem.batch)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -121,6 +133,9 @@ def _chunk_expected(problem: QuantizedProblem, x: Values, w: Values) -> tuple[Va
     error = (terms + 6) * U32 * magnitude + flushed
     step = common_step(x, -1) * common_step(w, None)
     error = np.where(magnitude <= 2.0**24 * step, 0.0, error)
+    if roundoff:
+        # Accelerators that round factors cut what they add up to.
+        error = 2 * error + factors_error(roundoff) * magnitude
     shape = (*sizes, *value.shape[-2:])
     return np.broadcast_to(value, shape), np.broadcast_to(error, shape)
 

@@ -27,6 +27,7 @@ def quantized_request(
     mode: object = "affine",
     out_dtype: object = None,
     batch_invariant: object = False,
+    exact: bool = False,
 ) -> QuantizedProblem:
     """State the product that arrays and options ask for; each is as of the op.
 
@@ -58,6 +59,7 @@ def quantized_request(
         out=out,
         transpose=as_flag(op, "transpose", transpose),
         batch_invariant=as_flag(op, "batch_invariant", batch_invariant),
+        exact=exact,
     )
     if bias is not None and bias.shape != (problem.n,):
         raise ProblemError(

@@ -8,7 +8,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import DType
+from ....core.dtypes import BFLOAT16, FLOAT32, DType
 from ....core.kernel import Kernel
 from ....core.operand import Operand
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, features
@@ -23,6 +23,7 @@ from ..backward_spec import (
     Config,
     backward_fields,
     reject_backward,
+    reject_registers,
     variant_attentions,
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
@@ -30,6 +31,16 @@ from ..problem import AttentionProblem, KeyValueGradientProblem
 from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes
 
 NAME = "attention_backward_key_value"
+
+KEY_VALUE_REGISTERS = 26
+"""Registers beyond those of a step for the way through the queries of several heads, and for their
+sums and deltas. As Mesa's compiler for M1 has it, like the next two."""
+
+DIRECT_REGISTERS = 6
+"""Further ones where fragments load from device memory, for addresses and bounds."""
+
+WIDE_REGISTERS = 4
+"""Further ones where gradients are float32, and where an operand has to be widened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +69,23 @@ class Spec(BackwardSpec):
         return self.q, self.grad
 
     @property
+    def _way_registers(self) -> int:
+        """Live registers for the way through the queries of several heads."""
+        dtypes = (self.q, self.k, self.v, self.grad)
+        kinds = (not self.config.staged, self.grad is FLOAT32, BFLOAT16 in dtypes)
+        weights = (DIRECT_REGISTERS, WIDE_REGISTERS, WIDE_REGISTERS)
+        return KEY_VALUE_REGISTERS + sum(w for w, kind in zip(weights, kinds, strict=True) if kind)
+
+    @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
         shared = self.shared_bytes(2)
         own = self.head_fragments + self.value_fragments
-        kept = 2 * own if self.config.cached else own
+        kept = 2 * own if self.keeps_rows else own
         return Resources(
             threads=self.threads,
             threadgroup_bytes=shared + self.staged_bytes,
-            registers=2 * kept + self.step_registers,
+            registers=2 * kept + self.step_registers + self._way_registers,
         )
 
 
@@ -77,6 +96,13 @@ def candidates(problem: KeyValueGradientProblem, chip: Chip) -> Iterator[Config]
 
 def reject(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
+    if reason := _reject_tile(problem, config):
+        return reason
+    registers = _resources(backward_fields(problem.attention), config).registers
+    return reject_registers(registers, _fewest_registers(problem))
+
+
+def _reject_tile(problem: KeyValueGradientProblem, config: Config) -> str | None:
     p = problem.attention
     reason = reject_backward(p, config, _staged(problem))
     if reason:
@@ -84,6 +110,14 @@ def reject(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> str 
     needs = _resources(backward_fields(p), config)
     reason = reject_resources(needs) or reject_grid(_grid(p, config, needs.threads))
     return reason or reject_sizes(attention_sizes(p).values())
+
+
+@latest
+def _fewest_registers(problem: KeyValueGradientProblem) -> int:
+    """Return the registers of the configuration that wants the fewest; 0 where none is legal."""
+    legal = (config for config in (*CONFIGS, *GROUPED_CONFIGS) if not _reject_tile(problem, config))
+    fields = backward_fields(problem.attention)
+    return min((_resources(fields, config).registers for config in legal), default=0)
 
 
 def cost(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> float:
@@ -134,7 +168,7 @@ def _grid(p: AttentionProblem, config: Config, threads: int) -> Extent:
 
 @kept
 def _spec(fields: Fields, config: Config) -> Spec:
-    return Spec(**dict(fields), config=config)
+    return Spec(**fields.values, config=config)
 
 
 @kept

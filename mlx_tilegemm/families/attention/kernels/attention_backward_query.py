@@ -21,11 +21,12 @@ from ..backward_spec import (
     Config,
     backward_fields,
     reject_backward,
+    reject_registers,
     variant_attentions,
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
 from ..problem import LSE, AttentionProblem, MaskKind, QueryGradientProblem
-from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes, key_operands
+from ..spec import MASK_SIZES, ROW_SIZES, Fields, as_fields, attention_sizes, key_operands
 
 NAME = "attention_backward_query"
 
@@ -63,11 +64,12 @@ class Spec(BackwardSpec):
         shared = self.shared_bytes(2 if self.softmax else 1)
         shared += self.threads * LSE.bytes if self.softmax and self.grouped else 0
         own = (self.head_fragments if self.softmax else 0) + self.value_fragments
-        kept = self.head_fragments + (own if self.config.cached else 0)
+        kept = self.head_fragments + (own if self.keeps_rows else 0)
+        loading = 0 if self.keeps_rows else own // 4
         return Resources(
             threads=self.threads,
             threadgroup_bytes=shared + self.staged_bytes,
-            registers=2 * kept + self.step_registers,
+            registers=2 * kept + loading + self.step_registers,
         )
 
 
@@ -78,6 +80,13 @@ def candidates(problem: QueryGradientProblem, chip: Chip) -> Iterator[Config]:
 
 def reject(problem: QueryGradientProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
+    if reason := _reject_tile(problem, config):
+        return reason
+    registers = _resources(_fields(problem), config).registers
+    return reject_registers(registers, _fewest_registers(problem))
+
+
+def _reject_tile(problem: QueryGradientProblem, config: Config) -> str | None:
     forward = problem.attention
     reason = reject_backward(forward, config, key_operands(forward))
     if reason:
@@ -85,6 +94,13 @@ def reject(problem: QueryGradientProblem, config: Config, chip: Chip) -> str | N
     needs = _resources(_fields(problem), config)
     reason = reject_resources(needs) or reject_grid(_grid(forward, config, needs.threads))
     return reason or reject_sizes(attention_sizes(forward).values())
+
+
+@latest
+def _fewest_registers(problem: QueryGradientProblem) -> int:
+    """Return the registers of the configuration that wants the fewest; 0 where none is legal."""
+    legal = (config for config in (*CONFIGS, *GROUPED_CONFIGS) if not _reject_tile(problem, config))
+    return min((_resources(_fields(problem), config).registers for config in legal), default=0)
 
 
 def cost(problem: QueryGradientProblem, config: Config, chip: Chip) -> float:
@@ -134,15 +150,15 @@ def _grid(p: AttentionProblem, config: Config, threads: int) -> Extent:
 
 @latest
 def _fields(problem: QueryGradientProblem) -> Fields:
-    fields = dict(backward_fields(problem.attention)) | {"lse_gradient": problem.lse_gradient}
+    values = backward_fields(problem.attention).values | {"lse_gradient": problem.lse_gradient}
     if not problem.takes_mask:
-        fields |= {"mask": None, "mask_kind": MaskKind.NONE}
-    return tuple(fields.items())
+        values |= {"mask": None, "mask_kind": MaskKind.NONE}
+    return as_fields(values)
 
 
 @kept
 def _spec(fields: Fields, config: Config) -> Spec:
-    return Spec(**dict(fields), config=config)
+    return Spec(**fields.values, config=config)
 
 
 @kept

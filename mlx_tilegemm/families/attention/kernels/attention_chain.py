@@ -136,13 +136,13 @@ def _tile(fields: Fields, config: Config) -> AttentionTile:
 
 @kept
 def _resources(fields: Fields, config: Config) -> Resources:
-    return Spec(**dict(fields), config=config).resources
+    return Spec(**fields.values, config=config).resources
 
 
 @latest
 def plan(problem: AttentionProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
-    spec = Spec(**dict(forward_fields(problem)), config=config)
+    spec = Spec(**forward_fields(problem).values, config=config)
     return Plan(
         kernel=NAME,
         config=config,

@@ -158,7 +158,7 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
         return f"{keys} keys are too few to share out"
     needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
     reason = reject_resources(needs) or reject_grid(_grid(problem, config))
-    return reason or reject_sizes(_sizes(problem, config).values())
+    return reason or reject_sizes((_largest_size(problem), split_keys(problem, config)))
 
 
 @latest
@@ -206,10 +206,10 @@ def plan(problem: AttentionProblem, config: Config) -> Plan:
 @kept
 def _spec(fields: Fields, tile: Tile, split: bool) -> Spec:
     """Return the spec, which does not depend on how many splits there are."""
-    values = dict(fields)
+    values = fields.values
     if split:
         # Splits are joined in float32, whatever becomes of the result.
-        values |= {"out": FLOAT32, "sinks": None, "return_lse": False}
+        values = values | {"out": FLOAT32, "sinks": None, "return_lse": False}
     return Spec(**values, config=tile, split=split)
 
 
@@ -231,15 +231,24 @@ def _grid(problem: AttentionProblem, config: Config) -> Extent:
 
 def _sizes(problem: AttentionProblem, config: Config) -> dict[str, int]:
     """Return all run-time sizes by name."""
+    return _common_sizes(problem) | {"keys_per_split": split_keys(problem, config)}
+
+
+@latest
+def _common_sizes(problem: AttentionProblem) -> dict[str, int]:
     matrices, rows = problem.batch * problem.num_kv_heads, packed_rows(problem)
     return attention_sizes(problem) | {
         "rows": rows,
         "first_key": first_key(problem),
-        "keys_per_split": split_keys(problem, config),
         "all_rows": matrices * rows,
         "num_kv_heads": problem.num_kv_heads,
         "kv_heads_per_pe_head": problem.num_kv_heads // max(1, problem.num_pe_heads),
     }
+
+
+@latest
+def _largest_size(problem: AttentionProblem) -> int:
+    return max(_common_sizes(problem).values())
 
 
 def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
