@@ -51,6 +51,9 @@ class Case:
     spelled: str = ""
     kernels: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.group}: {self.name}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:

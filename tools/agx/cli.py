@@ -153,7 +153,9 @@ def _numbers(bracket: Bracket) -> tuple[object, ...]:
 
 
 def _calibrate(compiler: Compiler, options: argparse.Namespace) -> int:
-    cases = [case for case in calibration.cases() if _holds(case.name, options.filter)]
+    cases = [case for case in calibration.cases() if _holds(str(case), options.filter)]
+    if options.json or options.against:
+        cases = [case for case in cases if case.kernels]
     rows = _mapped(lambda case: calibration.row(compiler, case), cases, options.jobs)
     if options.json:
         progress.save(rows, options.json)

@@ -45,7 +45,7 @@ Kept = dict[str, dict[str, Numbers]]
 def kept(rows: Sequence[Row]) -> Kept:
     """Return the numbers of all comparisons; MLX's kernel is one of each."""
     return {
-        f"{row.case.group}: {row.case.name}": {
+        str(row.case): {
             side.name: found for side in (row.mlx, *row.ours) if (found := _numbers(side))
         }
         for row in rows
@@ -100,7 +100,8 @@ measured. Each number is a pair, without and with moving code out of loops.
   configuration was not there, or is none to choose any more.
 - **threads**: of whole threadgroups that a core holds, by registers and threadgroup memory.
 - **goal**: *met* where ours has at most {MARGIN} registers more than MLX's at both ends, does not
-  spill and leaves a core no fewer threads.
+  spill and leaves a core no fewer threads. A case is met where some configuration meets it:
+  which one is taken, the cost model or a trial decides.
 """
 
 
@@ -136,19 +137,15 @@ def _summary(rows: Sequence[Row], earlier: Kept) -> str:
                 (group, len(counted), *(sum(column) for column in zip(*counted, strict=True)))
             )
     head = (
-        "cases",
-        "of them",
-        "met before",
-        "met now",
-        "texts that spilled",
-        "texts that spill now",
+        *("group", "cases", "met before", "met now"),
+        *("texts that spilled", "texts that spill now"),
     )
     return markdown.table(head, lines)
 
 
 def _counted(row: Row, earlier: Kept) -> tuple[int, int, int, int]:
     """Return whether any kernel meets the goal, before and now, and how many spill."""
-    name, now = f"{row.case.group}: {row.case.name}", kept([row])
+    name, now = str(row.case), kept([row])
     before = earlier.get(name, {})
     after = now[name]
     mlx = after.get("MLX")
@@ -169,7 +166,7 @@ def _meets(one: Numbers, mlx: Numbers | None) -> bool:
 def _lines(row: Row, earlier: Kept) -> Iterator[tuple[str, ...]]:
     if not row.ours:
         return
-    name = f"{row.case.group}: {row.case.name}"
+    name = str(row.case)
     before, after = earlier.get(name, {}), kept([row])[name]
     mlx = after.get("MLX")
     shown = row.case.name
