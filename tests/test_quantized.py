@@ -6,7 +6,6 @@ Values are held to a decoding of its own: rows as Python integers, values by the
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
 from dataclasses import replace
 
 import cases
@@ -187,6 +186,18 @@ def test_any_weight_dtypes_layout_and_sizes(data, kernels):
         close(got, x, values.T if transpose else values, out, bias=row, factor=factor)
 
 
+@pytest.fixture(params=["kernels", "mlx"])
+def either(request):
+    """Run the block's ops on this project's kernels, or on MLX's own op."""
+    if request.param == "kernels":
+        # Its block ends after this one's, so that no other may be around it.
+        request.getfixturevalue("kernels")
+        yield
+    else:
+        with tg.use_backend("mlx"):
+            yield
+
+
 W, SCALES, BIASES = made(1, 64, 128, "affine", 4, 64)
 X = random_rows(2, (5, 128), mx.float32)
 
@@ -215,7 +226,7 @@ class TestKernels:
             expected = (as_floats(table) * group).astype(np.float32)
         if mode == "mxfp4":
             expected[255] = np.inf
-        smallest = np.abs(expected) < group * 2.0**-125
+        smallest = np.abs(expected) < group * 2.0**-126
         np.testing.assert_array_equal(np.array(got)[0][~smallest], expected[~smallest])
         assert np.abs(np.array(got)[0][smallest]).max() <= group * 2.0**-125
 
@@ -234,18 +245,14 @@ class TestKernels:
         ],
         ids=str,
     )
-    @pytest.mark.parametrize("backend", ["kernels", "mlx"])
-    def test_batches_broadcast_as_those_of_matmul(self, request, backend, x_shape, batch):
-        if backend == "kernels":
-            request.getfixturevalue("kernels")
-        with tg.use_backend("mlx") if backend == "mlx" else nullcontext():
-            w, scales, biases = made(3, 40, 128, "affine", 4, 64, batch=batch)
-            values = own_values(w, scales, biases, "affine", 4, 64)
-            x = random_rows(4, x_shape, mx.float32)
-            got = tg.quantized_matmul(x, w, scales, biases)
-            expected = np.matmul(as_floats(x), np.swapaxes(values, -1, -2))
-            assert got.shape == expected.shape
-            np.testing.assert_allclose(np.array(got), expected, rtol=1e-4, atol=2e-4)
+    def test_batches_broadcast_as_those_of_matmul(self, either, x_shape, batch):
+        w, scales, biases = made(3, 40, 128, "affine", 4, 64, batch=batch)
+        values = own_values(w, scales, biases, "affine", 4, 64)
+        x = random_rows(4, x_shape, mx.float32)
+        got = tg.quantized_matmul(x, w, scales, biases)
+        expected = np.matmul(as_floats(x), np.swapaxes(values, -1, -2))
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(np.array(got), expected, rtol=1e-4, atol=2e-4)
 
     def test_views_are_read_where_they_begin(self, kernels):
         words = mx.concatenate([mx.zeros((1,), mx.uint32), W.reshape(-1)])[1:].reshape(W.shape)
@@ -263,22 +270,18 @@ class TestKernels:
             part = tg.quantized_matmul(x[:count], W, SCALES, BIASES, batch_invariant=True)
             assert mx.array_equal(part, whole[:count])
 
-    @pytest.mark.parametrize("backend", ["kernels", "mlx"])
-    def test_nothing_to_multiply(self, request, backend):
-        if backend == "kernels":
-            request.getfixturevalue("kernels")
-        with tg.use_backend("mlx") if backend == "mlx" else nullcontext():
-            empty = tg.quantized_matmul(mx.zeros((2, 0, 128)), W, SCALES, BIASES)
-            assert (empty.shape, empty.dtype) == ((2, 0, 64), mx.float32)
-            no_columns = tg.quantized_matmul(
-                mx.ones((3, 128)), W[:0], SCALES[:0], BIASES[:0], bias=mx.zeros((0,))
-            )
-            assert no_columns.shape == (3, 0)
-            bias = mx.arange(64).astype(mx.float16)
-            got = tg.quantized_matmul(
-                mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0], bias=bias
-            )
-            assert mx.array_equal(got, mx.broadcast_to(bias.astype(mx.float32), (3, 64)))
+    def test_nothing_to_multiply(self, either):
+        empty = tg.quantized_matmul(mx.zeros((2, 0, 128)), W, SCALES, BIASES)
+        assert (empty.shape, empty.dtype) == ((2, 0, 64), mx.float32)
+        no_columns = tg.quantized_matmul(
+            mx.ones((3, 128)), W[:0], SCALES[:0], BIASES[:0], bias=mx.zeros((0,))
+        )
+        assert no_columns.shape == (3, 0)
+        bias = mx.arange(64).astype(mx.float16)
+        got = tg.quantized_matmul(
+            mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0], bias=bias
+        )
+        assert mx.array_equal(got, mx.broadcast_to(bias.astype(mx.float32), (3, 64)))
 
     def test_tiny_operands_are_mlx_s(self, kernels):
         w, scales, biases = made(1, 1, 32, "affine", 4, 32)
@@ -544,7 +547,9 @@ def test_the_family_s_reference_is_that_of_these_tests(mode, exact):
     np.testing.assert_allclose(
         expected.value, as_floats(given["x"]) @ values, rtol=1e-12, atol=1e-9
     )
-    assert (expected.bound < 1e-2 * np.abs(expected.value).max()).all()
+    numbers = ~np.isnan(expected.value)
+    assert numbers.mean() > 0.9
+    assert (expected.bound[numbers] < 1e-2 * np.nanmax(np.abs(expected.value))).all()
 
 
 def test_part_of_a_call_is_held_like_the_whole():

@@ -7,7 +7,6 @@ other dtypes into copies, and knows neither a bias nor the scale of a whole weig
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 def quantized(problem: QuantizedProblem) -> Run:
     """Return the call of MLX's op for operands in the problem's order."""
-    run = partial(_quantized, problem)
+    run = _prepared(problem)
     return unrounded(NAME, run) if problem.exact and multiplies_float32(problem) else run
 
 
@@ -36,60 +35,69 @@ def multiplies_float32(problem: QuantizedProblem) -> bool:
     return problem.computed is FLOAT32
 
 
-def _quantized(
+def _prepared(problem: QuantizedProblem) -> Run:
+    weight, own = problem.weight, problem.computed is problem.natural
+    options = (problem.transpose, weight.group, weight.bits, weight.mode)
+    is_affine, is_empty = problem.biases is not None, problem.is_empty
+    ends = problem.tensor_scale or problem.bias is not None
+    out = problem.out.mlx
+
+    def run(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_empty:
+            value = mx.zeros(problem.out_shape, stream=stream)
+            return [_ended(problem, operands, value, stream).astype(out, stream=stream)]
+        x, w, scales = operands[:3]
+        biases = operands[3] if is_affine else None
+        # On a CPU MLX's op sums in the operands' dtype.
+        if not own or _is_on_cpu(stream):
+            x, scales, biases = _widened(x, scales, biases, stream)
+        rows = _with_axes_of(w, x, stream)
+        value = mx.quantized_matmul(rows, w, scales, biases, *options, stream=stream)
+        if x.ndim == 1:
+            value = mx.squeeze(value, -2, stream=stream)
+        if ends:
+            value = _ended(problem, operands, value, stream)
+        return [value if value.dtype == out else value.astype(out, stream=stream)]
+
+    return run
+
+
+def _widened(
+    x: mx.array, scales: mx.array, biases: mx.array | None, stream: StreamOrDevice
+) -> tuple[mx.array, mx.array, mx.array | None]:
+    """Return the floats among operands in float32."""
+    x = x.astype(mx.float32, stream=stream)
+    if biases is None:
+        return x, scales, None
+    scales, biases = (one.astype(mx.float32, stream=stream) for one in (scales, biases))
+    return x, scales, biases
+
+
+def _ended(
     problem: QuantizedProblem,
     operands: Sequence[mx.array],
-    factors: Factors,
+    value: mx.array,
     stream: StreamOrDevice,
-) -> list[mx.array]:
+) -> mx.array:
+    """Return a product in float32 with the scale of the whole weight and the bias."""
     given = dict(zip(problem.operand_names, operands, strict=True))
     with on(stream):
-        value = _product(problem, given, stream)
         if problem.tensor_scale:
             value = value * (mx.reshape(given["global_scale"], ()) / TENSOR_SCALE)
         if problem.bias is not None:
             value = value + given["bias"].astype(mx.float32)
-        return [value.astype(problem.out.mlx)]
+    return value
 
 
-def _product(
-    problem: QuantizedProblem, given: dict[str, mx.array], stream: StreamOrDevice
-) -> mx.array:
-    x, w, scales, biases = given["x"], given["w"], given["scales"], given.get("biases")
-    if problem.is_empty:
-        return mx.zeros(problem.out_shape)
-    if not _in_own_dtype(problem, stream):
-        x = x.astype(mx.float32)
-        if biases is not None:
-            scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-    product = mx.quantized_matmul(
-        _with_axes_of(w, x),
-        w,
-        scales,
-        biases,
-        transpose=problem.transpose,
-        group_size=problem.weight.group,
-        bits=problem.weight.bits,
-        mode=problem.weight.mode,
-    )
-    return mx.squeeze(product, -2) if x.ndim == 1 else product
-
-
-def _with_axes_of(w: mx.array, x: mx.array) -> mx.array:
+def _with_axes_of(w: mx.array, x: mx.array, stream: StreamOrDevice) -> mx.array:
     """Return ``x`` with rows, whose gradient MLX needs, and with as many axes as several weights.
 
     With fewer MLX would multiply by the first of them alone.
     """
-    rows = x if x.ndim > 1 else mx.expand_dims(x, 0)
-    return mx.expand_dims(rows, [*range(w.ndim - rows.ndim)])
-
-
-def _in_own_dtype(problem: QuantizedProblem, stream: StreamOrDevice) -> bool:
-    """Whether MLX's op rounds once, to the result's dtype, without a cast to float32 before.
-
-    On a CPU it sums in the operands' dtype.
-    """
-    return problem.computed is problem.natural and not _is_on_cpu(stream)
+    rank = max(2, w.ndim)
+    return mx.expand_dims(x, [*range(rank - x.ndim)], stream=stream) if x.ndim < rank else x
 
 
 def _is_on_cpu(stream: StreamOrDevice) -> bool:

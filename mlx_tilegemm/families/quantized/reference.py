@@ -37,6 +37,9 @@ from .problem import QuantizedProblem
 CHUNK_ELEMENTS = 1 << 21
 """Elements of the weight that are float64 at once, which bounds the memory of a reference."""
 
+NAN_CODE = 0x7F
+"""Of e4m3."""
+
 Given = Mapping[str, mx.array]
 
 
@@ -173,7 +176,7 @@ def part(
 
 
 def draw_operands(problem: QuantizedProblem, data: Data) -> list[mx.array]:
-    """Return operands, with scales of both signs where there are such, and no code of NaN.
+    """Return operands, with scales of both signs where there are such, and one code of NaN.
 
     Exact ones leave a kernel no room to be off: scales are a few powers of two and the elements of
     ``x`` are 1, -1 or zero, so that all sums are exact, and an element that is lost, doubled or
@@ -210,6 +213,7 @@ def _codes(operand: Operand, random: np.random.Generator, exact: bool) -> mx.arr
     else:
         codes = random.integers(0, 127, operand.shape)
         codes += 128 * random.integers(0, 2, operand.shape)
+        codes.reshape(-1)[:1] = NAN_CODE
     return mx.array(codes.astype(np.uint8)).view(operand.mlx)
 
 

@@ -21,10 +21,11 @@ def subjects() -> Iterator[Made]:
     """Yield every subject; together they contain every line of the templates."""
     mixed = {"x": BFLOAT16, "scales": FLOAT16, "biases": FLOAT32, "out": BFLOAT16}
     scaled = {"mode": "nvfp4", "tensor_scale": True, "bias": BFLOAT16, "out": FLOAT32}
-    batched = {"x_batch": (2, 3), "w_batch": (3,)}
+    # Each of the axes is one along which the weight stays, once.
+    inner, outer = ({"x_batch": (2, 3), "w_batch": batch} for batch in ((3,), (2, 1)))
     for layout in (True, False):
-        yield from _few_rows(layout, mixed, scaled, batched)
-        yield from _many_rows(layout, mixed, scaled, batched)
+        yield from _few_rows(layout, mixed, scaled, inner)
+        yield from _many_rows(layout, mixed, scaled, outer)
 
 
 def _few_rows(
@@ -45,13 +46,15 @@ def _few_rows(
 def _many_rows(
     transpose: bool, mixed: dict[str, Any], scaled: dict[str, Any], batched: dict[str, Any]
 ) -> Iterator[Made]:
-    # nvfp4 leaves a last step of half a block.
-    n, k = (37, 80) if transpose else (80, 43)
+    # A last step of half a block with nvfp4, and of one row of the weight.
+    n, k = (37, 80) if transpose else (80, 33)
+    # Rows without guards, columns with.
+    sizes = (70, 96) if transpose else (96, 70)
     kernel = "quantized_gemm"
     yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **mixed, **batched))
     yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **scaled))
-    yield _subject(kernel, "64x64-2x2", *_products(64, 96, transpose, 64, 128, bits=5, group=32))
-    yield _subject(kernel, "8x32-1x4", *_products(n, k, transpose, 11, mode="mxfp8"))
+    yield _subject(kernel, "64x64-2x2", *_products(*sizes, transpose, 64, 128, bits=5, group=32))
+    yield _subject(kernel, "32x64-1x4", *_products(n, k, transpose, 11, mode="mxfp8"))
 
 
 def _products(
