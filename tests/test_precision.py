@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -312,6 +313,20 @@ class TestBounds:
         assert mistake(work, outputs, by_mlx=True) is None
         far = [(cut(weights, bits=21) @ v).astype(BF16)]
         assert mistake(work, far, by_mlx=True) is not None
+
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_quantized_weights_may_be_rounded_to_16_bits(self, exact):
+        """MLX's kernels of a GPU decode to the type of x, whatever is asked of float32."""
+        work = workload(quantized_spec("33x40x128:f16:affine4x64"))
+        x, *quantized = work.operands
+        weight = mx.dequantize(*quantized, group_size=64, bits=4).astype(mx.float16)
+        outputs = [(x.astype(F32) @ weight.astype(F32).T).astype(mx.float16)]
+        mx.eval(outputs)
+        asked = replace(work, problem=replace(work.problem, exact=exact))
+        assert mistake(asked, outputs) is not None, "a kernel may not"
+        assert mistake(asked, outputs, by_mlx=True) is None
+        far = [(x.astype(F32) @ cut(weight.astype(F32), bits=18).T).astype(mx.float16)]
+        assert mistake(asked, far, by_mlx=True) is not None
 
     @pytest.mark.usefixtures("cuda")
     def test_exact_calls_are_held_to_all_bits(self, monkeypatch):

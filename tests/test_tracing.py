@@ -1,6 +1,7 @@
 """Whether MLX is following a function."""
 
 import threading
+from contextlib import contextmanager
 
 import mlx.core as mx
 import pytest
@@ -141,3 +142,29 @@ def test_calls_carry_derivatives_only_there(lazy):
         gradient = mx.grad(lambda x: mx.sum(tg.matmul(x, b)))(a)
     assert transforms.__name__ in made
     assert mx.array_equal(gradient, mx.full((17, 33), 9.0))
+
+
+def test_compiled_functions_may_run_again_for_another_device(monkeypatch):
+    """MLX compiles a function anew for each device, so that a first answer there would be yes."""
+    compile_once, now = mx.compile, [mx.gpu]
+
+    def compiled(function, **options):
+        made = {}
+
+        def call(x):
+            if now[0] not in made:
+                made[now[0]] = compile_once(lambda y: function(y), **options)
+            return made[now[0]](x)
+
+        return call
+
+    @contextmanager
+    def stream(device):
+        before, now[0] = now[0], device
+        yield
+        now[0] = before
+
+    monkeypatch.setattr(mx, "compile", compiled)
+    monkeypatch.setattr(mx, "stream", stream)
+    monkeypatch.setattr(mx, "is_available", lambda device: True)
+    assert tracing._work(tracing._make_probes())

@@ -219,8 +219,9 @@ class Family(Generic[P]):
         kernels: Its kernels, in the order in which ties between them are decided.
         reference: Returns the float64 value and the proven bound of each result, from operands and
             factors: the one that canary, verify, tune, mutation, tests and benchmarks use.
-        rounded: Likewise for MLX's own ops where they round factors before they multiply: takes
-            the largest relative error of that, too. None where it makes no difference.
+        rounded: Likewise for MLX's own ops, which may round factors before they multiply: takes the
+            largest relative error of that, too, 0 where float32 stays as it is. None where it makes
+            no difference.
         ops: Its public operations.
         draw: Returns operands of a problem, in order; by the operands' roles if not given.
         trial_factors: Returns factors to try a problem with.

@@ -116,7 +116,10 @@ def _make_probes() -> _Probes:
     compiled = mx.compile(body)
     with mx.stream(mx.cpu):
         mx.compile(kept)(mx.zeros((1,)))
-        compiled(mx.zeros((1,)))
+    # The body runs again where it was last run for another device.
+    for device in filter(mx.is_available, (mx.cpu, mx.gpu)):
+        with mx.stream(device):
+            compiled(mx.zeros((1,)))
     placeholder, constant = placeholders[0], mx.array([0.0])
 
     def traced() -> bool:

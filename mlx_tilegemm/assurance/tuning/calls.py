@@ -88,8 +88,8 @@ def mistake(work: Workload, outputs: Sequence[mx.array], *, by_mlx: bool = False
     """
     family = family_of(work.problem)
     part = family.part(work.problem, work.operands, outputs, ROWS)
-    roundoff = factor_roundoff() if by_mlx and not work.problem.exact else 0.0
-    if roundoff and family.rounded is not None:
+    if by_mlx and family.rounded is not None:
+        roundoff = 0.0 if work.problem.exact else factor_roundoff()
         wanted = family.rounded(part.problem, part.operands, work.factors, roundoff)
     else:
         wanted = family.reference(part.problem, part.operands, work.factors)

@@ -54,6 +54,9 @@ def _rounded(
 ) -> tuple[Expected, ...]:
     from .reference import expected
 
+    # MLX's op rounds the weight to the type that it computes in.
+    if not fallback.multiplies_float32(problem):
+        roundoff = max(roundoff, problem.computed.unit_roundoff)
     return expected(problem, operands, factors, roundoff)
 
 

@@ -51,11 +51,8 @@ def expected(
 ) -> tuple[Expected, ...]:
     """Return the product, matrix by matrix of the weight and some of its rows at a time.
 
-    Factors may be rounded before they are multiplied, with the relative error ``roundoff``; MLX's
-    op then rounds them to the type that it computes in, too.
+    Factors may be rounded before they are multiplied, with the relative error ``roundoff``.
     """
-    if roundoff:
-        roundoff = max(roundoff, problem.computed.unit_roundoff)
     stored = problem.stored()
     if problem.is_empty:
         found = [(np.zeros(stored.out_shape), np.zeros(stored.out_shape))]
