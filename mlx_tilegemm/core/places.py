@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _NAME = "mlx_tilegemm"
 _POLL_SECONDS = 0.01
@@ -48,15 +52,25 @@ def locked(path: Path, seconds: float) -> Iterator[bool]:
         OSError: The file cannot be written to.
     """
     # Imported here because of what it costs `import mlx_tilegemm`.
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
-    lock = FileLock(path, timeout=seconds, poll_interval=_POLL_SECONDS)
-    try:
-        lock.acquire()
-    except (Timeout, NotImplementedError):
+    lock = FileLock(path, poll_interval=_POLL_SECONDS)
+    if not acquired(lock, seconds):
         yield False
         return
     try:
         yield True
     finally:
         lock.release()
+
+
+def acquired(lock: BaseFileLock, seconds: float) -> bool:
+    """Take a lock if that takes no longer, and tell whether it is held."""
+    from filelock import Timeout
+
+    without_locks = NotImplementedError  # what filelock raises where the file system has none
+    try:
+        lock.acquire(timeout=seconds)
+    except (Timeout, without_locks):
+        return False
+    return True

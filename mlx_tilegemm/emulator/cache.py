@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.places import cache_place, locked
+from ..core.places import acquired, cache_place, locked
 from ..core.progress import working
 from ..errors import ToolchainError
 
@@ -375,12 +375,8 @@ def _in_use(root: Path) -> set[str]:
 
 
 def _has_ended(names: Path) -> bool:
-    from filelock import Timeout
-
     lock = _lock_of(names)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, NotImplementedError):
+    if not acquired(lock, 0):
         return False
     lock.release()
     return True

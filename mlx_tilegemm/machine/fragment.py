@@ -12,6 +12,10 @@ FRAGMENT = 8
 PAIR_BYTES = 8
 """Bytes of a fragment that a lane holds: two float32."""
 
+ALIGNED_ROWS = 64
+"""Blocks of fewer rows guard them always: m is run-time, and a text without guards for every block
+height would cost prompts of varying length a kernel each."""
+
 STAGE_PADDING_BYTES = 16
 """Padding of a staged row: neighbouring rows then begin in different banks."""
 

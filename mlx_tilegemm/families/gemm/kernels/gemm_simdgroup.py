@@ -12,7 +12,7 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
+from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import GemmProblem
@@ -29,9 +29,6 @@ from ..spec import (
 from ..spec import variant_problems as gemm_variant_problems
 
 NAME = "gemm_simdgroup"
-ALIGNED_ROWS = 64
-"""Blocks of fewer rows guard them always: m is run-time, and a text without guards for every block
-height would cost prompts of varying length a kernel each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, residents, seconds, streamed_bytes
-from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
+from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import QuantizedProblem
@@ -33,10 +33,6 @@ from ..spec import variant_problems as quantized_variant_problems
 NAME = "quantized_gemm"
 BLOCK_K = 32
 """Depth of a step: a multiple of every run and at most the smallest group of most weights."""
-
-ALIGNED_ROWS = 64
-"""Blocks of fewer rows guard them always: m is run-time, and a text without guards for every block
-height would cost prompts of varying length a kernel each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
