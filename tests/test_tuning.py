@@ -23,12 +23,14 @@ from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import Measurements, Timing, choose
 from mlx_tilegemm.errors import BackendError, ProblemError
-from mlx_tilegemm.families import all_kernels, problem_types
+from mlx_tilegemm.families import all_kernels, families, problem_types
 from mlx_tilegemm.families.attention import fallback
 from mlx_tilegemm.families.attention.problem import MaskKind
 from mlx_tilegemm.families.attention.spelling import parse as attention_spec
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.machine import chips
+
+FLAGS = [f"--{one.spelling.name.replace('_', '-')}" for one in families() if one.spelling]
 
 A = mx.random.normal((50, 40), key=mx.random.key(1))
 B = mx.random.normal((40, 24), key=mx.random.key(2))
@@ -574,7 +576,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], " or --shapes, got none of them"),
+            ([], f"Expected {', '.join(FLAGS)} or --shapes, got none of them"),
             (["--matmul", "5x6"], "MxNxK"),
             (["--matmul", "5x6x7", "--rounds", "0"], "at least one round"),
             (["--matmul", "5x6x7"], "Expected Metal"),

@@ -234,13 +234,8 @@ def test_holes_of_what_is_stored_need_not_be_set(name, body, missing):
 
 
 DEEP = """
-float deeper(float v, int n) {
-  float w[64];
-  for (int k = 0; k < 64; ++k) { w[k] = v + float(k); }
-  return w[n];
-}
 float deep(float v, int n) {
-  return n <= 0 ? v : deeper(v, n) + 1.0f;
+  return n <= 0 ? v : deep(v, n - 1) + 1.0f;
 }
 """
 
@@ -257,9 +252,11 @@ def test_stacks_are_forgotten_between_launches():
         "uint i = thread_position_in_grid.x; float v[64];"
         "for (uint k = 0; k < 64; ++k) { v[k] = x[i] + float(k); } y[i] = v[i % 64];"
     )
-    for _ in range(3):
-        launch(leaves, mx.ones((32,)))
-        assert launch(sets, mx.ones((32,))).tolist() == [1.0 + k for k in range(32)]
+    # Metal has no recursion, which keeps the compiler from seeing through the calls.
+    with emulator.settings(language=False):
+        for _ in range(3):
+            launch(leaves, mx.ones((32,)))
+            assert launch(sets, mx.ones((32,))).tolist() == [1.0 + k for k in range(32)]
 
 
 class TestWhereItCannotRun:
