@@ -37,7 +37,8 @@ Arrays = Mapping[str, mx.array]
 def serves(problem: AttentionProblem) -> bool:
     """Whether MLX's op has all results of an attention, which is of the sizes seen."""
     sizes = (*problem.out_shape, problem.kv_len, problem.head_dim)
-    return problem.softmax and not problem.return_lse and 0 not in sizes
+    has_rows = problem.return_lse or problem.return_norm
+    return problem.softmax and not has_rows and 0 not in sizes
 
 
 def attention(problem: AttentionProblem) -> Run:
