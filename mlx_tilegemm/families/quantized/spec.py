@@ -123,11 +123,6 @@ class QuantizedSpec(ProductSpec):
         )
 
     @property
-    @abstractmethod
-    def run(self) -> int:
-        """Neighbours of a row of the weight that are decoded together: whole words, one group."""
-
-    @property
     def lacks(self) -> frozenset[str]:
         """Inputs that this variant is not given."""
         text = self.text
@@ -138,6 +133,17 @@ class QuantizedSpec(ProductSpec):
                 ("bias",): text.bias is None,
             }
         )
+
+
+class DecodingSpec(QuantizedSpec):
+    """Base of the specs of kernels that decode a weight."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def run(self) -> int:
+        """Neighbours of a row of the weight that are decoded together: whole words, one group."""
 
 
 def quantized_sizes(problem: QuantizedProblem) -> dict[str, int]:

@@ -20,7 +20,7 @@ from ....machine.gemv import GemvTile, gemv_resources, reject_height
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import QuantizedProblem
 from ..spec import (
-    QuantizedSpec,
+    DecodingSpec,
     decoding_instructions,
     every_weight,
     launch_sizes,
@@ -56,7 +56,7 @@ def run_length(bits: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(QuantizedSpec):
+class Spec(DecodingSpec):
     """Everything that the text of one product of few rows depends on.
 
     Attributes:
