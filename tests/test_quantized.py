@@ -298,18 +298,12 @@ class TestKernels:
         close(got, x, values.T, mx.float32, bias=row, factor=500 / 2688)
         assert mx.array_equal(got, call())
 
-    def test_nothing_to_multiply(self, either):
-        empty = tg.quantized_matmul(mx.zeros((2, 0, 128)), W, SCALES, BIASES)
-        assert (empty.shape, empty.dtype) == ((2, 0, 64), mx.float32)
-        no_columns = tg.quantized_matmul(
-            mx.ones((3, 128)), W[:0], SCALES[:0], BIASES[:0], bias=mx.zeros((0,))
-        )
-        assert no_columns.shape == (3, 0)
-        bias = mx.arange(64).astype(mx.float16)
-        got = tg.quantized_matmul(
-            mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0], bias=bias
-        )
-        assert mx.array_equal(got, mx.broadcast_to(bias.astype(mx.float32), (3, 64)))
+    @pytest.mark.parametrize("batch", [(), (0,)], ids=["one weight", "no weights"])
+    def test_a_batch_of_no_products(self, either, batch):
+        w, scales, biases = (mx.zeros((*batch, *a.shape), a.dtype) for a in (W, SCALES, BIASES))
+        bias = mx.zeros((64,), mx.float16)
+        got = tg.quantized_matmul(mx.zeros((0, 3, 128)), w, scales, biases, bias=bias)
+        assert (got.shape, got.dtype) == ((0, 3, 64), mx.float32)
 
     def test_tiny_operands_are_mlx_s(self, kernels):
         w, scales, biases = made(1, 1, 32, "affine", 4, 32)
@@ -440,6 +434,26 @@ REFUSED = [
             X, W, mx.zeros((64, 8), mx.uint8), mode="nvfp4", global_scale=mx.array(1.0, mx.float16)
         ),
         "must have dtype float32 but got float16",
+    ),
+    (
+        "no rows",
+        lambda q: q(X[:0], W, SCALES, BIASES),
+        "with rows, columns and terms, got m 0, n 64",
+    ),
+    (
+        "no rows of a batch",
+        lambda q: q(mx.zeros((2, 0, 128)), W, SCALES, BIASES),
+        "rows, columns and terms, got m 0, n 64",
+    ),
+    (
+        "no columns",
+        lambda q: q(X, W[:0], SCALES[:0], BIASES[:0]),
+        "rows, columns and terms, got m 5, n 0, k 128",
+    ),
+    (
+        "no terms",
+        lambda q: q(mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0]),
+        "rows, columns and terms, got m 3, n 64, k 0",
     ),
     ("a list", lambda q: q([1.0], W, SCALES, BIASES), "Expected x to be an mlx.core.array"),
     (

@@ -160,7 +160,7 @@ def launch_sizes(problem: QuantizedProblem, spec: QuantizedSpec) -> Sizes:
 def reject_quantized(problem: QuantizedProblem) -> str | None:
     """Return why no kernel may serve the problem, or None."""
     if problem.is_empty:
-        return "there is nothing to multiply"
+        return "there are no products"
     if reason := reject_batch(problem):
         return reason
     if problem.batch_invariant and problem.k < CONSTANT_BINDING_LIMIT:
