@@ -17,12 +17,12 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
+from ....machine.decoding import decoding_instructions, lane_run
 from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import QuantizedProblem
 from ..spec import (
     QuantizedSpec,
-    decoding_instructions,
     every_weight,
     launch_sizes,
     quantized_text,
@@ -73,12 +73,6 @@ longer fit a thread's registers beside what they meet. Several columns share wha
 runs of 32 leave registers for fewer."""
 
 
-@kept
-def run_length(bits: int) -> int:
-    """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
-    return 16 if bits % 2 == 0 else 32
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(QuantizedSpec):
     """Everything that the text of one product of few rows depends on.
@@ -99,7 +93,7 @@ class Spec(QuantizedSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a lane decodes at a time."""
-        return run_length(self.text.weight.bits)
+        return lane_run(self.text.weight.bits)
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -117,7 +111,7 @@ class Spec(QuantizedSpec):
 @kept
 def resources(config: Config, bits: int, transpose: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    run = run_length(bits)
+    run = lane_run(bits)
     by_columns = config.rows * config.columns + (config.columns + 1) * run
     live = by_columns if transpose else (config.rows + 1) * run
     return Resources(
@@ -129,12 +123,12 @@ def resources(config: Config, bits: int, transpose: bool) -> Resources:
 
 def shares_elements(config: Config, bits: int) -> int:
     """Return the partial sums of one row that the simdgroups of a threadgroup exchange."""
-    return config.simdgroups * run_length(bits) * SIMD_WIDTH
+    return config.simdgroups * lane_run(bits) * SIMD_WIDTH
 
 
 def threadgroup_columns(config: Config, bits: int, transpose: bool) -> int:
     """Return the columns of the result that a threadgroup computes."""
-    return config.simdgroups * config.columns if transpose else SIMD_WIDTH * run_length(bits)
+    return config.simdgroups * config.columns if transpose else SIMD_WIDTH * lane_run(bits)
 
 
 def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[Config]:
