@@ -65,7 +65,8 @@ def quantized_matmul(
         ``[..., m, n]``, or ``[..., n]`` for a 1-D ``x``.
 
     Raises:
-        ProblemError: Shapes or options that do not fit together (a `ValueError`).
+        ProblemError: Shapes or options that do not fit together, or a product without rows, columns
+            or terms (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: ``precision="float32"`` where only MLX's op serves, and rounds (a
             `RuntimeError`).
