@@ -178,7 +178,6 @@ def _compute_types(problem: AttentionProblem) -> Callable[[StreamOrDevice], Any]
     def compute_on(stream: StreamOrDevice) -> Any:  # noqa: ANN401 - mlx.core.Dtype has no stub
         if not _is_on_gpu(stream):
             return mx.float32
-        # Under a gradient MLX may answer otherwise.
         return (compute_type(problem, stream) if is_traced() else remembered(stream)).mlx
 
     return compute_on
@@ -192,7 +191,11 @@ def compute_type(problem: AttentionProblem, stream: StreamOrDevice = None) -> DT
 
 def is_fused(problem: AttentionProblem, compute: DType, stream: StreamOrDevice = None) -> bool:
     """Whether MLX has a fused kernel for an attention in a type; asked of MLX itself."""
-    return _is_on_gpu(stream) and _has_node(problem, compute, stream)
+    if not _is_on_gpu(stream):
+        return False
+    # Under a gradient MLX may answer otherwise.
+    ask = _has_node if is_traced() else _remembered
+    return ask(problem, compute, stream)
 
 
 def _has_node(problem: AttentionProblem, compute: DType, stream: StreamOrDevice) -> bool:
@@ -220,6 +223,9 @@ def _has_node(problem: AttentionProblem, compute: DType, stream: StreamOrDevice)
     graph = io.StringIO()
     mx.export_to_dot(graph, out=out)
     return NODE in graph.getvalue()
+
+
+_remembered = lru_cache(maxsize=256)(_has_node)
 
 
 def _is_on_gpu(stream: StreamOrDevice) -> bool:
