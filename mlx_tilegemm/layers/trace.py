@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import mlx.core as mx
 
 from ..core.shapes import Shape
 from ..errors import ProblemError
+from .routing import Attribute, Site, routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ def trace(
     """
     events: list[dict[str, Any]] = []
     try:
-        mx.export_function(events.append, function, *arrays.values())
+        with routed(_CUSTOM_FUNCTIONS):
+            mx.export_function(events.append, function, *arrays.values())
     except ValueError as error:
         raise _untraceable(op, error) from error
     inputs: dict[str, str] = {}
@@ -174,6 +177,16 @@ def trace(
         elif event["type"] == "primitive":
             nodes.append(_node(event))
     return Graph(nodes=tuple(nodes), inputs=inputs)
+
+
+def _forward(_: object, function: object, *args: object, **options: object) -> object:
+    """Call what a custom function computes: MLX exports no primitive with rules of its own."""
+    # Its class, the function, and then the rules.
+    forward: Any = gc.get_referents(function)[1]
+    return forward(*args, **options)
+
+
+_CUSTOM_FUNCTIONS = Site(Attribute(mx.custom_function, "__call__"), _forward)
 
 
 def _node(event: dict[str, Any]) -> Node:
