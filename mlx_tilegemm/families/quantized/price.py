@@ -146,8 +146,8 @@ def _vector_limit(problem: QuantizedProblem, chip: Chip) -> int:
 
 
 def _vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chip) -> TileWork:
-    """Count 8 columns a threadgroup of two simdgroups, for so many rows at a time."""
-    columns = 8
+    """Count the columns of a threadgroup of two simdgroups, for so many rows at a time."""
+    columns = 4 if rows > 1 and problem.biases is None else 8
     passes = ceil(problem.m / rows)
     elements = columns * problem.k / SIMD_WIDTH
     share = problem.weight_bytes / max(1, problem.elements("w"))
@@ -164,6 +164,7 @@ def _vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chi
         threadgroup_bytes=0,
         vector_bytes=x_bytes,
         cache_bytes=columns * problem.k * share + x_bytes,
+        repeated_bytes=x_bytes,
         dram_bytes=problem.weight_bytes
         + again * missed
         + problem.nbytes("x")

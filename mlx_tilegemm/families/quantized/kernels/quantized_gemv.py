@@ -33,25 +33,25 @@ from ..spec import variant_problems as quantized_variant_problems
 NAME = "quantized_gemv"
 
 
-CONFIGS = (
-    GemvTile(rows=1, columns=4, simdgroups=4),
-    GemvTile(rows=1, columns=2, simdgroups=4),
-    GemvTile(rows=1, columns=1, simdgroups=4),
-    GemvTile(rows=2, columns=2, simdgroups=4),
-    GemvTile(rows=2, columns=1, simdgroups=4),
-    GemvTile(rows=4, columns=2, simdgroups=4),
-    GemvTile(rows=4, columns=1, simdgroups=4),
-    GemvTile(rows=8, columns=2, simdgroups=4),
-    GemvTile(rows=8, columns=1, simdgroups=4),
+CONFIGS = tuple(
+    GemvTile(rows=rows, columns=columns, simdgroups=4)
+    for rows in (1, 2, 4, 6, 8)
+    for columns in (4, 2, 1)
+    if (rows, columns) != (2, 4)
 )
 """Few heights, so that decoding in batches of any size needs few kernels; beyond eight, rows no
 longer fit a thread's registers beside what they meet. Several columns share what is read of ``x``;
-runs of 32 leave registers for fewer."""
+long runs leave registers for fewer."""
+
+SHORT_RUN_ROWS = 4
+"""Rows from which on runs are short, so that four columns share what is read of ``x``."""
 
 
 @kept
-def run_length(bits: int) -> int:
+def run_length(bits: int, rows: int) -> int:
     """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
+    if rows >= SHORT_RUN_ROWS and bits in (4, 8):
+        return 8
     return 16 if bits % 2 == 0 else 32
 
 
@@ -75,7 +75,7 @@ class Spec(DecodingSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a lane decodes at a time."""
-        return run_length(self.text.weight.bits)
+        return run_length(self.text.weight.bits, self.config.rows)
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -112,11 +112,13 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
 
 
 def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:
-    return gemv_resources(config, run_length(problem.weight.bits), problem.transpose)
+    run = run_length(problem.weight.bits, config.rows)
+    return gemv_resources(config, run, problem.transpose)
 
 
 def _block_columns(problem: QuantizedProblem, config: GemvTile) -> int:
-    return config.block_columns(run_length(problem.weight.bits), problem.transpose)
+    run = run_length(problem.weight.bits, config.rows)
+    return config.block_columns(run, problem.transpose)
 
 
 def cost(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> float:
