@@ -554,6 +554,19 @@ class TestChoice:
         ):
             assert self.explained(m, "m1", n=n).mlx.config.endswith(path)
 
+    @pytest.mark.parametrize("chip", ["m1", "m1-max", "m4-max"])
+    @pytest.mark.parametrize(
+        ("m", "kernel"),
+        [(1, "gemv"), (4, "gemv"), (8, "gemv"), (16, "gemm"), (64, "gemm"), (512, "gemm")],
+    )
+    def test_the_gradient_s_product_is_served_for_all_rows(self, m, kernel, chip):
+        found = self.explained(m, chip, transpose=False)
+        assert found.plan.kernel == f"quantized_{kernel}"
+        assert (
+            min(one.seconds for one in found.candidates if one.seconds)
+            < (1.05 if m == 1 else 1.0) * found.mlx.seconds
+        )
+
     def test_mlx_serves_where_it_is_faster(self):
         assert self.explained(512, "m5-max").plan is None
         assert "neural-qmm" in str(self.explained(512, "m5-max"))

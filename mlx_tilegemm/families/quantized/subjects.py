@@ -35,7 +35,7 @@ def _few_rows(
     # leaves the last threadgroup short.
     n, k = (37, 640) if transpose else (672, 37)
     few = "4x4-4" if transpose else "4x1-4"
-    most, rows = ("8x4-4", (7, 8)) if transpose else ("4x1-4", (3, 4))
+    most, rows = ("8x4-4", (7, 8)) if transpose else ("4x1-16", (3, 4))
     kernel = "quantized_gemv"
     yield _subject(kernel, few, *_products(n, k, transpose, 3, 4, **mixed, **batched))
     yield _subject(kernel, few, *_products(n, k, transpose, 4, 3, **scaled))
