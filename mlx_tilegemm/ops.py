@@ -1,7 +1,8 @@
 """The public operations of all families."""
 
 from .families.attention.ops import attention_chain
+from .families.gated_delta.ops import gated_delta_update
 from .families.gemm.ops import addmm, matmul
 from .families.quantized.ops import quantized_matmul
 
-__all__ = ["addmm", "attention_chain", "matmul", "quantized_matmul"]
+__all__ = ["addmm", "attention_chain", "gated_delta_update", "matmul", "quantized_matmul"]

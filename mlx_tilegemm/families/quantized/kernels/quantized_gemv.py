@@ -16,12 +16,12 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
+from ....machine.decoding import decoding_instructions, lane_run
 from ....machine.gemv import GemvTile, gemv_resources, reject_height
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import QuantizedProblem
 from ..spec import (
     DecodingSpec,
-    decoding_instructions,
     every_weight,
     launch_sizes,
     quantized_text,
@@ -58,7 +58,7 @@ def run_length(bits: int, rows: int, transpose: bool) -> int:
     """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
     if bits in (4, 8) and (rows >= SHORT_RUN_ROWS or not transpose):
         return 8
-    return 16 if bits % 2 == 0 else 32
+    return lane_run(bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
