@@ -10,7 +10,13 @@ import mlx.nn as nn
 
 from ..layers import patching
 from ..layers.patching import RULES, PatchReport, Rule, Rules
-from ..nn import LowRankRoute, MultiLinearRoute, WeightNormRoute
+from ..nn import (
+    LowRankEmbeddingRoute,
+    LowRankRoute,
+    MultiLinearRoute,
+    QuantizedMultiLinearRoute,
+    WeightNormRoute,
+)
 
 _MODELS = "mlx_lm.models"
 
@@ -61,7 +67,9 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 
 _ROUTES = {
     (f"{_MODELS}.mla", "MultiLinear"): MultiLinearRoute,
+    (f"{_MODELS}.mla", "QuantizedMultiLinear"): QuantizedMultiLinearRoute,
     ("mlx_lm.tuner.lora", "LoRALinear"): LowRankRoute,
+    ("mlx_lm.tuner.lora", "LoRAEmbedding"): LowRankEmbeddingRoute,
     ("mlx_lm.tuner.dora", "DoRALinear"): WeightNormRoute,
 }
 
@@ -71,7 +79,7 @@ def _rules() -> Rules:
     experts = import_module(f"{_MODELS}.switch_layers").SwitchLinear
     # A model has adapters only if their module is loaded, which would load all of training.
     own = (
-        Rule(layer=getattr(sys.modules[module], name), method="__call__", route=route)
+        _rule(getattr(sys.modules[module], name), route)
         for (module, name), route in _ROUTES.items()
         if module in sys.modules
     )
@@ -79,3 +87,11 @@ def _rules() -> Rules:
         layers=(*RULES, *own),
         reasons=((experts, "its experts are chosen row by row, by MLX's gather_mm"),),
     )
+
+
+def _rule(layer: type, route: type) -> Rule:
+    method = "as_linear" if hasattr(route, "as_linear") else "__call__"
+    if route is QuantizedMultiLinearRoute:
+        op = "quantized_matmul"
+        return Rule(layer=layer, method=method, route=route, op=op, biased_op=op)
+    return Rule(layer=layer, method=method, route=route)
