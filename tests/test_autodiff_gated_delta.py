@@ -80,6 +80,7 @@ def gradient_problem(**changes):
     return DeltaGradientProblem(update=variant(state=True, every=CHUNK, **changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 19])
 def test_the_kernel_is_within_the_bound(length):
     problem = gradient_problem(length=length)
@@ -178,6 +179,7 @@ def test_gradients_are_mlxs(length, dims, dtypes, flags):
     close(gradients(problem, *case), wanted, 1e-2 if narrow else 3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [9, 19])
 def test_spans_are_joined(monkeypatch, length):
     """A span of one chunk is as good as one of many, and the same bits come out twice."""
@@ -295,6 +297,7 @@ def test_under_compile_on_kernels(lazy):
         mx.compile(update(problem), shapeless=True)(*operands)
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     problem = variant(length=5, state=True, key_heads=1, value_heads=1, batch=1)
     operands, _, slopes = parted(problem, 6)

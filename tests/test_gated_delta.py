@@ -176,6 +176,7 @@ def test_masks_lengths_and_states(kernel):
         assert mx.array_equal(again[1], run(q, k, v, gamma, beta, mask=mask)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", FORWARD)
 def test_a_state_is_handed_on_at_every_token(kernel):
     problem = variant(state=True, mask=True, length=19)
@@ -203,6 +204,7 @@ def test_nothing_to_do():
     assert (y.shape, state.shape) == ((0, 19, 4, 13), (0, 4, 13, 40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [8, 16])
 @pytest.mark.parametrize("kernel", FORWARD)
 def test_states_after_each_few_tokens(kernel, every):
@@ -257,6 +259,7 @@ def recurrence_in_float32(q, k, v, gamma, beta):
     return np.stack(rows)[None, :, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [16, 96])
 @pytest.mark.parametrize("kernel", FORWARD)
 @pytest.mark.parametrize("case", HARD, ids=str)
