@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend, Route
 from ...core.arguments import ArraySpec, as_number
-from ...core.family import Data, Family, Op
+from ...core.family import Data, Family, Op, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
 from ...dispatch import Decision
@@ -52,6 +52,12 @@ def _draw(problem: AnyProblem, data: Data) -> list[mx.array]:
     return draw(problem, data)
 
 
+def _subjects() -> Iterator[Subject[AnyProblem]]:
+    from .subjects import subjects
+
+    return subjects()
+
+
 def _trial_factors(problem: AnyProblem) -> Factors:
     return (0.75,)
 
@@ -91,4 +97,5 @@ FAMILY: Family[AnyProblem] = Family(
     rule=_rule,
     notes=_notes,
     spelling=spelling.SPELLING,
+    subjects=_subjects,
 )
