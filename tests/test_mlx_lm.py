@@ -438,14 +438,14 @@ class TestReport:
         )
 
     @pytest.mark.parametrize(
-        ("name", "path", "named"),
+        ("patch", "name", "path", "named"),
         [
-            ("qwen3_next", "model.layers.0.linear_attn", "_gated_delta_kernel"),
-            ("mamba2", "backbone.layers.0.mixer", "_ssm_kernel"),
+            (tg.patch, "qwen3_next", "model.layers.0.linear_attn", "_gated_delta_kernel"),
+            (integration.patch, "mamba2", "backbone.layers.0.mixer", "_ssm_kernel"),
         ],
     )
-    def test_mixers_with_recurrences_of_their_own(self, name, path, named):
-        report = integration.patch(build_other(name))
+    def test_mixers_with_recurrences_of_their_own(self, patch, name, path, named):
+        report = patch(build_other(name))
         (reason,) = (one.reason for one in report.left_alone if one.path == path)
         assert named in reason
 

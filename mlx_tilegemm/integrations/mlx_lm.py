@@ -1,15 +1,19 @@
-"""mlx-lm: its models' linear layers and attention. It is imported when something is patched."""
+"""mlx-lm: its models' linear layers, attention and recurrences; imported when they are patched."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager
 from importlib import import_module
+from typing import cast
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from ..layers import patching
+from ..layers.functions import FunctionRule
 from ..layers.patching import RULES, PatchReport, Rule, Rules
+from ..layers.routing import Function, original_of
 from ..nn import (
     LowRankEmbeddingRoute,
     LowRankRoute,
@@ -17,6 +21,7 @@ from ..nn import (
     QuantizedMultiLinearRoute,
     WeightNormRoute,
 )
+from ..ops import gated_delta_update
 
 _MODELS = "mlx_lm.models"
 
@@ -24,8 +29,8 @@ _MODELS = "mlx_lm.models"
 def patch(model: nn.Module) -> PatchReport:
     """Route an mlx-lm model through this library, in place; `mlx_tilegemm.unpatch` undoes it.
 
-    Does what `mlx_tilegemm.patch` does, and routes the per-head projections of latent attention and
-    the adapters of LoRA and DoRA.
+    Does what `mlx_tilegemm.patch` does, and routes the per-head projections of latent attention,
+    the adapters of LoRA and DoRA, and the recurrence of gated delta nets, in training too.
     Attention with a quantized cache stays with MLX.
 
     Args:
@@ -74,6 +79,48 @@ _ROUTES = {
 }
 
 
+def gated_delta(
+    original: Function,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    a: mx.array,
+    b: mx.array,
+    A_log: mx.array,  # noqa: N803 - mlx-lm's name
+    dt_bias: mx.array,
+    state: mx.array | None = None,
+    mask: mx.array | None = None,
+    *,
+    use_kernel: bool = True,
+    lower_bound: float | None = None,
+    allow_neg_eigval: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """Serve a call of mlx-lm's ``gated_delta_update``, whose gates are computed as there.
+
+    ``use_kernel=False`` there asks for what has gradients, as everything here does.
+    """
+    gates = import_module(f"{_MODELS}.gated_delta")
+    beta = mx.sigmoid(b) * (2.0 if allow_neg_eigval else 1.0)
+    if lower_bound is None:
+        gamma = gates.compute_g(A_log, a, dt_bias)
+    else:
+        gamma = gates.compute_lower_bound_g(A_log, a, dt_bias, lower_bound)
+    y, last = gated_delta_update(q, k, v, gamma, beta, state, mask, out_dtype=q.dtype)
+    return y, last if state is None else last.astype(state.dtype)
+
+
+def _function_rules() -> tuple[FunctionRule, ...]:
+    function = import_module(f"{_MODELS}.gated_delta").gated_delta_update
+    # Kimi K3 compiles the step of one token.
+    rule = FunctionRule(
+        function=cast(Function, original_of(function)),
+        route=gated_delta,
+        op=gated_delta_update.__name__,
+        compiled=("_step",),
+    )
+    return (rule,)
+
+
 def _rules() -> Rules:
     import_module(f"{_MODELS}.mla")
     experts = import_module(f"{_MODELS}.switch_layers").SwitchLinear
@@ -85,6 +132,7 @@ def _rules() -> Rules:
     )
     return Rules(
         layers=(*RULES, *own),
+        functions=_function_rules(),
         reasons=((experts, "its experts are chosen row by row, by MLX's gather_mm"),),
     )
 
