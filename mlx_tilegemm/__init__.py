@@ -7,7 +7,7 @@ from . import errors
 from .backends import use_backend
 from .core.arguments import ArraySpec
 from .core.context import use_gradients, use_kernel, use_precision
-from .ops import addmm, attention_chain, matmul, quantized_matmul
+from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
 
 if TYPE_CHECKING:
     from . import emulator, formats, integrations, nn
@@ -29,6 +29,7 @@ __all__ = [
     "errors",
     "explain",
     "formats",
+    "fp8_scaled_matmul",
     "integrations",
     "matmul",
     "nn",

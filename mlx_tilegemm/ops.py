@@ -3,5 +3,6 @@
 from .families.attention.ops import attention_chain
 from .families.gemm.ops import addmm, matmul
 from .families.quantized.ops import quantized_matmul
+from .families.scaled.ops import fp8_scaled_matmul
 
-__all__ = ["addmm", "attention_chain", "matmul", "quantized_matmul"]
+__all__ = ["addmm", "attention_chain", "fp8_scaled_matmul", "matmul", "quantized_matmul"]
