@@ -129,9 +129,16 @@ class TestEveryWeight:
     def test_many_rows(self, kernels, forced, weight, transpose):
         self.check("quantized_gemm/16x32-1x4", forced, weight, transpose, [19, 33, 1])
 
-    def check(self, kernel, forced, weight, transpose, counts):
+    @pytest.mark.slow
+    def test_shares_of_k(self, kernels, forced, weight, transpose):
+        # The last of the shares is the shortest, and ends within a step where groups allow it.
+        depth = weight[2] * (900 // weight[2] | 1) if transpose else 611
+        config = "quantized_split_k/16x64-1x4-split4"
+        self.check(config, forced, weight, transpose, [19, 33, 1], depth)
+
+    def check(self, kernel, forced, weight, transpose, counts, depth=0):
         mode, bits, group = weight
-        n, k = (37, 5 * group) if transpose else (3 * group, 43)
+        n, k = (37, depth or 5 * group) if transpose else (3 * group, depth or 43)
         w, scales, biases = made(
             bits, *((n, k) if transpose else (k, n)), *weight, (mx.float16, mx.bfloat16)
         )
@@ -270,18 +277,33 @@ class TestKernels:
             part = tg.quantized_matmul(x[:count], W, SCALES, BIASES, batch_invariant=True)
             assert mx.array_equal(part, whole[:count])
 
-    def test_nothing_to_multiply(self, either):
-        empty = tg.quantized_matmul(mx.zeros((2, 0, 128)), W, SCALES, BIASES)
-        assert (empty.shape, empty.dtype) == ((2, 0, 64), mx.float32)
-        no_columns = tg.quantized_matmul(
-            mx.ones((3, 128)), W[:0], SCALES[:0], BIASES[:0], bias=mx.zeros((0,))
-        )
-        assert no_columns.shape == (3, 0)
-        bias = mx.arange(64).astype(mx.float16)
-        got = tg.quantized_matmul(
-            mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0], bias=bias
-        )
-        assert mx.array_equal(got, mx.broadcast_to(bias.astype(mx.float32), (3, 64)))
+    def test_shares_are_added_up_before_all_else(self, kernels, forced):
+        w, scales, _ = made(4, 40, 1040, "nvfp4", 4, 16)
+        values = own_values(w, scales, None, "nvfp4", 4, 16)
+        x, row = random_rows(6, (3, 7, 1040), mx.bfloat16), random_rows(7, (40,), mx.float16)
+
+        def call():
+            with forced("quantized_split_k"):
+                return tg.quantized_matmul(
+                    x,
+                    w,
+                    scales,
+                    mode="nvfp4",
+                    global_scale=mx.array(500.0),
+                    bias=row,
+                    out_dtype=mx.float32,
+                )
+
+        got = call()
+        close(got, x, values.T, mx.float32, bias=row, factor=500 / 2688)
+        assert mx.array_equal(got, call())
+
+    @pytest.mark.parametrize("batch", [(), (0,)], ids=["one weight", "no weights"])
+    def test_a_batch_of_no_products(self, either, batch):
+        w, scales, biases = (mx.zeros((*batch, *a.shape), a.dtype) for a in (W, SCALES, BIASES))
+        bias = mx.zeros((64,), mx.float16)
+        got = tg.quantized_matmul(mx.zeros((0, 3, 128)), w, scales, biases, bias=bias)
+        assert (got.shape, got.dtype) == ((0, 3, 64), mx.float32)
 
     def test_tiny_operands_are_mlx_s(self, kernels):
         w, scales, biases = made(1, 1, 32, "affine", 4, 32)
@@ -413,6 +435,26 @@ REFUSED = [
         ),
         "must have dtype float32 but got float16",
     ),
+    (
+        "no rows",
+        lambda q: q(X[:0], W, SCALES, BIASES),
+        "with rows, columns and terms, got m 0, n 64",
+    ),
+    (
+        "no rows of a batch",
+        lambda q: q(mx.zeros((2, 0, 128)), W, SCALES, BIASES),
+        "rows, columns and terms, got m 0, n 64",
+    ),
+    (
+        "no columns",
+        lambda q: q(X, W[:0], SCALES[:0], BIASES[:0]),
+        "rows, columns and terms, got m 5, n 0, k 128",
+    ),
+    (
+        "no terms",
+        lambda q: q(mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0]),
+        "rows, columns and terms, got m 3, n 64, k 0",
+    ),
     ("a list", lambda q: q([1.0], W, SCALES, BIASES), "Expected x to be an mlx.core.array"),
     (
         "a mode that is none",
@@ -443,8 +485,7 @@ def spec(*shape, dtype=mx.bfloat16):
 
 
 class TestChoice:
-    def explained(self, m, chip, *, scales=mx.bfloat16, transpose=True, **options):
-        n, k = 14336, 4096
+    def explained(self, m, chip, *, n=14336, k=4096, scales=mx.bfloat16, transpose=True, **options):
         rows, columns = (n, k) if transpose else (k, n)
         return tg.explain(
             tg.quantized_matmul,
@@ -470,6 +511,39 @@ class TestChoice:
         found = self.explained(m, "m1")
         assert found.plan.kernel == kernel
         assert found.mlx.seconds > 1.1 * min(one.seconds for one in found.candidates if one.seconds)
+
+    @pytest.mark.parametrize(("m", "rows"), [(12, 16), (16, 16), (17, 32), (32, 32)])
+    def test_k_is_shared_out_where_columns_are_few(self, m, rows):
+        found = self.explained(m, "m2-ultra", n=4096, k=14336)
+        assert str(found.plan).startswith(f"quantized_split_k/{rows}x64-1x4-split")
+        whole = min(one.seconds for one in found.candidates if one.kernel == "quantized_gemm")
+        split = min(one.seconds for one in found.candidates if one.kernel == "quantized_split_k")
+        assert split < 0.7 * whole
+        assert found.mlx.seconds > split
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"batch_invariant": True}, "batch_invariant"),
+            ({"k": 256}, "k 256 is too short for 4 shares"),
+        ],
+        ids=["batch_invariant", "short"],
+    )
+    def test_shares_that_may_not_be(self, options, reason):
+        found = self.explained(16, "m1", **{"n": 1024, **options})
+        shares = [one for one in found.candidates if one.kernel == "quantized_split_k"]
+        assert all(one.reason and reason.split(" for ")[0] in one.reason for one in shares)
+        assert reason in shares[0].reason
+
+    def test_the_shares_of_mlx_are_priced(self):
+        # Of 512 tiles at most, whole groups of k.
+        for n, m, path in (
+            (4096, 16, "split4"),
+            (4096, 33, "split2"),
+            (1024, 16, "split16"),
+            (14336, 16, "qmm-32x32x32-2x2"),
+        ):
+            assert self.explained(m, "m1", n=n).mlx.config.endswith(path)
 
     def test_mlx_serves_where_it_is_faster(self):
         assert self.explained(512, "m5-max").plan is None

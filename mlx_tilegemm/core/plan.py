@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from .caches import latest
 from .dtypes import DType
 from .shapes import Shape
 
@@ -97,7 +98,7 @@ class Arguments:
     @property
     def size_names(self) -> tuple[str, ...]:
         """Run-time sizes, in the order of the input ``sizes``."""
-        return self._given(self.SIZES)
+        return _size_names(self)
 
     @property
     def absent_inputs(self) -> tuple[str, ...]:
@@ -121,6 +122,11 @@ class Arguments:
     def _absent(self, names: Iterable[str]) -> tuple[str, ...]:
         lacks = self.lacks
         return tuple(name for name in names if name in lacks)
+
+
+@latest
+def _size_names(spec: Arguments) -> tuple[str, ...]:
+    return spec._given(spec.SIZES)
 
 
 def features(absent: Mapping[tuple[str, ...], bool]) -> frozenset[str]:

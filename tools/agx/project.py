@@ -157,7 +157,7 @@ def _stages(problem: Problem, plan: Plan) -> Iterator[tuple[Stage, Program]]:
 
     run = kernel_run(problem, plan, MetalBackend())
     factors = (1,) * len(problem.factors)
-    operands = [mx.zeros(one.shape, dtype=one.dtype.mlx) for one in problem.operands]
+    operands = [mx.zeros(one.stored_shape, dtype=one.mlx) for one in problem.operands]
     mx.export_function(record, lambda *arrays: run(arrays, factors, None), *operands)
     for stage, text in zip(plan.stages, texts, strict=True):
         (program,) = convert(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from ...core.caches import kept
 from ...core.dtypes import DType
 from ...core.plan import Arguments, Launch, Resources, Sizes, Stage, features
 from .problem import AttentionProblem
@@ -67,14 +68,14 @@ class CombineSpec(Arguments):
         return Resources(threads=THREADS, threadgroup_bytes=0, registers=REGISTERS)
 
 
+@kept
+def _spec(out: DType, sinks: DType | None, softmax: bool, return_lse: bool) -> CombineSpec:
+    return CombineSpec(out=out, sinks=sinks, softmax=softmax, return_lse=return_lse)
+
+
 def combine_stage(problem: AttentionProblem, splits: int) -> Stage:
     """Return the stage that joins as many splits of a problem."""
-    spec = CombineSpec(
-        out=problem.out,
-        sinks=problem.sinks,
-        softmax=problem.softmax,
-        return_lse=problem.return_lse,
-    )
+    spec = _spec(problem.out, problem.sinks, problem.softmax, problem.return_lse)
     rows = problem.batch * problem.num_heads * problem.q_len
     sizes = {"rows": rows, "value_dim": problem.value_dim, "splits": splits}
     sizes |= {"q_len": problem.q_len, "num_heads": problem.num_heads}

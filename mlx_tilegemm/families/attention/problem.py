@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache, reduce
 
+from ...core.caches import latest
 from ...core.dtypes import FLOAT32, DType, Kind, promote
 from ...core.operand import Operand, Role
 from ...core.problem import Problem
@@ -140,6 +141,8 @@ class AttentionProblem(Problem):
             return self
         step = max(16, 1 << (keys.bit_length() - 5))
         most = -(-keys // step) * step
+        if most == keys:
+            return self
         batch, heads, rows, columns = self.mask_shape
         mask_shape = (batch, heads, rows, most if columns > 1 else 1)
         return replace(self, kv_len=most, mask_shape=mask_shape)
@@ -180,8 +183,13 @@ SMALL_HEADS = (4, 2)
 """Heads of q and of k."""
 
 
-@lru_cache(maxsize=256)
+@latest
 def _operands(p: AttentionProblem) -> tuple[Operand, ...]:
+    return _kept_operands(p)
+
+
+@lru_cache(maxsize=256)
+def _kept_operands(p: AttentionProblem) -> tuple[Operand, ...]:
     stored: tuple[tuple[str, Shape, DType | None, Role], ...] = (
         ("q", (p.batch, p.num_heads, p.q_len, p.head_dim), p.q, Role.DATA),
         ("k", (p.batch, p.num_kv_heads, p.kv_len, p.head_dim), p.k, Role.DATA),

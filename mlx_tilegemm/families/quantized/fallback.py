@@ -46,8 +46,7 @@ def _prepared(problem: QuantizedProblem) -> Run:
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         if is_empty:
-            value = mx.zeros(problem.out_shape, stream=stream)
-            return [_ended(problem, operands, value, stream).astype(out, stream=stream)]
+            return [mx.zeros(problem.out_shape, out, stream=stream)]
         x, w, scales = operands[:3]
         biases = operands[3] if is_affine else None
         # On a CPU MLX's op sums in the operands' dtype.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolve
+from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
 from ...core.dtypes import FLOATS
@@ -65,7 +65,8 @@ def quantized_matmul(
         ``[..., m, n]``, or ``[..., n]`` for a 1-D ``x``.
 
     Raises:
-        ProblemError: Shapes or options that do not fit together (a `ValueError`).
+        ProblemError: Shapes or options that do not fit together, or a product without rows, columns
+            or terms (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: ``precision="float32"`` where only MLX's op serves, and rounds (a
             `RuntimeError`).
@@ -118,7 +119,7 @@ def quantized_matmul(
             out_dtype=out_dtype,
             batch_invariant=batch_invariant,
             exact=is_exact(NAME, precision, settings),
-            backend=resolve(stream, settings).backend,
+            backend=resolved_backend(stream, settings),
             settings=settings,
         )
     )

@@ -101,8 +101,8 @@ class QuantizedProblem(Problem):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to multiply, or no result."""
-        return 0 in (self.m, self.n, self.k, self.batch_size)
+        """Whether there are no products; rows may be those of a folded batch."""
+        return 0 in (self.m, self.batch_size)
 
     @property
     def natural(self) -> DType:
@@ -203,7 +203,7 @@ def quantized_problem(
     batch_invariant: bool = False,
     exact: bool = False,
 ) -> QuantizedProblem:
-    """Check shapes and state the product they ask for.
+    """Check shapes and state the product they ask for; a batch may be of no products.
 
     Args:
         op: Name to begin messages with.
@@ -235,8 +235,13 @@ def quantized_problem(
         )
     batch_shape = _broadcast(op, x_shape, w_shape)
     rows = x_shape[-2:-1]
+    m = rows[0] if rows else 1
+    if 0 in (m, n, k):
+        raise ProblemError(
+            f"[{op}] Expected a product with rows, columns and terms, got m {m}, n {n}, k {k}."
+        )
     problem = QuantizedProblem(
-        m=rows[0] if rows else 1,
+        m=m,
         n=n,
         k=k,
         weight=weight,
