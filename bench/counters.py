@@ -30,6 +30,7 @@ from mlx_tilegemm.backends.emulator import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
 from mlx_tilegemm.core.family import Data
+from mlx_tilegemm.core.weights import weight_values
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.emulator import Counters, Space
 from mlx_tilegemm.families import family_of
@@ -38,7 +39,6 @@ from mlx_tilegemm.families.attention.spelling import parse as attention_spec
 from mlx_tilegemm.families.gemm.problem import GemmProblem
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.families.quantized.problem import QuantizedProblem
-from mlx_tilegemm.families.quantized.reference import weight_values
 from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip

@@ -7,7 +7,14 @@ from . import errors
 from .backends import use_backend
 from .core.arguments import ArraySpec
 from .core.context import use_gradients, use_kernel, use_precision
-from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
+from .ops import (
+    addmm,
+    attention_chain,
+    fp8_scaled_matmul,
+    gated_delta_update,
+    matmul,
+    quantized_matmul,
+)
 
 if TYPE_CHECKING:
     from . import emulator, formats, integrations, nn
@@ -30,6 +37,7 @@ __all__ = [
     "explain",
     "formats",
     "fp8_scaled_matmul",
+    "gated_delta_update",
     "integrations",
     "matmul",
     "nn",

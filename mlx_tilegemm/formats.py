@@ -526,6 +526,27 @@ def check_tensor_scale(op: str, form: Grouping, shape: Shape, dtype: mx.Dtype) -
         )
 
 
+def compute_dtype(op: str, x: _Stated, scales: _Stated, biases: object | None) -> mx.Dtype:
+    """Return the dtype in which ``x`` is read: its own, or what MLX promotes integers to.
+
+    Raises:
+        DTypeError: It has none that a product takes.
+    """
+    if x.dtype in _FLOATS:
+        return x.dtype
+    promotes = (biases is not None and mx.issubdtype(x.dtype, mx.integer)) or x.dtype == mx.bool_
+    if promotes and biases is not None:
+        return scales.dtype
+    raise DTypeError(
+        f"[{op}] Only real floating types are supported but x.dtype() == {mlx_name(x.dtype)}."
+    )
+
+
+def natural_dtype(x: mx.Dtype, scales: _Stated, biases: _Stated | None) -> mx.Dtype:
+    """Return MLX's result dtype: the promotion of all floats, or x's own beside uint8 scales."""
+    return x if biases is None else mx.result_type(x, scales.dtype, biases.dtype)
+
+
 _FLOATS = frozenset(row.mlx for row in FLOATS)
 
 

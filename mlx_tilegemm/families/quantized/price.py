@@ -14,12 +14,13 @@ from ...core.dtypes import FLOAT32, DType
 from ...core.plan import SIMD_WIDTH
 from ...machine.chips.record import Chip
 from ...machine.cost import TileWork, seconds
+from ...machine.decoding import decoding_instructions
 from ...machine.mlx_products import casts_seconds, neural_rate, same_dtype_gemm
 from ...machine.price import Price, make_price
 from ...machine.products import GemmTile, Product, gemm_work
 from ...machine.splits import adding_seconds
 from .problem import QuantizedProblem
-from .spec import decoding_instructions, written_bytes
+from .spec import written_bytes
 
 WIDE_ROWS = 5
 """Rows that one threadgroup of MLX's vector kernel for several rows serves."""

@@ -10,31 +10,18 @@ from itertools import cycle
 from typing import ClassVar
 
 from ...core.caches import latest
-from ...core.dtypes import (
-    BFLOAT16,
-    FLOAT8_E4M3,
-    FLOAT8_E8M0,
-    FLOAT16,
-    FLOAT32,
-    FLOATS,
-    DType,
-)
+from ...core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
 from ...core.plan import CONSTANT_BINDING_LIMIT, Sizes, features
 from ...core.product import ProductSpec, product_sizes, reject_batch, text_of
 from ...core.shapes import Shape
 from ...formats import AFFINE, AFFINE_CODES, AFFINE_GROUPS, MODES, Grouping, grouping
+from ...machine.decoding import DecodedText
 from ...machine.limits import reject_sizes, tiny_operand
 from .problem import QuantizedProblem, quantized_problem
 
-AFFINE_INSTRUCTIONS = 3
-"""Instructions to decode an element: cut out the code, widen it, scale and bias it."""
-
-SMALL_INSTRUCTIONS = 6
-"""Likewise of a small float: its sign and its magnitude are put in place apart, and scaled."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedText:
+class QuantizedText(DecodedText):
     """Part of a problem that texts depend on; m and the batch sizes are run-time.
 
     Attributes:
@@ -62,26 +49,6 @@ class QuantizedText:
     n: int
     k: int
     batch_axes: int
-
-    @property
-    def affine(self) -> bool:
-        """Whether values are ``scale * code + bias``; else codes are small floats."""
-        return self.biases is not None
-
-    @property
-    def e4m3(self) -> bool:
-        """Whether codes are e4m3, where they are small floats; else they are e2m1."""
-        return self.weight.codes is FLOAT8_E4M3
-
-    @property
-    def power_scales(self) -> bool:
-        """Whether scales are e8m0, where they are small floats; else they are e4m3."""
-        return self.scales is FLOAT8_E8M0
-
-    @property
-    def biases_metal(self) -> str:
-        """Metal's type of the affine biases; any where there are none."""
-        return (self.biases or FLOAT32).metal
 
 
 @latest
@@ -167,11 +134,6 @@ def reject_quantized(problem: QuantizedProblem) -> str | None:
         return "batch_invariant: one row would be too small for it, so none is its"
     arrays = [one for one in problem.operands if one.name in ("x", "w", "scales", "biases")]
     return tiny_operand(arrays) or reject_sizes(quantized_sizes(problem).values())
-
-
-def decoding_instructions(weight: Grouping) -> int:
-    """Return the instructions to decode one element."""
-    return AFFINE_INSTRUCTIONS if weight.mode == AFFINE else SMALL_INSTRUCTIONS
 
 
 def written_bytes(problem: QuantizedProblem) -> int:

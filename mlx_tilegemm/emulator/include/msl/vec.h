@@ -1,7 +1,7 @@
 // vec<T, N>, its swizzles, packed_vec<T, N> and their operators. Included by types.h.
 #pragma once
 
-#include "runtime.h"
+#include "executor/runtime.h"
 #include "swizzle_names.h"
 
 namespace metal {
@@ -414,6 +414,7 @@ MSL_EACH_NAMED(MSL_NAMED)
 
 }  // namespace metal
 
+#if !defined(MSL_RT_OWN_VECTORS)
 #define MSL_GLOBAL(spelling, T)                                             \
   using metal::spelling##2;                                                 \
   using metal::spelling##3;                                                 \
@@ -424,5 +425,7 @@ MSL_EACH_NAMED(MSL_NAMED)
 MSL_EACH_NAMED(MSL_GLOBAL)
 
 #undef MSL_GLOBAL
+#endif
+
 #undef MSL_NAMED
 #undef MSL_EACH_NAMED

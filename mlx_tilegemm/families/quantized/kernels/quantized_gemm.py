@@ -16,13 +16,13 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.decoding import decoding_instructions, tile_run
 from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import QuantizedProblem
 from ..spec import (
     DecodingSpec,
-    decoding_instructions,
     launch_sizes,
     quantized_text,
     reject_quantized,
@@ -91,12 +91,6 @@ CONFIGS = (
 """Low blocks are for few rows, which taller ones would pad."""
 
 
-@kept
-def run_length(bits: int) -> int:
-    """Return the elements that a thread decodes at a time: whole words, at least eight."""
-    return {2: 16, 4: 8, 6: 16, 8: 8}.get(bits, 32)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
     """The tiles of both operands as they are staged, rows as stored.
@@ -143,7 +137,7 @@ def resources(config: Config, x: DType, bits: int, transpose: bool) -> Resources
     return Resources(
         threads=config.threads,
         threadgroup_bytes=tiles.x_elements * x.bytes + tiles.w_elements * FLOAT32.bytes,
-        registers=max(multiplying, 2 * rows * columns + run_length(bits)) + ADDRESSING_REGISTERS,
+        registers=max(multiplying, 2 * rows * columns + tile_run(bits)) + ADDRESSING_REGISTERS,
     )
 
 
@@ -195,7 +189,7 @@ class Spec(DecodingSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a thread decodes at a time."""
-        return run_length(self.text.weight.bits)
+        return tile_run(self.text.weight.bits)
 
     @property
     def tiles(self) -> Tiles:

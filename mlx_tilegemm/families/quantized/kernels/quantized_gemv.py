@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept, latest
+from ....core.caches import latest
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
+from ....machine.decoding import decoding_instructions, lane_run
 from ....machine.gemv import GemvTile, gemv_resources, reject_height
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import QuantizedProblem
 from ..spec import (
     DecodingSpec,
-    decoding_instructions,
     every_weight,
     launch_sizes,
     quantized_text,
@@ -49,12 +49,6 @@ longer fit a thread's registers beside what they meet. Several columns share wha
 runs of 32 leave registers for fewer."""
 
 
-@kept
-def run_length(bits: int) -> int:
-    """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
-    return 16 if bits % 2 == 0 else 32
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(DecodingSpec):
     """Everything that the text of one product of few rows depends on.
@@ -75,7 +69,7 @@ class Spec(DecodingSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a lane decodes at a time."""
-        return run_length(self.text.weight.bits)
+        return lane_run(self.text.weight.bits)
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -112,11 +106,11 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
 
 
 def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:
-    return gemv_resources(config, run_length(problem.weight.bits), problem.transpose)
+    return gemv_resources(config, lane_run(problem.weight.bits), problem.transpose)
 
 
 def _block_columns(problem: QuantizedProblem, config: GemvTile) -> int:
-    return config.block_columns(run_length(problem.weight.bits), problem.transpose)
+    return config.block_columns(lane_run(problem.weight.bits), problem.transpose)
 
 
 def cost(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> float:
