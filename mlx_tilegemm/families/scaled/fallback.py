@@ -14,8 +14,10 @@ import mlx.core as mx
 from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
-from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E5M2, FLOAT8_E8M0, DType
+from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, DType
 from ...core.problem import Factors
+from ...core.tracing import is_traced
+from ...formats import decode
 from .key import NAME
 from .problem import ScaledProblem, Scaling
 
@@ -129,11 +131,12 @@ def _repeated(grid: mx.array, axis: int, side: int, size: int) -> mx.array:
 
 def decoded(row: DType, codes: mx.array) -> mx.array:
     """Return the float32 values of codes of a format."""
-    if row is FLOAT8_E4M3:
+    if row is FLOAT8_E4M3 and not is_traced():
         return mx.from_fp8(codes, dtype=mx.float32)
-    if row is FLOAT8_E5M2:
-        return mx.left_shift(codes.astype(mx.uint16), 8).view(mx.float16).astype(mx.float32)
-    return codes.astype(mx.float32)
+    if row.native:
+        return codes.astype(mx.float32)
+    # MLX neither maps from_fp8 nor has one of e5m2.
+    return decode(codes, row.short)
 
 
 def scale_values(scaling: Scaling, scales: mx.array) -> mx.array:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from ...core.arguments import ArraySpec
 from ...core.context import current_settings, is_exact
-from ...core.family import Data, Family, Op, Part, Subject
+from ...core.family import Family, Op
 from ...core.kernel import load_kernels
-from ...core.problem import Factors
+from ...core.later import later
 from . import fallback, kernels, notes, ops, price, spelling
+from .gradients import ScaledRule
 from .problem import ScaledProblem
 from .request import scaled_request
-
-if TYPE_CHECKING:
-    import mlx.core as mx
-
-    from ...core.family import Run
-    from ...core.reference import Expected
 
 ARRAYS = ("a", "b", "a_scales", "b_scales", "bias")
 """Names of all operands, in order."""
@@ -38,63 +33,22 @@ def _request(op: str, arrays: Mapping[str, ArraySpec], options: Mapping[str, Any
     )
 
 
-# References need NumPy, which is most of what `import mlx_tilegemm` may cost.
-def _reference(
-    problem: ScaledProblem, operands: Sequence[mx.array], factors: Factors
-) -> tuple[Expected, ...]:
-    from .reference import expected
-
-    return expected(problem, operands, factors)
-
-
-def _rounded(
-    problem: ScaledProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
-) -> tuple[Expected, ...]:
-    from .reference import expected
-
-    return expected(problem, operands, factors, roundoff)
-
-
-def _draw(problem: ScaledProblem, data: Data) -> list[mx.array]:
-    from .reference import draw_operands
-
-    return draw_operands(problem, data)
-
-
-def _part(
-    problem: ScaledProblem,
-    operands: Sequence[mx.array],
-    outputs: Sequence[mx.array],
-    rows: int,
-) -> Part[ScaledProblem]:
-    from .reference import part
-
-    return part(problem, operands, outputs, rows)
-
-
-def _subjects() -> Iterator[Subject[ScaledProblem]]:
-    from .subjects import subjects
-
-    return subjects()
-
-
-def _fallback(problem: ScaledProblem) -> Run:
-    return fallback.scaled(problem)
-
+REFERENCE = f"{__package__}.reference"
 
 FAMILY: Family[ScaledProblem] = Family(
     name="scaled",
     problems={"scaled": ScaledProblem},
     kernels=load_kernels(kernels.__name__, kernels.KERNELS),
     ops=(Op(function=ops.fp8_scaled_matmul, arrays=ARRAYS, request=_request),),
-    reference=_reference,
-    rounded=_rounded,
-    draw=_draw,
-    part=_part,
-    fallback=_fallback,
+    reference=later(REFERENCE, "expected"),
+    rounded=later(REFERENCE, "expected"),
+    draw=later(REFERENCE, "draw_operands"),
+    part=later(REFERENCE, "part"),
+    fallback=fallback.scaled,
     price=price.price,
     multiplies_float32=fallback.multiplies_float32,
+    rule=ScaledRule,
     notes=notes.notes,
     spelling=spelling.SPELLING,
-    subjects=_subjects,
+    subjects=later(f"{__package__}.subjects", "subjects"),
 )

@@ -14,6 +14,7 @@ from ...core.shapes import Shape
 
 if TYPE_CHECKING:
     from ...core.family import Run
+    from .problem import ScaledProblem
 
 NAME = "fp8_scaled_matmul"
 
@@ -44,7 +45,6 @@ class ScaledKey(NamedTuple):
 def scaled_call(key: ScaledKey) -> Run:
     """Return the call that serves a product of these shapes, dtypes and options."""
     # Imported at the first call: kernels and chips are most of what importing the package costs.
-    from ...call.prepare import prepare
     from .request import scaled_request
 
     problem = scaled_request(
@@ -62,14 +62,15 @@ def scaled_call(key: ScaledKey) -> Run:
         batch_invariant=key.batch_invariant,
         exact=key.exact,
     )
-    settings = key.settings
-    return prepare(
-        NAME,
-        problem,
-        key.backend,
-        force=settings.kernel,
-        gradients=settings.gradients,
-    )
+    return problem_call(problem, key.backend, key.settings)
+
+
+@prepared
+def problem_call(problem: ScaledProblem, backend: Backend | None, settings: Settings) -> Run:
+    """Return the call that solves a product on a backend, as settings in force say."""
+    from ...call.prepare import prepare
+
+    return prepare(NAME, problem, backend, force=settings.kernel, gradients=settings.gradients)
 
 
 def stated(array: mx.array) -> Stated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolve
+from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
 from ...errors import DTypeError
@@ -44,7 +44,8 @@ def fp8_scaled_matmul(
     - with ``block=(j, i)``, the last blocks of which may be short: i elements along k of a row of
       ``a``, ``[..., m, k / i]``, and j columns of the result by i elements along k of ``b``,
       ``[..., n / j, k / i]`` (``[..., k / i, n / j]``);
-    - of uint8, also 32 elements along k: ``[..., m, k / 32]`` and ``[..., n, k / 32]``.
+    - of uint8, also 32 elements along k: ``[..., m, k / 32]`` and ``[..., n, k / 32]``. Where that
+      and a ``block`` are of one shape, it is the block's.
 
     Args:
         a: ``[..., m, k]``, or ``[k]``: float32, float16 or bfloat16, or codes.
@@ -70,7 +71,8 @@ def fp8_scaled_matmul(
         ``[..., m, n]``, or ``[..., n]`` for a 1-D ``a``.
 
     Raises:
-        ProblemError: Shapes, formats or options that do not fit together (a `ValueError`).
+        ProblemError: Shapes, formats or options that do not fit together, or a product without
+            rows, columns or terms (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: ``precision="float32"`` where only MLX's ops serve, and round (a
             `RuntimeError`).
@@ -120,7 +122,7 @@ def fp8_scaled_matmul(
             out_dtype=out_dtype,
             batch_invariant=batch_invariant,
             exact=is_exact(NAME, precision, settings),
-            backend=resolve(stream, settings).backend,
+            backend=resolved_backend(stream, settings),
             settings=settings,
         )
     )

@@ -111,8 +111,8 @@ class ScaledProblem(Problem):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to multiply, or no result."""
-        return 0 in (self.m, self.n, self.k, self.batch_size)
+        """Whether there are no products; rows may be those of a folded batch."""
+        return 0 in (self.m, self.batch_size)
 
     @property
     def is_integer(self) -> bool:
@@ -191,7 +191,7 @@ def scaled_problem(
     batch_invariant: bool = False,
     exact: bool = False,
 ) -> ScaledProblem:
-    """Check shapes and state the product they ask for.
+    """Check shapes and state the product they ask for; a batch may be of no products.
 
     Args:
         op: Name to begin messages with.
@@ -219,8 +219,13 @@ def scaled_problem(
         )
     batch_shape = broadcast_batch(op, a_shape, b_shape)
     rows = a_shape[-2:-1]
+    m = rows[0] if rows else 1
+    if 0 in (m, n, k):
+        raise ProblemError(
+            f"[{op}] Expected a product with rows, columns and terms, got m {m}, n {n}, k {k}."
+        )
     problem = ScaledProblem(
-        m=rows[0] if rows else 1,
+        m=m,
         n=n,
         k=k,
         a=a,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +20,11 @@ from ...core.dtypes import (
     INT32,
     DType,
 )
-from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Sizes, features
+from ...core.plan import CONSTANT_BINDING_LIMIT, Sizes, features
+from ...core.product import ProductSpec, product_sizes, reject_batch, text_of
 from ...core.shapes import Shape
 from ...machine.limits import reject_sizes, tiny_operand
 from .problem import ScaledProblem, Scaling, scaled_problem
-
-MAX_BATCH_AXES = 8
-"""Batch axes a kernel decomposes; more never survive merging in practice."""
 
 MAX_INTEGER_DEPTH = (1 << 31) // (128 * 128) - 1
 """Products of int8 whose sum int32 holds, whatever they are."""
@@ -67,7 +64,7 @@ class ScaledText:
         b_scales: Likewise of ``b``.
         bias: See ``a``.
         out: See ``a``.
-        integer: Sums are of integers, which scales multiply at the end.
+        is_integer: Sums are of integers, which scales multiply at the end.
         transpose_b: ``b`` is ``[n, k]``.
         n: Columns of the result.
         k: Length of the contracted axis.
@@ -80,7 +77,7 @@ class ScaledText:
     b_scales: Scaling | None
     bias: DType | None
     out: DType
-    integer: bool
+    is_integer: bool
     transpose_b: bool
     n: int
     k: int
@@ -109,7 +106,7 @@ class ScaledText:
     @property
     def sum(self) -> DType:
         """Type of the sums."""
-        return INT32 if self.integer else FLOAT32
+        return INT32 if self.is_integer else FLOAT32
 
     @property
     def a_tile(self) -> DType:
@@ -156,23 +153,11 @@ def _bound(row: DType) -> str:
 @latest
 def scaled_text(problem: ScaledProblem) -> ScaledText:
     """Return the part of a problem that texts depend on."""
-    return ScaledText(
-        a=problem.a,
-        b=problem.b,
-        a_scales=problem.a_scales,
-        b_scales=problem.b_scales,
-        bias=problem.bias,
-        out=problem.out,
-        integer=problem.is_integer,
-        transpose_b=problem.transpose_b,
-        n=problem.n,
-        k=problem.k,
-        batch_axes=len(problem.batch),
-    )
+    return text_of(ScaledText, problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaledSpec(Arguments, ABC):
+class ScaledSpec(ProductSpec):
     """Base of the specs of these kernels.
 
     Attributes:
@@ -181,14 +166,12 @@ class ScaledSpec(Arguments, ABC):
 
     text: ScaledText
 
-    KERNEL: ClassVar[str]
-    """Name of the kernel and stem of its template."""
-
     RUN: ClassVar[int]
     """Neighbours of a row of an operand that are decoded together."""
 
+    FAMILY = "scaled"
     INPUTS: ClassVar[tuple[str, ...]] = ("a", "b", "a_scales", "b_scales", "bias", "sizes")
-    SIZES = ("m",)
+    STEPPED = ("a", "b")
 
     @property
     def run(self) -> int:
@@ -196,31 +179,14 @@ class ScaledSpec(Arguments, ABC):
         return self.RUN
 
     @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"scaled/{self.KERNEL}.metal.j2"
-
-    @property
     def label(self) -> str:
         """Readable part of the kernel's name, legal in a Metal name."""
         text = self.text
         layout = "nt" if text.transpose_b else "nn"
-        block = "x".join(map(str, self.block))
         return (
-            f"tilegemm_{self.KERNEL}_{layout}_{text.a}_{text.b}_{text.out}_{block}_n{text.n}_"
-            f"k{text.k}"
+            f"tilegemm_{self.KERNEL}_{layout}_{text.a}_{text.b}_{text.out}_{self.block_text}_"
+            f"n{text.n}_k{text.k}"
         )
-
-    @property
-    @abstractmethod
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-
-    @property
-    def size_names(self) -> tuple[str, ...]:
-        """m, then the size and the steps of a and b of each batch axis."""
-        axes = (name for axis in range(self.text.batch_axes) for name in axis_sizes(axis))
-        return (*self.SIZES, *axes)
 
     @property
     def lacks(self) -> frozenset[str]:
@@ -235,17 +201,9 @@ class ScaledSpec(Arguments, ABC):
         )
 
 
-def axis_sizes(axis: int) -> tuple[str, str, str]:
-    """Return the names of a batch axis's size and of its steps of a and b."""
-    return (f"batch{axis}", f"a_step{axis}", f"b_step{axis}")
-
-
 def scaled_sizes(problem: ScaledProblem) -> dict[str, int]:
     """Return the run-time sizes of a product by name."""
-    sizes = {"m": problem.m}
-    for number, axis in enumerate(problem.batch):
-        sizes |= zip(axis_sizes(number), (axis.size, axis.a, axis.b), strict=True)
-    return sizes
+    return product_sizes(problem, ScaledSpec.STEPPED)
 
 
 def launch_sizes(problem: ScaledProblem, spec: ScaledSpec) -> Sizes:
@@ -257,9 +215,9 @@ def launch_sizes(problem: ScaledProblem, spec: ScaledSpec) -> Sizes:
 def reject_scaled(problem: ScaledProblem) -> str | None:
     """Return why no kernel may serve the problem, or None."""
     if problem.is_empty:
-        return "there is nothing to multiply"
-    if len(problem.batch) > MAX_BATCH_AXES:
-        return f"{len(problem.batch)} batch axes remain after merging; at most {MAX_BATCH_AXES}"
+        return "there are no products"
+    if reason := reject_batch(problem):
+        return reason
     if problem.is_integer and problem.k > MAX_INTEGER_DEPTH:
         return f"sums of {problem.k} products of int8 may be more than int32 holds"
     if problem.batch_invariant and problem.k < CONSTANT_BINDING_LIMIT:

@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept, latest
-from ....core.dtypes import FLOAT32
+from ....core.caches import latest
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.gemv import GemvTile, gemv_resources, reject_height
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import ScaledProblem
 from ..spec import (
@@ -37,39 +36,16 @@ RUN = 16
 """Neighbours that a lane decodes at a time: 16 bytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Share of the result that a simdgroup computes.
-
-    Attributes:
-        rows: Rows held in registers; a problem of fewer repeats its last one.
-        columns: Columns of a simdgroup where ``b`` is ``[n, k]``; else each lane takes a run.
-        simdgroups: Simdgroups of a threadgroup.
-    """
-
-    rows: int
-    columns: int
-    simdgroups: int
-
-    def __str__(self) -> str:
-        return f"{self.rows}x{self.columns}-{self.simdgroups}"
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
-
-
 CONFIGS = (
-    Config(rows=1, columns=4, simdgroups=4),
-    Config(rows=1, columns=2, simdgroups=4),
-    Config(rows=1, columns=1, simdgroups=4),
-    Config(rows=2, columns=2, simdgroups=4),
-    Config(rows=2, columns=1, simdgroups=4),
-    Config(rows=4, columns=2, simdgroups=4),
-    Config(rows=4, columns=1, simdgroups=4),
-    Config(rows=8, columns=2, simdgroups=4),
-    Config(rows=8, columns=1, simdgroups=4),
+    GemvTile(rows=1, columns=4, simdgroups=4),
+    GemvTile(rows=1, columns=2, simdgroups=4),
+    GemvTile(rows=1, columns=1, simdgroups=4),
+    GemvTile(rows=2, columns=2, simdgroups=4),
+    GemvTile(rows=2, columns=1, simdgroups=4),
+    GemvTile(rows=4, columns=2, simdgroups=4),
+    GemvTile(rows=4, columns=1, simdgroups=4),
+    GemvTile(rows=8, columns=2, simdgroups=4),
+    GemvTile(rows=8, columns=1, simdgroups=4),
 )
 """Few heights, so that decoding in batches of any size needs few kernels; beyond eight, rows no
 longer fit a thread's registers beside what they meet. Several columns share what is read of ``a``.
@@ -87,7 +63,7 @@ class Spec(ScaledSpec):
     KERNEL: ClassVar[str] = NAME
     RUN: ClassVar[int] = RUN
 
-    config: Config
+    config: GemvTile
 
     @property
     def threads(self) -> int:
@@ -97,44 +73,22 @@ class Spec(ScaledSpec):
     @property
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        columns = threadgroup_columns(self.config, self.text.transpose_b)
+        columns = self.config.block_columns(RUN, self.text.transpose_b)
         depth = SIMD_WIDTH * RUN if self.text.transpose_b else self.config.simdgroups
         return (self.config.rows, columns, depth)
 
     @property
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
-        return shares_elements(self.config)
+        return self.config.shares_elements(RUN)
 
 
-@kept
-def resources(config: Config, transpose_b: bool) -> Resources:
-    """Return threads, threadgroup memory and live registers."""
-    by_columns = config.rows * config.columns + (config.columns + 1) * RUN
-    live = by_columns if transpose_b else (config.rows + 1) * RUN
-    return Resources(
-        threads=config.threads,
-        threadgroup_bytes=0 if transpose_b else FLOAT32.bytes * shares_elements(config),
-        registers=live + ADDRESSING_REGISTERS,
-    )
-
-
-def shares_elements(config: Config) -> int:
-    """Return the partial sums of one row that the simdgroups of a threadgroup exchange."""
-    return config.simdgroups * RUN * SIMD_WIDTH
-
-
-def threadgroup_columns(config: Config, transpose_b: bool) -> int:
-    """Return the columns of the result that a threadgroup computes."""
-    return config.simdgroups * config.columns if transpose_b else SIMD_WIDTH * RUN
-
-
-def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[Config]:
+def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[GemvTile]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
 
 
-def reject(problem: ScaledProblem, config: Config, chip: Chip) -> str | None:
+def reject(problem: ScaledProblem, config: GemvTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_scaled(problem):
         return reason
@@ -144,20 +98,20 @@ def reject(problem: ScaledProblem, config: Config, chip: Chip) -> str | None:
         return f"m {problem.m} is above {config.rows}: it would read the weight again"
     if not problem.transpose_b and config.columns > 1:
         return "each lane has columns of its own where b is [k, n]"
-    if any(problem.m <= other.rows < config.rows for other in CONFIGS):
-        return f"{config.rows} rows are more than m {problem.m} needs"
-    needs = resources(config, problem.transpose_b)
+    if reason := reject_height(problem.m, config, CONFIGS):
+        return reason
+    needs = gemv_resources(config, RUN, problem.transpose_b)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: ScaledProblem, config: Config, chip: Chip) -> float:
+def cost(problem: ScaledProblem, config: GemvTile, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     return seconds(work(problem, config, chip), chip)
 
 
-def work(problem: ScaledProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: ScaledProblem, config: GemvTile, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    columns = threadgroup_columns(config, problem.transpose_b)
+    columns = config.block_columns(RUN, problem.transpose_b)
     elements = min(columns, problem.n) * problem.k / SIMD_WIDTH
     share = problem.weight_bytes / problem.elements("b")
     a_bytes = config.rows * problem.k * problem.a.bytes
@@ -178,17 +132,17 @@ def work(problem: ScaledProblem, config: Config, chip: Chip) -> TileWork:
         cache_bytes=columns * problem.k * share + a_bytes,
         repeated_bytes=repeated,
         dram_bytes=read + written_bytes(problem),
-        registers=resources(config, problem.transpose_b).registers,
+        registers=gemv_resources(config, RUN, problem.transpose_b).registers,
     )
 
 
-def _grid(problem: ScaledProblem, config: Config) -> Extent:
-    blocks = ceil(problem.n / threadgroup_columns(config, problem.transpose_b))
+def _grid(problem: ScaledProblem, config: GemvTile) -> Extent:
+    blocks = ceil(problem.n / config.block_columns(RUN, problem.transpose_b))
     return (blocks * config.threads, 1, problem.batch_size)
 
 
 @latest
-def plan(problem: ScaledProblem, config: Config) -> Plan:
+def plan(problem: ScaledProblem, config: GemvTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(text=scaled_text(problem), config=config)
     launch = Launch(
@@ -198,7 +152,9 @@ def plan(problem: ScaledProblem, config: Config) -> Plan:
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    stage = Stage(spec=spec, launch=launch, resources=resources(config, problem.transpose_b))
+    stage = Stage(
+        spec=spec, launch=launch, resources=gemv_resources(config, RUN, problem.transpose_b)
+    )
     return Plan(kernel=NAME, config=config, stages=(stage,))
 
 
