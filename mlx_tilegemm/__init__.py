@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from .core.context import use_gradients, use_kernel, use_precision
     from .layers.audit import Audit, audit
     from .layers.patching import PatchReport, patch, patched, unpatch
-    from .ops import addmm, attention_chain, gated_delta_update, matmul, quantized_matmul
+    from .ops import (
+        addmm,
+        attention_chain,
+        fp8_scaled_matmul,
+        gated_delta_update,
+        matmul,
+        quantized_matmul,
+    )
 
     __version__: str
 
@@ -27,6 +34,7 @@ __all__ = [
     "errors",
     "explain",
     "formats",
+    "fp8_scaled_matmul",
     "gated_delta_update",
     "integrations",
     "matmul",
@@ -53,7 +61,15 @@ _MODULES = {
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
     **dict.fromkeys(("use_gradients", "use_kernel", "use_precision"), ".core.context"),
     **dict.fromkeys(
-        ("addmm", "attention_chain", "gated_delta_update", "matmul", "quantized_matmul"), ".ops"
+        (
+            "addmm",
+            "attention_chain",
+            "fp8_scaled_matmul",
+            "gated_delta_update",
+            "matmul",
+            "quantized_matmul",
+        ),
+        ".ops",
     ),
 }
 
