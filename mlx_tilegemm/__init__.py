@@ -7,7 +7,16 @@ from . import errors
 from .backends import use_backend
 from .core.arguments import ArraySpec
 from .core.context import use_gradients, use_kernel, use_precision
-from .ops import addmm, attention_chain, matmul, quantized_matmul
+from .ops import (
+    addmm,
+    attention_chain,
+    gather_mm,
+    gather_qmm,
+    grouped_matmul,
+    matmul,
+    quantized_matmul,
+    segmented_mm,
+)
 
 if TYPE_CHECKING:
     from . import emulator, formats, integrations, nn
@@ -29,6 +38,9 @@ __all__ = [
     "errors",
     "explain",
     "formats",
+    "gather_mm",
+    "gather_qmm",
+    "grouped_matmul",
     "integrations",
     "matmul",
     "nn",
@@ -36,6 +48,7 @@ __all__ = [
     "patched",
     "quantized_matmul",
     "record",
+    "segmented_mm",
     "unpatch",
     "use_backend",
     "use_gradients",
