@@ -10,7 +10,15 @@ import mlx.nn as nn
 
 from ..layers import patching
 from ..layers.patching import RULES, PatchReport, Rule, Rules
-from ..nn import LowRankRoute, MultiLinearRoute, WeightNormRoute
+from ..nn import (
+    LowRankRoute,
+    LowRankSwitchRoute,
+    MultiLinearRoute,
+    SwitchGluRoute,
+    SwitchMlpRoute,
+    SwitchRoute,
+    WeightNormRoute,
+)
 
 _MODELS = "mlx_lm.models"
 
@@ -18,8 +26,8 @@ _MODELS = "mlx_lm.models"
 def patch(model: nn.Module) -> PatchReport:
     """Route an mlx-lm model through this library, in place; `mlx_tilegemm.unpatch` undoes it.
 
-    Does what `mlx_tilegemm.patch` does, and routes the per-head projections of latent attention and
-    the adapters of LoRA and DoRA.
+    Does what `mlx_tilegemm.patch` does, and routes the per-head projections of latent attention,
+    experts, whose rows are then no longer sorted and copied, and the adapters of LoRA and DoRA.
     Attention with a quantized cache stays with MLX.
 
     Args:
@@ -59,23 +67,32 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
     return patching.patched_by(_rules(), model)
 
 
+_SWITCH = f"{_MODELS}.switch_layers"
 _ROUTES = {
-    (f"{_MODELS}.mla", "MultiLinear"): MultiLinearRoute,
-    ("mlx_lm.tuner.lora", "LoRALinear"): LowRankRoute,
-    ("mlx_lm.tuner.dora", "DoRALinear"): WeightNormRoute,
+    (f"{_MODELS}.mla", "MultiLinear"): (MultiLinearRoute, "matmul"),
+    (_SWITCH, "SwitchLinear"): (SwitchRoute, "gather_mm"),
+    (_SWITCH, "QuantizedSwitchLinear"): (SwitchRoute, "gather_qmm"),
+    (_SWITCH, "SwitchGLU"): (SwitchGluRoute, "gather_mm"),
+    (_SWITCH, "SwitchMLP"): (SwitchMlpRoute, "gather_mm"),
+    ("mlx_lm.tuner.lora", "LoRALinear"): (LowRankRoute, "matmul"),
+    ("mlx_lm.tuner.lora", "LoRASwitchLinear"): (LowRankSwitchRoute, "gather_mm"),
+    ("mlx_lm.tuner.dora", "DoRALinear"): (WeightNormRoute, "matmul"),
 }
 
 
 def _rules() -> Rules:
     import_module(f"{_MODELS}.mla")
-    experts = import_module(f"{_MODELS}.switch_layers").SwitchLinear
+    import_module(_SWITCH)
     # A model has adapters only if their module is loaded, which would load all of training.
     own = (
-        Rule(layer=getattr(sys.modules[module], name), method="__call__", route=route)
-        for (module, name), route in _ROUTES.items()
+        Rule(
+            layer=getattr(sys.modules[module], name),
+            method="__call__",
+            route=route,
+            op=op,
+            biased_op="addmm" if op == "matmul" else op,
+        )
+        for (module, name), (route, op) in _ROUTES.items()
         if module in sys.modules
     )
-    return Rules(
-        layers=(*RULES, *own),
-        reasons=((experts, "its experts are chosen row by row, by MLX's gather_mm"),),
-    )
+    return Rules(layers=(*RULES, *own))

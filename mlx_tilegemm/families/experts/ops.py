@@ -264,11 +264,16 @@ def gathered(
     *,
     scales: mx.array | None = None,
     biases: mx.array | None = None,
+    global_scale: mx.array | None = None,
     bias: mx.array | None = None,
-    options: dict[str, Any],
+    out_dtype: mx.Dtype,
+    sorted_indices: bool = False,
     stream: StreamOrDevice = None,
+    **weight: object,
 ) -> mx.array:
     """Return what `gather_mm` or, with scales, `gather_qmm` does, plus a row for each matrix.
+
+    Matrices are ``[n, k]``.
 
     Args:
         x: As of either.
@@ -276,16 +281,28 @@ def gathered(
         rhs_indices: As of either.
         scales: As of `gather_qmm`.
         biases: As of `gather_qmm`.
+        global_scale: As of `gather_qmm`.
         bias: ``[experts, n]`` of any float dtype, added before the result is rounded.
-        options: The op's other arguments.
+        out_dtype: Result dtype.
+        sorted_indices: As of either.
         stream: Stream or device of the call.
+        **weight: ``group_size``, ``bits`` and ``mode`` of a quantized weight.
     """
+    options = {**weight, "sorted_indices": sorted_indices, "out_dtype": out_dtype}
     if scales is None:
         arrays = _arrays(GATHER_MM, a=x, b=w, bias=bias, rhs_indices=rhs_indices)
-        return _gathered(GATHER_MM, arrays, options, stream)
-    weight = {"w": w, "scales": scales, "biases": biases}
-    arrays = _arrays(GATHER_QMM, x=x, **weight, bias=bias, rhs_indices=rhs_indices)
-    return _gathered(GATHER_QMM, arrays, options, stream)
+        return _gathered(GATHER_MM, arrays, {**options, "transpose_b": True}, stream)
+    arrays = _arrays(
+        GATHER_QMM,
+        x=x,
+        w=w,
+        scales=scales,
+        biases=biases,
+        global_scale=global_scale,
+        bias=bias,
+        rhs_indices=rhs_indices,
+    )
+    return _gathered(GATHER_QMM, arrays, {**options, "transpose": True}, stream)
 
 
 def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
