@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from .core.context import use_gradients, use_kernel, use_precision
     from .layers.audit import Audit, audit
     from .layers.patching import PatchReport, patch, patched, unpatch
-    from .ops import addmm, attention_chain, gated_delta_update, matmul, quantized_matmul
+    from .ops import (
+        addmm,
+        attention_chain,
+        fp8_scaled_matmul,
+        gated_delta_update,
+        gather_mm,
+        gather_qmm,
+        grouped_matmul,
+        matmul,
+        quantized_matmul,
+        segmented_mm,
+    )
 
     __version__: str
 
@@ -27,7 +38,11 @@ __all__ = [
     "errors",
     "explain",
     "formats",
+    "fp8_scaled_matmul",
     "gated_delta_update",
+    "gather_mm",
+    "gather_qmm",
+    "grouped_matmul",
     "integrations",
     "matmul",
     "nn",
@@ -35,6 +50,7 @@ __all__ = [
     "patched",
     "quantized_matmul",
     "record",
+    "segmented_mm",
     "unpatch",
     "use_backend",
     "use_gradients",
@@ -53,7 +69,19 @@ _MODULES = {
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
     **dict.fromkeys(("use_gradients", "use_kernel", "use_precision"), ".core.context"),
     **dict.fromkeys(
-        ("addmm", "attention_chain", "gated_delta_update", "matmul", "quantized_matmul"), ".ops"
+        (
+            "addmm",
+            "attention_chain",
+            "fp8_scaled_matmul",
+            "gated_delta_update",
+            "gather_mm",
+            "gather_qmm",
+            "grouped_matmul",
+            "matmul",
+            "quantized_matmul",
+            "segmented_mm",
+        ),
+        ".ops",
     ),
 }
 

@@ -12,7 +12,8 @@ import mlx.core as mx
 
 from ..core.shapes import Shape
 from ..errors import ProblemError
-from .routing import Attribute, Site, routed
+from ..formats import AFFINE, dequantize
+from .routing import Attribute, Item, Site, routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ def trace(
     """
     events: list[dict[str, Any]] = []
     try:
-        with routed(_CUSTOM_FUNCTIONS):
+        with routed(_CUSTOM_FUNCTIONS, _DEQUANTIZE):
             mx.export_function(events.append, function, *arrays.values())
     except ValueError as error:
         raise _untraceable(op, error) from error
@@ -187,6 +188,28 @@ def _forward(_: object, function: object, *args: object, **options: object) -> o
 
 
 _CUSTOM_FUNCTIONS = Site(Attribute(mx.custom_function, "__call__"), _forward)
+
+
+def _dequantized(
+    original: Callable[..., mx.array],
+    *arguments: Any,  # noqa: ANN401 - those of `mx.dequantize`
+    stream: object = None,
+    **named: Any,  # noqa: ANN401
+) -> mx.array:
+    """Return what `mx.dequantize` returns, by primitives that MLX can trace for an export.
+
+    It has none of them for codes of e4m3.
+    """
+    mode = arguments[_MODE] if len(arguments) > _MODE else named.get("mode", AFFINE)
+    if mode == AFFINE:
+        return original(*arguments, stream=stream, **named)
+    return dequantize(*arguments, **named)
+
+
+_MODE = 5
+"""Place of the mode among the arguments of `mx.dequantize`."""
+
+_DEQUANTIZE = Site(Item(vars(mx), "dequantize"), _dequantized)
 
 
 def _node(event: dict[str, Any]) -> Node:
