@@ -91,11 +91,6 @@ class Spec(DeltaSpec):
     config: Config
 
     @property
-    def prepared(self) -> bool:
-        """Whether another kernel has computed what the tokens of a chunk are to each other."""
-        return False
-
-    @property
     def variant(self) -> str:
         """The configuration as a part of a Metal name."""
         return f"{self.config.column_fragments}_{self.config.simdgroups}"

@@ -72,11 +72,6 @@ class Spec(delta_chunk.Spec):
         *DeltaSpec.INPUTS[-2:],
     )
 
-    @property
-    def prepared(self) -> bool:
-        """Whether another kernel has computed what the tokens of a chunk are to each other."""
-        return True
-
 
 def candidates(problem: DeltaProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
