@@ -178,15 +178,20 @@ def cases_to_count() -> list[Case]:
 
 
 def _quantized_cases() -> list[Case]:
-    """Return rows of decoding a token of one to 64 sequences, and of a prompt."""
+    """Return rows of decoding a token of one to 64 sequences, and of a prompt.
+
+    Of few rows and columns both sides share k out among threadgroups.
+    """
     return [
-        _case(f"quantized {name} {kind}", f"{size}:{weight}")
-        for name, size in (
-            ("decode 1", "1x4096x4096"),
-            ("decode 8", "8x4096x4096"),
-            ("decode 16", "16x14336x4096"),
-            ("decode 64", "64x14336x4096"),
-            ("prefill", "512x4096x4096"),
+        _case(f"quantized {name} {kind}", f"{size}:{weight}", sample=sample)
+        for name, size, sample in (
+            ("decode 1", "1x4096x4096", SAMPLE),
+            ("decode 8", "8x4096x4096", SAMPLE),
+            ("decode 16", "16x14336x4096", SAMPLE),
+            ("decode 16 narrow", "16x1024x4096", 0),
+            ("decode 32 narrow", "32x1024x4096", 0),
+            ("decode 64", "64x14336x4096", SAMPLE),
+            ("prefill", "512x4096x4096", SAMPLE),
         )
         for kind, weight in (
             ("affine", "bf16:affine4x64"),

@@ -93,7 +93,14 @@ class EmbeddingRoute:
         return linear(x, layer["weight"])
 
 
-def quantized_linear(layer: Any, x: mx.array, bias: mx.array | None = None) -> mx.array:  # noqa: ANN401
+def quantized_linear(
+    layer: Any,  # noqa: ANN401
+    x: mx.array,
+    bias: mx.array | None = None,
+    *,
+    transpose: bool = True,
+    dtype: mx.Dtype | None = None,
+) -> mx.array:
     """Return ``x`` times the transpose of a layer's quantized weight, and ``bias``, rounded once.
 
     Args:
@@ -101,18 +108,22 @@ def quantized_linear(layer: Any, x: mx.array, bias: mx.array | None = None) -> m
             `nn.QuantizedLinear` does, and maybe a ``global_scale``.
         x: ``[..., k]``.
         bias: ``[n]``, or None.
+        transpose: Multiply by the transpose, not by the weight itself.
+        dtype: Dtype of the product; None is the one that MLX's layer has.
 
     Returns:
-        ``[..., n]`` of the dtype that MLX's layer has.
+        ``[..., n]`` of the promotion of the product and the bias.
     """
     biases: mx.array | None = layer.get("biases")
     fused = bias is not None and bias.dtype in _FLOATS
-    dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
+    if dtype is None:
+        dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
     y = quantized_matmul(
         x,
         layer["weight"],
         layer["scales"],
         biases,
+        transpose,
         group_size=layer.group_size,
         bits=layer.bits,
         mode=layer.mode,
@@ -184,6 +195,16 @@ class MultiLinearRoute:
         return _product(x, layer["weight"], transpose_b=transpose)
 
 
+class QuantizedMultiLinearRoute:
+    """The call of a layer with one quantized weight per head, as mlx-lm's latent attention has."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
+        """Return ``x @ weight.T`` for every head, or ``x @ weight``."""
+        return quantized_linear(self, x, transpose=transpose)
+
+
 def _product(a: mx.array, b: mx.array, *, transpose_b: bool = False) -> mx.array:
     """Multiply as `mx.matmul` does, whatever the dtypes."""
     if a.dtype in _FLOATS and b.dtype in _FLOATS:
@@ -200,7 +221,19 @@ class LowRankRoute:
         """Return the layer's result and ``scale`` times ``x @ lora_a @ lora_b``."""
         adapter: Any = self
         y: mx.array = adapter.linear(x)
-        return y + _low_rank(adapter, x)
+        return y + _low_rank(adapter, x, adapter.lora_a, adapter.lora_b)
+
+
+class LowRankEmbeddingRoute:
+    """The output projection of an adapter of low rank around an embedding, as mlx-lm has it."""
+
+    __slots__ = ()
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Return the embedding's result and ``scale`` times ``x @ lora_b.T @ lora_a.T``."""
+        adapter: Any = self
+        y: mx.array = adapter.embedding.as_linear(x)
+        return y + _low_rank(adapter, x, adapter.lora_b.T, adapter.lora_a.T)
 
 
 class WeightNormRoute:
@@ -212,7 +245,8 @@ class WeightNormRoute:
         """Return ``x`` times the adapted weight, each column of it of the learned norm."""
         adapter: Any = self
         weight: mx.array = adapter._dequantized_weight()
-        y = linear(x, weight) + _low_rank(adapter, x)
+        y = _unadapted(adapter.linear, x, weight)
+        y = y + _low_rank(adapter, x, adapter.lora_a, adapter.lora_b)
         update = _product(adapter.scale * adapter.lora_b.T, adapter.lora_a, transpose_b=True)
         norm = mx.stop_gradient(mx.linalg.norm(weight + update, axis=1))
         magnitude: mx.array = adapter.m
@@ -221,8 +255,15 @@ class WeightNormRoute:
         return y if bias is None else y + bias
 
 
-def _low_rank(adapter: Any, x: mx.array) -> mx.array:  # noqa: ANN401
-    product = _product(_product(adapter.dropout(x), adapter.lora_a), adapter.lora_b)
+def _unadapted(layer: nn.Module, x: mx.array, weight: mx.array) -> mx.array:
+    """Return a layer's product with ``weight``, or with the quantized one that decodes to it."""
+    if not isinstance(layer, nn.QuantizedLinear):
+        return linear(x, weight)
+    return quantized_linear(layer, x, dtype=mx.result_type(x, weight))
+
+
+def _low_rank(adapter: Any, x: mx.array, first: mx.array, second: mx.array) -> mx.array:  # noqa: ANN401
+    product = _product(_product(adapter.dropout(x), first), second)
     return (float(adapter.scale) * product).astype(x.dtype)
 
 

@@ -152,6 +152,25 @@ class TestAudit:
         (row,) = tg.audit(function, x, x).rows
         assert (row.primitive, row.flops) == ("Matmul", 128.0)
 
+    @pytest.mark.parametrize("mode", ["affine", "mxfp4", "mxfp8", "nvfp4"])
+    def test_of_quantized_embeddings(self, mode):
+        class Tied(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding = nn.Embedding(96, 64).to_quantized(mode=mode)
+
+            def __call__(self, tokens):
+                return self.embedding.as_linear(self.embedding(tokens))
+
+        model, tokens = Tied(), mx.array([[1, 5, 7]])
+        before = model(tokens)
+        for ours in (False, True):
+            (row,) = tg.audit(model, tokens).rows
+            assert (row.path, row.flops, row.ours) == ("embedding", 2.0 * 3 * 64 * 96, ours)
+            tg.patch(model)
+        with tg.use_backend("mlx"):
+            assert mx.allclose(model(tokens), before, rtol=1e-2, atol=1e-2)
+
     def test_of_quantized_experts(self):
         weight = mx.quantize(mx.zeros((8, 16, 32)), group_size=32)
 

@@ -535,6 +535,15 @@ class TestChoice:
         assert all(one.reason and reason.split(" for ")[0] in one.reason for one in shares)
         assert reason in shares[0].reason
 
+    @pytest.mark.parametrize("chip", ["m1", "m1-max", "m2-ultra", "m3-max", "m4", "m4-max"])
+    @pytest.mark.parametrize("m", range(2, 9))
+    def test_a_few_rows_take_less_than_mlx_s_passes(self, m, chip):
+        found = self.explained(m, chip)
+        assert found.plan.kernel == "quantized_gemv"
+        legal = [one for one in found.candidates if one.reason is None]
+        best = min(one.seconds for one in legal if one.kernel == "quantized_gemv")
+        assert best < 1.05 * found.mlx.seconds
+
     def test_the_shares_of_mlx_are_priced(self):
         # Of 512 tiles at most, whole groups of k.
         for n, m, path in (
@@ -544,6 +553,19 @@ class TestChoice:
             (14336, 16, "qmm-32x32x32-2x2"),
         ):
             assert self.explained(m, "m1", n=n).mlx.config.endswith(path)
+
+    @pytest.mark.parametrize("chip", ["m1", "m1-max", "m4-max"])
+    @pytest.mark.parametrize(
+        ("m", "kernel"),
+        [(1, "gemv"), (4, "gemv"), (8, "gemv"), (16, "gemm"), (64, "gemm"), (512, "gemm")],
+    )
+    def test_the_gradient_s_product_is_served_for_all_rows(self, m, kernel, chip):
+        found = self.explained(m, chip, transpose=False)
+        assert found.plan.kernel == f"quantized_{kernel}"
+        assert (
+            min(one.seconds for one in found.candidates if one.seconds)
+            < (1.05 if m == 1 else 1.0) * found.mlx.seconds
+        )
 
     def test_mlx_serves_where_it_is_faster(self):
         assert self.explained(512, "m5-max").plan is None
@@ -561,7 +583,7 @@ class TestChoice:
     def test_a_weight_of_many_rows_is_read_once(self):
         found = self.explained(5, "m4-max", batch_invariant=False)
         legal = [one for one in found.candidates if one.reason is None]
-        assert {one.plan.config.rows for one in legal if one.kernel == "quantized_gemv"} == {8}
+        assert {one.plan.config.rows for one in legal if one.kernel == "quantized_gemv"} == {6}
 
     def test_notes(self):
         found = str(self.explained(16, "m4-max"))

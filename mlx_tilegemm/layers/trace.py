@@ -11,6 +11,8 @@ import mlx.core as mx
 
 from ..core.shapes import Shape
 from ..errors import ProblemError
+from ..formats import AFFINE, dequantize
+from .routing import Item, Site, routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ def trace(
     """
     events: list[dict[str, Any]] = []
     try:
-        mx.export_function(events.append, function, *arrays.values())
+        with routed(_DEQUANTIZE):
+            mx.export_function(events.append, function, *arrays.values())
     except ValueError as error:
         raise _untraceable(op, error) from error
     inputs: dict[str, str] = {}
@@ -174,6 +177,28 @@ def trace(
         elif event["type"] == "primitive":
             nodes.append(_node(event))
     return Graph(nodes=tuple(nodes), inputs=inputs)
+
+
+def _dequantized(
+    original: Callable[..., mx.array],
+    *arguments: Any,  # noqa: ANN401 - those of `mx.dequantize`
+    stream: object = None,
+    **named: Any,  # noqa: ANN401
+) -> mx.array:
+    """Return what `mx.dequantize` returns, by primitives that MLX can trace for an export.
+
+    It has none of them for codes of e4m3.
+    """
+    mode = arguments[_MODE] if len(arguments) > _MODE else named.get("mode", AFFINE)
+    if mode == AFFINE:
+        return original(*arguments, stream=stream, **named)
+    return dequantize(*arguments, **named)
+
+
+_MODE = 5
+"""Place of the mode among the arguments of `mx.dequantize`."""
+
+_DEQUANTIZE = Site(Item(vars(mx), "dequantize"), _dequantized)
 
 
 def _node(event: dict[str, Any]) -> Node:

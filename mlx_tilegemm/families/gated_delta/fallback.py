@@ -76,12 +76,16 @@ def _prepared(problem: DeltaProblem, given: dict[str, mx.array]) -> tuple[list[m
     q, k, v, gamma, beta = (
         given[name].astype(mx.float32) for name in ("q", "k", "v", "gamma", "beta")
     )
-    if problem.normalize:
-        q, k = _normalized(q) * problem.key_dim**-0.5, _normalized(k)
-    if problem.log_decay:
-        gamma = mx.exp(gamma)
+    q, k, gamma = multiplied(problem, q, k, gamma)
     state = given["initial_state"] if problem.state else mx.zeros(problem.state_shape)
     return [q, k, v, gamma, beta, *([given["mask"]] if problem.mask else [])], state
+
+
+def multiplied(problem: DeltaProblem, q: mx.array, k: mx.array, gamma: mx.array) -> list[mx.array]:
+    """Return q, k and the decays as they are multiplied, from what was given in float32."""
+    if problem.normalize:
+        q, k = _normalized(q) * problem.key_dim**-0.5, _normalized(k)
+    return [q, k, mx.exp(gamma) if problem.log_decay else gamma]
 
 
 def _normalized(x: mx.array) -> mx.array:

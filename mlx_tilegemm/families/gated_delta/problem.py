@@ -11,6 +11,9 @@ from ...core.problem import Problem
 from ...core.shapes import Shape, shape_text
 from ...errors import ProblemError
 
+CHUNK = 8
+"""Tokens after which every kernel has added up its state, and from which gradients start."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaProblem(Problem):
@@ -148,6 +151,67 @@ class DeltaProblem(Problem):
         for length in (19, 9, 3, 1):
             short = max(length, self.every) if self.every else length
             yield replace(self, batch=2, length=short, key_heads=2, value_heads=4, value_dim=13)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaGradientProblem(Problem):
+    """The gradients of an update, from the states after each `CHUNK` tokens.
+
+    Attributes:
+        update: The update: linear decays, q and k as they are multiplied, and an initial state.
+    """
+
+    update: DeltaProblem
+
+    def __str__(self) -> str:
+        return f"gradients of {self.update}"
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """The update's, the states, and the gradients of y and of the last state."""
+        p = self.update
+        states = (
+            () if not p.saved else (Operand(name="states", shape=p.states_shape, dtype=FLOAT32),)
+        )
+        y, state, *_ = p.results
+        return (
+            *p.operands,
+            *states,
+            replace(y, name="grad"),
+            replace(state, name="state_grad"),
+        )
+
+    @property
+    def results(self) -> tuple[Operand, ...]:
+        """Float32 gradients of q and k for each head of v, and of all other operands."""
+        p = self.update
+        heads = (p.batch, p.length, p.value_heads)
+        gates = (*heads, p.key_dim) if p.vector_gate else heads
+        shapes = {
+            "q_grad": (*heads, p.key_dim),
+            "k_grad": (*heads, p.key_dim),
+            "v_grad": (*heads, p.value_dim),
+            "gamma_grad": gates,
+            "beta_grad": heads,
+            "initial_grad": p.state_shape,
+        }
+        return tuple(
+            Operand(name=name, shape=shape, dtype=FLOAT32) for name, shape in shapes.items()
+        )
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The scale of y."""
+        return self.update.factors
+
+    def flops(self) -> float:
+        """Return about thrice the operations of the update."""
+        return 3.0 * self.update.flops()
+
+    def smaller(self) -> Iterator[DeltaGradientProblem]:
+        """Yield gradients of smaller updates."""
+        for update in self.update.smaller():
+            yield replace(self, update=replace(update, value_dim=self.update.value_dim))
 
 
 def delta_problem(

@@ -22,10 +22,7 @@ from ...core.operand import Operand
 from ...core.problem import Factors
 from ...core.reference import U32, Expected, Values, as_array, as_view, rounding, to_numpy
 from .fallback import EPSILON
-from .problem import DeltaProblem
-
-CHUNK = 8
-"""Tokens after which every kernel has added up its state."""
+from .problem import CHUNK, DeltaGradientProblem, DeltaProblem
 
 EXP_ERROR = 16 * U32
 """Largest relative error of an exponential: Metal's is within 4 units in the last place, MLX's
@@ -35,7 +32,7 @@ SECOND_ORDER = 1.01
 """Factor for products of errors, all below a hundredth."""
 
 
-class _Tokens(NamedTuple):
+class Token(NamedTuple):
     """Float64 operands of all tokens, heads of q and k repeated."""
 
     q: Values
@@ -46,7 +43,7 @@ class _Tokens(NamedTuple):
     mask: Values
 
 
-class _Errors(NamedTuple):
+class Errors(NamedTuple):
     """Relative errors that are the same for all tokens.
 
     Attributes:
@@ -75,26 +72,26 @@ def expected(
 def _recurrence(
     problem: DeltaProblem, given: dict[str, Values], scale: float
 ) -> tuple[Expected, ...]:
-    tokens, errors = _tokens(problem, given), _errors(problem)
+    tokens, errors = all_tokens(problem, given), _errors(problem)
     state = given.get("initial_state", np.zeros(problem.state_shape))
     error = np.zeros(problem.state_shape[:3])
-    magnitude = _length(state)
+    magnitude = length(state)
     rows: list[tuple[Values, Values]] = []
     states: list[tuple[Values, Values]] = []
     for t in range(problem.length):
-        token = _Tokens(*(x[:, t] for x in tokens))
+        token = Token(*(x[:, t] for x in tokens))
         if t % CHUNK == 0:
-            magnitude = _length(state)
-        after, new = _step(token, state)
+            magnitude = length(state)
+        after, new = step(token, state)
         kept = token.mask[:, None, None]
-        grown = _grown(problem, token, errors, (state, new, after), error, magnitude)
-        error = np.where(kept, grown[0], error)
-        magnitude = np.where(kept, grown[1], magnitude)
+        more = grown(problem, token, errors, new, error, magnitude)
+        error = np.where(kept, more[0], error)
+        magnitude = np.where(kept, more[1], magnitude)
         state = np.where(kept[..., None], after, state)
         y = scale * (state @ token.q[..., None])[..., 0]
         off = (
             abs(scale)
-            * _length(token.q)[..., None]
+            * length(token.q)[..., None]
             * (error + (errors.sum + errors.key) * (magnitude + error))
         )
         off = SECOND_ORDER * off + 2 * U32 * abs(y) + FLOAT32.smallest_step
@@ -130,7 +127,8 @@ def _stacked(pairs: list[tuple[Values, Values]], shape: tuple[int, ...]) -> tupl
     return np.stack(values, axis=1), np.stack(bounds, axis=1)
 
 
-def _tokens(problem: DeltaProblem, given: dict[str, Values]) -> _Tokens:
+def all_tokens(problem: DeltaProblem, given: dict[str, Values]) -> Token:
+    """Return the operands of all tokens, as they are multiplied."""
     q, k = (np.repeat(given[name], problem.group, axis=2) for name in ("q", "k"))
     if problem.normalize:
         q, k = (x / np.sqrt((x * x).sum(axis=-1, keepdims=True) + EPSILON) for x in (q, k))
@@ -138,18 +136,18 @@ def _tokens(problem: DeltaProblem, given: dict[str, Values]) -> _Tokens:
     gamma = np.exp(given["gamma"]) if problem.log_decay else given["gamma"]
     mask = given.get("mask", np.ones((problem.batch, problem.length), dtype=bool))
     wide = gamma if problem.vector_gate else gamma[..., None]
-    return _Tokens(q=q, k=k, v=given["v"], gamma=wide, beta=given["beta"], mask=mask)
+    return Token(q=q, k=k, v=given["v"], gamma=wide, beta=given["beta"], mask=mask)
 
 
-def _errors(problem: DeltaProblem) -> _Errors:
-    return _Errors(
+def _errors(problem: DeltaProblem) -> Errors:
+    return Errors(
         decay=2 * U32 + (EXP_ERROR if problem.log_decay else 0.0),
         key=(problem.key_dim / 2 + 8) * U32 if problem.normalize else 0.0,
         sum=(problem.key_dim + CHUNK + 4) * U32,
     )
 
 
-def _step(token: _Tokens, state: Values) -> tuple[Values, Values]:
+def step(token: Token, state: Values) -> tuple[Values, Values]:
     """Return the state after a token, and by how much k's multiples are in it."""
     decayed = state * token.gamma[:, :, None]
     remembered = (decayed @ token.k[..., None])[..., 0]
@@ -157,18 +155,26 @@ def _step(token: _Tokens, state: Values) -> tuple[Values, Values]:
     return decayed + new[..., None] * token.k[:, :, None], new
 
 
-def _grown(
+def grown(
     problem: DeltaProblem,
-    token: _Tokens,
-    errors: _Errors,
-    step: tuple[Values, Values, Values],
+    token: Token,
+    errors: Errors,
+    new: Values,
     error: Values,
     magnitude: Values,
 ) -> tuple[Values, Values]:
-    """Return the error and the magnitude of each row of the state after a token."""
-    _, new, _ = step
+    """Return the error and the magnitude of each row of the state after a token.
+
+    Args:
+        problem: The update.
+        token: The token.
+        errors: Of all tokens.
+        new: By how much the key's multiples are in the state.
+        error: Of each row of the state before it, as a length.
+        magnitude: Likewise of all terms of each row.
+    """
     decay = np.abs(token.gamma).max(axis=-1)[..., None]
-    key, beta = _length(token.k)[..., None], np.abs(token.beta)[..., None]
+    key, beta = length(token.k)[..., None], np.abs(token.beta)[..., None]
     norm = np.maximum(1.0, np.abs(1.0 - token.beta[..., None] * key**2))
     before = decay * magnitude
     carried = decay * error + errors.decay * decay * (magnitude + error)
@@ -180,18 +186,20 @@ def _grown(
     return norm * carried + SECOND_ORDER * own + flushed, after
 
 
-def _length(x: Values) -> Values:
+def length(x: Values) -> Values:
+    """Return the length of each vector along the last axis."""
     return np.asarray(np.sqrt((x * x).sum(axis=-1)))
 
 
-def draw(problem: DeltaProblem, data: Data) -> list[mx.array]:
+def draw(problem: DeltaProblem | DeltaGradientProblem, data: Data) -> list[mx.array]:
     """Return operands: keys about as long as they are once normalised, and decays up to 1.
 
     Exact ones begin one element into their buffers; keys have one element that is not 0, and every
     number is a small integer, so that a state that is lost or taken from elsewhere shows.
     """
     random = np.random.default_rng(data.seed)
-    found = [_drawn(problem, one, data, random) for one in problem.operands]
+    update = problem if isinstance(problem, DeltaProblem) else problem.update
+    found = [_drawn(update, one, data, random) for one in problem.operands]
     return [as_view(x) for x in found] if data.exact else found
 
 

@@ -1,4 +1,4 @@
 """Kernels of gated delta updates."""
 
-KERNELS = ("delta_recurrent", "delta_chunk")
+KERNELS = ("delta_recurrent", "delta_chunk", "delta_backward")
 """Names of the kernels' modules, in the order in which ties are decided."""

@@ -24,7 +24,7 @@ from ....machine.fragment import (
     staged_stride,
 )
 from ....machine.limits import reject_grid, reject_resources
-from ..problem import DeltaProblem
+from ..problem import CHUNK, DeltaProblem
 from ..spec import (
     DeltaSpec,
     delta_launch,
@@ -35,9 +35,6 @@ from ..spec import (
 )
 
 NAME = "delta_chunk"
-
-CHUNK = FRAGMENT
-"""Tokens of a chunk. A matrix of sixteen would be inverted less exactly, and saves no work."""
 
 FRAGMENT_BYTES = FRAGMENT * FRAGMENT * FLOAT32.bytes
 
