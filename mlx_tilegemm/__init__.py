@@ -10,7 +10,7 @@ from .core.context import use_gradients, use_kernel, use_precision
 from .ops import addmm, attention_chain, matmul, quantized_matmul
 
 if TYPE_CHECKING:
-    from . import emulator, formats, integrations, nn
+    from . import cuda, emulator, formats, integrations, nn
     from .assurance.tuning import record
     from .call.explanation import explain
     from .layers.audit import Audit, audit
@@ -25,6 +25,7 @@ __all__ = [
     "addmm",
     "attention_chain",
     "audit",
+    "cuda",
     "emulator",
     "errors",
     "explain",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 
-_SUBPACKAGES = ("emulator", "formats", "integrations", "nn")
+_SUBPACKAGES = ("cuda", "emulator", "formats", "integrations", "nn")
 _MODULES = {
     "explain": ".call.explanation",
     **dict.fromkeys(("Audit", "audit"), ".layers.audit"),
