@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import emulator, errors, formats, integrations, nn
+    from . import cuda, emulator, errors, formats, integrations, nn
     from .assurance.tuning import record
     from .backends import use_backend
     from .call.explanation import explain
@@ -34,6 +34,7 @@ __all__ = [
     "addmm",
     "attention_chain",
     "audit",
+    "cuda",
     "emulator",
     "errors",
     "explain",
@@ -59,7 +60,7 @@ __all__ = [
 ]
 
 
-_SUBMODULES = ("emulator", "errors", "formats", "integrations", "nn")
+_SUBMODULES = ("cuda", "emulator", "errors", "formats", "integrations", "nn")
 _MODULES = {
     "ArraySpec": ".core.arguments",
     "explain": ".call.explanation",
