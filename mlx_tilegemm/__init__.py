@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import emulator, errors, formats, integrations, nn
+    from . import cuda, emulator, errors, formats, integrations, nn
     from .assurance.tuning import record
     from .backends import use_backend
     from .call.batching import vmap
@@ -35,6 +35,7 @@ __all__ = [
     "addmm",
     "attention_chain",
     "audit",
+    "cuda",
     "emulator",
     "errors",
     "explain",
@@ -61,7 +62,7 @@ __all__ = [
 ]
 
 
-_SUBMODULES = ("emulator", "errors", "formats", "integrations", "nn")
+_SUBMODULES = ("cuda", "emulator", "errors", "formats", "integrations", "nn")
 _MODULES = {
     "ArraySpec": ".core.arguments",
     "explain": ".call.explanation",
