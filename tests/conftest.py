@@ -73,10 +73,10 @@ def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def fresh_routes() -> Iterator[None]:
     """Ask anew where calls run: tests pretend that MLX has Metal or CUDA, which else never ends."""
-    for ask in (backends._route, rounding._gpu_rounds):
+    for ask in (backends._route, backends._default_backend, rounding._gpu_rounds):
         ask.cache_clear()
     yield
-    for ask in (backends._route, rounding._gpu_rounds):
+    for ask in (backends._route, backends._default_backend, rounding._gpu_rounds):
         ask.cache_clear()
 
 

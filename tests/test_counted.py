@@ -72,7 +72,7 @@ def test_staged_products(config, problem):
     ("kernel", "config", "spelled"),
     [
         (quantized_gemv, "1x4-4", "1x64x1024:f16"),
-        (quantized_gemv, "8x2-4", "8x64x1024:f16"),
+        (quantized_gemv, "8x4-4", "8x64x1024:f16"),
         (quantized_gemm, "16x64-1x4", "16x128x1024:f16"),
         (quantized_gemm, "64x64-2x2", "64x128x1024:bf16,f16:affine8x64"),
     ],

@@ -80,6 +80,9 @@ class Arguments:
     SIZES: ClassVar[tuple[str, ...]]
     """Run-time sizes of all variants, in order."""
 
+    UNDECLARED: ClassVar[frozenset[str]] = frozenset()
+    """Names that a text has only where the variant is given them."""
+
     @property
     def lacks(self) -> frozenset[str]:
         """Inputs, outputs and sizes that this variant is not given."""
@@ -120,7 +123,7 @@ class Arguments:
         return tuple(name for name in names if name not in lacks)
 
     def _absent(self, names: Iterable[str]) -> tuple[str, ...]:
-        lacks = self.lacks
+        lacks = self.lacks - self.UNDECLARED
         return tuple(name for name in names if name in lacks)
 
 

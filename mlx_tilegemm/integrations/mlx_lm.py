@@ -1,11 +1,16 @@
-"""mlx-lm: its models' linear layers, attention and recurrences; imported when they are patched."""
+"""mlx-lm: its models' linear layers, attention and recurrences, and FP8 checkpoints of them.
+
+mlx-lm is imported when something is patched or loaded.
+"""
 
 from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager
 from importlib import import_module
-from typing import cast
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,8 +19,19 @@ from ..layers import patching
 from ..layers.functions import FunctionRule
 from ..layers.patching import RULES, PatchReport, Rule, Rules
 from ..layers.routing import Function, original_of
-from ..nn import LowRankRoute, MultiLinearRoute, WeightNormRoute
+from ..nn import (
+    LowRankEmbeddingRoute,
+    LowRankRoute,
+    LowRankSwitchRoute,
+    MultiLinearRoute,
+    QuantizedMultiLinearRoute,
+    SwitchGluRoute,
+    SwitchMlpRoute,
+    SwitchRoute,
+    WeightNormRoute,
+)
 from ..ops import gated_delta_update
+from .loading import keeping_codes
 
 _MODELS = "mlx_lm.models"
 
@@ -24,7 +40,8 @@ def patch(model: nn.Module) -> PatchReport:
     """Route an mlx-lm model through this library, in place; `mlx_tilegemm.unpatch` undoes it.
 
     Does what `mlx_tilegemm.patch` does, and routes the per-head projections of latent attention,
-    the adapters of LoRA and DoRA, and the recurrence of gated delta nets, in training too.
+    experts, whose rows are then no longer sorted and copied, the adapters of LoRA and DoRA, and the
+    recurrence of gated delta nets, in training too.
     Attention with a quantized cache stays with MLX.
 
     Args:
@@ -64,10 +81,72 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
     return patching.patched_by(_rules(), model)
 
 
+def load(path_or_hf_repo: str | PathLike[str], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    """Load a model and its tokenizer as `mlx_lm.load` does, with FP8 weights kept as they are.
+
+    Linear layers whose weight the checkpoint holds as codes become `mlx_tilegemm.nn.FP8Linear`, or
+    `QuantizedLinear` of mxfp8 where scales are powers of two, which is exact, and of nvfp4 with the
+    scale of the whole weight. mlx-lm would make bfloat16 of them, of twice the size, or refuse.
+    Recognised are, beside a weight of F8_E4M3, F8_E5M2 or I8: ``weight_scale_inv`` and
+    ``weight_scale`` (one, for each row, or for blocks of ``weight_block_size``, 128 by 128 if the
+    checkpoint does not say it; F8_E8M0 also for 32 elements) and ``scale_weight``; and of nvfp4
+    ``weight_scale_2``, which multiplies the weight, and ``weight_global_scale``, which divides it.
+    Scales of activations are not used: activations stay floats. Weights that a model stacks or
+    cuts, such as experts, are decoded as mlx-lm decodes them.
+
+    Args:
+        path_or_hf_repo: As of `mlx_lm.load`.
+        args: Likewise.
+        options: Likewise.
+
+    Returns:
+        What `mlx_lm.load` returns.
+
+    Raises:
+        ProblemError: Scales that do not fit their weight (a `ValueError`).
+        ImportError: mlx-lm is not installed.
+
+    Example:
+        >>> model, tokenizer = load("Qwen/Qwen3-0.6B-FP8")
+        >>> report = patch(model)
+    """
+    # mlx-lm itself asks for a path of its own kind.
+    name = path_or_hf_repo if isinstance(path_or_hf_repo, str) else str(path_or_hf_repo)
+    with keeping_codes():
+        return import_module("mlx_lm.utils").load(name, *args, **options)
+
+
+def load_model(model_path: str | PathLike[str], *args: Any, **options: Any) -> Any:  # noqa: ANN401
+    """Load a model as `mlx_lm.utils.load_model` does, with FP8 weights kept as `load` keeps them.
+
+    Args:
+        model_path: As of `mlx_lm.utils.load_model`.
+        args: Likewise.
+        options: Likewise.
+
+    Returns:
+        The model and its configuration.
+
+    Raises:
+        ProblemError: Scales that do not fit their weight (a `ValueError`).
+        ImportError: mlx-lm is not installed.
+    """
+    with keeping_codes():
+        return import_module("mlx_lm.utils").load_model(Path(model_path), *args, **options)
+
+
+_SWITCH = f"{_MODELS}.switch_layers"
 _ROUTES = {
-    (f"{_MODELS}.mla", "MultiLinear"): MultiLinearRoute,
-    ("mlx_lm.tuner.lora", "LoRALinear"): LowRankRoute,
-    ("mlx_lm.tuner.dora", "DoRALinear"): WeightNormRoute,
+    (f"{_MODELS}.mla", "MultiLinear"): (MultiLinearRoute, "matmul"),
+    (f"{_MODELS}.mla", "QuantizedMultiLinear"): (QuantizedMultiLinearRoute, "quantized_matmul"),
+    (_SWITCH, "SwitchLinear"): (SwitchRoute, "gather_mm"),
+    (_SWITCH, "QuantizedSwitchLinear"): (SwitchRoute, "gather_qmm"),
+    (_SWITCH, "SwitchGLU"): (SwitchGluRoute, "gather_mm"),
+    (_SWITCH, "SwitchMLP"): (SwitchMlpRoute, "gather_mm"),
+    ("mlx_lm.tuner.lora", "LoRALinear"): (LowRankRoute, "matmul"),
+    ("mlx_lm.tuner.lora", "LoRAEmbedding"): (LowRankEmbeddingRoute, "matmul"),
+    ("mlx_lm.tuner.lora", "LoRASwitchLinear"): (LowRankSwitchRoute, "gather_mm"),
+    ("mlx_lm.tuner.dora", "DoRALinear"): (WeightNormRoute, "matmul"),
 }
 
 
@@ -115,15 +194,17 @@ def _function_rules() -> tuple[FunctionRule, ...]:
 
 def _rules() -> Rules:
     import_module(f"{_MODELS}.mla")
-    experts = import_module(f"{_MODELS}.switch_layers").SwitchLinear
+    import_module(_SWITCH)
     # A model has adapters only if their module is loaded, which would load all of training.
     own = (
-        Rule(layer=getattr(sys.modules[module], name), method="__call__", route=route)
-        for (module, name), route in _ROUTES.items()
+        _rule(getattr(sys.modules[module], name), route, op)
+        for (module, name), (route, op) in _ROUTES.items()
         if module in sys.modules
     )
-    return Rules(
-        layers=(*RULES, *own),
-        functions=_function_rules(),
-        reasons=((experts, "its experts are chosen row by row, by MLX's gather_mm"),),
-    )
+    return Rules(layers=(*RULES, *own), functions=_function_rules())
+
+
+def _rule(layer: type, route: type, op: str) -> Rule:
+    method = "as_linear" if hasattr(route, "as_linear") else "__call__"
+    biased_op = "addmm" if op == "matmul" else op
+    return Rule(layer=layer, method=method, route=route, op=op, biased_op=biased_op)

@@ -20,6 +20,7 @@ from ..errors import DTypeError
 from ..nn import (
     AllToShardedRoute,
     EmbeddingRoute,
+    FP8Linear,
     LinearRoute,
     QuantizedAllToShardedRoute,
     QuantizedEmbeddingRoute,
@@ -177,6 +178,11 @@ RULES = (
 )
 
 
+ROUTED = "computes through this library already"
+
+REASONS: tuple[tuple[type, str], ...] = ((FP8Linear, ROUTED),)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """Everything that says how a model's layers are routed.
@@ -188,7 +194,7 @@ class Rules:
     """
 
     layers: tuple[Rule, ...] = RULES
-    reasons: tuple[tuple[type, str], ...] = ()
+    reasons: tuple[tuple[type, str], ...] = REASONS
     functions: tuple[FunctionRule, ...] = ()
 
 
@@ -384,7 +390,7 @@ def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) 
 
 def _judge_by(rule: Rule, path: str, layer: nn.Module, kind: type, usage: Usage) -> _Verdict:
     if rule.route in kind.__mro__:
-        return _Verdict(reason="computes through this library already")
+        return _Verdict(reason=ROUTED)
     if getattr(kind, rule.method) is not original_method(rule):
         return _Verdict(reason=f"its class has a {rule.method} of its own")
     reason = usage.why_not_called(path, rule.method)

@@ -52,17 +52,7 @@ def adding_grid(elements: int) -> Extent:
     return (ceil(elements / ADDING.threads) * ADDING.threads, 1, 1)
 
 
-def adding_seconds(
-    elements: int, splits: int, out_bytes: int, chip: Chip, *, share_bytes: int = FLOAT32.bytes
-) -> float:
-    """Return the modelled seconds of adding up shares.
-
-    Args:
-        elements: Elements of the result.
-        splits: Shares of each.
-        out_bytes: Bytes of an element of the result.
-        chip: Where it runs.
-        share_bytes: Bytes of an element of a share.
-    """
-    moved = elements * (share_bytes * splits + out_bytes)
+def adding_seconds(elements: int, splits: int, out_bytes: int, chip: Chip) -> float:
+    """Return the modelled seconds of adding shares up into results of so many bytes each."""
+    moved = elements * (FLOAT32.bytes * splits + out_bytes)
     return chip.launch_seconds + moved / chip.dram_bytes_per_second

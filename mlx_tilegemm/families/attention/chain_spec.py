@@ -57,7 +57,7 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("out", "lse")
+    OUTPUTS = ("out", "lse", "norm")
     SIZES = (*ROW_SIZES, *MASK_SIZES, "window", "num_pe_heads")
 
     config: Config

@@ -69,7 +69,7 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("partials", "maxima", "totals", "out", "lse")
+    OUTPUTS = ("partials", "maxima", "totals", "out", "lse", "norm")
     SIZES = (
         "rows",
         "q_len",

@@ -16,7 +16,7 @@ from ...dispatch import Decision
 from ...machine.chips.record import Chip
 from . import fallback, kernels, ops, spelling
 from . import notes as attention_notes
-from .gradients import AttentionRule, with_log_sum_exp
+from .gradients import AttentionRule, with_row_operands
 from .price import price_attention
 from .problem import AttentionProblem, KeyValueGradientProblem, QueryGradientProblem
 from .request import attention_request
@@ -71,7 +71,7 @@ def _always(problem: AnyProblem) -> bool:
 
 
 def _differentiable(problem: AnyProblem) -> AnyProblem:
-    return with_log_sum_exp(problem) if isinstance(problem, AttentionProblem) else problem
+    return with_row_operands(problem) if isinstance(problem, AttentionProblem) else problem
 
 
 def _rule(problem: AnyProblem, backend: Backend) -> Rule | None:

@@ -70,7 +70,8 @@ def serves_attention(problem: AttentionProblem, chip: Chip) -> bool:
     There is none with a log-sum-exp or without the softmax. Sizes without a fused kernel do not
     count: they are a chain of ops.
     """
-    if not problem.softmax or problem.return_lse or not problem.kv_len:
+    has_rows = problem.return_lse or problem.return_norm
+    if not problem.softmax or has_rows or not problem.kv_len:
         return False
     seen = _as_mlx_has_it(problem)
     return _has_vector_kernel(seen) or _has_full_kernel(seen, chip)

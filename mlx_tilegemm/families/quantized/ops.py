@@ -9,7 +9,7 @@ from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
 from ...core.dtypes import FLOATS
 from ...errors import DTypeError
-from .key import NAME, QuantizedKey, optional, quantized_call, stated
+from .key import NAME, QuantizedKey, quantized_call, stated
 
 
 def quantized_matmul(
@@ -95,7 +95,7 @@ def quantized_matmul(
         transpose = as_flag(NAME, "transpose", transpose)
     if type(batch_invariant) is not bool:
         batch_invariant = as_flag(NAME, "batch_invariant", batch_invariant)
-    if type(out_dtype) is not mx.Dtype:
+    if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype(NAME, out_dtype)
     if group_size is not None and type(group_size) is not int:
         group_size = as_whole(NAME, "group_size", group_size)
@@ -106,12 +106,12 @@ def quantized_matmul(
     settings = current_settings()
     call = quantized_call(
         QuantizedKey(
-            x=stated(x),
-            w=stated(w),
-            scales=stated(scales),
-            biases=optional(biases),
-            global_scale=optional(global_scale),
-            bias=optional(bias),
+            x=(x.shape, x.dtype),
+            w=(w.shape, w.dtype),
+            scales=(scales.shape, scales.dtype),
+            biases=None if biases is None else (biases.shape, biases.dtype),
+            global_scale=None if global_scale is None else stated(global_scale),
+            bias=None if bias is None else stated(bias),
             transpose=transpose,
             group_size=group_size,
             bits=bits,

@@ -71,7 +71,7 @@ def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[
     if problem.m < _vector_limit(problem, chip):
         rows = vector_rows(problem, chip)
         name = "qmv-wide" if rows > 1 else "qmv" if problem.transpose else "qvm"
-        return name, seconds(_vector_work(problem, compute, rows, chip), chip)
+        return name, seconds(vector_work(problem, compute, rows, chip), chip)
     if (splits := qmm_splits(problem)) > 1:
         return f"{SPLIT_QMM}{splits}", _split_seconds(problem, compute, splits, chip)
     if problem.transpose and problem.k % 64 == 0 and neural_rate(compute, chip):
@@ -90,12 +90,11 @@ def qmm_splits(problem: QuantizedProblem) -> int:
 
 
 def _split_seconds(problem: QuantizedProblem, compute: DType, splits: int, chip: Chip) -> float:
-    share = replace(problem, k=problem.k // splits, out=compute)
+    share = replace(problem, k=problem.k // splits, out=FLOAT32)
     work = _qmm_work(share, compute, chip)
     shares = work._replace(tiles=work.tiles * splits, dram_bytes=work.dram_bytes * splits)
-    return seconds(shares, chip) + adding_seconds(
-        problem.m * problem.n, splits, compute.bytes, chip, share_bytes=compute.bytes
-    )
+    adding = adding_seconds(problem.m * problem.n, splits, compute.bytes, chip)
+    return seconds(shares, chip) + adding
 
 
 def _product(problem: QuantizedProblem, compute: DType) -> Product:
@@ -146,9 +145,9 @@ def _vector_limit(problem: QuantizedProblem, chip: Chip) -> int:
     return limits[0] if size <= 2048 else limits[1] if size <= 4096 else limits[2]
 
 
-def _vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chip) -> TileWork:
-    """Count 8 columns a threadgroup of two simdgroups, for so many rows at a time."""
-    columns = 8
+def vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chip) -> TileWork:
+    """Count the columns of a threadgroup of two simdgroups, for so many rows at a time."""
+    columns = 4 if rows > 1 and problem.biases is None else 8
     passes = ceil(problem.m / rows)
     elements = columns * problem.k / SIMD_WIDTH
     share = problem.weight_bytes / max(1, problem.elements("w"))
@@ -165,6 +164,7 @@ def _vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chi
         threadgroup_bytes=0,
         vector_bytes=x_bytes,
         cache_bytes=columns * problem.k * share + x_bytes,
+        repeated_bytes=x_bytes,
         dram_bytes=problem.weight_bytes
         + again * missed
         + problem.nbytes("x")

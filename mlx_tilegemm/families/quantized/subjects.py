@@ -34,8 +34,8 @@ def _few_rows(
     # Rows of the weight that are longer than one step of a simdgroup, and a number of them that
     # leaves the last threadgroup short.
     n, k = (37, 640) if transpose else (672, 37)
-    few = "4x2-4" if transpose else "4x1-4"
-    most, rows = ("8x2-4", (7, 5)) if transpose else ("4x1-4", (3, 4))
+    few = "4x4-4" if transpose else "4x1-4"
+    most, rows = ("8x4-4", (7, 8)) if transpose else ("4x1-16", (3, 4))
     kernel = "quantized_gemv"
     yield _subject(kernel, few, *_products(n, k, transpose, 3, 4, **mixed, **batched))
     yield _subject(kernel, few, *_products(n, k, transpose, 4, 3, **scaled))

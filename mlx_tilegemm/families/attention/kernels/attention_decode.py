@@ -220,7 +220,7 @@ def _spec(fields: Fields, tile: Tile, split: bool) -> Spec:
     values = fields.values
     if split:
         # Splits are joined in float32, whatever becomes of the result.
-        values = values | {"out": FLOAT32, "sinks": None, "return_lse": False}
+        values = values | {"out": FLOAT32, "sinks": None, "return_lse": False, "return_norm": False}
     return Spec(**values, config=tile, split=split)
 
 
@@ -302,6 +302,7 @@ def variant_problems() -> Iterator[AttentionProblem]:
         for window in (None, 201):
             yield _variant(mask_kind=MaskKind.CAUSAL, window=window, softmax=softmax)
         yield _variant(softmax=softmax)
+    yield _variant(mask_kind=MaskKind.ADDITIVE, mask=FLOAT32, return_norm=True)
     yield _variant(head_dim=128, pe_dim=64, value_dim=128, pe=(BFLOAT16, FLOAT16))
     yield _variant(head_dim=512, pe_dim=64, value_dim=512, pe=(FLOAT32, FLOAT16), v=FLOAT16)
     yield _variant(pe_dim=9, pe=(FLOAT16, FLOAT32), sinks=FLOAT16)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
@@ -31,22 +31,34 @@ from ..spec import (
 from ..spec import variant_problems as quantized_variant_problems
 
 NAME = "quantized_gemv"
+MANY_SIMDGROUPS = 16
 
+HEIGHTS = (1, 2, 4, 6, 8)
+"""Few, so that decoding in batches of any size needs few kernels; beyond eight, rows no longer fit
+a thread's registers beside what they meet."""
 
 CONFIGS = (
-    GemvTile(rows=1, columns=4, simdgroups=4),
-    GemvTile(rows=1, columns=2, simdgroups=4),
-    GemvTile(rows=1, columns=1, simdgroups=4),
-    GemvTile(rows=2, columns=2, simdgroups=4),
-    GemvTile(rows=2, columns=1, simdgroups=4),
-    GemvTile(rows=4, columns=2, simdgroups=4),
-    GemvTile(rows=4, columns=1, simdgroups=4),
-    GemvTile(rows=8, columns=2, simdgroups=4),
-    GemvTile(rows=8, columns=1, simdgroups=4),
+    *(
+        GemvTile(rows=rows, columns=columns, simdgroups=4)
+        for rows in HEIGHTS
+        for columns in (4, 2, 1)
+        if (rows, columns) != (2, 4)
+    ),
+    *(GemvTile(rows=rows, columns=1, simdgroups=MANY_SIMDGROUPS) for rows in HEIGHTS),
 )
-"""Few heights, so that decoding in batches of any size needs few kernels; beyond eight, rows no
-longer fit a thread's registers beside what they meet. Several columns share what is read of ``x``;
-runs of 32 leave registers for fewer."""
+"""Several columns share what is read of ``x``; long runs leave registers for fewer. Where lanes
+have columns of their own, many simdgroups share k: else too few threads would read the weight."""
+
+SHORT_RUN_ROWS = 4
+"""Rows from which on runs are short, so that four columns share what is read of ``x``."""
+
+
+@kept
+def run_length(bits: int, rows: int, transpose: bool) -> int:
+    """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
+    if bits in (4, 8) and (rows >= SHORT_RUN_ROWS or not transpose):
+        return 8
+    return lane_run(bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +81,7 @@ class Spec(DecodingSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a lane decodes at a time."""
-        return lane_run(self.text.weight.bits)
+        return run_length(self.text.weight.bits, self.config.rows, self.text.transpose)
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -99,6 +111,8 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
         return f"m {problem.m} is above {config.rows}: it would read the weight again"
     if not problem.transpose and config.columns > 1:
         return "each lane has columns of its own where the weight is [k, n]"
+    if problem.transpose and config.simdgroups == MANY_SIMDGROUPS:
+        return "simdgroups share k where the weight is [k, n] alone"
     if reason := reject_height(problem.m, config, CONFIGS):
         return reason
     needs = _resources(problem, config)
@@ -106,11 +120,13 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
 
 
 def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:
-    return gemv_resources(config, lane_run(problem.weight.bits), problem.transpose)
+    run = run_length(problem.weight.bits, config.rows, problem.transpose)
+    return gemv_resources(config, run, problem.transpose)
 
 
 def _block_columns(problem: QuantizedProblem, config: GemvTile) -> int:
-    return config.block_columns(lane_run(problem.weight.bits), problem.transpose)
+    run = run_length(problem.weight.bits, config.rows, problem.transpose)
+    return config.block_columns(run, problem.transpose)
 
 
 def cost(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> float:
