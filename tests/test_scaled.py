@@ -20,6 +20,7 @@ from oracle import assert_close
 import mlx_tilegemm as tg
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT8_E4M3, FLOAT32
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
@@ -581,3 +582,12 @@ def test_part_of_a_call_is_held_like_the_whole():
     assert hold(part.problem, part.outputs, cases.expected(part.problem, part.operands))[1] == []
     wrong = replace(part, outputs=[part.outputs[0] + 1])
     assert hold(part.problem, wrong.outputs, cases.expected(part.problem, part.operands))[1]
+
+
+def test_the_command_line_takes_blocks(capsys):
+    call = "explain fp8_scaled_matmul 1x7168 4096x7168 --dtypes bf16,u8 --b-scales 32x56:f32"
+    assert main([*call.split(), "--block", "128x128", "--transpose-b", "--chip", "m4-max"]) == 0
+    assert "scaled_gemv" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*call.split(), "--block", "128x", "--transpose-b"])
+    assert "argument --block" in capsys.readouterr().err
