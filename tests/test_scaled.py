@@ -158,16 +158,19 @@ def close(got, left, right, out, bias=None):
     assert_close(got, value, bound + unit * (np.abs(value) + bound) + step)
 
 
-PAIRS = [
+FEW = [
     (None, "e4m3", "none", "block"),
+    ("e5m2", "e4m3", "power", "power"),
+    ("int8", "int8", "row", "row"),
+]
+MORE = [
     (None, "e5m2", "none", "row"),
     ("e4m3", "e4m3", "block", "block"),
-    ("e5m2", "e4m3", "power", "power"),
     ("e4m3", "e5m2", "row", "tensor"),
-    ("int8", "int8", "row", "row"),
     ("int8", "int8", "block", "block"),
     (None, "int8", "none", "row"),
 ]
+PAIRS = [*FEW, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE)]
 
 
 @pytest.mark.parametrize("nt", [True, False], ids=["nt", "nn"])
