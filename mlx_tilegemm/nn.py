@@ -92,7 +92,13 @@ class EmbeddingRoute:
         return linear(x, layer["weight"])
 
 
-def quantized_linear(layer: Any, x: mx.array, bias: mx.array | None = None) -> mx.array:  # noqa: ANN401
+def quantized_linear(
+    layer: Any,  # noqa: ANN401
+    x: mx.array,
+    bias: mx.array | None = None,
+    *,
+    transpose: bool = True,
+) -> mx.array:
     """Return ``x`` times the transpose of a layer's quantized weight, and ``bias``, rounded once.
 
     Args:
@@ -100,6 +106,7 @@ def quantized_linear(layer: Any, x: mx.array, bias: mx.array | None = None) -> m
             `nn.QuantizedLinear` does.
         x: ``[..., k]``.
         bias: ``[n]``, or None.
+        transpose: Whether to multiply by the transpose.
 
     Returns:
         ``[..., n]`` of the dtype that MLX's layer has.
@@ -112,6 +119,7 @@ def quantized_linear(layer: Any, x: mx.array, bias: mx.array | None = None) -> m
         layer["weight"],
         layer["scales"],
         biases,
+        transpose,
         group_size=layer.group_size,
         bits=layer.bits,
         mode=layer.mode,
@@ -180,6 +188,16 @@ class MultiLinearRoute:
         """Return ``x @ weight.T`` for every head, or ``x @ weight``."""
         layer: Any = self
         return _product(x, layer["weight"], transpose_b=transpose)
+
+
+class QuantizedMultiLinearRoute:
+    """The call of a layer with one quantized ``weight`` per head, as mlx-lm's latent attention."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
+        """Return ``x @ weight.T`` for every head, or ``x @ weight``."""
+        return quantized_linear(self, x, transpose=transpose)
 
 
 def _product(a: mx.array, b: mx.array, *, transpose_b: bool = False) -> mx.array:

@@ -14,6 +14,7 @@ from ..nn import (
     LowRankRoute,
     LowRankSwitchRoute,
     MultiLinearRoute,
+    QuantizedMultiLinearRoute,
     SwitchGluRoute,
     SwitchMlpRoute,
     SwitchRoute,
@@ -70,6 +71,7 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 _SWITCH = f"{_MODELS}.switch_layers"
 _ROUTES = {
     (f"{_MODELS}.mla", "MultiLinear"): (MultiLinearRoute, "matmul"),
+    (f"{_MODELS}.mla", "QuantizedMultiLinear"): (QuantizedMultiLinearRoute, "quantized_matmul"),
     (_SWITCH, "SwitchLinear"): (SwitchRoute, "gather_mm"),
     (_SWITCH, "QuantizedSwitchLinear"): (SwitchRoute, "gather_qmm"),
     (_SWITCH, "SwitchGLU"): (SwitchGluRoute, "gather_mm"),
