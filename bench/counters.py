@@ -205,7 +205,7 @@ def _quantized_cases() -> list[Case]:
 def _experts_cases() -> list[Case]:
     """Return rows of tokens that choose 8 of 128 experts each."""
     return [
-        _case(f"experts {name} {kind}", f"{tokens}x8x128x768x2048:{weight}")
+        _case(f"experts {name} {kind}", f"{tokens}x8x128x384x1024:{weight}")
         for name, tokens in (("decode 1", 1), ("decode 8", 8), ("decode 64", 64), ("prefill", 512))
         for kind, weight in (
             ("bf16", "bf16"),
