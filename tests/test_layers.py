@@ -51,6 +51,7 @@ PURE = [
             "plain",
             "plan",
             "problem",
+            "product",
             "render",
             "shapes",
             "spelling",
@@ -67,6 +68,7 @@ PURE = [
             "cost",
             "counts",
             "fragment",
+            "gemv",
             "limits",
             "lines",
             "mlx_products",
@@ -124,6 +126,7 @@ ONLY_USERS = {
 # They import what a registry or a user names, or what may not be installed.
 COMPUTED_IMPORTS = {
     "core/kernel.py",
+    "core/later.py",
     "families/__init__.py",
     "integrations/__init__.py",
     "integrations/mlx_lm.py",
