@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import emulator, errors, formats, integrations, nn
+    from . import cuda, emulator, errors, formats, integrations, nn
     from .assurance.tuning import record
     from .backends import use_backend
+    from .call.batching import vmap
     from .call.explanation import explain
     from .core.arguments import ArraySpec
     from .core.context import use_gradients, use_kernel, use_precision
@@ -34,6 +35,7 @@ __all__ = [
     "addmm",
     "attention_chain",
     "audit",
+    "cuda",
     "emulator",
     "errors",
     "explain",
@@ -56,15 +58,17 @@ __all__ = [
     "use_gradients",
     "use_kernel",
     "use_precision",
+    "vmap",
 ]
 
 
-_SUBMODULES = ("emulator", "errors", "formats", "integrations", "nn")
+_SUBMODULES = ("cuda", "emulator", "errors", "formats", "integrations", "nn")
 _MODULES = {
     "ArraySpec": ".core.arguments",
     "explain": ".call.explanation",
     "record": ".assurance.tuning",
     "use_backend": ".backends",
+    "vmap": ".call.batching",
     **dict.fromkeys(("Audit", "audit"), ".layers.audit"),
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
     **dict.fromkeys(("use_gradients", "use_kernel", "use_precision"), ".core.context"),

@@ -21,6 +21,7 @@ from mlx_lm.models import deepseek_v3, llama
 import mlx_tilegemm as tg
 from mlx_tilegemm import formats
 from mlx_tilegemm.integrations import mlx_lm as integration
+from mlx_tilegemm.integrations import safetensors
 from mlx_tilegemm.nn import FP8Linear, QuantizedLinear
 
 LLAMA = {
@@ -354,7 +355,7 @@ def test_a_model_without_codes_is_mlx_lm_s(tmp_path):
         tmp_path, llama, {}, lambda shape: ({"weight": ("F32", mx.ones(shape))}, np.ones(shape))
     )
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
-    tensors, _ = integration.safetensors.header(tmp_path / "model.safetensors")
+    tensors, _ = safetensors.header(tmp_path / "model.safetensors")
     assert {one["dtype"] for one in tensors.values()} == {"F32"}
     with pytest.raises(ValueError, match="input_scale"):
         integration.load_model(tmp_path)
