@@ -26,7 +26,9 @@ from . import gemm_simdgroup
 
 NAME = "gemm_split_k"
 REDUCE_THREADS = 256
-REDUCE_REGISTERS = 24
+REDUCE_REGISTERS = 11
+"""As Mesa's compiler for M1 has it."""
+
 MIN_STEPS = 4
 """Steps of block_k that a share has at least; shorter ones cost more to add up than they save."""
 

@@ -17,7 +17,6 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import dram_bytes
 from ..problem import GemmProblem
@@ -65,10 +64,11 @@ class Config:
 CONFIGS = (
     Config(rows=1, columns=4, simdgroups=8),
     Config(rows=4, columns=4, simdgroups=8),
-    Config(rows=16, columns=4, simdgroups=4),
+    Config(rows=16, columns=2, simdgroups=4),
 )
 """Few heights, so that decoding in batches of any size needs few kernels. Several columns share
-what is read of ``a``, which with many rows is most of what a simdgroup reads."""
+what is read of ``a``, which with many rows is most of what a simdgroup reads; more than two of them
+would want more registers than there are beside sixteen rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +111,44 @@ class Spec(GemmSpec):
 
 
 @kept
-def resources(config: Config, b: DType, transpose_b: bool) -> Resources:
-    """Return threads, threadgroup memory and live registers."""
-    length = vector_length(b, config.rows)
-    by_columns = config.rows * config.columns + (config.columns + 1) * length
-    live = by_columns if transpose_b else (config.rows + 1) * length
+def resources(
+    config: Config, b: DType, transpose_a: bool, transpose_b: bool, row_halves: int
+) -> Resources:
+    """Return threads, threadgroup memory and live registers.
+
+    Args:
+        config: The configuration.
+        b: Element type of ``b``.
+        transpose_a: ``a`` is stored ``[k, m]``.
+        transpose_b: ``b`` is stored ``[n, k]``.
+        row_halves: Registers for the place of a row of ``a``, doubled.
+    """
+    live = _by_columns(config, b, row_halves) if transpose_b else _by_rows(config, b)
+    transposed = 9 * config.rows + 36 if transpose_b else 3 * config.rows // 2
     return Resources(
         threads=config.threads,
         threadgroup_bytes=0 if transpose_b else FLOAT32.bytes * shares_elements(config, b),
-        registers=live + ADDRESSING_REGISTERS,
+        registers=live + transposed * transpose_a,
     )
+
+
+def _resources(problem: GemmProblem, config: Config) -> Resources:
+    loops = problem.k >= SIMD_WIDTH * vector_length(problem.b, config.rows)
+    row_halves = 4 if loops else 3 * (problem.a is not FLOAT16)
+    return resources(config, problem.b, problem.transpose_a, problem.transpose_b, row_halves)
+
+
+# Like what a transposed `a` adds, as Mesa's compiler for M1 has it.
+def _by_columns(config: Config, b: DType, row_halves: int) -> int:
+    """Return the live registers where lanes share k: sums, runs of ``b`` and pointers to ``a``."""
+    runs = config.columns * vector_length(b, config.rows) * b.bytes // FLOAT32.bytes
+    further = config.rows * row_halves // 2 + 7 * (b is BFLOAT16)
+    return config.rows * config.columns + runs + further + 23
+
+
+def _by_rows(config: Config, b: DType) -> int:
+    """Return the live registers where lanes have columns of their own."""
+    return (config.rows + 1) * vector_length(b, config.rows) + 3 * config.rows // 2 + 12
 
 
 def shares_elements(config: Config, b: DType) -> int:
@@ -156,7 +184,7 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
         return f"m {problem.m} is above {MAX_ROWS}: it reads b again for every {config.rows} rows"
     if any(problem.m <= other.rows < config.rows for other in CONFIGS):
         return f"{config.rows} rows are more than m {problem.m} needs"
-    needs = resources(config, problem.b, problem.transpose_b)
+    needs = _resources(problem, config)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
@@ -208,7 +236,7 @@ def plan(problem: GemmProblem, config: Config) -> Plan:
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    needs = resources(config, problem.b, problem.transpose_b)
+    needs = _resources(problem, config)
     return Plan(
         kernel=NAME,
         config=config,

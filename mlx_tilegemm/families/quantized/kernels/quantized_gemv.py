@@ -17,7 +17,6 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import QuantizedProblem
 from ..spec import (
@@ -118,13 +117,18 @@ class Spec(QuantizedSpec):
 def resources(config: Config, bits: int, transpose: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     run = run_length(bits)
-    by_columns = config.rows * config.columns + (config.columns + 1) * run
-    live = by_columns if transpose else (config.rows + 1) * run
     return Resources(
         threads=config.threads,
         threadgroup_bytes=0 if transpose else FLOAT32.bytes * shares_elements(config, bits),
-        registers=live + ADDRESSING_REGISTERS,
+        registers=_by_columns(config, run) if transpose else (config.rows + 1) * run + 22,
     )
+
+
+def _by_columns(config: Config, run: int) -> int:
+    """Return the live registers where lanes share k, as Mesa's compiler for M1 has them."""
+    if config.rows == 1:
+        return 20 + 6 * config.columns
+    return 7 * run // 4 + 5 * config.rows + 11 * run * (config.columns - 1) // 8 + 3
 
 
 def shares_elements(config: Config, bits: int) -> int:
