@@ -115,10 +115,11 @@ def _groups(
 ) -> tuple[tuple[int, int], ...]:
     """Return the fewest head groups, and then the longest steps, that registers allow.
 
-    First with as many registers as there are, then with fewer.
+    First with few registers, which leave more threads on a core where times are alike, and at last
+    with as many as there are.
     """
     found = []
-    for most in (MOST_REGISTERS, *FEWER_REGISTERS):
+    for most in (*FEWER_REGISTERS, MOST_REGISTERS):
         for head_groups, block_kv in product((1, 2, 4, 8), (32, 16, 8)):
             needed = registers(
                 head_dim=head_dim,
