@@ -339,7 +339,6 @@ def dequantize(
     bits: int | None = None,
     mode: str = AFFINE,
     global_scale: mx.array | None = None,
-    *,
     dtype: mx.Dtype | None = None,
 ) -> mx.array:
     """Return a quantized weight's values, computed in float32 and rounded once.
@@ -516,14 +515,54 @@ def check_tensor_scale(op: str, form: Grouping, shape: Shape, dtype: mx.Dtype) -
         ProblemError: Another mode, or another shape.
         DTypeError: Another dtype.
     """
-    if form.mode != "nvfp4":
-        raise ProblemError(f"[{op}] Global scale is only supported for 'nvfp4' quantization mode.")
-    if dtype != mx.float32:
-        raise DTypeError(f"[{op}] Global scale must have dtype float32 but got {mlx_name(dtype)}.")
+    _check_global_scale(op, form, dtype)
     if shape not in ((), (1,)):
         raise ProblemError(
             f"[{op}] Global scale must be a scalar but got shape {shape_text(shape)}."
         )
+
+
+def check_expert_scales(op: str, form: Grouping, shape: Shape, dtype: mx.Dtype, count: int) -> None:
+    """Check the scales of several tensors, one float32 each, for ``nvfp4`` alone.
+
+    Raises:
+        ProblemError: Another mode, or another shape.
+        DTypeError: Another dtype.
+    """
+    _check_global_scale(op, form, dtype)
+    if shape != (count,):
+        raise ProblemError(
+            f"[{op}] Global scale must have one entry per expert with shape ({count}) but got "
+            f"{shape_text(shape)}."
+        )
+
+
+def _check_global_scale(op: str, form: Grouping, dtype: mx.Dtype) -> None:
+    if form.mode != "nvfp4":
+        raise ProblemError(f"[{op}] Global scale is only supported for 'nvfp4' quantization mode.")
+    if dtype != mx.float32:
+        raise DTypeError(f"[{op}] Global scale must have dtype float32 but got {mlx_name(dtype)}.")
+
+
+def compute_dtype(op: str, x: _Stated, scales: _Stated, biases: object | None) -> mx.Dtype:
+    """Return the dtype in which ``x`` is read: its own, or what MLX promotes integers to.
+
+    Raises:
+        DTypeError: It has none that a product takes.
+    """
+    if x.dtype in _FLOATS:
+        return x.dtype
+    promotes = (biases is not None and mx.issubdtype(x.dtype, mx.integer)) or x.dtype == mx.bool_
+    if promotes and biases is not None:
+        return scales.dtype
+    raise DTypeError(
+        f"[{op}] Only real floating types are supported but x.dtype() == {mlx_name(x.dtype)}."
+    )
+
+
+def natural_dtype(x: mx.Dtype, scales: _Stated, biases: _Stated | None) -> mx.Dtype:
+    """Return MLX's result dtype: the promotion of all floats, or x's own beside uint8 scales."""
+    return x if biases is None else mx.result_type(x, scales.dtype, biases.dtype)
 
 
 _FLOATS = frozenset(row.mlx for row in FLOATS)

@@ -14,7 +14,10 @@ import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
 from .core.dtypes import FLOATS
-from .ops import addmm, attention_chain, matmul, quantized_matmul
+from .errors import DTypeError
+from .families.experts.ops import gathered
+from .formats import encode
+from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
 
 Mask = Literal["causal"] | mx.array | None
 
@@ -91,29 +94,41 @@ class EmbeddingRoute:
         return linear(x, layer["weight"])
 
 
-def quantized_linear(layer: Any, x: mx.array, bias: mx.array | None = None) -> mx.array:  # noqa: ANN401
+def quantized_linear(
+    layer: Any,  # noqa: ANN401
+    x: mx.array,
+    bias: mx.array | None = None,
+    *,
+    transpose: bool = True,
+    dtype: mx.Dtype | None = None,
+) -> mx.array:
     """Return ``x`` times the transpose of a layer's quantized weight, and ``bias``, rounded once.
 
     Args:
         layer: A layer that holds ``weight``, ``scales`` and maybe ``biases`` as
-            `nn.QuantizedLinear` does.
+            `nn.QuantizedLinear` does, and maybe a ``global_scale``.
         x: ``[..., k]``.
         bias: ``[n]``, or None.
+        transpose: Multiply by the transpose, not by the weight itself.
+        dtype: Dtype of the product; None is the one that MLX's layer has.
 
     Returns:
-        ``[..., n]`` of the dtype that MLX's layer has.
+        ``[..., n]`` of the promotion of the product and the bias.
     """
     biases: mx.array | None = layer.get("biases")
     fused = bias is not None and bias.dtype in _FLOATS
-    dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
+    if dtype is None:
+        dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
     y = quantized_matmul(
         x,
         layer["weight"],
         layer["scales"],
         biases,
+        transpose,
         group_size=layer.group_size,
         bits=layer.bits,
         mode=layer.mode,
+        global_scale=layer.get("global_scale"),
         bias=bias if fused else None,
         out_dtype=mx.result_type(dtype, bias.dtype) if bias is not None and fused else dtype,
     )
@@ -181,6 +196,16 @@ class MultiLinearRoute:
         return _product(x, layer["weight"], transpose_b=transpose)
 
 
+class QuantizedMultiLinearRoute:
+    """The call of a layer with one quantized weight per head, as mlx-lm's latent attention has."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
+        """Return ``x @ weight.T`` for every head, or ``x @ weight``."""
+        return quantized_linear(self, x, transpose=transpose)
+
+
 def _product(a: mx.array, b: mx.array, *, transpose_b: bool = False) -> mx.array:
     """Multiply as `mx.matmul` does, whatever the dtypes."""
     if a.dtype in _FLOATS and b.dtype in _FLOATS:
@@ -197,7 +222,19 @@ class LowRankRoute:
         """Return the layer's result and ``scale`` times ``x @ lora_a @ lora_b``."""
         adapter: Any = self
         y: mx.array = adapter.linear(x)
-        return y + _low_rank(adapter, x)
+        return y + _low_rank(adapter, x, adapter.lora_a, adapter.lora_b)
+
+
+class LowRankEmbeddingRoute:
+    """The output projection of an adapter of low rank around an embedding, as mlx-lm has it."""
+
+    __slots__ = ()
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Return the embedding's result and ``scale`` times ``x @ lora_b.T @ lora_a.T``."""
+        adapter: Any = self
+        y: mx.array = adapter.embedding.as_linear(x)
+        return y + _low_rank(adapter, x, adapter.lora_b.T, adapter.lora_a.T)
 
 
 class WeightNormRoute:
@@ -209,7 +246,8 @@ class WeightNormRoute:
         """Return ``x`` times the adapted weight, each column of it of the learned norm."""
         adapter: Any = self
         weight: mx.array = adapter._dequantized_weight()
-        y = linear(x, weight) + _low_rank(adapter, x)
+        y = _unadapted(adapter.linear, x, weight)
+        y = y + _low_rank(adapter, x, adapter.lora_a, adapter.lora_b)
         update = _product(adapter.scale * adapter.lora_b.T, adapter.lora_a, transpose_b=True)
         norm = mx.stop_gradient(mx.linalg.norm(weight + update, axis=1))
         magnitude: mx.array = adapter.m
@@ -218,9 +256,114 @@ class WeightNormRoute:
         return y if bias is None else y + bias
 
 
-def _low_rank(adapter: Any, x: mx.array) -> mx.array:  # noqa: ANN401
-    product = _product(_product(adapter.dropout(x), adapter.lora_a), adapter.lora_b)
+def _unadapted(layer: nn.Module, x: mx.array, weight: mx.array) -> mx.array:
+    """Return a layer's product with ``weight``, or with the quantized one that decodes to it."""
+    if not isinstance(layer, nn.QuantizedLinear):
+        return linear(x, weight)
+    return quantized_linear(layer, x, dtype=mx.result_type(x, weight))
+
+
+def _low_rank(adapter: Any, x: mx.array, first: mx.array, second: mx.array) -> mx.array:  # noqa: ANN401
+    product = _product(_product(adapter.dropout(x), first), second)
     return (float(adapter.scale) * product).astype(x.dtype)
+
+
+def switch_linear(
+    layer: Any,  # noqa: ANN401
+    x: mx.array,
+    indices: mx.array,
+    sorted_indices: bool = False,
+) -> mx.array:
+    """Return ``x`` times the transposes of the experts that rows choose, plus their biases.
+
+    Args:
+        layer: A layer that holds ``weight`` of all experts, maybe ``bias``, and maybe what a
+            quantized weight has, as mlx-lm's ``SwitchLinear`` and ``QuantizedSwitchLinear`` do.
+        x: ``[..., 1, k]``; its axes before broadcast with those of ``indices``.
+        indices: The expert of each row.
+        sorted_indices: Whether they are sorted.
+
+    Returns:
+        ``[..., 1, n]`` of the dtype that mlx-lm's layer has.
+    """
+    weight, scales, bias = layer["weight"], layer.get("scales"), layer.get("bias")
+    biases: mx.array | None = layer.get("biases")
+    if scales is None:
+        if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
+            # MLX's op promotes what the ops here refuse.
+            columns = weight.swapaxes(-1, -2)
+            y = mx.gather_mm(x, columns, rhs_indices=indices, sorted_indices=sorted_indices)
+            return y if bias is None else y + mx.expand_dims(bias[indices], -2)
+        dtype, form = mx.result_type(x, weight), {}
+    else:
+        dtype = x.dtype if biases is None else mx.result_type(x, scales, biases)
+        form = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
+    fused = bias is not None and bias.dtype in _FLOATS
+    y = gathered(
+        x,
+        weight,
+        indices,
+        scales=scales,
+        biases=biases,
+        global_scale=getattr(layer, "global_scale", None),
+        bias=bias if fused else None,
+        out_dtype=mx.result_type(dtype, bias.dtype) if fused else dtype,
+        sorted_indices=sorted_indices,
+        **form,
+    )
+    return y if bias is None or fused else y + mx.expand_dims(bias[indices], -2)
+
+
+class SwitchRoute:
+    """The call of a layer of experts, as mlx-lm's ``SwitchLinear`` or its quantized namesake."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """Return ``x @ weight[indices].T + bias[indices]``."""
+        return switch_linear(self, x, indices, sorted_indices)
+
+
+class SwitchGluRoute:
+    """The call of gated layers of experts, as mlx-lm's ``SwitchGLU``, without sorting rows."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """Return ``down(activation(up(x), gate(x)))`` of each row and each expert it chooses."""
+        layer: Any = self
+        rows, indices = mx.expand_dims(x, (-2, -3)), mx.stop_gradient(indices)
+        up, gate = layer.up_proj(rows, indices), layer.gate_proj(rows, indices)
+        y: mx.array = layer.down_proj(layer.activation(up, gate), indices)
+        return mx.squeeze(y, -2)
+
+
+class SwitchMlpRoute:
+    """The call of two layers of experts, as mlx-lm's ``SwitchMLP``, without sorting rows."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """Return ``fc2(activation(fc1(x)))`` of each row and each expert it chooses."""
+        layer: Any = self
+        rows, indices = mx.expand_dims(x, (-2, -3)), mx.stop_gradient(indices)
+        y: mx.array = layer.fc2(layer.activation(layer.fc1(rows, indices)), indices)
+        return mx.squeeze(y, -2)
+
+
+class LowRankSwitchRoute:
+    """The call of an adapter of low rank around a layer of experts, as mlx-lm's LoRA has it."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """Return the layer's result and ``scale`` times the products with both adapters."""
+        adapter: Any = self
+        y: mx.array = adapter.linear(x, indices, sorted_indices=sorted_indices)
+        down, up = ({"weight": adapter[name]} for name in ("lora_a", "lora_b"))
+        z = switch_linear(down, adapter.dropout(x), indices, sorted_indices)
+        z = switch_linear(up, z, indices, sorted_indices)
+        return y + (float(adapter.scale) * z).astype(x.dtype)
 
 
 class Linear(LinearRoute, nn.Linear):
@@ -257,13 +400,108 @@ class QuantizedLinear(QuantizedLinearRoute, nn.QuantizedLinear):
         bias: Whether to add a bias, before the result is rounded.
         group_size: Elements that share a scale; None is the mode's own.
         bits: Bits of an element; None is the mode's own.
-        mode: ``affine``, ``mxfp4``, ``mxfp8`` or ``nvfp4``.
+        mode: ``affine``, ``mxfp4``, ``mxfp8`` or ``nvfp4``. A layer of ``nvfp4`` may have a
+            ``global_scale``, as `quantized_matmul` takes it.
 
     Example:
         >>> layer = QuantizedLinear.from_linear(nn.Linear(64, 32), bits=8)
         >>> layer(mx.random.normal((5, 64))).shape
         (5, 32)
     """
+
+
+class FP8Linear(nn.Module):
+    """Linear layer whose weight stays 8-bit codes, multiplied by `fp8_scaled_matmul`.
+
+    It holds ``weight``, the codes ``[output_dims, input_dims]``, maybe ``scales`` as that op takes
+    them, and maybe ``bias``. All are frozen, as those of `nn.QuantizedLinear` are. The result has
+    the dtype of the input, or its promotion with that of the bias.
+
+    Args:
+        input_dims: Size of the last axis of the input.
+        output_dims: Size of the last axis of the output.
+        bias: Whether to add a bias, before the result is rounded.
+        format: ``e4m3``, ``e5m2`` or ``int8``.
+        scales: Shape of the scales, such as ``(output_dims, 1)``; None without.
+        block: Columns of the result, and elements along the contracted axis, of a block that
+            shares a scale; None where scales are of the weight or of its rows.
+
+    Raises:
+        DTypeError: A ``format`` that is none (a `TypeError`).
+
+    Example:
+        >>> layer = FP8Linear.from_linear(nn.Linear(64, 32))
+        >>> layer(mx.random.normal((5, 64))).shape, layer.weight.dtype
+        ((5, 32), mlx.core.uint8)
+    """
+
+    def __init__(
+        self,
+        input_dims: int,
+        output_dims: int,
+        bias: bool = True,
+        format: str = "e4m3",
+        scales: tuple[int, ...] | None = None,
+        block: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if format not in _CODES:
+            raise DTypeError(
+                f"[FP8Linear] Expected a format of {', '.join(_CODES)}, got {format!r}."
+            )
+        self.format = format
+        self.block_size = block
+        self.weight = mx.zeros((output_dims, input_dims), dtype=_CODES[format])
+        if scales is not None:
+            self.scales = mx.ones(scales)
+        if bias:
+            self.bias = mx.zeros((output_dims,))
+        self.freeze()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return ``x @ (weight * scales).T + bias``."""
+        bias: mx.array | None = self.get("bias")
+        return fp8_scaled_matmul(
+            x,
+            self["weight"],
+            None,
+            self.get("scales"),
+            b_format=self.format,
+            block=self.block_size,
+            transpose_b=True,
+            bias=bias,
+            out_dtype=x.dtype if bias is None else mx.result_type(x, bias),
+        )
+
+    @classmethod
+    def from_linear(cls, linear: nn.Module, format: str = "e4m3") -> FP8Linear:
+        """Return the layer with the nearest codes of a linear one, and a scale for each row.
+
+        Args:
+            linear: A layer with ``weight`` and maybe ``bias``.
+            format: ``e4m3`` or ``e5m2``.
+        """
+        weight = linear.weight.astype(mx.float32)
+        output_dims, input_dims = weight.shape
+        layer = cls(input_dims, output_dims, "bias" in linear, format, (output_dims, 1))
+        largest = mx.max(mx.abs(weight), axis=-1, keepdims=True)
+        scales = mx.where(largest == 0, 1, largest / _LARGEST[format])
+        layer.weight, layer.scales = encode(weight / scales, format), scales
+        if "bias" in linear:
+            layer.bias = linear.bias
+        return layer
+
+    def _extra_repr(self) -> str:
+        output_dims, input_dims = self.weight.shape
+        return (
+            f"input_dims={input_dims}, output_dims={output_dims}, bias={'bias' in self}, "
+            f"format={self.format}, block={self.block_size}"
+        )
+
+
+_CODES = {"e4m3": mx.uint8, "e5m2": mx.uint8, "int8": mx.int8}
+
+_LARGEST = {"e4m3": 448.0, "e5m2": 57344.0}
 
 
 class QuantizedEmbedding(QuantizedEmbeddingRoute, nn.QuantizedEmbedding):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ...core.dtypes import DType
 from ...core.plan import SIMD_WIDTH, Resources
@@ -35,9 +35,10 @@ BROKEN_RUN_REGISTERS = 4
 """Further ones for staged rows that end within a run."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """A tile shape and how k and v reach the fragments.
+
+    A tuple, which is hashed without a Python frame: each candidate is a key of what is kept.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.
@@ -75,7 +76,7 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("out", "lse")
+    OUTPUTS = ("out", "lse", "norm")
     SIZES = (*ROW_SIZES, *MASK_SIZES, "window", "num_pe_heads")
 
     config: Config

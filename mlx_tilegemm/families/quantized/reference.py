@@ -15,30 +15,24 @@ from math import prod
 import mlx.core as mx
 import numpy as np
 
-from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, FLOAT32, DType, codes_of
+from ...core.dtypes import FLOAT32
 from ...core.family import Data, Part
-from ...core.operand import Operand
 from ...core.problem import Factors
 from ...core.reference import (
     U32,
     Expected,
     Values,
-    as_array,
-    as_view,
     common_step,
-    draw,
     factors_error,
     rounding,
     to_numpy,
 )
+from ...core.weights import draw_factor, weight_values
 from ...formats import TENSOR_SCALE
 from .problem import QuantizedProblem
 
 CHUNK_ELEMENTS = 1 << 21
 """Elements of the weight that are float64 at once, which bounds the memory of a reference."""
-
-NAN_CODE = 0x7F
-"""Of e4m3."""
 
 Given = Mapping[str, mx.array]
 
@@ -67,30 +61,6 @@ def expected(
     value, error = _finished(problem, given, np.asarray(value), np.asarray(error))
     value, error = value.reshape(problem.out_shape), error.reshape(problem.out_shape)
     return (Expected(value=value, bound=error + rounding(value, problem.out)),)
-
-
-def weight_values(problem: QuantizedProblem, given: Given) -> Values:
-    """Return a quantized weight in float64, without the scale of the whole weight."""
-    words = np.array(given["w"])
-    decode = problem.weight.codes.decode
-    codes = codes_of(words, problem.weight.bits).astype(np.float64)
-    if decode is not None:
-        codes = decode(words)
-    grouped = codes.reshape(*codes.shape[:-1], -1, problem.weight.group)
-    with np.errstate(invalid="ignore", over="ignore"):
-        values = grouped * _scales(problem.scales, given["scales"])[..., None]
-        if problem.biases is not None:
-            values = values + to_numpy(given["biases"])[..., None]
-    return np.asarray(values.reshape(codes.shape))
-
-
-def _scales(row: DType, scales: mx.array) -> Values:
-    if row.decode is None:
-        return to_numpy(scales)
-    codes = np.array(scales)
-    values = row.decode(codes)
-    # As MLX reads the last code.
-    return np.where(codes == 255, np.inf, values) if row is FLOAT8_E8M0 else values
 
 
 def _chunks(
@@ -180,48 +150,4 @@ def draw_operands(problem: QuantizedProblem, data: Data) -> list[mx.array]:
     taken from elsewhere shows.
     """
     random = np.random.default_rng(data.seed)
-    return [_drawn(one, data, random) for one in problem.stored().operands]
-
-
-def _drawn(operand: Operand, data: Data, random: np.random.Generator) -> mx.array:
-    name, exact = operand.name, data.exact
-    if name == "w":
-        found = _codes(operand, random, exact)
-    elif operand.dtype is FLOAT8_E8M0:
-        found = mx.array(random.integers(126, 129, operand.shape), dtype=mx.uint8)
-    elif operand.dtype is FLOAT8_E4M3:
-        found = mx.array(_around_one(operand.shape, random, exact), dtype=mx.uint8)
-    elif name == "x" and exact:
-        found = as_array(random.choice([-1.0, 0.0, 1.0], operand.shape), operand.dtype)
-    elif name in ("scales", "biases"):
-        found = as_array(_group_factors(operand.shape, random, exact), operand.dtype)
-    elif name == "bias" and exact:
-        found = as_array(random.integers(-8, 9, operand.shape) * 1.0, operand.dtype)
-    else:
-        found = draw(operand, random, data.amplitude if name == "x" else 1.0)
-    return as_view(found) if exact else found
-
-
-def _codes(operand: Operand, random: np.random.Generator, exact: bool) -> mx.array:
-    if operand.dtype is not FLOAT8_E4M3:
-        return draw(operand, random)
-    if exact:
-        codes = _around_one(operand.shape, random, False)
-    else:
-        codes = random.integers(0, 127, operand.shape)
-        codes += 128 * random.integers(0, 2, operand.shape)
-        codes.reshape(-1)[:1] = NAN_CODE
-    return mx.array(codes.astype(np.uint8)).view(operand.mlx)
-
-
-def _around_one(shape: tuple[int, ...], random: np.random.Generator, exact: bool) -> Values:
-    """Return codes of e4m3 numbers from 0.5 to less than 4, of either sign."""
-    exponents = random.integers(6, 9, shape) << 3
-    fractions = random.integers(0, 1 if exact else 8, shape)
-    return np.asarray(exponents + fractions + 128 * random.integers(0, 2, shape))
-
-
-def _group_factors(shape: tuple[int, ...], random: np.random.Generator, exact: bool) -> Values:
-    if exact:
-        return np.asarray(random.choice([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0], shape))
-    return np.asarray(0.3 * random.standard_normal(shape))
+    return [draw_factor(one, data, random) for one in problem.stored().operands]

@@ -8,7 +8,14 @@ from ...core.arguments import ArraySpec, as_flag, as_whole, out_row
 from ...core.dtypes import FLOATS, DType, from_mlx, mlx_name
 from ...core.shapes import shape_text
 from ...errors import DTypeError, ProblemError
-from ...formats import Grouping, check_groups, check_tensor_scale, grouping
+from ...formats import (
+    Grouping,
+    check_groups,
+    check_tensor_scale,
+    compute_dtype,
+    grouping,
+    natural_dtype,
+)
 from .problem import QuantizedProblem, quantized_problem
 
 
@@ -67,32 +74,6 @@ def quantized_request(
             f"{shape_text(bias.shape)}."
         )
     return problem
-
-
-def compute_dtype(
-    op: str, x: ArraySpec | mx.array, scales: ArraySpec | mx.array, biases: object | None
-) -> mx.Dtype:
-    """Return the dtype in which ``x`` is read: its own, or what MLX promotes integers to.
-
-    Raises:
-        DTypeError: It has none that a product takes.
-    """
-    if x.dtype in _FLOATS:
-        return x.dtype
-    promotes = (biases is not None and mx.issubdtype(x.dtype, mx.integer)) or x.dtype == mx.bool_
-    if promotes and biases is not None:
-        return scales.dtype
-    raise DTypeError(
-        f"[{op}] Only real floating types are supported but x.dtype() == {mlx_name(x.dtype)}."
-    )
-
-
-def natural_dtype(x: mx.Dtype, scales: ArraySpec, biases: ArraySpec | None) -> mx.Dtype:
-    """Return MLX's result dtype: the promotion of all floats, or x's own beside uint8 scales."""
-    return x if biases is None else mx.result_type(x, scales.dtype, biases.dtype)
-
-
-_FLOATS = frozenset(row.mlx for row in FLOATS)
 
 
 def _size(op: str, name: str, value: object) -> int | None:

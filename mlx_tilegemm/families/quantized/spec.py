@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,33 +10,18 @@ from itertools import cycle
 from typing import ClassVar
 
 from ...core.caches import latest
-from ...core.dtypes import (
-    BFLOAT16,
-    FLOAT8_E4M3,
-    FLOAT8_E8M0,
-    FLOAT16,
-    FLOAT32,
-    FLOATS,
-    DType,
-)
-from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Sizes, features
+from ...core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
+from ...core.plan import CONSTANT_BINDING_LIMIT, Sizes, features
+from ...core.product import ProductSpec, product_sizes, reject_batch, text_of
 from ...core.shapes import Shape
 from ...formats import AFFINE, AFFINE_CODES, AFFINE_GROUPS, MODES, Grouping, grouping
+from ...machine.decoding import DecodedText
 from ...machine.limits import reject_sizes, tiny_operand
 from .problem import QuantizedProblem, quantized_problem
 
-MAX_BATCH_AXES = 8
-"""Batch axes a kernel decomposes; more never survive merging in practice."""
-
-AFFINE_INSTRUCTIONS = 3
-"""Instructions to decode an element: cut out the code, widen it, scale and bias it."""
-
-SMALL_INSTRUCTIONS = 6
-"""Likewise of a small float: its sign and its magnitude are put in place apart, and scaled."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedText:
+class QuantizedText(DecodedText):
     """Part of a problem that texts depend on; m and the batch sizes are run-time.
 
     Attributes:
@@ -65,47 +50,15 @@ class QuantizedText:
     k: int
     batch_axes: int
 
-    @property
-    def affine(self) -> bool:
-        """Whether values are ``scale * code + bias``; else codes are small floats."""
-        return self.biases is not None
-
-    @property
-    def e4m3(self) -> bool:
-        """Whether codes are e4m3, where they are small floats; else they are e2m1."""
-        return self.weight.codes is FLOAT8_E4M3
-
-    @property
-    def power_scales(self) -> bool:
-        """Whether scales are e8m0, where they are small floats; else they are e4m3."""
-        return self.scales is FLOAT8_E8M0
-
-    @property
-    def biases_metal(self) -> str:
-        """Metal's type of the affine biases; any where there are none."""
-        return (self.biases or FLOAT32).metal
-
 
 @latest
 def quantized_text(problem: QuantizedProblem) -> QuantizedText:
     """Return the part of a problem that texts depend on."""
-    return QuantizedText(
-        x=problem.x,
-        scales=problem.scales,
-        biases=problem.biases,
-        bias=problem.bias,
-        out=problem.out,
-        weight=problem.weight,
-        transpose=problem.transpose,
-        tensor_scale=problem.tensor_scale,
-        n=problem.n,
-        k=problem.k,
-        batch_axes=len(problem.batch),
-    )
+    return text_of(QuantizedText, problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedSpec(Arguments, ABC):
+class QuantizedSpec(ProductSpec):
     """Base of the specs of these kernels.
 
     Attributes:
@@ -114,9 +67,7 @@ class QuantizedSpec(Arguments, ABC):
 
     text: QuantizedText
 
-    KERNEL: ClassVar[str]
-    """Name of the kernel and stem of its template."""
-
+    FAMILY = "quantized"
     INPUTS: ClassVar[tuple[str, ...]] = (
         "x",
         "w",
@@ -126,39 +77,17 @@ class QuantizedSpec(Arguments, ABC):
         "bias",
         "sizes",
     )
-    SIZES = ("m",)
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"quantized/{self.KERNEL}.metal.j2"
+    STEPPED = ("x", "w")
 
     @property
     def label(self) -> str:
         """Readable part of the kernel's name, legal in a Metal name."""
         text = self.text
         layout = "nt" if text.transpose else "nn"
-        block = "x".join(map(str, self.block))
         return (
             f"tilegemm_{self.KERNEL}_{layout}_{text.x}_{text.weight}_{text.scales}_{text.out}_"
-            f"{block}_n{text.n}_k{text.k}"
+            f"{self.block_text}_n{text.n}_k{text.k}"
         )
-
-    @property
-    @abstractmethod
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-
-    @property
-    @abstractmethod
-    def run(self) -> int:
-        """Neighbours of a row of the weight that are decoded together: whole words, one group."""
-
-    @property
-    def size_names(self) -> tuple[str, ...]:
-        """m, then the size and the steps of x and of the weight of each batch axis."""
-        axes = (name for axis in range(self.text.batch_axes) for name in axis_sizes(axis))
-        return (*self.SIZES, *axes)
 
     @property
     def lacks(self) -> frozenset[str]:
@@ -173,17 +102,20 @@ class QuantizedSpec(Arguments, ABC):
         )
 
 
-def axis_sizes(axis: int) -> tuple[str, str, str]:
-    """Return the names of a batch axis's size and of its steps of x and of the weight."""
-    return (f"batch{axis}", f"x_step{axis}", f"w_step{axis}")
+class DecodingSpec(QuantizedSpec):
+    """Base of the specs of kernels that decode a weight."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def run(self) -> int:
+        """Neighbours of a row of the weight that are decoded together: whole words, one group."""
 
 
 def quantized_sizes(problem: QuantizedProblem) -> dict[str, int]:
     """Return the run-time sizes of a product by name."""
-    sizes = {"m": problem.m}
-    for number, axis in enumerate(problem.batch):
-        sizes |= zip(axis_sizes(number), (axis.size, axis.x, axis.w), strict=True)
-    return sizes
+    return product_sizes(problem, QuantizedSpec.STEPPED)
 
 
 def launch_sizes(problem: QuantizedProblem, spec: QuantizedSpec) -> Sizes:
@@ -195,18 +127,13 @@ def launch_sizes(problem: QuantizedProblem, spec: QuantizedSpec) -> Sizes:
 def reject_quantized(problem: QuantizedProblem) -> str | None:
     """Return why no kernel may serve the problem, or None."""
     if problem.is_empty:
-        return "there is nothing to multiply"
-    if len(problem.batch) > MAX_BATCH_AXES:
-        return f"{len(problem.batch)} batch axes remain after merging; at most {MAX_BATCH_AXES}"
+        return "there are no products"
+    if reason := reject_batch(problem):
+        return reason
     if problem.batch_invariant and problem.k < CONSTANT_BINDING_LIMIT:
         return "batch_invariant: one row would be too small for it, so none is its"
     arrays = [one for one in problem.operands if one.name in ("x", "w", "scales", "biases")]
     return tiny_operand(arrays) or reject_sizes(quantized_sizes(problem).values())
-
-
-def decoding_instructions(weight: Grouping) -> int:
-    """Return the instructions to decode one element."""
-    return AFFINE_INSTRUCTIONS if weight.mode == AFFINE else SMALL_INSTRUCTIONS
 
 
 def written_bytes(problem: QuantizedProblem) -> int:

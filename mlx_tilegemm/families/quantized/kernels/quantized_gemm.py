@@ -13,16 +13,16 @@ from typing import ClassVar
 from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.decoding import decoding_instructions, tile_run
 from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import QuantizedProblem
 from ..spec import (
-    QuantizedSpec,
-    decoding_instructions,
+    DecodingSpec,
     launch_sizes,
     quantized_text,
     reject_quantized,
@@ -95,12 +95,6 @@ CONFIGS = (
 """Low blocks are for few rows, which taller ones would pad."""
 
 
-@kept
-def run_length(bits: int) -> int:
-    """Return the elements that a thread decodes at a time: whole words, at least eight."""
-    return {2: 16, 4: 8, 6: 16, 8: 8}.get(bits, 32)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
     """The tiles of both operands as they are staged, rows as stored.
@@ -157,20 +151,35 @@ def _resources(problem: QuantizedProblem, config: Config) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(QuantizedSpec):
+class Spec(DecodingSpec):
     """Everything that the text of one quantized GEMM depends on.
 
     Attributes:
         config: The configuration.
         align_m: m is a multiple of a block of `ALIGNED_ROWS` or more, so rows need no guard.
         align_n: n is a multiple of ``block_n``, so columns need no guard.
+        split_k: Depth that one threadgroup sums; the rest of k is other threadgroups'. 0 for all.
     """
 
     KERNEL: ClassVar[str] = NAME
+    OUTPUTS = ("out", "partials")
 
     config: Config
     align_m: bool
     align_n: bool
+    split_k: int = 0
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Inputs and outputs that this variant is not given."""
+        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
+        # Not plain super(): that does not survive the class a slotted dataclass makes.
+        return super(Spec, self).lacks | split
+
+    @property
+    def result(self) -> str:
+        """Name of the output that is written."""
+        return self.output_names[0]
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -185,7 +194,7 @@ class Spec(QuantizedSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a thread decodes at a time."""
-        return run_length(self.text.weight.bits)
+        return tile_run(self.text.weight.bits)
 
     @property
     def tiles(self) -> Tiles:

@@ -1,0 +1,60 @@
+"""Decoding of quantized weights: what texts need to know of one, and the instructions it takes."""
+
+from __future__ import annotations
+
+from ..core.caches import kept
+from ..core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, FLOAT32, DType
+from ..formats import AFFINE, Grouping
+
+AFFINE_INSTRUCTIONS = 3
+"""Instructions to decode an element: cut out the code, widen it, scale and bias it."""
+
+SMALL_INSTRUCTIONS = 6
+"""Likewise of a small float: its sign and its magnitude are put in place apart, and scaled."""
+
+
+class DecodedText:
+    """Base of the parts of problems that texts with ``lib/decode_weight`` depend on."""
+
+    __slots__ = ()
+
+    weight: Grouping | None
+    scales: DType | None
+    biases: DType | None
+
+    @property
+    def affine(self) -> bool:
+        """Whether values are ``scale * code + bias``; else codes are small floats."""
+        return self.biases is not None
+
+    @property
+    def e4m3(self) -> bool:
+        """Whether codes are e4m3, where they are small floats; else they are e2m1."""
+        return self.weight is not None and self.weight.codes is FLOAT8_E4M3
+
+    @property
+    def power_scales(self) -> bool:
+        """Whether scales are e8m0, where they are small floats; else they are e4m3."""
+        return self.scales is FLOAT8_E8M0
+
+    @property
+    def biases_metal(self) -> str:
+        """Metal's type of the affine biases; any where there are none."""
+        return (self.biases or FLOAT32).metal
+
+
+def decoding_instructions(weight: Grouping) -> int:
+    """Return the instructions to decode one element."""
+    return AFFINE_INSTRUCTIONS if weight.mode == AFFINE else SMALL_INSTRUCTIONS
+
+
+@kept
+def tile_run(bits: int) -> int:
+    """Return the elements that a thread decodes at a time: whole words, at least eight."""
+    return {2: 16, 4: 8, 6: 16, 8: 8}.get(bits, 32)
+
+
+@kept
+def lane_run(bits: int) -> int:
+    """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
+    return 16 if bits % 2 == 0 else 32
