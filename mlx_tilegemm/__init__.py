@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import emulator, errors, formats, integrations, nn
+    from . import cuda, emulator, errors, formats, integrations, nn
     from .assurance.tuning import record
     from .backends import use_backend
+    from .call.batching import vmap
     from .call.explanation import explain
     from .core.arguments import ArraySpec
     from .core.context import use_gradients, use_kernel, use_precision
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
         attention_chain,
         fp8_scaled_matmul,
         gated_delta_update,
+        gather_mm,
+        gather_qmm,
+        grouped_matmul,
         matmul,
         quantized_matmul,
+        segmented_mm,
     )
 
     __version__: str
@@ -30,12 +35,16 @@ __all__ = [
     "addmm",
     "attention_chain",
     "audit",
+    "cuda",
     "emulator",
     "errors",
     "explain",
     "formats",
     "fp8_scaled_matmul",
     "gated_delta_update",
+    "gather_mm",
+    "gather_qmm",
+    "grouped_matmul",
     "integrations",
     "matmul",
     "nn",
@@ -43,20 +52,23 @@ __all__ = [
     "patched",
     "quantized_matmul",
     "record",
+    "segmented_mm",
     "unpatch",
     "use_backend",
     "use_gradients",
     "use_kernel",
     "use_precision",
+    "vmap",
 ]
 
 
-_SUBMODULES = ("emulator", "errors", "formats", "integrations", "nn")
+_SUBMODULES = ("cuda", "emulator", "errors", "formats", "integrations", "nn")
 _MODULES = {
     "ArraySpec": ".core.arguments",
     "explain": ".call.explanation",
     "record": ".assurance.tuning",
     "use_backend": ".backends",
+    "vmap": ".call.batching",
     **dict.fromkeys(("Audit", "audit"), ".layers.audit"),
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
     **dict.fromkeys(("use_gradients", "use_kernel", "use_precision"), ".core.context"),
@@ -66,8 +78,12 @@ _MODULES = {
             "attention_chain",
             "fp8_scaled_matmul",
             "gated_delta_update",
+            "gather_mm",
+            "gather_qmm",
+            "grouped_matmul",
             "matmul",
             "quantized_matmul",
+            "segmented_mm",
         ),
         ".ops",
     ),

@@ -515,14 +515,33 @@ def check_tensor_scale(op: str, form: Grouping, shape: Shape, dtype: mx.Dtype) -
         ProblemError: Another mode, or another shape.
         DTypeError: Another dtype.
     """
-    if form.mode != "nvfp4":
-        raise ProblemError(f"[{op}] Global scale is only supported for 'nvfp4' quantization mode.")
-    if dtype != mx.float32:
-        raise DTypeError(f"[{op}] Global scale must have dtype float32 but got {mlx_name(dtype)}.")
+    _check_global_scale(op, form, dtype)
     if shape not in ((), (1,)):
         raise ProblemError(
             f"[{op}] Global scale must be a scalar but got shape {shape_text(shape)}."
         )
+
+
+def check_expert_scales(op: str, form: Grouping, shape: Shape, dtype: mx.Dtype, count: int) -> None:
+    """Check the scales of several tensors, one float32 each, for ``nvfp4`` alone.
+
+    Raises:
+        ProblemError: Another mode, or another shape.
+        DTypeError: Another dtype.
+    """
+    _check_global_scale(op, form, dtype)
+    if shape != (count,):
+        raise ProblemError(
+            f"[{op}] Global scale must have one entry per expert with shape ({count}) but got "
+            f"{shape_text(shape)}."
+        )
+
+
+def _check_global_scale(op: str, form: Grouping, dtype: mx.Dtype) -> None:
+    if form.mode != "nvfp4":
+        raise ProblemError(f"[{op}] Global scale is only supported for 'nvfp4' quantization mode.")
+    if dtype != mx.float32:
+        raise DTypeError(f"[{op}] Global scale must have dtype float32 but got {mlx_name(dtype)}.")
 
 
 def compute_dtype(op: str, x: _Stated, scales: _Stated, biases: object | None) -> mx.Dtype:

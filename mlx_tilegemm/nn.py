@@ -7,14 +7,18 @@ hold that difference; patching puts them on layers that exist already.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
+from .backends import resolve
+from .core.context import current_settings
 from .core.dtypes import FLOATS
 from .errors import DTypeError
+from .families.experts.ops import gathered
 from .formats import encode
 from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
 
@@ -196,7 +200,7 @@ class MultiLinearRoute:
 
 
 class QuantizedMultiLinearRoute:
-    """The call of a layer with one quantized weight per head, as mlx-lm's latent attention has."""
+    """The call of a layer with one quantized ``weight`` per head, as mlx-lm's latent attention."""
 
     __slots__ = ()
 
@@ -265,6 +269,140 @@ def _unadapted(layer: nn.Module, x: mx.array, weight: mx.array) -> mx.array:
 def _low_rank(adapter: Any, x: mx.array, first: mx.array, second: mx.array) -> mx.array:  # noqa: ANN401
     product = _product(_product(adapter.dropout(x), first), second)
     return (float(adapter.scale) * product).astype(x.dtype)
+
+
+def switch_linear(
+    layer: Any,  # noqa: ANN401
+    x: mx.array,
+    indices: mx.array,
+    sorted_indices: bool = False,
+) -> mx.array:
+    """Return ``x`` times the transposes of the experts that rows choose, plus their biases.
+
+    Args:
+        layer: A layer that holds ``weight`` of all experts, maybe ``bias``, and maybe what a
+            quantized weight has, as mlx-lm's ``SwitchLinear`` and ``QuantizedSwitchLinear`` do.
+        x: ``[..., 1, k]``; its axes before broadcast with those of ``indices``.
+        indices: The expert of each row.
+        sorted_indices: Whether they are sorted.
+
+    Returns:
+        ``[..., 1, n]`` of the dtype that mlx-lm's layer has.
+    """
+    weight, scales, bias = layer["weight"], layer.get("scales"), layer.get("bias")
+    biases: mx.array | None = layer.get("biases")
+    if scales is None:
+        if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
+            # MLX's op promotes what the ops here refuse.
+            columns = weight.swapaxes(-1, -2)
+            y = mx.gather_mm(x, columns, rhs_indices=indices, sorted_indices=sorted_indices)
+            return y if bias is None else y + mx.expand_dims(bias[indices], -2)
+        dtype, form = mx.result_type(x, weight), {}
+    else:
+        dtype = x.dtype if biases is None else mx.result_type(x, scales, biases)
+        form = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
+    fused = bias is not None and bias.dtype in _FLOATS
+    y = gathered(
+        x,
+        weight,
+        indices,
+        scales=scales,
+        biases=biases,
+        global_scale=getattr(layer, "global_scale", None),
+        bias=bias if fused else None,
+        out_dtype=mx.result_type(dtype, bias.dtype) if fused else dtype,
+        sorted_indices=sorted_indices,
+        **form,
+    )
+    return y if bias is None or fused else y + mx.expand_dims(bias[indices], -2)
+
+
+class SwitchRoute:
+    """The call of a layer of experts, as mlx-lm's ``SwitchLinear`` or its quantized namesake."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """Return ``x @ weight[indices].T + bias[indices]``."""
+        return switch_linear(self, x, indices, sorted_indices)
+
+
+SORTED_ROWS = 64
+"""Rows that choose experts from which mlx-lm sorts them."""
+
+
+def _by_experts(
+    x: mx.array, indices: mx.array, layers: Callable[[mx.array, mx.array, bool], mx.array]
+) -> mx.array:
+    """Return what layers make of each row with each expert that it chooses.
+
+    Args:
+        x: ``[..., k]``.
+        indices: ``[..., experts of a row]``.
+        layers: Takes rows ``[..., 1, k]``, their experts, and whether these are sorted.
+    """
+    indices, rows = mx.stop_gradient(indices), mx.expand_dims(x, (-2, -3))
+    settings = current_settings()
+    ours = settings.stand_in is not None or resolve(settings=settings).backend is not None
+    if ours or indices.size < SORTED_ROWS:
+        return mx.squeeze(layers(rows, indices, False), -2)
+    # MLX's own ops read an expert once only for sorted rows; once is enough for all layers.
+    flat = mx.flatten(indices)
+    order = mx.argsort(flat)
+    rows = mx.take(mx.flatten(rows, 0, -3), order // indices.shape[-1], axis=0)
+    y = mx.take(layers(rows, mx.take(flat, order), True), mx.argsort(order), axis=0)
+    return mx.squeeze(mx.unflatten(y, 0, indices.shape), -2)
+
+
+class SwitchGluRoute:
+    """The call of gated layers of experts, as mlx-lm's ``SwitchGLU``, whose rows kernels gather."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """Return ``down(activation(up(x), gate(x)))`` of each row and each expert it chooses."""
+        layer: Any = self
+
+        def layers(rows: mx.array, chosen: mx.array, ordered: bool) -> mx.array:
+            up = layer.up_proj(rows, chosen, sorted_indices=ordered)
+            gate = layer.gate_proj(rows, chosen, sorted_indices=ordered)
+            hidden = layer.activation(up, gate)
+            y: mx.array = layer.down_proj(hidden, chosen, sorted_indices=ordered)
+            return y
+
+        return _by_experts(x, indices, layers)
+
+
+class SwitchMlpRoute:
+    """The call of two layers of experts, as mlx-lm's ``SwitchMLP``, whose rows kernels gather."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """Return ``fc2(activation(fc1(x)))`` of each row and each expert it chooses."""
+        layer: Any = self
+
+        def layers(rows: mx.array, chosen: mx.array, ordered: bool) -> mx.array:
+            hidden = layer.activation(layer.fc1(rows, chosen, sorted_indices=ordered))
+            y: mx.array = layer.fc2(hidden, chosen, sorted_indices=ordered)
+            return y
+
+        return _by_experts(x, indices, layers)
+
+
+class LowRankSwitchRoute:
+    """The call of an adapter of low rank around a layer of experts, as mlx-lm's LoRA has it."""
+
+    __slots__ = ()
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """Return the layer's result and ``scale`` times the products with both adapters."""
+        adapter: Any = self
+        y: mx.array = adapter.linear(x, indices, sorted_indices=sorted_indices)
+        down, up = ({"weight": adapter[name]} for name in ("lora_a", "lora_b"))
+        z = switch_linear(down, adapter.dropout(x), indices, sorted_indices)
+        z = switch_linear(up, z, indices, sorted_indices)
+        return y + (float(adapter.scale) * z).astype(x.dtype)
 
 
 class Linear(LinearRoute, nn.Linear):

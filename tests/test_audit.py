@@ -316,6 +316,23 @@ def peak_bytes():
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def test_custom_functions_count_as_what_they_compute():
+    twice = mx.custom_function(lambda x: x @ x)
+    twice.vjp(lambda primal, cotangent, output: cotangent)
+    found = tg.audit(twice, mx.ones((4, 4)))
+    assert [row.primitive for row in found.rows] == ["Matmul"]
+    assert mx.grad(lambda x: twice(x).sum())(mx.ones((4, 4))).sum().item() == 16.0
+
+
+def test_a_fully_sharded_layer():
+    layer = nn.FullyShardedModule(nn.Linear(1024, 1024, bias=False))
+    (row,) = tg.audit(layer, mx.ones((3, 1024))).rows
+    assert (row.flops, row.ours) == (2 * 3 * 1024 * 1024, False)
+    tg.patch(layer)
+    (row,) = tg.audit(layer, mx.ones((3, 1024), dtype=mx.float16)).rows
+    assert (row.flops, row.ours) == (2 * 3 * 1024 * 1024, True)
+
+
 class TestRefusals:
     def test_of_what_cannot_be_called(self):
         with pytest.raises(DTypeError, match="Expected a model to call, got int"):

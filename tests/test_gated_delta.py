@@ -28,7 +28,7 @@ from mlx_tilegemm.families.gated_delta.spelling import parse
 from mlx_tilegemm.machine import chips
 
 SCALE = 0.75
-FORWARD = KERNELS[:2]
+FORWARD = KERNELS[:3]
 M4 = chips.get("m4")
 RANDOM = np.random.default_rng(5)
 
@@ -382,6 +382,23 @@ def test_the_spelling():
     for wrong in ("1x5x2x4x64", "1x5x2x4x64x96:f16:fast"):
         with pytest.raises(ProblemError, match="--gated-delta-update"):
             parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "kernel"),
+    [
+        ("1x1x16x32x128x128:bf16,f32", "delta_recurrent"),
+        ("1x16x16x32x128x128:bf16,f32", "delta_recurrent"),
+        ("1x8x32x32x128x128:bf16,f32:vector", "delta_recurrent"),
+        ("1x512x16x32x128x128:bf16,f32", "delta_chunk"),
+        ("1x512x32x32x128x128:bf16,f32:vector", "delta_chunk"),
+        ("1x2048x30x30x96x192:bf16,f32", "delta_scan"),
+    ],
+)
+def test_the_choice(text, kernel):
+    decision = choose(parse(text), chips.get("m4-max"), mlx_competes=True)
+    assert decision.route == kernel
+    assert decision.mlx is not None
 
 
 def test_explain_says_what_serves_and_what_a_narrow_gate_loses():

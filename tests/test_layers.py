@@ -23,6 +23,7 @@ LAYERS = [
     "msl",
     "strict",
     "emulator",
+    "cuda",
     "backends",
     "families",
     "dispatch",
@@ -116,7 +117,11 @@ IMPURE = [*CLOCKS, *RANDOM_NUMBERS, *SURROUNDINGS, *DEVICES]
 # Names of which one file is the only user.
 ONLY_USERS = {
     "jinja2": {"core/render.py"},
-    "mlx.core.fast.metal_kernel": {"backends/metal.py", "emulator/metal_kernel.py"},
+    "mlx.core.fast.metal_kernel": {
+        "backends/metal.py",
+        "cuda/kernel.py",
+        "emulator/metal_kernel.py",
+    },
 }
 # They import what a registry or a user names, or what may not be installed.
 COMPUTED_IMPORTS = {

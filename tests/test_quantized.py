@@ -123,34 +123,37 @@ class TestEveryWeight:
 
     def test_few_rows(self, kernels, forced, weight, transpose):
         in_pairs = not transpose and weight[1] in (1, 3, 5)
-        self.check("quantized_gemv", forced, weight, transpose, [2] if in_pairs else [3, 4])
+        check("quantized_gemv", forced, weight, transpose, [2] if in_pairs else [3, 4])
 
     @pytest.mark.slow
     def test_many_rows(self, kernels, forced, weight, transpose):
-        self.check("quantized_gemm/16x32-1x4", forced, weight, transpose, [19, 33, 1])
+        check("quantized_gemm/16x32-1x4", forced, weight, transpose, [19, 33, 1])
 
-    @pytest.mark.slow
-    def test_shares_of_k(self, kernels, forced, weight, transpose):
-        # The last of the shares is the shortest, and ends within a step where groups allow it.
-        depth = weight[2] * (900 // weight[2] | 1) if transpose else 611
-        config = "quantized_split_k/16x64-1x4-split4"
-        self.check(config, forced, weight, transpose, [19, 33, 1], depth)
 
-    def check(self, kernel, forced, weight, transpose, counts, depth=0):
-        mode, bits, group = weight
-        n, k = (37, depth or 5 * group) if transpose else (3 * group, depth or 43)
-        w, scales, biases = made(
-            bits, *((n, k) if transpose else (k, n)), *weight, (mx.float16, mx.bfloat16)
-        )
-        values = own_values(w, scales, biases, *weight)
-        for m in counts:
-            x = random_rows(m, (m, k), mx.float16)
-            with forced(kernel):
-                got = tg.quantized_matmul(
-                    x, w, scales, biases, transpose, group, bits, mode, out_dtype=mx.bfloat16
-                )
-            assert got.shape == (m, n)
-            close(got, x, values.T if transpose else values, mx.bfloat16)
+@pytest.mark.slow
+@pytest.mark.parametrize("transpose", [True, False], ids=["nt", "nn"])
+@pytest.mark.parametrize("weight", FEW[2::3], ids=lambda one: "{}{}x{}".format(*one))
+def test_shares_of_k(kernels, forced, weight, transpose):
+    # The last of the shares is the shortest, and ends within a step where groups allow it.
+    depth = weight[2] * (900 // weight[2] | 1) if transpose else 611
+    check("quantized_split_k/16x64-1x4-split4", forced, weight, transpose, [19, 33, 1], depth)
+
+
+def check(kernel, forced, weight, transpose, counts, depth=0):
+    mode, bits, group = weight
+    n, k = (37, depth or 5 * group) if transpose else (3 * group, depth or 43)
+    w, scales, biases = made(
+        bits, *((n, k) if transpose else (k, n)), *weight, (mx.float16, mx.bfloat16)
+    )
+    values = own_values(w, scales, biases, *weight)
+    for m in counts:
+        x = random_rows(m, (m, k), mx.float16)
+        with forced(kernel):
+            got = tg.quantized_matmul(
+                x, w, scales, biases, transpose, group, bits, mode, out_dtype=mx.bfloat16
+            )
+        assert got.shape == (m, n)
+        close(got, x, values.T if transpose else values, mx.bfloat16)
 
 
 @pytest.mark.slow
@@ -204,6 +207,17 @@ def either(request):
         with tg.use_backend("mlx"):
             yield
 
+
+LAYOUTS = {
+    "a view from its second element on": lambda array: mx.concatenate(
+        [array.reshape(-1)[:1], array.reshape(-1)]
+    )[1:].reshape(array.shape),
+    "transposed": lambda array: mx.contiguous(array.T).T,
+    "rows of more": lambda array: mx.repeat(array, 2, axis=0)[::2],
+    "columns of more": lambda array: mx.concatenate([array, array], axis=1)[:, : array.shape[1]],
+    "backwards": lambda array: array[::-1, ::-1][::-1, ::-1],
+}
+"""Equal arrays that lie in memory in another way."""
 
 W, SCALES, BIASES = made(1, 64, 128, "affine", 4, 64)
 X = random_rows(2, (5, 128), mx.float32)
@@ -261,14 +275,24 @@ class TestKernels:
         assert got.shape == expected.shape
         np.testing.assert_allclose(np.array(got), expected, rtol=1e-4, atol=2e-4)
 
-    def test_views_are_read_where_they_begin(self, kernels):
-        words = mx.concatenate([mx.zeros((1,), mx.uint32), W.reshape(-1)])[1:].reshape(W.shape)
-        x = mx.concatenate([mx.zeros((1,)), X.reshape(-1)])[1:].reshape(X.shape)
-        for some, w in ((x, words), (X.T[::1].T, W)):
-            assert mx.array_equal(
-                tg.quantized_matmul(some, w, SCALES, BIASES),
-                tg.quantized_matmul(X, W, SCALES, BIASES),
-            )
+    @pytest.mark.parametrize("kernel", ["quantized_gemv", "quantized_gemm"])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_operands_may_lie_in_memory_in_any_way(self, kernels, forced, kernel, layout):
+        operands = (X, W, SCALES, BIASES)
+        with forced(kernel):
+            expected = tg.quantized_matmul(*operands)
+            for number, one in enumerate(operands):
+                laid = [*operands[:number], LAYOUTS[layout](one), *operands[number + 1 :]]
+                assert mx.array_equal(tg.quantized_matmul(*laid), expected)
+
+    def test_rows_and_weights_that_are_repeated_without_copies(self, either):
+        x = mx.broadcast_to(X[:1], (9, 128))
+        weight = [mx.broadcast_to(one, (3, *one.shape)) for one in (W, SCALES, BIASES)]
+        got = tg.quantized_matmul(x, *weight)
+        expected = tg.quantized_matmul(X[:1], W, SCALES, BIASES)
+        np.testing.assert_allclose(
+            np.array(got), np.broadcast_to(expected, (3, 9, 64)), rtol=1e-5, atol=1e-5
+        )
 
     def test_a_row_is_the_same_however_many_there_are(self, kernels):
         x = random_rows(5, (70, 128), mx.bfloat16)

@@ -17,6 +17,7 @@ import mlx.core as mx
 from ..core.context import Settings, current_settings, using
 from ..errors import BackendError, DTypeError, ProblemError
 from .base import ASKED, Backend, Capabilities, Executable, Place, Route, StreamOrDevice
+from .cuda import CudaBackend
 from .emulator import EmulatorBackend
 from .metal import MetalBackend
 
@@ -38,7 +39,7 @@ __all__ = [
     "use_runner",
 ]
 
-BACKENDS: tuple[Backend, ...] = (MetalBackend(), EmulatorBackend())
+BACKENDS: tuple[Backend, ...] = (MetalBackend(), CudaBackend(), EmulatorBackend())
 """Every backend, in the order in which they are asked whether they serve a call."""
 
 ENVIRONMENT_VARIABLE = "MLX_TILEGEMM_BACKEND"
@@ -52,10 +53,11 @@ def use_backend(backend: str | Backend) -> AbstractContextManager[None]:
     The choice belongs to the running thread or asynchronous task; blocks nest, the innermost wins.
 
     Args:
-        backend: ``"metal"`` runs the kernels on the GPU; ``"emulator"`` runs the same kernels on
-            the CPU, checked and slowly; ``"mlx"`` computes the same results with MLX's own ops;
-            ``"auto"``, the default, is metal on an Apple GPU and mlx everywhere else. A `Backend`
-            object is taken as it is.
+        backend: ``"metal"`` runs the kernels on an Apple GPU; ``"cuda"`` runs the same kernels on
+            an NVIDIA GPU; ``"emulator"`` runs them on the CPU, checked and slowly; ``"mlx"``
+            computes the same results with MLX's own ops; ``"auto"``, the default, is metal on an
+            Apple GPU, cuda on an NVIDIA GPU for which NVRTC is installed, and mlx everywhere else.
+            A `Backend` object is taken as it is.
 
     Raises:
         ProblemError: An unknown name.

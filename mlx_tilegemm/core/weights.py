@@ -24,12 +24,12 @@ class Stored(Protocol):
     """A problem with a quantized weight."""
 
     @property
-    def weight(self) -> Grouping:
-        """How it is stored."""
+    def weight(self) -> Grouping | None:
+        """How it is stored; None for plain elements, which are not decoded."""
 
     @property
-    def scales(self) -> DType:
-        """Element format of its scales."""
+    def scales(self) -> DType | None:
+        """Element format of its scales; None without them."""
 
     @property
     def biases(self) -> DType | None:
@@ -38,6 +38,8 @@ class Stored(Protocol):
 
 def weight_values(problem: Stored, given: Mapping[str, mx.array]) -> Values:
     """Return a quantized weight in float64, without the scale of the whole weight."""
+    assert problem.weight is not None
+    assert problem.scales is not None
     words = np.array(given["w"])
     decode = problem.weight.codes.decode
     codes = codes_of(words, problem.weight.bits).astype(np.float64)

@@ -17,13 +17,17 @@ import mlx.nn as nn
 
 from ..layers import patching
 from ..layers.functions import FunctionRule
-from ..layers.patching import REASONS, RULES, PatchReport, Rule, Rules
+from ..layers.patching import RULES, PatchReport, Rule, Rules
 from ..layers.routing import Function, original_of
 from ..nn import (
     LowRankEmbeddingRoute,
     LowRankRoute,
+    LowRankSwitchRoute,
     MultiLinearRoute,
     QuantizedMultiLinearRoute,
+    SwitchGluRoute,
+    SwitchMlpRoute,
+    SwitchRoute,
     WeightNormRoute,
 )
 from ..ops import gated_delta_update
@@ -36,7 +40,8 @@ def patch(model: nn.Module) -> PatchReport:
     """Route an mlx-lm model through this library, in place; `mlx_tilegemm.unpatch` undoes it.
 
     Does what `mlx_tilegemm.patch` does, and routes the per-head projections of latent attention,
-    the adapters of LoRA and DoRA, and the recurrence of gated delta nets, in training too.
+    experts, whose rows are then no longer sorted and copied, the adapters of LoRA and DoRA, and the
+    recurrence of gated delta nets, in training too.
     Attention with a quantized cache stays with MLX.
 
     Args:
@@ -130,12 +135,18 @@ def load_model(model_path: str | PathLike[str], *args: Any, **options: Any) -> A
         return import_module("mlx_lm.utils").load_model(Path(model_path), *args, **options)
 
 
+_SWITCH = f"{_MODELS}.switch_layers"
 _ROUTES = {
-    (f"{_MODELS}.mla", "MultiLinear"): MultiLinearRoute,
-    (f"{_MODELS}.mla", "QuantizedMultiLinear"): QuantizedMultiLinearRoute,
-    ("mlx_lm.tuner.lora", "LoRALinear"): LowRankRoute,
-    ("mlx_lm.tuner.lora", "LoRAEmbedding"): LowRankEmbeddingRoute,
-    ("mlx_lm.tuner.dora", "DoRALinear"): WeightNormRoute,
+    (f"{_MODELS}.mla", "MultiLinear"): (MultiLinearRoute, "matmul"),
+    (f"{_MODELS}.mla", "QuantizedMultiLinear"): (QuantizedMultiLinearRoute, "quantized_matmul"),
+    (_SWITCH, "SwitchLinear"): (SwitchRoute, "gather_mm"),
+    (_SWITCH, "QuantizedSwitchLinear"): (SwitchRoute, "gather_qmm"),
+    (_SWITCH, "SwitchGLU"): (SwitchGluRoute, "gather_mm"),
+    (_SWITCH, "SwitchMLP"): (SwitchMlpRoute, "gather_mm"),
+    ("mlx_lm.tuner.lora", "LoRALinear"): (LowRankRoute, "matmul"),
+    ("mlx_lm.tuner.lora", "LoRAEmbedding"): (LowRankEmbeddingRoute, "matmul"),
+    ("mlx_lm.tuner.lora", "LoRASwitchLinear"): (LowRankSwitchRoute, "gather_mm"),
+    ("mlx_lm.tuner.dora", "DoRALinear"): (WeightNormRoute, "matmul"),
 }
 
 
@@ -183,23 +194,17 @@ def _function_rules() -> tuple[FunctionRule, ...]:
 
 def _rules() -> Rules:
     import_module(f"{_MODELS}.mla")
-    experts = import_module(f"{_MODELS}.switch_layers").SwitchLinear
+    import_module(_SWITCH)
     # A model has adapters only if their module is loaded, which would load all of training.
     own = (
-        _rule(getattr(sys.modules[module], name), route)
-        for (module, name), route in _ROUTES.items()
+        _rule(getattr(sys.modules[module], name), route, op)
+        for (module, name), (route, op) in _ROUTES.items()
         if module in sys.modules
     )
-    return Rules(
-        layers=(*RULES, *own),
-        functions=_function_rules(),
-        reasons=(*REASONS, (experts, "its experts are chosen row by row, by MLX's gather_mm")),
-    )
+    return Rules(layers=(*RULES, *own), functions=_function_rules())
 
 
-def _rule(layer: type, route: type) -> Rule:
+def _rule(layer: type, route: type, op: str) -> Rule:
     method = "as_linear" if hasattr(route, "as_linear") else "__call__"
-    if route is QuantizedMultiLinearRoute:
-        op = "quantized_matmul"
-        return Rule(layer=layer, method=method, route=route, op=op, biased_op=op)
-    return Rule(layer=layer, method=method, route=route)
+    biased_op = "addmm" if op == "matmul" else op
+    return Rule(layer=layer, method=method, route=route, op=op, biased_op=biased_op)

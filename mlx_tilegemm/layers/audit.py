@@ -495,8 +495,6 @@ _REASONS = {
     "Convolution": "this library has no op of convolutions",
     "CustomKernel": "a custom kernel of the model's own",
     "GatedDeltaUpdate": "this library has no op of recurrences",
-    "GatherMM": "this library has no op that chooses matrices row by row",
-    "GatherQMM": "this library has no op that chooses matrices row by row",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import mlx.core as mx
 from ..core.shapes import Shape
 from ..errors import ProblemError
 from ..formats import AFFINE, dequantize
-from .routing import Item, Site, routed
+from .routing import Attribute, Item, Site, routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ def trace(
     """
     events: list[dict[str, Any]] = []
     try:
-        with routed(_DEQUANTIZE):
+        with routed(_CUSTOM_FUNCTIONS, _DEQUANTIZE):
             mx.export_function(events.append, function, *arrays.values())
     except ValueError as error:
         raise _untraceable(op, error) from error
@@ -177,6 +178,16 @@ def trace(
         elif event["type"] == "primitive":
             nodes.append(_node(event))
     return Graph(nodes=tuple(nodes), inputs=inputs)
+
+
+def _forward(_: object, function: object, *args: object, **options: object) -> object:
+    """Call what a custom function computes: MLX exports no primitive with rules of its own."""
+    # Its class, the function, and then the rules.
+    forward: Any = gc.get_referents(function)[1]
+    return forward(*args, **options)
+
+
+_CUSTOM_FUNCTIONS = Site(Attribute(mx.custom_function, "__call__"), _forward)
 
 
 def _dequantized(

@@ -138,7 +138,7 @@ class QuantizedProblem(Problem):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weight with all its scales."""
-        return sum(self.nbytes(name) for name in ("w", "scales", "biases"))
+        return _weight_bytes(self)
 
     def flops(self) -> float:
         """Return ``2 m n k`` for each product."""
@@ -185,6 +185,12 @@ def _operands(problem: QuantizedProblem) -> tuple[Operand, ...]:
     if p.bias is not None:
         found.append(Operand(name="bias", shape=(p.n,), dtype=p.bias))
     return tuple(found)
+
+
+@latest
+def _weight_bytes(problem: QuantizedProblem) -> int:
+    weight = ("w", "scales", "biases")
+    return sum(one.nbytes for one in _operands(problem) if one.name in weight)
 
 
 def quantized_problem(

@@ -122,6 +122,8 @@ MSL_INLINE constexpr Bits bits_of(T value) {
   return bits;
 }
 
+inline constexpr bool half_is_class = __is_class(half);
+
 template <class T>
 inline constexpr bool is_int = kind<T> >= 1 && kind<T> <= 3;
 

@@ -168,10 +168,11 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
     along = fragments(problem.key_dim, 1)
     needs = resources(config, problem.key_dim)
     multiplied = (3 * along + 1) * config.column_fragments * config.simdgroups
-    scores = CHUNK * (CHUNK + 1) * (3 * ceil(problem.key_dim / SIMD_WIDTH) + SCORE_INSTRUCTIONS)
     staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * 12
     scaling = config.simdgroups * config.column_fragments * along * 2
-    others = scores + staging + scaling + CHUNK_INSTRUCTIONS * config.simdgroups
+    others = (
+        score_instructions(problem) + staging + scaling + CHUNK_INSTRUCTIONS * config.simdgroups
+    )
     loaded = 3 * along * config.simdgroups * FRAGMENT_BYTES
     stored = 3 * CHUNK * FRAGMENT * along * FLOAT32.bytes
     read = problem.length * token_bytes(problem)
@@ -193,6 +194,12 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
         registers=needs.registers,
         threadgroup_memory=needs.threadgroup_bytes,
     )
+
+
+def score_instructions(problem: DeltaProblem) -> float:
+    """Return the instructions of simdgroups for what the tokens of a chunk are to each other."""
+    each = 3 * ceil(problem.key_dim / SIMD_WIDTH) + SCORE_INSTRUCTIONS
+    return CHUNK * (CHUNK + 1) * each
 
 
 def _grid(problem: DeltaProblem, config: Config) -> Extent:

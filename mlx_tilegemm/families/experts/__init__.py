@@ -1,0 +1,1 @@
+"""Products with matrices that rows choose, as the experts of a mixture."""

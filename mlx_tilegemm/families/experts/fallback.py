@@ -1,0 +1,177 @@
+"""Products with chosen matrices by MLX's own ops: for the ``mlx`` backend and for the rest.
+
+Same semantics as the kernels: float32 accumulation and one rounding. MLX's ops cast operands of
+other dtypes into copies, read a weight again for every row unless rows are sorted by it, and know
+neither a bias nor groups of rows: rows are sorted here where that is worth it, as models sort them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from ...backends import StreamOrDevice, device_type
+from ...call.precision import unrounded
+from ...call.transforms import on
+from ...core.dtypes import FLOAT32
+from ...core.problem import Factors
+from ...formats import TENSOR_SCALE
+from .key import GATHER_MM, SEGMENTED_MM
+from .problem import AnyProblem, ExpertProblem, SegmentedProblem
+
+if TYPE_CHECKING:
+    from ...core.family import Run
+
+SORTED_PRODUCTS = 64
+"""Products of a row each from which sorting them is worth it, as mlx-lm has it."""
+
+Given = dict[str, mx.array]
+
+
+def mlx_call(problem: AnyProblem) -> Run:
+    """Return the call of MLX's op for operands in the problem's order."""
+    if isinstance(problem, SegmentedProblem):
+        return _exactly(SEGMENTED_MM, problem, _segmented(problem))
+    return _exactly(GATHER_MM, problem, _chosen(problem))
+
+
+def multiplies_float32(problem: AnyProblem) -> bool:
+    """Whether MLX's op multiplies float32."""
+    return problem.computed is FLOAT32
+
+
+def sorts(problem: ExpertProblem) -> bool:
+    """Whether rows are sorted by expert before MLX's op, and back after it."""
+    asked = problem.sorted and problem.fanout == 1
+    return problem.m == 1 and problem.products >= SORTED_PRODUCTS and not (problem.grouped or asked)
+
+
+def _exactly(op: str, problem: AnyProblem, run: Run) -> Run:
+    return unrounded(op, run) if problem.exact and multiplies_float32(problem) else run
+
+
+def _chosen(problem: ExpertProblem) -> Run:
+    def run(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        given = dict(zip(problem.operand_names, operands, strict=True))
+        with on(stream):
+            return [mx.reshape(_products(problem, given, stream), problem.out_shape)]
+
+    return run
+
+
+def _products(problem: ExpertProblem, given: Given, stream: StreamOrDevice) -> mx.array:
+    """Return all products, ``[products, m, n]``, in the result's dtype."""
+    p = problem
+    shape, out = (p.products, p.m, p.n), p.out.mlx
+    if p.is_empty:
+        value, valid = mx.zeros(shape), None
+        experts = mx.zeros((p.products,), dtype=mx.int32)
+    else:
+        experts, valid = _experts(p, given)
+        value = _multiplied(p, given, experts, stream)
+    if p.tensor_scale and not p.is_empty:
+        scale = mx.take(given["global_scale"], experts) / TENSOR_SCALE
+        value = value * mx.reshape(scale, (-1, 1, 1))
+    if p.bias is not None and p.experts:
+        value = value + mx.take(given["bias"], experts, axis=0)[:, None].astype(mx.float32)
+    if valid is not None:
+        value = mx.where(mx.reshape(valid, (-1, 1, 1)), value, 0)
+    return value if value.dtype == out else value.astype(out)
+
+
+def _experts(problem: ExpertProblem, given: Given) -> tuple[mx.array, mx.array | None]:
+    """Return the expert of each product, and which products have one."""
+    if not problem.grouped:
+        return given["rhs_indices"], None
+    rows = mx.arange(problem.products)[:, None]
+    found = mx.sum(given["offsets"][None] <= rows, axis=1).astype(mx.int32)
+    return mx.minimum(found, problem.experts - 1), found < problem.experts
+
+
+def _multiplied(
+    problem: ExpertProblem, given: Given, experts: mx.array, stream: StreamOrDevice
+) -> mx.array:
+    p = problem
+    x = mx.reshape(given["x"], (p.sources, p.m, p.k))
+    sources = given.get("lhs_indices")
+    if sources is None and p.fanout != 1:
+        sources = mx.arange(p.products) // p.fanout
+    if not sorts(p):
+        ordered = p.grouped or (p.sorted and sources is None)
+        return _by_op(p, given, x, sources, experts, ordered, stream)
+    order = mx.argsort(experts)
+    taken = order if sources is None else mx.take(sources, order)
+    x = mx.take(x, taken, axis=0)
+    value = _by_op(p, given, x, None, mx.take(experts, order), True, stream)
+    return mx.take(value, mx.argsort(order), axis=0)
+
+
+def _by_op(
+    problem: ExpertProblem,
+    given: Given,
+    x: mx.array,
+    sources: mx.array | None,
+    experts: mx.array,
+    ordered: bool,
+    stream: StreamOrDevice,
+) -> mx.array:
+    """Call MLX's op; on a CPU it multiplies float32 alone, or sums in the operands' dtype."""
+    p = problem
+    widened = p.computed is not p.natural or _is_on_cpu(stream)
+    if widened:
+        x = x.astype(mx.float32)
+    if p.weight is None:
+        rows, columns = p.weight_shape
+        w = mx.reshape(given["w"], (p.experts, rows, columns))
+        w = w.astype(mx.float32) if widened else w
+        w = mx.swapaxes(w, -1, -2) if p.transpose else w
+        return mx.gather_mm(x, w, sources, experts, sorted_indices=ordered)
+    floats = {name: given[name] for name in ("scales", "biases") if name in given}
+    if widened and p.biases is not None:
+        floats = {name: one.astype(mx.float32) for name, one in floats.items()}
+    return mx.gather_qmm(
+        x,
+        _stacked(p, given["w"]),
+        _stacked(p, floats["scales"]),
+        _stacked(p, floats["biases"]) if "biases" in floats else None,
+        sources,
+        experts,
+        p.transpose,
+        p.weight.group,
+        p.weight.bits,
+        p.weight.mode,
+        sorted_indices=ordered,
+    )
+
+
+def _stacked(problem: ExpertProblem, array: mx.array) -> mx.array:
+    """Return matrices with one axis before theirs."""
+    return mx.reshape(array, (problem.experts, *array.shape[-2:]))
+
+
+def _segmented(problem: SegmentedProblem) -> Run:
+    p = problem
+
+    def run(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        a, b, segments = operands
+        with on(stream):
+            if p.is_empty:
+                return [mx.zeros(p.out_shape, p.out.mlx)]
+            if p.computed is not p.natural or _is_on_cpu(stream):
+                a, b = a.astype(mx.float32), b.astype(mx.float32)
+            a = mx.swapaxes(a, 0, 1) if p.transpose_a else a
+            b = mx.swapaxes(b, 0, 1) if p.transpose_b else b
+            value = mx.segmented_mm(a, b, segments.astype(mx.uint32))
+            return [mx.reshape(value, p.out_shape).astype(p.out.mlx)]
+
+    return run
+
+
+def _is_on_cpu(stream: StreamOrDevice) -> bool:
+    return device_type(mx.default_device() if stream is None else stream) == mx.cpu

@@ -1,0 +1,96 @@
+"""Indices, offsets and segments as kernels take them, and checks of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import mlx.core as mx
+
+from ...backends import StreamOrDevice
+from ...core.shapes import Shape
+from ...errors import ProblemError
+from .problem import AnyProblem, ExpertProblem, SegmentedProblem
+
+
+def as_int32(indices: mx.array, stream: StreamOrDevice) -> mx.array:
+    """Return integers as int32, of which what is too large becomes negative."""
+    if indices.dtype == mx.int32:
+        return indices
+    if indices.dtype == mx.uint32:
+        return mx.view(indices, mx.int32, stream=stream)
+    return indices.astype(mx.int32, stream=stream)
+
+
+def flat_indices(
+    indices: mx.array | None, batch: Shape, shape: Shape, stream: StreamOrDevice
+) -> mx.array:
+    """Return an index for each product: those given, or else all of a batch in order.
+
+    Args:
+        indices: The indices that are passed.
+        batch: Shape of the batch that they are of.
+        shape: Shape of the products.
+        stream: Stream or device.
+    """
+    if indices is None:
+        indices = mx.arange(prod(batch), dtype=mx.int32, stream=stream)
+        indices = mx.reshape(indices, batch, stream=stream)
+    found = as_int32(indices, stream)
+    if found.shape != shape:
+        found = mx.broadcast_to(found, shape, stream=stream)
+    return mx.reshape(found, (-1,), stream=stream)
+
+
+def check_values(op: str, problem: AnyProblem, operands: Sequence[mx.array]) -> None:
+    """Check the values of indices, offsets or segments, which are evaluated for it.
+
+    Raises:
+        ProblemError: One of them is out of range, or they are in no order.
+    """
+    given = dict(zip(problem.operand_names, operands, strict=True))
+    if isinstance(problem, SegmentedProblem):
+        _check_segments(op, given["segments"], problem)
+        return
+    if "offsets" in given:
+        _check_offsets(op, given["offsets"], problem)
+    limits = {"lhs_indices": problem.sources, "rhs_indices": problem.experts}
+    for name, limit in limits.items():
+        if name in given:
+            _check_range(op, name, given[name], limit)
+
+
+def _extremes(values: mx.array) -> tuple[int, int]:
+    return int(mx.min(values).item()), int(mx.max(values).item())  # type: ignore[arg-type]
+
+
+def _check_range(op: str, name: str, indices: mx.array, limit: int) -> None:
+    if not indices.size:
+        return
+    for value in _extremes(indices):
+        if not 0 <= value < limit:
+            raise ProblemError(f"[{op}] Expected {name} from 0 to {limit - 1}, got {value}.")
+
+
+def _check_offsets(op: str, offsets: mx.array, problem: ExpertProblem) -> None:
+    ends: Any = offsets.tolist()
+    values: list[int] = [0, *ends]
+    falls = any(before > after for before, after in pairwise(values))
+    if falls or values[-1] > problem.products:
+        raise ProblemError(
+            f"[{op}] Expected offsets that never fall, from 0 to {problem.products} rows, got "
+            f"{values[1:]}."
+        )
+
+
+def _check_segments(op: str, segments: mx.array, problem: SegmentedProblem) -> None:
+    if not segments.size:
+        return
+    for value in _extremes(segments):
+        if not 0 <= value <= problem.k:
+            raise ProblemError(
+                f"[{op}] Expected segments from 0 to {problem.k}, the contracted axis's length, "
+                f"got {value}."
+            )

@@ -1,0 +1,287 @@
+"""GEMM with matrices that rows choose, on simdgroup matrices: candidates, legality, cost and plan.
+
+Rows are gathered on their way into threadgroup memory and scattered on their way out, so that no
+operand is sorted and nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT32, INT32, DType
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, seconds
+from ....machine.decoding import tile_run
+from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
+from ....machine.limits import reject_grid, reject_resources
+from ....machine.products import GemmTile, Product, gemm_work
+from ..problem import ExpertProblem
+from ..spec import (
+    ExpertSpec,
+    expected_blocks,
+    expert_sizes,
+    expert_text,
+    list_seconds,
+    most_blocks,
+    moved_bytes,
+    plain_run,
+    reject_experts,
+    stages_before,
+    weight_instructions,
+)
+from ..spec import variant_problems as expert_variant_problems
+
+NAME = "expert_gemm"
+BLOCK_K = 32
+"""Depth of a step: a multiple of every run and at most the smallest group of most weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A tile shape.
+
+    Attributes:
+        block_m: Rows of one expert that a threadgroup computes.
+        block_n: Columns of the result that a threadgroup computes.
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+    """
+
+    block_m: int
+    block_n: int
+    simdgroups_m: int
+    simdgroups_n: int
+
+    def __str__(self) -> str:
+        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
+
+    @property
+    def block_k(self) -> int:
+        """Depth of one step."""
+        return BLOCK_K
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.block_m, self.block_n, BLOCK_K)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+
+    @property
+    def fragments_m(self) -> int:
+        """Fragments of the result that a simdgroup holds along the rows."""
+        return self.block_m // (FRAGMENT * self.simdgroups_m)
+
+    @property
+    def fragments_n(self) -> int:
+        """Fragments of the result that a simdgroup holds along the columns."""
+        return self.block_n // (FRAGMENT * self.simdgroups_n)
+
+
+CONFIGS = (
+    Config(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
+    Config(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=8, block_n=64, simdgroups_m=1, simdgroups_n=4),
+)
+"""Low blocks are for few rows of an expert, which taller ones would pad."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """The tiles of both operands as they are staged, rows as stored.
+
+    Attributes:
+        x_stride: Elements between two rows of the tile of ``x``.
+        w_stride: Elements between two rows of the tile of the weight.
+        x_elements: Elements of the tile of ``x``.
+        w_elements: Elements of the tile of the weight.
+    """
+
+    x_stride: int
+    w_stride: int
+    x_elements: int
+    w_elements: int
+
+
+@kept
+def staged_tiles(config: Config, x: DType, w: DType, transpose: bool) -> Tiles:
+    """Return the staged tiles, where a weight's is of the type ``w``."""
+    w_rows, w_columns = BLOCK_K, config.block_n
+    if transpose:
+        w_rows, w_columns = w_columns, w_rows
+    x_stride, w_stride = staged_stride(BLOCK_K, x), staged_stride(w_columns, w)
+    return Tiles(
+        x_stride=x_stride,
+        w_stride=w_stride,
+        x_elements=config.block_m * x_stride,
+        w_elements=w_rows * w_stride,
+    )
+
+
+@kept
+def resources(config: Config, x: DType, w: DType, run: int, transpose: bool) -> Resources:
+    """Return threads, threadgroup memory and live registers."""
+    tiles = staged_tiles(config, x, w, transpose)
+    rows, columns = config.fragments_m, config.fragments_n
+    multiplying = 2 * (rows * columns + rows + columns)
+    places = 2 * INT32.bytes * config.block_m
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=tiles.x_elements * x.bytes + tiles.w_elements * w.bytes + places,
+        registers=max(multiplying, 2 * rows * columns + run) + ADDRESSING_REGISTERS,
+    )
+
+
+def staged_type(problem: ExpertProblem) -> DType:
+    """Return the type in which the weight is staged: its own, or what it is decoded to."""
+    return problem.w if problem.weight is None else FLOAT32
+
+
+def _run(problem: ExpertProblem) -> int:
+    return plain_run(problem.w) if problem.weight is None else tile_run(problem.weight.bits)
+
+
+def _resources(problem: ExpertProblem, config: Config) -> Resources:
+    return resources(config, problem.x, staged_type(problem), _run(problem), problem.transpose)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(ExpertSpec):
+    """Everything that the text of one GEMM with chosen matrices depends on.
+
+    Attributes:
+        config: The configuration.
+        align_n: n is a multiple of ``block_n``, so columns need no guard.
+        run: Neighbours of a row of the weight that a thread reads together.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    config: Config
+    align_n: bool
+    run: int
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return self.config.block
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def tiles(self) -> Tiles:
+        """The tiles of both operands as they are staged."""
+        staged = FLOAT32 if self.text.weight else self.text.w
+        return staged_tiles(self.config, self.text.x, staged, self.text.transpose)
+
+
+def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: ExpertProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if reason := reject_experts(problem):
+        return reason
+    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+
+
+def cost(problem: ExpertProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    listing = 0.0 if problem.grouped else list_seconds(problem, chip)
+    return listing + seconds(work(problem, config, chip), chip)
+
+
+def work(problem: ExpertProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration: a GEMM of whole blocks, whose weights differ."""
+    needs = _resources(problem, config)
+    tile = GemmTile(
+        block_m=config.block_m,
+        block_n=config.block_n,
+        block_k=BLOCK_K,
+        simdgroups_m=config.simdgroups_m,
+        simdgroups_n=config.simdgroups_n,
+        staged=True,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
+    )
+    dense = gemm_work(_blocks_product(problem, config), tile, chip)
+    steps = ceil(problem.k / BLOCK_K)
+    decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
+    element = problem.expert_bytes / (problem.n * problem.k)
+    return dense._replace(
+        alu_cycles=dense.alu_cycles + decoded * weight_instructions(problem) * chip.alu_cycles,
+        cache_bytes=steps * BLOCK_K * (config.block_m * problem.x.bytes + config.block_n * element),
+        line_bytes=0.0,
+        shared_bytes=0.0,
+        dram_bytes=moved_bytes(problem),
+    )
+
+
+def _blocks_product(problem: ExpertProblem, config: Config) -> Product:
+    return Product(
+        m=expected_blocks(problem, config.block_m) * config.block_m,
+        n=problem.n,
+        k=problem.k,
+        a=problem.x,
+        b=staged_type(problem),
+        out=problem.out,
+        transpose_b=problem.transpose,
+    )
+
+
+def _grid(problem: ExpertProblem, config: Config) -> Extent:
+    columns = ceil(problem.n / config.block_n)
+    return (columns * config.threads, most_blocks(problem, config.block_m), 1)
+
+
+@latest
+def plan(problem: ExpertProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(
+        text=expert_text(problem),
+        listed=not problem.grouped,
+        direct=False,
+        config=config,
+        align_n=problem.n % config.block_n == 0,
+        run=_run(problem),
+    )
+    launch = Launch(
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
+        sizes=Sizes.of(spec, expert_sizes(problem)),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
+    return Plan(kernel=NAME, config=config, stages=(*stages_before(problem, spec), stage))
+
+
+def variant_problems() -> Iterator[ExpertProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    yield from expert_variant_problems()
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=ExpertProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

@@ -1,0 +1,258 @@
+"""Product of few rows with matrices that they choose: candidates, legality, cost and plan.
+
+Decoding a token multiplies one row with each expert that it chooses, which is bound by reading the
+weights: rows of several tokens that share an expert are served together, by one reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT32
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, seconds
+from ....machine.decoding import lane_run
+from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.limits import reject_grid, reject_resources
+from ..problem import ExpertProblem
+from ..spec import (
+    ExpertSpec,
+    expected_blocks,
+    expert_sizes,
+    expert_text,
+    list_seconds,
+    most_blocks,
+    moved_bytes,
+    plain_run,
+    reject_experts,
+    stages_before,
+    weight_instructions,
+)
+from ..spec import variant_problems as expert_variant_problems
+
+NAME = "expert_gemv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Share of the result that a simdgroup computes.
+
+    Attributes:
+        rows: Rows of one expert held in registers; fewer repeat the last one.
+        columns: Columns of a simdgroup where the weight is ``[n, k]``; else each lane takes a run.
+        simdgroups: Simdgroups of a threadgroup.
+    """
+
+    rows: int
+    columns: int
+    simdgroups: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}-{self.simdgroups}"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+
+CONFIGS = (
+    Config(rows=1, columns=4, simdgroups=4),
+    Config(rows=1, columns=1, simdgroups=4),
+    Config(rows=2, columns=4, simdgroups=4),
+    Config(rows=2, columns=2, simdgroups=4),
+    Config(rows=2, columns=1, simdgroups=4),
+    Config(rows=4, columns=4, simdgroups=4),
+    Config(rows=4, columns=2, simdgroups=4),
+    Config(rows=4, columns=1, simdgroups=4),
+)
+"""Several columns share what is read of ``x``; runs of 32 leave registers for fewer."""
+
+
+PLAIN_ROWS = 64
+"""Rows from which a plain weight is the tiles', as it is MLX's: they ask for ``x`` less often than
+simdgroups that have a few columns each."""
+
+QUANTIZED_ROWS = 16
+"""Likewise of a quantized weight, whose rows for each expert have to be `ROWS_OF_EXPERT` too."""
+
+ROWS_OF_EXPERT = 4
+"""See `QUANTIZED_ROWS`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(ExpertSpec):
+    """Everything that the text of one product of few rows depends on.
+
+    Attributes:
+        config: The configuration.
+        run: Neighbours of a row of the weight that a lane reads together.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    config: Config
+    run: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        columns = threadgroup_columns(self.config, self.run, self.text.transpose)
+        depth = SIMD_WIDTH * self.run if self.text.transpose else self.config.simdgroups
+        return (self.config.rows, columns, depth)
+
+    @property
+    def shares_elements(self) -> int:
+        """Partial sums of one row that the simdgroups of a threadgroup exchange."""
+        return shares_elements(self.config, self.run)
+
+
+@kept
+def resources(config: Config, run: int, transpose: bool) -> Resources:
+    """Return threads, threadgroup memory and live registers."""
+    by_columns = config.rows * config.columns + (config.columns + 1) * run
+    live = by_columns if transpose else (config.rows + 1) * run
+    # Each row has a place in x and in the result, of two registers each.
+    places = 4 * config.rows
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=0 if transpose else FLOAT32.bytes * shares_elements(config, run),
+        registers=live + places + ADDRESSING_REGISTERS,
+    )
+
+
+def shares_elements(config: Config, run: int) -> int:
+    """Return the partial sums of one row that the simdgroups of a threadgroup exchange."""
+    return config.simdgroups * run * SIMD_WIDTH
+
+
+def threadgroup_columns(config: Config, run: int, transpose: bool) -> int:
+    """Return the columns of the result that a threadgroup computes."""
+    return config.simdgroups * config.columns if transpose else SIMD_WIDTH * run
+
+
+def _run(problem: ExpertProblem) -> int:
+    return plain_run(problem.w) if problem.weight is None else lane_run(problem.weight.bits)
+
+
+def is_direct(problem: ExpertProblem, config: Config) -> bool:
+    """Whether each row is a block of its own, for which nothing has to be sorted."""
+    return config.rows == 1 and not problem.grouped
+
+
+def most_rows(problem: ExpertProblem) -> int:
+    """Return the rows from which tiles are to serve."""
+    if problem.weight is None:
+        return PLAIN_ROWS
+    return max(QUANTIZED_ROWS, ROWS_OF_EXPERT * problem.experts)
+
+
+def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: ExpertProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if reason := reject_experts(problem):
+        return reason
+    if problem.rows >= most_rows(problem):
+        return f"{problem.rows} rows of {problem.experts} experts are enough for tiles"
+    if not problem.transpose and config.columns > 1:
+        return "each lane has columns of its own where the weight is [k, n]"
+    needs = resources(config, _run(problem), problem.transpose)
+    return reject_resources(needs) or reject_grid(_grid(problem, config))
+
+
+def cost(problem: ExpertProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    listed = not (problem.grouped or is_direct(problem, config))
+    listing = list_seconds(problem, chip) if listed else 0.0
+    return listing + seconds(work(problem, config, chip), chip)
+
+
+def work(problem: ExpertProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration, as the model counts it."""
+    run = _run(problem)
+    columns = threadgroup_columns(config, run, problem.transpose)
+    blocks = problem.rows if is_direct(problem, config) else expected_blocks(problem, config.rows)
+    elements = min(columns, problem.n) * problem.k / SIMD_WIDTH
+    weight_bytes = problem.expert_bytes / (problem.n * problem.k)
+    x_bytes = config.rows * problem.k * problem.x.bytes
+    repeated = (config.simdgroups - 1) * x_bytes if problem.transpose else 0
+    return TileWork(
+        tiles=ceil(problem.n / columns) * blocks,
+        simdgroups=config.simdgroups,
+        chains=config.rows * config.columns,
+        issue_cycles=elements * config.rows * chip.alu_cycles,
+        alu_cycles=elements * weight_instructions(problem) * chip.alu_cycles,
+        threadgroup_bytes=0 if problem.transpose else 8 * config.rows * config.simdgroups * columns,
+        vector_bytes=repeated,
+        cache_bytes=columns * problem.k * weight_bytes + x_bytes,
+        repeated_bytes=repeated,
+        dram_bytes=moved_bytes(problem) + reread_bytes(problem, blocks, chip),
+        registers=resources(config, run, problem.transpose).registers,
+    )
+
+
+def reread_bytes(problem: ExpertProblem, blocks: int, chip: Chip) -> float:
+    """Return the bytes of weights that blocks of the same expert read again, cache missed."""
+    again = max(0.0, blocks - problem.expected_experts) * problem.expert_bytes
+    walked = problem.expert_bytes * problem.expected_experts
+    return again * max(0.0, 1.0 - chip.slc_bytes / max(1.0, walked))
+
+
+def _grid(problem: ExpertProblem, config: Config) -> Extent:
+    columns = threadgroup_columns(config, _run(problem), problem.transpose)
+    blocks = problem.rows if is_direct(problem, config) else most_blocks(problem, config.rows)
+    return (ceil(problem.n / columns) * config.threads, blocks, 1)
+
+
+@latest
+def plan(problem: ExpertProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    direct = is_direct(problem, config)
+    spec = Spec(
+        text=expert_text(problem),
+        listed=not (direct or problem.grouped),
+        direct=direct,
+        config=config,
+        run=_run(problem),
+    )
+    launch = Launch(
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
+        sizes=Sizes.of(spec, expert_sizes(problem)),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+    needs = resources(config, _run(problem), problem.transpose)
+    stage = Stage(spec=spec, launch=launch, resources=needs)
+    return Plan(kernel=NAME, config=config, stages=(*stages_before(problem, spec), stage))
+
+
+def variant_problems() -> Iterator[ExpertProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    yield from expert_variant_problems()
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=ExpertProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

@@ -1,0 +1,303 @@
+"""Products of segments of the contracted axis: candidates, legality, cost and plan.
+
+Of rows that are sorted by expert, it is the gradient of each expert's weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from math import ceil
+
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT16, FLOATS, DType
+from ....core.kernel import Kernel
+from ....core.plan import (
+    SIMD_WIDTH,
+    Arguments,
+    Extent,
+    Launch,
+    Plan,
+    Resources,
+    Sizes,
+    Stage,
+)
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, seconds
+from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
+from ....machine.limits import reject_grid, reject_resources, reject_sizes, tiny_operand
+from ....machine.products import GemmTile, Product, gemm_work
+from ..problem import SegmentedProblem
+
+NAME = "segmented_gemm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A tile shape.
+
+    Attributes:
+        block_m: Rows of a result that a threadgroup computes.
+        block_n: Columns of a result that a threadgroup computes.
+        block_k: Depth of one step.
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    simdgroups_m: int
+    simdgroups_n: int
+
+    def __str__(self) -> str:
+        block = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        return f"{block}-{self.simdgroups_m}x{self.simdgroups_n}"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+
+    @property
+    def fragments_m(self) -> int:
+        """Fragments of the result that a simdgroup holds along the rows."""
+        return self.block_m // (FRAGMENT * self.simdgroups_m)
+
+    @property
+    def fragments_n(self) -> int:
+        """Fragments of the result that a simdgroup holds along the columns."""
+        return self.block_n // (FRAGMENT * self.simdgroups_n)
+
+
+CONFIGS = (
+    Config(block_m=64, block_n=64, block_k=16, simdgroups_m=2, simdgroups_n=2),
+    Config(block_m=32, block_n=32, block_k=16, simdgroups_m=2, simdgroups_n=2),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """The tiles of both operands as they are staged, rows as stored.
+
+    Attributes:
+        a_stride: Elements between two rows of the tile of ``a``.
+        b_stride: Likewise of ``b``.
+        a_elements: Elements of the tile of ``a``.
+        b_elements: Likewise of ``b``.
+    """
+
+    a_stride: int
+    b_stride: int
+    a_elements: int
+    b_elements: int
+
+
+@kept
+def staged_tiles(config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool) -> Tiles:
+    """Return the staged tiles of operands of two types and layouts."""
+    a_rows, a_columns = config.block_m, config.block_k
+    b_rows, b_columns = config.block_k, config.block_n
+    if transpose_a:
+        a_rows, a_columns = a_columns, a_rows
+    if transpose_b:
+        b_rows, b_columns = b_columns, b_rows
+    a_stride, b_stride = staged_stride(a_columns, a), staged_stride(b_columns, b)
+    return Tiles(
+        a_stride=a_stride,
+        b_stride=b_stride,
+        a_elements=a_rows * a_stride,
+        b_elements=b_rows * b_stride,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(Arguments):
+    """Everything that the text of one product of segments depends on.
+
+    Attributes:
+        a: Element format of ``a``. Likewise ``b`` and ``out``.
+        b: See ``a``.
+        out: See ``a``.
+        m: Rows of each result.
+        n: Columns of each result.
+        transpose_a: ``a`` is stored ``[k, m]``.
+        transpose_b: ``b`` is stored ``[n, k]``.
+        config: The configuration.
+    """
+
+    INPUTS = ("a", "b", "segments", "sizes")
+    SIZES = ("k",)
+
+    a: DType
+    b: DType
+    out: DType
+    m: int
+    n: int
+    transpose_a: bool
+    transpose_b: bool
+    config: Config
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"experts/{NAME}.metal.j2"
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name, legal in a Metal name."""
+        layout = ("t" if self.transpose_a else "n") + ("t" if self.transpose_b else "n")
+        block = f"{self.config.block_m}x{self.config.block_n}x{self.config.block_k}"
+        dtypes = f"{self.a}_{self.b}_{self.out}"
+        return f"tilegemm_{NAME}_{layout}_{dtypes}_{block}_m{self.m}_n{self.n}"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def tiles(self) -> Tiles:
+        """The tiles of both operands as they are staged."""
+        return staged_tiles(self.config, self.a, self.b, self.transpose_a, self.transpose_b)
+
+
+def candidates(problem: SegmentedProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: SegmentedProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if problem.is_empty:
+        return "there is nothing to multiply"
+    reason = tiny_operand(problem.operands[:2]) or reject_sizes((problem.k, problem.segments))
+    if reason:
+        return reason
+    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+
+
+def _resources(problem: SegmentedProblem, config: Config) -> Resources:
+    tiles = staged_tiles(config, problem.a, problem.b, problem.transpose_a, problem.transpose_b)
+    rows, columns = config.fragments_m, config.fragments_n
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=tiles.a_elements * problem.a.bytes + tiles.b_elements * problem.b.bytes,
+        registers=2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS,
+    )
+
+
+def cost(problem: SegmentedProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: SegmentedProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration: a batch of products of segments that are alike."""
+    needs = _resources(problem, config)
+    tile = GemmTile(
+        block_m=config.block_m,
+        block_n=config.block_n,
+        block_k=config.block_k,
+        simdgroups_m=config.simdgroups_m,
+        simdgroups_n=config.simdgroups_n,
+        staged=True,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
+    )
+    return gemm_work(segments_product(problem), tile, chip)
+
+
+def segments_product(problem: SegmentedProblem) -> Product:
+    """Return the products of all segments, were they as long as each other."""
+    return Product(
+        m=problem.m,
+        n=problem.n,
+        k=max(1, ceil(problem.k / problem.segments)),
+        a=problem.a,
+        b=problem.b,
+        out=problem.out,
+        transpose_a=problem.transpose_a,
+        transpose_b=problem.transpose_b,
+        batch_size=problem.segments,
+        a_matrices=problem.segments,
+        b_matrices=problem.segments,
+    )
+
+
+def _grid(problem: SegmentedProblem, config: Config) -> Extent:
+    columns, rows = ceil(problem.n / config.block_n), ceil(problem.m / config.block_m)
+    return (columns * config.threads, rows, problem.segments)
+
+
+@latest
+def plan(problem: SegmentedProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(
+        a=problem.a,
+        b=problem.b,
+        out=problem.out,
+        m=problem.m,
+        n=problem.n,
+        transpose_a=problem.transpose_a,
+        transpose_b=problem.transpose_b,
+        config=config,
+    )
+    launch = Launch(
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
+        sizes=Sizes.of(spec, {"k": problem.k}),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
+    return Plan(kernel=NAME, config=config, stages=(stage,))
+
+
+def variant(
+    m: int,
+    n: int,
+    k: int,
+    *,
+    segments: int = 5,
+    a: DType = FLOAT16,
+    b: DType = FLOAT16,
+    out: DType = FLOAT16,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+) -> SegmentedProblem:
+    """Return the problem of segments with everything but what is named left at its default."""
+    return SegmentedProblem(
+        m=m,
+        n=n,
+        k=k,
+        segments=segments,
+        a=a,
+        b=b,
+        out=out,
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        out_shape=(segments, m, n),
+    )
+
+
+def variant_problems() -> Iterator[SegmentedProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    for transpose_a, transpose_b in product((False, True), repeat=2):
+        shape = partial(variant, transpose_a=transpose_a, transpose_b=transpose_b)
+        for a, b in zip(FLOATS, (*FLOATS[1:], FLOATS[0]), strict=True):
+            yield shape(33, 37, 71, a=a, b=b, out=b)
+        yield shape(64, 64, 64)
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=SegmentedProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

@@ -1,0 +1,86 @@
+"""Keys of prepared products with chosen matrices, and the calls prepared for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import mlx.core as mx
+
+from ...backends import Backend
+from ...core.arguments import ArraySpec
+from ...core.caches import prepared
+from ...core.context import Settings
+from ...core.shapes import Shape
+
+if TYPE_CHECKING:
+    from ...core.family import Run
+    from .problem import AnyProblem
+
+GATHER_MM = "gather_mm"
+GATHER_QMM = "gather_qmm"
+GROUPED_MATMUL = "grouped_matmul"
+SEGMENTED_MM = "segmented_mm"
+
+Stated = tuple[str, Shape, mx.Dtype]
+"""Name, shape and dtype of an array."""
+
+Option = tuple[str, object]
+"""Name and value of an argument that is no array."""
+
+
+class ExpertKey(NamedTuple):
+    """Everything that a call is prepared from."""
+
+    op: str
+    arrays: tuple[Stated, ...]
+    options: tuple[Option, ...]
+    backend: Backend | None
+    settings: Settings
+
+
+class ExpertCall(NamedTuple):
+    """A prepared call.
+
+    Attributes:
+        problem: What it solves.
+        run: The call of operands in the problem's order.
+        checks: Whether its indices have values that can be checked: where arrays are evaluated.
+    """
+
+    problem: AnyProblem
+    run: Run
+    checks: bool
+
+
+@prepared
+def expert_call(key: ExpertKey) -> ExpertCall:
+    """Return the call that serves products of these shapes, dtypes and options."""
+    # Imported at the first call: kernels and chips are most of what importing the package costs.
+    from ...call.prepare import prepare
+    from . import request
+
+    states: dict[str, Callable[..., AnyProblem]] = {
+        GATHER_MM: request.gather_mm_request,
+        GATHER_QMM: request.gather_qmm_request,
+        GROUPED_MATMUL: request.grouped_request,
+        SEGMENTED_MM: request.segmented_request,
+    }
+    state = states[key.op]
+    arrays = {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in key.arrays}
+    problem = state(key.op, arrays, dict(key.options))
+    settings = key.settings
+    run = prepare(
+        key.op,
+        problem,
+        key.backend,
+        force=settings.kernel,
+        gradients=settings.gradients,
+    )
+    checks = key.backend is not None and not key.backend.capabilities.lazy
+    return ExpertCall(problem=problem, run=run, checks=checks)
+
+
+def stated(arrays: dict[str, mx.array]) -> tuple[Stated, ...]:
+    """Return the part of a key of the arrays that are passed."""
+    return tuple((name, array.shape, array.dtype) for name, array in arrays.items())

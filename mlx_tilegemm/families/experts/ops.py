@@ -1,0 +1,395 @@
+"""The public operations on chosen matrices: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from ...backends import StreamOrDevice, resolve
+from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype, kind_name
+from ...core.context import Settings, current_settings, is_exact
+from ...core.tracing import is_shapeless, is_traced
+from ...errors import BackendError, DTypeError
+from .indices import as_int32, check_values, flat_indices
+from .key import (
+    GATHER_MM,
+    GATHER_QMM,
+    GROUPED_MATMUL,
+    SEGMENTED_MM,
+    ExpertCall,
+    ExpertKey,
+    expert_call,
+    stated,
+)
+from .problem import ExpertProblem, broadcast_shapes
+from .request import read_dtype
+
+
+def gather_mm(
+    a: mx.array,
+    b: mx.array,
+    /,
+    lhs_indices: mx.array | None = None,
+    rhs_indices: mx.array | None = None,
+    *,
+    sorted_indices: bool = False,
+    transpose_b: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply matrices that indices choose, without copying, sorting or casting any of them.
+
+    Product ``p`` is ``a[lhs_indices[p]] @ b[rhs_indices[p]]``. Indices count matrices over all
+    batch axes of their operand, and broadcast with one another. Products are summed in float32, and
+    the result is rounded once.
+
+    Args:
+        a: ``[..., m, k]``, or ``[k]``, of float32, float16 or bfloat16.
+        b: ``[..., k, n]``, or ``[..., n, k]`` with ``transpose_b``, or ``[k]``, of any of these.
+            Integers beside a float are cast to what MLX promotes them to.
+        lhs_indices: Integers; None takes the matrices of ``a`` in order, in the shape of its batch
+            axes.
+        rhs_indices: Integers; None likewise takes those of ``b``. A kernel makes rows zero whose
+            index is of no matrix; where arrays are evaluated at once such an index is refused.
+        sorted_indices: Whether ``rhs_indices`` are promised to be sorted, which MLX's own op gains
+            from. Kernels take them in any order.
+        transpose_b: Swap the last two axes of ``b`` as it is read; no copy is made.
+        out_dtype: Result dtype; None is MLX's promotion of ``a`` and ``b``.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]`` after the shape to which the indices broadcast, without ``m`` for a 1-D
+        ``a`` and without ``n`` for a 1-D ``b``.
+
+    Raises:
+        ProblemError: Shapes that do not fit together, or an index out of range (a `ValueError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+
+    Example:
+        >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
+        >>> experts = mx.random.normal((8, 32, 64)).astype(mx.float16)
+        >>> chosen = mx.random.randint(0, 8, (5, 2))
+        >>> gather_mm(x, experts, rhs_indices=chosen, transpose_b=True).shape
+        (5, 2, 1, 32)
+    """
+    arrays = _arrays(GATHER_MM, a=a, b=b, lhs_indices=lhs_indices, rhs_indices=rhs_indices)
+    options = {
+        "sorted_indices": sorted_indices,
+        "transpose_b": transpose_b,
+        "out_dtype": out_dtype,
+    }
+    return _gathered(GATHER_MM, arrays, options, stream)
+
+
+def gather_qmm(
+    x: mx.array,
+    w: mx.array,
+    /,
+    scales: mx.array,
+    biases: mx.array | None = None,
+    lhs_indices: mx.array | None = None,
+    rhs_indices: mx.array | None = None,
+    transpose: bool = True,
+    group_size: int | None = None,
+    bits: int | None = None,
+    mode: str = "affine",
+    global_scale: mx.array | None = None,
+    *,
+    sorted_indices: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply by quantized matrices that indices choose, decoded where they are used.
+
+    As `gather_mm`, with a weight of `mx.quantize`: each matrix is decoded to float32, products are
+    summed in float32, and the result is rounded once. No operand is copied, sorted or cast.
+
+    Args:
+        x: ``[..., m, k]`` of float32, float16 or bfloat16. Integers are cast to the dtype of affine
+            scales, as MLX casts them.
+        w: uint32 ``[..., n, k * bits / 32]``, or ``[..., k, n * bits / 32]`` without ``transpose``.
+        scales: A scale for each group of a row of ``w``: for ``"affine"`` of any float dtype, else
+            uint8.
+        biases: A bias for each group, of any float dtype and the shape of ``scales``, for
+            ``"affine"`` alone.
+        lhs_indices: As of `gather_mm`, for ``x``.
+        rhs_indices: As of `gather_mm`, for ``w``.
+        transpose: Multiply by the transposes of ``w``, whose groups are then along ``k``.
+        group_size: Elements of a group, as in `quantized_matmul`; None is the mode's.
+        bits: Bits of an element, as in `quantized_matmul`; None is the mode's.
+        mode: ``"affine"``, ``"mxfp4"``, ``"mxfp8"`` or ``"nvfp4"``.
+        global_scale: float32 ``[experts]`` for ``"nvfp4"``: products with a matrix are multiplied
+            by its scale and divided by 2688.
+        sorted_indices: As of `gather_mm`.
+        out_dtype: Result dtype; None is MLX's: the promotion of ``x``, ``scales`` and ``biases``
+            for ``"affine"``, else that of ``x``.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]`` after the shape to which the indices broadcast.
+
+    Raises:
+        ProblemError: Shapes or options that do not fit together, or an index out of range (a
+            `ValueError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+
+    Example:
+        >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
+        >>> w, scales = mx.quantize(mx.random.normal((8, 32, 64)), mode="mxfp4")
+        >>> chosen = mx.random.randint(0, 8, (5, 2))
+        >>> gather_qmm(x, w, scales, rhs_indices=chosen, mode="mxfp4").shape
+        (5, 2, 1, 32)
+    """
+    arrays = _arrays(
+        GATHER_QMM,
+        x=x,
+        w=w,
+        scales=scales,
+        biases=biases,
+        global_scale=global_scale,
+        lhs_indices=lhs_indices,
+        rhs_indices=rhs_indices,
+    )
+    options = {
+        "transpose": transpose,
+        "group_size": group_size,
+        "bits": bits,
+        "mode": mode,
+        "sorted_indices": sorted_indices,
+        "out_dtype": out_dtype,
+    }
+    return _gathered(GATHER_QMM, arrays, options, stream)
+
+
+def grouped_matmul(
+    a: mx.array,
+    b: mx.array,
+    offsets: mx.array,
+    /,
+    *,
+    transpose_b: bool = False,
+    bias: mx.array | None = None,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply groups of rows by a matrix each, without casting any operand into a copy.
+
+    Group ``g`` is the rows from ``offsets[g - 1]``, or 0 for the first, up to ``offsets[g]``.
+    Products are summed in float32, and the result is rounded once.
+
+    Args:
+        a: ``[rows, k]`` of float32, float16 or bfloat16, sorted by group.
+        b: ``[groups, k, n]``, or ``[groups, n, k]`` with ``transpose_b``, of any of these.
+        offsets: Integers ``[groups]``, the end of each group, which never fall. Rows past the last
+            are zero in the result.
+        transpose_b: Swap the last two axes of ``b`` as it is read; no copy is made.
+        bias: ``[groups, n]`` of any float dtype, a row for each group, added before the result is
+            rounded.
+        out_dtype: Result dtype; None is MLX's promotion of ``a`` and ``b``.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[rows, n]``.
+
+    Raises:
+        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
+            offsets that fall or are past the rows (a `ValueError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+
+    Example:
+        >>> rows, groups = mx.random.normal((7, 64)), mx.random.normal((3, 64, 32))
+        >>> grouped_matmul(rows, groups, mx.array([2, 2, 7])).shape
+        (7, 32)
+    """
+    arrays = _arrays(GROUPED_MATMUL, a=a, b=b, bias=bias, offsets=offsets)
+    options = {"transpose_b": transpose_b, "out_dtype": out_dtype}
+    call = _call(GROUPED_MATMUL, arrays, options, stream)
+    operands = _in_own_dtypes(arrays, stream)
+    operands["offsets"] = as_int32(offsets, stream)
+    return _result(GROUPED_MATMUL, call, list(operands.values()), stream)
+
+
+def segmented_mm(
+    a: mx.array,
+    b: mx.array,
+    /,
+    segments: mx.array,
+    *,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply segments of the contracted axis, each for a result of its own.
+
+    Result ``s`` is ``a[:, start:end] @ b[start:end]`` for ``start, end = segments[s]``; it is zero
+    where the end is not above the start. Products are summed in float32, and the result is rounded
+    once.
+
+    Args:
+        a: ``[m, k]`` of float32, float16 or bfloat16.
+        b: ``[k, n]`` of any of these.
+        segments: Integers ``[..., 2]`` from 0 to ``k``.
+        out_dtype: Result dtype; None is MLX's promotion of ``a`` and ``b``.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]`` after the shape of ``segments`` without its last axis.
+
+    Raises:
+        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
+            segments past ``k`` (a `ValueError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+
+    Example:
+        >>> a, b = mx.random.normal((8, 64)), mx.random.normal((64, 16))
+        >>> segmented_mm(a, b, mx.array([[0, 10], [10, 64]])).shape
+        (2, 8, 16)
+    """
+    arrays = _arrays(SEGMENTED_MM, a=a, b=b, segments=segments)
+    call = _call(SEGMENTED_MM, arrays, {"out_dtype": out_dtype}, stream)
+    operands = _in_own_dtypes(arrays, stream)
+    pairs = mx.reshape(as_int32(segments, stream), (-1, 2), stream=stream)
+    operands["segments"] = pairs
+    return _result(SEGMENTED_MM, call, list(operands.values()), stream)
+
+
+def gathered(
+    x: mx.array,
+    w: mx.array,
+    rhs_indices: mx.array,
+    *,
+    scales: mx.array | None = None,
+    biases: mx.array | None = None,
+    global_scale: mx.array | None = None,
+    bias: mx.array | None = None,
+    out_dtype: mx.Dtype,
+    sorted_indices: bool = False,
+    stream: StreamOrDevice = None,
+    **weight: object,
+) -> mx.array:
+    """Return what `gather_mm` or, with scales, `gather_qmm` does, plus a row for each matrix.
+
+    Matrices are ``[n, k]``.
+
+    Args:
+        x: As of either.
+        w: As of either.
+        rhs_indices: As of either.
+        scales: As of `gather_qmm`.
+        biases: As of `gather_qmm`.
+        global_scale: As of `gather_qmm`.
+        bias: ``[experts, n]`` of any float dtype, added before the result is rounded.
+        out_dtype: Result dtype.
+        sorted_indices: As of either.
+        stream: Stream or device of the call.
+        **weight: ``group_size``, ``bits`` and ``mode`` of a quantized weight.
+    """
+    options = {**weight, "sorted_indices": sorted_indices, "out_dtype": out_dtype}
+    if scales is None:
+        arrays = _arrays(GATHER_MM, a=x, b=w, bias=bias, rhs_indices=rhs_indices)
+        return _gathered(GATHER_MM, arrays, {**options, "transpose_b": True}, stream)
+    arrays = _arrays(
+        GATHER_QMM,
+        x=x,
+        w=w,
+        scales=scales,
+        biases=biases,
+        global_scale=global_scale,
+        bias=bias,
+        rhs_indices=rhs_indices,
+    )
+    return _gathered(GATHER_QMM, arrays, {**options, "transpose": True}, stream)
+
+
+def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
+    """Return the arrays that are passed, by name; None is what may not be."""
+    return {
+        name: as_array(op, name, value)
+        for name, value in arrays.items()
+        if value is not None or name in _REQUIRED
+    }
+
+
+_REQUIRED = frozenset(("a", "b", "x", "w", "scales", "offsets", "segments"))
+
+
+def _call(
+    op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
+) -> ExpertCall:
+    settings: Settings = current_settings()
+    options = {name: _option(op, name, value) for name, value in options.items()}
+    options["exact"] = is_exact(op, None, settings)
+    return expert_call(
+        ExpertKey(
+            op=op,
+            arrays=stated(arrays),
+            options=tuple(options.items()),
+            backend=resolve(stream, settings).backend,
+            settings=settings,
+        )
+    )
+
+
+def _option(op: str, name: str, value: object) -> object:
+    """Return an argument that is no array, of the kind that it has to be of."""
+    if name in ("sorted_indices", "transpose", "transpose_b"):
+        return as_flag(op, name, value)
+    if name in ("bits", "group_size"):
+        return None if value is None else as_whole(op, name, value)
+    if name == "out_dtype":
+        check_out_dtype(op, value)
+    elif not isinstance(value, str):
+        raise DTypeError(f"[{op}] Expected {name} to be a string, got {kind_name(value)}.")
+    return value
+
+
+def _gathered(
+    op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
+) -> mx.array:
+    call = _call(op, arrays, options, stream)
+    problem = call.problem
+    assert isinstance(problem, ExpertProblem)
+    operands = _in_own_dtypes(arrays, stream)
+    x, w = list(operands.values())[:2]
+    lhs, rhs = (operands.pop(name, None) for name in ("lhs_indices", "rhs_indices"))
+    x_batch, w_batch = x.shape[:-2], w.shape[:-2]
+    shapes = [x_batch if lhs is None else lhs.shape, w_batch if rhs is None else rhs.shape]
+    shape = broadcast_shapes(*shapes)
+    ordered = list(operands.values())
+    if not problem.fanout:
+        ordered.append(flat_indices(lhs, x_batch, shape, stream))
+    ordered.append(flat_indices(rhs, w_batch, shape, stream))
+    return _result(op, call, ordered, stream)
+
+
+def _in_own_dtypes(arrays: dict[str, mx.array], stream: StreamOrDevice) -> dict[str, mx.array]:
+    """Return arrays with the integers among those that are multiplied cast as MLX casts them."""
+    found = dict(arrays)
+    names: list[str] = [name for name in ("a", "b") if name in arrays]
+    if names:
+        promoted = mx.result_type(*(arrays[name] for name in names))
+    else:
+        names, promoted = ["x"], arrays["scales"].dtype
+    for name in names:
+        dtype = read_dtype(found[name].dtype, promoted)
+        if found[name].dtype != dtype:
+            found[name] = found[name].astype(dtype, stream=stream)
+    return found
+
+
+def _result(
+    op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice
+) -> mx.array:
+    if not is_traced():
+        if call.checks:
+            check_values(op, call.problem, operands)
+    elif is_shapeless():
+        raise BackendError(
+            f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): how "
+            "matrices are chosen depends on them."
+        )
+    return call.run(operands, (), stream)[0]

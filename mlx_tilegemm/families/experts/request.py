@@ -1,0 +1,323 @@
+"""Requests: products with chosen matrices that Python arguments ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import mlx.core as mx
+
+from ...core.arguments import ArraySpec, as_flag, as_whole, out_row
+from ...core.dtypes import FLOATS, DType, from_mlx, mlx_name
+from ...core.shapes import Shape, shape_text
+from ...errors import DTypeError, ProblemError
+from ...formats import (
+    Grouping,
+    check_expert_scales,
+    check_groups,
+    compute_dtype,
+    grouping,
+    natural_dtype,
+)
+from .problem import ExpertProblem, SegmentedProblem, broadcast_shapes, check_inner, fanout
+
+Arrays = Mapping[str, ArraySpec]
+"""Shapes and dtypes of the arrays that are passed, by the op's names."""
+
+Options = Mapping[str, Any]
+"""The op's other arguments by name."""
+
+
+def gather_mm_request(op: str, arrays: Arrays, options: Options) -> ExpertProblem:
+    """State the products that `gather_mm` is asked for.
+
+    Raises:
+        ProblemError: Shapes that do not fit together.
+        DTypeError: Dtypes that no product takes.
+    """
+    x, w = arrays["a"], arrays["b"]
+    transpose = as_flag(op, "transpose_b", options["transpose_b"])
+    if not x.shape or not w.shape:
+        raise ProblemError(f"[{op}] Expected operands of at least one dimension, got a scalar.")
+    x_shape = x.shape if len(x.shape) > 1 else (1, *x.shape)
+    column = (1, *w.shape) if transpose else (*w.shape, 1)
+    w_shape = w.shape if len(w.shape) > 1 else column
+    n, k = w_shape[-2:] if transpose else w_shape[:-3:-1]
+    check_inner(op, x.shape, _as_multiplied(w.shape, transpose), (x_shape[-1], k))
+    index_shape = _index_shape(op, arrays, x_shape[:-2], w_shape[:-2])
+    columns = (n,) if len(w.shape) > 1 else ()
+    return _plain(
+        op,
+        arrays,
+        options,
+        products=prod(index_shape),
+        m=x_shape[-2],
+        n=n,
+        k=k,
+        experts=prod(w_shape[:-2]),
+        sources=prod(x_shape[:-2]),
+        fanout=_fanout(arrays, x_shape[:-2], index_shape),
+        transpose=transpose,
+        out_shape=(*index_shape, *x.shape[-2:-1], *columns),
+    )
+
+
+def grouped_request(op: str, arrays: Arrays, options: Options) -> ExpertProblem:
+    """State the products that `grouped_matmul` is asked for; raises as `gather_mm_request`."""
+    x, w, offsets = (arrays[name] for name in ("a", "b", "offsets"))
+    transpose = as_flag(op, "transpose_b", options["transpose_b"])
+    if len(x.shape) != 2 or len(w.shape) != 3:
+        raise ProblemError(
+            f"[{op}] Expected a of two dimensions and b of three, got {shape_text(x.shape)} and "
+            f"{shape_text(w.shape)}."
+        )
+    _check_integral(op, "offsets", offsets.dtype)
+    if offsets.shape != w.shape[:1]:
+        raise ProblemError(
+            f"[{op}] Expected an offset for each of {w.shape[0]} groups, got offsets of shape "
+            f"{shape_text(offsets.shape)}."
+        )
+    n, k = w.shape[-2:] if transpose else w.shape[:-3:-1]
+    check_inner(op, x.shape, _as_multiplied(w.shape, transpose), (x.shape[-1], k))
+    return _plain(
+        op,
+        arrays,
+        options,
+        products=x.shape[0],
+        m=1,
+        n=n,
+        k=k,
+        experts=w.shape[0],
+        sources=x.shape[0],
+        fanout=1,
+        transpose=transpose,
+        grouped=True,
+        out_shape=(x.shape[0], n),
+    )
+
+
+def gather_qmm_request(op: str, arrays: Arrays, options: Options) -> ExpertProblem:
+    """State the products that `gather_qmm` is asked for; raises as `gather_mm_request`."""
+    x, w, scales, biases = arrays["x"], arrays["w"], arrays["scales"], arrays.get("biases")
+    weight = _grouping(op, options)
+    _check_words(op, w)
+    check_groups(op, weight, w.shape, scales, biases)
+    experts = prod(w.shape[:-2])
+    if "global_scale" in arrays:
+        scale = arrays["global_scale"]
+        check_expert_scales(op, weight, scale.shape, scale.dtype, experts)
+    transpose = as_flag(op, "transpose", options["transpose"])
+    if len(x.shape) < 2:
+        raise ProblemError(
+            f"[{op}] Input must have at least two dimensions but got input with shape "
+            f"{shape_text(x.shape)}."
+        )
+    rows, columns = w.shape[-2], w.shape[-1] * 32 // weight.bits
+    n, k = (rows, columns) if transpose else (columns, rows)
+    if x.shape[-1] != k:
+        raise ProblemError(
+            f"[{op}] Last dimension of first input with shape (..., {x.shape[-1]}) does not match "
+            f"the expanded quantized matrix ({k}, {n}) computed from shape "
+            f"{shape_text(w.shape)} with group_size={weight.group}, bits={weight.bits} and "
+            f"transpose={str(transpose).lower()}"
+        )
+    index_shape = _index_shape(op, arrays, x.shape[:-2], w.shape[:-2])
+    x_row = _row(op, "x", compute_dtype(op, x, scales, biases))
+    natural = _row(op, "operands", natural_dtype(x_row.mlx, scales, biases))
+    return ExpertProblem(
+        products=prod(index_shape),
+        m=x.shape[-2],
+        n=n,
+        k=k,
+        experts=experts,
+        sources=prod(x.shape[:-2]),
+        fanout=_fanout(arrays, x.shape[:-2], index_shape),
+        x=x_row,
+        w=weight.codes,
+        weight=weight,
+        scales=weight.scales or _row(op, "scales", scales.dtype),
+        biases=None if biases is None else _row(op, "biases", biases.dtype),
+        tensor_scale="global_scale" in arrays,
+        bias=_bias(op, arrays, experts, n),
+        out=_out(op, options, natural),
+        transpose=transpose,
+        grouped=False,
+        sorted=as_flag(op, "sorted_indices", options["sorted_indices"]),
+        out_shape=(*index_shape, x.shape[-2], n),
+        exact=bool(options.get("exact")),
+    )
+
+
+def segmented_request(op: str, arrays: Arrays, options: Options) -> SegmentedProblem:
+    """State the products that `segmented_mm` is asked for; raises as `gather_mm_request`."""
+    a, b, segments = (arrays[name] for name in ("a", "b", "segments"))
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise ProblemError(f"[{op}] Batched matmul not supported")
+    if segments.shape[-1:] != (2,):
+        raise ProblemError(
+            f"[{op}] The segments should have shape (..., 2) but {shape_text(segments.shape)} was "
+            "provided."
+        )
+    _check_integral(op, "segments", segments.dtype)
+    transpose_a = bool(options.get("transpose_a"))
+    transpose_b = bool(options.get("transpose_b"))
+    m, k = a.shape[::-1] if transpose_a else a.shape
+    inner, n = b.shape[::-1] if transpose_b else b.shape
+    check_inner(op, a.shape, b.shape, (k, inner))
+    left, right = _rows(op, a.dtype, b.dtype)
+    return SegmentedProblem(
+        m=m,
+        n=n,
+        k=k,
+        segments=prod(segments.shape[:-1]),
+        a=left,
+        b=right,
+        out=_out(op, options, _row(op, "operands", mx.result_type(left.mlx, right.mlx))),
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        out_shape=(*segments.shape[:-1], m, n),
+        exact=bool(options.get("exact")),
+    )
+
+
+def _plain(
+    op: str,
+    arrays: Arrays,
+    options: Options,
+    *,
+    products: int,
+    m: int,
+    n: int,
+    k: int,
+    experts: int,
+    sources: int,
+    fanout: int,
+    transpose: bool,
+    out_shape: Shape,
+    grouped: bool = False,
+) -> ExpertProblem:
+    """Return the problem of a weight of plain elements."""
+    x, w = _rows(op, arrays["a"].dtype, arrays["b"].dtype)
+    natural = _row(op, "operands", mx.result_type(x.mlx, w.mlx))
+    promised = not grouped and as_flag(op, "sorted_indices", options["sorted_indices"])
+    return ExpertProblem(
+        products=products,
+        m=m,
+        n=n,
+        k=k,
+        experts=experts,
+        sources=sources,
+        fanout=fanout,
+        x=x,
+        w=w,
+        weight=None,
+        scales=None,
+        biases=None,
+        tensor_scale=False,
+        bias=_bias(op, arrays, experts, n),
+        out=_out(op, options, natural),
+        transpose=transpose,
+        grouped=grouped,
+        sorted=promised,
+        out_shape=out_shape,
+        exact=bool(options.get("exact")),
+    )
+
+
+def _as_multiplied(shape: Shape, transpose: bool) -> Shape:
+    return (*shape[:-2], *shape[:-3:-1]) if transpose else shape
+
+
+def _index_shape(op: str, arrays: Arrays, x_batch: Shape, w_batch: Shape) -> Shape:
+    """Return the shape of the products: that of both indices, or of the batch for one not given."""
+    shapes: list[Shape] = []
+    for name, batch in (("lhs_indices", x_batch), ("rhs_indices", w_batch)):
+        given = arrays.get(name)
+        if given is not None and not mx.issubdtype(given.dtype, mx.integer):
+            raise DTypeError(f"[{op}] Got indices with invalid dtype. Indices must be integral.")
+        shape: Shape = batch if given is None else given.shape
+        shapes.append(shape)
+        if given is not None and 0 in batch and 0 not in shape:
+            raise ProblemError(f"[{op}] Expected {name} of a matrix, got a batch of none.")
+    return broadcast_shapes(*shapes)
+
+
+def _fanout(arrays: Arrays, batch: Shape, index_shape: Shape) -> int:
+    return 0 if "lhs_indices" in arrays else fanout(batch, index_shape)
+
+
+def _grouping(op: str, options: Options) -> Grouping:
+    bits, group = (
+        None if options[name] is None else as_whole(op, name, options[name])
+        for name in ("bits", "group_size")
+    )
+    return grouping(op, options["mode"], bits, group)
+
+
+def _check_words(op: str, w: ArraySpec) -> None:
+    if w.dtype != mx.uint32:
+        raise DTypeError(
+            f"[{op}] The weight matrix should be uint32 but received {mlx_name(w.dtype)}"
+        )
+    if len(w.shape) < 2:
+        raise ProblemError(
+            f"[{op}] Expected a weight of at least two dimensions, got {shape_text(w.shape)}."
+        )
+
+
+def _check_integral(op: str, name: str, dtype: mx.Dtype) -> None:
+    if not mx.issubdtype(dtype, mx.integer):
+        raise DTypeError(
+            f"[{op}] Got {name} with invalid dtype. {name.capitalize()} must be integral."
+        )
+
+
+def _rows(op: str, a: mx.Dtype, b: mx.Dtype) -> tuple[DType, DType]:
+    """Return the rows of two dtypes, each its own; an integer or bool is what MLX promotes it to.
+
+    Raises:
+        DTypeError: No floats, or wider ones.
+    """
+    promoted = mx.result_type(a, b)
+    if not mx.issubdtype(promoted, mx.floating):
+        raise DTypeError(
+            f"[{op}] Only real floating point types are supported but {mlx_name(a)} and "
+            f"{mlx_name(b)} were provided which results in {mlx_name(promoted)}, which is not a "
+            "real floating point type."
+        )
+    left, right = (read_dtype(one, promoted) for one in (a, b))
+    return _row(op, "a", left), _row(op, "b", right)
+
+
+def read_dtype(dtype: mx.Dtype, promoted: mx.Dtype) -> mx.Dtype:
+    """Return the dtype in which an operand is read: a float's own, else the promoted one."""
+    return dtype if mx.issubdtype(dtype, mx.floating) else promoted
+
+
+def _row(op: str, name: str, dtype: mx.Dtype) -> DType:
+    row = from_mlx(dtype)
+    if row is None or row not in FLOATS:
+        raise DTypeError(
+            f"[{op}] Expected {name} of float32, float16 or bfloat16, got {mlx_name(dtype)}."
+        )
+    return row
+
+
+def _bias(op: str, arrays: Arrays, experts: int, n: int) -> DType | None:
+    bias = arrays.get("bias")
+    if bias is None:
+        return None
+    if bias.shape != (experts, n):
+        raise ProblemError(
+            f"[{op}] Expected bias of a row for each matrix, ({experts},{n}), got "
+            f"{shape_text(bias.shape)}."
+        )
+    return _row(op, "bias", bias.dtype)
+
+
+def _out(op: str, options: Options, natural: DType) -> DType:
+    out = out_row(op, options["out_dtype"]) or natural
+    if out not in FLOATS:
+        raise DTypeError(f"[{op}] Expected a floating point out_dtype, got {out}.")
+    return out

@@ -1,0 +1,371 @@
+"""Common parts of the kernels of chosen matrices: of a spec, of legality, launch and work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from math import ceil
+from typing import Any, ClassVar
+
+from ...core.caches import latest
+from ...core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT32, DType
+from ...core.plan import SIMD_WIDTH, Arguments, Launch, Resources, Sizes, Stage, features
+from ...formats import AFFINE, AFFINE_CODES, AFFINE_GROUPS, MODES, Grouping, grouping
+from ...machine.chips.record import Chip
+from ...machine.counts import RUN_BYTES
+from ...machine.decoding import DecodedText, decoding_instructions
+from ...machine.fragment import ADDRESSING_REGISTERS
+from ...machine.limits import reject_sizes, tiny_operand
+from ...machine.mlx_products import streaming_seconds
+from .problem import ExpertProblem
+
+WIDENING_INSTRUCTIONS = 1
+"""Instructions to widen an element of a plain weight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertText(DecodedText):
+    """Part of a problem that texts depend on; how many products and experts there are is run-time.
+
+    Attributes:
+        x: Element format of ``x``. Likewise the other formats, None for what is not there.
+        w: See ``x``.
+        scales: See ``x``.
+        biases: See ``x``.
+        bias: See ``x``.
+        out: See ``x``.
+        weight: How the weight is stored; None for plain elements.
+        transpose: Matrices of the weight are ``[n, k]``.
+        tensor_scale: Whether one scale more multiplies each matrix of the weight.
+        lhs_indices: Whether they say which matrix of ``x`` a product takes.
+        n: Columns of the result.
+        k: Length of the contracted axis.
+    """
+
+    x: DType
+    w: DType
+    scales: DType | None
+    biases: DType | None
+    bias: DType | None
+    out: DType
+    weight: Grouping | None
+    transpose: bool
+    tensor_scale: bool
+    lhs_indices: bool
+    n: int
+    k: int
+
+
+@latest
+def expert_text(problem: ExpertProblem) -> ExpertText:
+    """Return the part of a problem that texts depend on."""
+    return ExpertText(
+        x=problem.x,
+        w=problem.w,
+        scales=problem.scales,
+        biases=problem.biases,
+        bias=problem.bias,
+        out=problem.out,
+        weight=problem.weight,
+        transpose=problem.transpose,
+        tensor_scale=problem.tensor_scale,
+        lhs_indices=not problem.fanout,
+        n=problem.n,
+        k=problem.k,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertSpec(Arguments, ABC):
+    """Base of the specs of these kernels.
+
+    Attributes:
+        text: Part of the problem.
+        listed: Products are listed by expert, which an earlier stage has done.
+        direct: Each product is a block of its own, with its index; nothing is sorted.
+    """
+
+    text: ExpertText
+    listed: bool
+    direct: bool
+
+    KERNEL: ClassVar[str]
+    """Name of the kernel and stem of its template."""
+
+    INPUTS = (
+        "x",
+        "w",
+        "scales",
+        "biases",
+        "global_scale",
+        "bias",
+        "lhs_indices",
+        "rhs_indices",
+        "order",
+        "offsets",
+        "sizes",
+    )
+    SIZES = ("products", "m", "experts", "sources", "fanout")
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"experts/{self.KERNEL}.metal.j2"
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name, legal in a Metal name."""
+        text = self.text
+        layout = "nt" if text.transpose else "nn"
+        weight = f"{text.weight}_{text.scales}" if text.weight else str(text.w)
+        block = "x".join(map(str, self.block))
+        return (
+            f"tilegemm_{self.KERNEL}_{layout}_{text.x}_{weight}_{text.out}_{block}_"
+            f"n{text.n}_k{text.k}"
+        )
+
+    @property
+    @abstractmethod
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+
+    @property
+    @abstractmethod
+    def run(self) -> int:
+        """Neighbours of a row of the weight that a thread reads together."""
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Inputs that this variant is not given."""
+        text = self.text
+        return features(
+            {
+                ("scales",): text.weight is None,
+                ("biases",): text.biases is None,
+                ("global_scale",): not text.tensor_scale,
+                ("bias",): text.bias is None,
+                ("lhs_indices",): not text.lhs_indices,
+                ("rhs_indices",): not self.direct,
+                ("order",): not self.listed,
+                ("offsets",): self.direct,
+            }
+        )
+
+
+def plain_run(dtype: DType) -> int:
+    """Return the elements of a plain weight that a thread reads at a time."""
+    return RUN_BYTES // dtype.bytes
+
+
+def expert_sizes(problem: ExpertProblem) -> dict[str, int]:
+    """Return the run-time sizes of a problem by name."""
+    return {
+        "products": problem.products,
+        "m": problem.m,
+        "experts": problem.experts,
+        "sources": problem.sources,
+        "fanout": max(1, problem.fanout),
+    }
+
+
+@latest
+def reject_experts(problem: ExpertProblem) -> str | None:
+    """Return why no kernel may serve the problem, or None."""
+    if problem.is_empty:
+        return "there is nothing to multiply"
+    arrays = [one for one in problem.operands if one.name in ("x", "w", "scales", "biases")]
+    sizes = (problem.rows, problem.sources * problem.m, *expert_sizes(problem).values())
+    return tiny_operand(arrays) or reject_sizes(sizes)
+
+
+def most_blocks(problem: ExpertProblem, rows: int) -> int:
+    """Return how many blocks of so many rows there are at most, none with rows of two experts."""
+    # Rows without an expert are one more, to be filled with zeros.
+    return problem.rows // rows + min(problem.experts + 1, problem.products)
+
+
+def expected_blocks(problem: ExpertProblem, rows: int) -> int:
+    """Return how many blocks there are with rows in them, if all experts are as likely."""
+    experts = problem.expected_experts
+    return ceil(experts * max(1.0, problem.rows / experts / rows + 0.5 * (rows > 1)))
+
+
+def weight_instructions(problem: ExpertProblem) -> int:
+    """Return the instructions to make a float32 of an element of the weight."""
+    if problem.weight is None:
+        return WIDENING_INSTRUCTIONS
+    return decoding_instructions(problem.weight)
+
+
+def moved_bytes(problem: ExpertProblem) -> float:
+    """Return the bytes that a launch moves, each expert's weight once."""
+    others = (one for one in problem.operands if one.name not in ("w", "scales", "biases"))
+    moved = sum(one.nbytes for one in (*others, *problem.results))
+    return problem.expert_bytes * problem.expected_experts + moved
+
+
+LIST_THREADS = 256
+"""Threads that list the products of one expert."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListSpec(Arguments):
+    """Everything that the text depends on which lists products by expert: nothing."""
+
+    INPUTS = ("rhs_indices", "sizes")
+    OUTPUTS = ("order", "offsets")
+    SIZES = ("products", "experts")
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return "experts/expert_lists.metal.j2"
+
+    @property
+    def label(self) -> str:
+        """Readable part of the kernel's name, legal in a Metal name."""
+        return "tilegemm_expert_lists"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return LIST_THREADS
+
+    @property
+    def simdgroups(self) -> int:
+        """Simdgroups of one threadgroup."""
+        return LIST_THREADS // SIMD_WIDTH
+
+
+def list_stage(problem: ExpertProblem) -> Stage:
+    """Return the stage that lists products by expert: their order, and where each expert's end."""
+    spec = ListSpec()
+    launch = Launch(
+        # One threadgroup more lists products whose index is no expert's.
+        grid=((problem.experts + 1) * LIST_THREADS, 1, 1),
+        threadgroup=(LIST_THREADS, 1, 1),
+        sizes=Sizes.of(spec, expert_sizes(problem)),
+        output_shapes=((problem.products,), (problem.experts,)),
+        output_dtypes=(INT32, INT32),
+    )
+    needs = Resources(
+        threads=LIST_THREADS,
+        threadgroup_bytes=2 * INT32.bytes * spec.simdgroups,
+        registers=ADDRESSING_REGISTERS,
+    )
+    return Stage(spec=spec, launch=launch, resources=needs)
+
+
+def list_seconds(problem: ExpertProblem, chip: Chip) -> float:
+    """Return the modelled seconds of that stage: each expert reads all indices twice, in cache."""
+    read = 2 * INT32.bytes * problem.products * problem.experts
+    cached = read / (chip.l2_bytes_per_cycle * chip.cores * chip.clock_hz)
+    written = INT32.bytes * (2 * problem.products + problem.experts)
+    return chip.launch_seconds + cached + streaming_seconds(written, chip)
+
+
+def stages_before(problem: ExpertProblem, spec: ExpertSpec) -> tuple[Stage, ...]:
+    """Return what has to run before a kernel."""
+    return (list_stage(problem),) if spec.listed else ()
+
+
+RAGGED = (29, 37, 43)
+"""Products, n and k off the tiles; the axis along which groups are is a whole number of them."""
+
+ALIGNED = (64, 64, 64)
+"""Products, n and k, of which n is on every tile."""
+
+
+def variant(
+    products: int,
+    n: int,
+    k: int,
+    *,
+    m: int = 1,
+    experts: int = 9,
+    fanout: int = 1,
+    mode: str | None = None,
+    bits: int | None = None,
+    group: int | None = None,
+    x: DType = FLOAT16,
+    w: DType = FLOAT16,
+    scales: DType = FLOAT16,
+    biases: DType | None = None,
+    out: DType = FLOAT16,
+    transpose: bool = True,
+    tensor_scale: bool = False,
+    bias: DType | None = None,
+    grouped: bool = False,
+) -> ExpertProblem:
+    """Return the problem of products with everything but what is named left at its default.
+
+    With a mode the axis with the groups becomes so long that it is whole groups.
+    """
+    weight = None if mode is None else grouping("variant", mode, bits, group)
+    if weight is not None:
+        n, k = (n, _whole(k, weight.group)) if transpose else (_whole(n, weight.group), k)
+    return ExpertProblem(
+        products=products,
+        m=m,
+        n=n,
+        k=k,
+        experts=experts,
+        sources=-(-products // fanout) if fanout else 7,
+        fanout=fanout,
+        x=x,
+        w=w if weight is None else weight.codes,
+        weight=weight,
+        scales=None if weight is None else weight.scales or scales,
+        biases=(biases or scales) if mode == AFFINE else None,
+        tensor_scale=tensor_scale,
+        bias=bias,
+        out=out,
+        transpose=transpose,
+        grouped=grouped,
+        sorted=False,
+        out_shape=(products, m, n),
+    )
+
+
+def _whole(size: int, group: int) -> int:
+    return -(-size // group) * group
+
+
+def plain_problems() -> Iterator[ExpertProblem]:
+    """Yield small problems of plain weights that together reach every flag of a text."""
+    for transpose in (True, False):
+        shape = partial(variant, *RAGGED, transpose=transpose)
+        for x, w in zip(FLOATS, (*FLOATS[1:], FLOATS[0]), strict=True):
+            yield shape(x=x, w=w, out=x, fanout=0)
+            yield shape(x=w, w=w, bias=x, out=w, grouped=True)
+        yield shape(m=3, experts=33)
+        yield shape(bias=BFLOAT16, out=FLOAT32)
+        yield variant(*ALIGNED, transpose=transpose)
+
+
+def quantized_problems() -> Iterator[ExpertProblem]:
+    """Yield small problems of quantized weights that together reach every flag of a text.
+
+    Every way to store a weight meets both layouts; affine groups take turns.
+    """
+    for transpose in (True, False):
+        shape = partial(variant, *RAGGED, transpose=transpose)
+        for bits, group in zip(AFFINE_CODES, cycle(AFFINE_GROUPS)):
+            yield shape(mode=AFFINE, bits=bits, group=group)
+        for mode in MODES[1:]:
+            yield shape(mode=mode)
+        yield shape(mode=AFFINE, x=BFLOAT16, scales=FLOAT16, biases=FLOAT32, fanout=0)
+        yield shape(mode="nvfp4", x=FLOAT32, tensor_scale=True, bias=FLOAT32, out=FLOAT32)
+        yield shape(mode="mxfp4", bias=BFLOAT16, out=BFLOAT16, m=3, experts=33)
+
+
+def variant_problems() -> Iterator[ExpertProblem]:
+    """Yield small problems that together reach every flag of a text."""
+    yield from plain_problems()
+    yield from quantized_problems()
+
+
+Options = dict[str, Any]

@@ -1,0 +1,80 @@
+"""Products with chosen matrices that mutated texts have to solve.
+
+Each has several threadgroups and sizes off the tiles; the trials of one subject differ only in
+sizes that are run-time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...core.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from ...core.family import Data, Subject
+from .kernels.segmented_gemm import variant as segmented
+from .problem import AnyProblem
+from .spec import Options, variant
+
+Made = Subject[AnyProblem]
+
+
+def subjects() -> Iterator[Made]:
+    """Yield every subject; together they contain every line of the templates."""
+    for transpose in (True, False):
+        yield from _plain(transpose)
+        yield from _quantized(transpose)
+    yield from _segmented()
+
+
+def _plain(transpose: bool) -> Iterator[Made]:
+    mixed: Options = {"x": BFLOAT16, "w": FLOAT16, "out": FLOAT32, "transpose": transpose}
+    few = "4x2-4" if transpose else "4x1-4"
+    sizes = (37, 301) if transpose else (301, 37)
+    yield _subject(
+        "expert_gemv",
+        few,
+        _trial(29, sizes, bias=FLOAT16, fanout=0, m=2, experts=33, **mixed),
+        _trial(45, sizes, bias=FLOAT16, fanout=0, m=1, experts=41, **mixed),
+    )
+    yield _subject("expert_gemv", "1x1-4", _trial(13, sizes, fanout=3, **mixed))
+    yield _subject("expert_gemv", few, _trial(33, sizes, grouped=True, **mixed))
+    yield _subject(
+        "expert_gemm",
+        "16x64-1x4",
+        _trial(61, (70, 71), fanout=3, m=2, **mixed),
+        _trial(43, (70, 71), fanout=3, experts=37, **mixed),
+    )
+    yield _subject("expert_gemm", "32x64-1x4", _trial(99, (128, 64), grouped=True, **mixed))
+
+
+def _quantized(transpose: bool) -> Iterator[Made]:
+    mixed: Options = {"x": BFLOAT16, "scales": FLOAT16, "biases": FLOAT32, "out": BFLOAT16}
+    scaled: Options = {"mode": "nvfp4", "tensor_scale": True, "bias": BFLOAT16, "out": FLOAT32}
+    few = "4x2-4" if transpose else "4x1-4"
+    sizes = (37, 640) if transpose else (672, 37)
+    layout: Options = {"transpose": transpose}
+    yield _subject("expert_gemv", few, _trial(29, sizes, mode="affine", **mixed, **layout))
+    yield _subject("expert_gemm", "16x64-1x4", _trial(61, (70, 71), **scaled, **layout))
+    yield _subject("expert_gemm", "8x64-1x4", _trial(29, (70, 71), mode="mxfp8", **layout))
+
+
+def _segmented() -> Iterator[Made]:
+    for transpose in (True, False):
+        layout: Options = {"transpose_a": transpose, "transpose_b": not transpose}
+        dtypes: Options = {"a": BFLOAT16, "b": FLOAT16, "out": FLOAT32}
+        trials = ((segmented(70, 37, 131, **dtypes, **layout), Data(seed=1)),)
+        yield _subject("segmented_gemm", "32x32x16-2x2", *trials)
+
+
+def _trial(
+    products: int,
+    sizes: tuple[int, int],
+    **options: Any,  # noqa: ANN401 - of `variant`
+) -> tuple[AnyProblem, Data]:
+    return variant(products, *sizes, **options), Data(seed=products)
+
+
+def _subject(kernel: str, config: str, *trials: tuple[AnyProblem, Data]) -> Made:
+    problem = trials[0][0]
+    flags = f"{problem.layout} n{problem.n} k{problem.k} {problem.operands[0].dtype}"
+    return Subject(kernel=kernel, config=config, trials=trials, flags=flags)

@@ -1,0 +1,652 @@
+"""Products with chosen matrices: values, dtypes, refusals, and the choice of who serves them.
+
+Values are held to products of their own: each row with its matrix, one by one, in float64.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from math import prod
+
+import cases
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import assert_close
+
+import mlx_tilegemm as tg
+from mlx_tilegemm import formats
+from mlx_tilegemm.backends import backend_named
+from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core.plain import from_plain, to_plain
+from mlx_tilegemm.core.reference import hold
+from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.families import family_of, kernel_named, problem_types
+from mlx_tilegemm.families.experts.kernels.segmented_gemm import variant as segmented_variant
+from mlx_tilegemm.families.experts.spec import variant
+from mlx_tilegemm.families.experts.spelling import parse
+from mlx_tilegemm.machine import chips
+
+FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+M4 = chips.get("m4")
+N, K = 37, 72
+"""Off every tile, and one size for many tests: they share kernels."""
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+KERNELS = ("expert_gemv/4x1-4", "expert_gemv/1x1-4", "expert_gemm/16x64-1x4")
+
+
+def random_array(seed, shape, dtype=mx.float32):
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return mx.array(values).astype(dtype)
+
+
+def as_floats(array: mx.array) -> np.ndarray:
+    return np.array(array.astype(mx.float32)).astype(np.float64)
+
+
+def held(got, value, size, k, out, roundings=4):
+    """Assert what float32 sums of ``k`` products, whose magnitudes add up to ``size``, may be."""
+    bound = (k + roundings) * 2.0**-24 * size
+    unit = {mx.float32: 2.0**-24, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}[out]
+    step = 2.0**-24 if out == mx.float16 else 2.0**-126
+    assert got.dtype == out
+    assert_close(got, value, bound + unit * (np.abs(value) + bound) + step)
+
+
+def close(got, a, matrices, lhs, rhs, out, *, factors=None, roundings=4):
+    """Assert products of some matrices of ``a`` with some of ``matrices``, each ``[k, n]``."""
+    lhs, rhs = (np.asarray(one) for one in (lhs, rhs))
+    lhs, rhs = np.broadcast_arrays(lhs, rhs)
+    rows = as_floats(a).reshape(-1, *a.shape[-2:])
+    value = np.zeros((lhs.size, rows.shape[1], matrices.shape[-1]))
+    size = np.zeros_like(value)
+    for p, (i, j) in enumerate(zip(lhs.ravel(), rhs.ravel(), strict=True)):
+        factor = 1.0 if factors is None else factors[j]
+        value[p] = rows[i] @ matrices[j] * factor
+        size[p] = np.abs(rows[i]) @ np.abs(matrices[j]) * abs(factor)
+    shape = (*lhs.shape, *value.shape[1:])
+    held(got, value.reshape(shape), size.reshape(shape), matrices.shape[1], out, roundings)
+
+
+PATTERNS = {
+    "unsorted, one twice": [4, 0, 2, 2, 0, 4, 1],
+    "one expert gets all": [3] * 19,
+    "a row more than a block": [1] * 17 + [0],
+    "one product": [2],
+    "each once, backwards": [4, 3, 2, 1, 0],
+    "many": [(7 * i * i + i) % 5 for i in range(61)],
+}
+
+
+@pytest.mark.parametrize("transpose", [True, slow(False)], ids=["nt", "nn"])
+@pytest.mark.parametrize("kernel", KERNELS)
+class TestPlainWeights:
+    """Each kernel with the rows of every pattern, by the same texts."""
+
+    def test_every_pattern(self, kernels, forced, kernel, transpose):
+        # So many that a few rows of each are left to the kernel for few.
+        b = random_array(0, (40, N, K) if transpose else (40, K, N), mx.bfloat16)
+        matrices = as_floats(b.swapaxes(-1, -2) if transpose else b)
+        for seed, pattern in enumerate(PATTERNS.values()):
+            a = random_array(seed, (len(pattern), 1, K), mx.float16)
+            with forced(kernel):
+                got = tg.gather_mm(a, b, rhs_indices=mx.array(pattern), transpose_b=transpose)
+            close(got, a, matrices, np.arange(len(pattern)), pattern, mx.float32)
+
+    def test_matrices_of_several_rows_and_both_indices(self, kernels, forced, kernel, transpose):
+        b = random_array(0, (40, N, K) if transpose else (40, K, N), mx.bfloat16)
+        matrices = as_floats(b.swapaxes(-1, -2) if transpose else b)
+        a = random_array(1, (2, 3, 5, K), mx.float16)
+        lhs, rhs = np.array([[5], [0], [3]]), np.array([39, 0, 33, 33])
+        with forced(kernel):
+            got = tg.gather_mm(a, b, mx.array(lhs), mx.array(rhs), transpose_b=transpose)
+        assert got.shape == (3, 4, 5, N)
+        close(got, a, matrices, lhs, rhs, mx.float32)
+
+
+GROUPS = {
+    "empty ones": [0, 3, 3, 9, 9],
+    "the first has all": [9, 9, 9, 9, 9],
+    "the last has all": [0, 0, 0, 0, 9],
+    "rows past the last": [2, 2, 4, 5, 7],
+}
+
+
+@pytest.mark.parametrize("kernel", ["expert_gemv/4x1-4", slow("expert_gemm/16x64-1x4")])
+def test_groups_of_rows(kernels, forced, kernel):
+    b, bias = random_array(0, (5, N, K), mx.bfloat16), random_array(1, (5, N), mx.float16)
+    for offsets in GROUPS.values():
+        a = random_array(2, (9, K), mx.float16)
+        with forced(kernel):
+            got = tg.grouped_matmul(a, b, mx.array(offsets), transpose_b=True, bias=bias)
+        starts = [0, *offsets[:-1]]
+        value, size = np.zeros((9, N)), np.zeros((9, N))
+        for g, (start, end) in enumerate(zip(starts, offsets, strict=True)):
+            left, right, row = as_floats(a)[start:end], as_floats(b)[g].T, as_floats(bias)[g]
+            value[start:end] = left @ right + row
+            size[start:end] = np.abs(left) @ np.abs(right) + np.abs(row)
+        held(got, value, size, K, mx.float32)
+
+
+SEGMENTS = {
+    "of no length": [[0, 0], [3, 3], [K, K]],
+    "all, backwards, and shared": [[0, K], [9, 3], [5, 40], [33, 50]],
+    "thirds": [[0, 24], [24, 48], [48, 72]],
+}
+
+
+def test_segments(kernels):
+    a, b = random_array(0, (33, K), mx.float16), random_array(1, (K, N), mx.bfloat16)
+    for segments in SEGMENTS.values():
+        got = tg.segmented_mm(a, b, mx.array(segments))
+        check_segments(got, a, b, segments)
+    got = tg.segmented_mm(a, b, mx.array(segments)[None, :, None])
+    assert got.shape == (1, 3, 1, 33, N)
+
+
+def check_segments(got, a, b, segments):
+    left, right = as_floats(a), as_floats(b)
+    value, size = (
+        np.array([x[:, i : max(i, j)] @ y[i : max(i, j)] for i, j in segments])
+        for x, y in ((left, right), (np.abs(left), np.abs(right)))
+    )
+    held(got, value, size, K, mx.result_type(a, b))
+
+
+@pytest.fixture(params=["kernels", "mlx"])
+def either(request):
+    """Run the block's ops on this project's kernels, or on MLX's own ops."""
+    if request.param == "kernels":
+        # Its block ends after this one's, so that no other may be around it.
+        request.getfixturevalue("kernels")
+        yield
+    else:
+        with tg.use_backend("mlx"):
+            yield
+
+
+A = random_array(0, (6, 1, 1, K), mx.float16)
+B = random_array(1, (5, N, K), mx.bfloat16)
+CHOSEN = mx.array([[4, 0], [1, 1], [0, 4], [2, 4], [0, 0], [4, 1]])
+
+
+class TestBothRoutes:
+    def test_rows_that_choose_several(self, either):
+        got = tg.gather_mm(A, B, rhs_indices=CHOSEN, transpose_b=True)
+        assert got.shape == (6, 2, 1, N)
+        matrices = as_floats(B.swapaxes(-1, -2))
+        close(got, A, matrices, np.arange(6)[:, None], CHOSEN, mx.float32)
+
+    def test_so_many_that_models_sort_them(self, either):
+        chosen = np.random.default_rng(0).integers(0, 5, (40, 2))
+        a = random_array(2, (40, 1, 1, K), mx.float16)
+        got = tg.gather_mm(a, B, rhs_indices=mx.array(chosen), transpose_b=True)
+        close(got, a, as_floats(B.swapaxes(-1, -2)), np.arange(40)[:, None], chosen, mx.float32)
+
+    @pytest.mark.parametrize("dtype", [mx.uint8, mx.uint32, mx.int16, mx.int64])
+    def test_indices_of_any_integers(self, either, dtype):
+        got = tg.gather_mm(A, B, rhs_indices=CHOSEN.astype(dtype), transpose_b=True)
+        wanted = tg.gather_mm(A, B, rhs_indices=CHOSEN, transpose_b=True)
+        assert mx.array_equal(got, wanted)
+
+    def test_without_indices_batches_are_multiplied(self, either):
+        a = random_array(3, (3, 1, 4, K), mx.float16)
+        got = tg.gather_mm(a, B[:2], transpose_b=True)
+        lhs, rhs = np.arange(3)[:, None], np.arange(2)
+        close(got, a, as_floats(B[:2].swapaxes(-1, -2)), lhs, rhs, mx.float32)
+
+    @pytest.mark.slow
+    def test_vectors(self, either):
+        a, b = A[0, 0, 0], random_array(4, (5, K, 3))
+        got = tg.gather_mm(a, b, rhs_indices=mx.array([4, 1]))
+        assert got.shape == (2, 3)
+        column = random_array(5, (K,), mx.float16)
+        assert tg.gather_mm(A[:, 0], column, rhs_indices=mx.array([0] * 6)).shape == (6, 1)
+        assert tg.gather_mm(a, column).shape == ()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("out", [None, mx.float16])
+    @pytest.mark.parametrize("pair", [(mx.float32, mx.float16), (mx.bfloat16, mx.bfloat16)])
+    def test_result_dtypes_are_those_of_mlx(self, either, pair, out):
+        a, b = A.astype(pair[0]), B.astype(pair[1])
+        got = tg.gather_mm(a, b, rhs_indices=CHOSEN, transpose_b=True, out_dtype=out)
+        wanted = mx.gather_mm(a, b.swapaxes(-1, -2), rhs_indices=CHOSEN).dtype
+        assert got.dtype == (wanted if out is None else out)
+
+    @pytest.mark.slow
+    def test_integers_are_cast_as_mlx_casts_them(self, either):
+        a = mx.arange(6 * K).reshape(6, 1, 1, K) % 7
+        got = tg.gather_mm(a, B, rhs_indices=CHOSEN, transpose_b=True)
+        wanted = tg.gather_mm(a.astype(mx.bfloat16), B, rhs_indices=CHOSEN, transpose_b=True)
+        assert got.dtype == mx.bfloat16
+        assert mx.array_equal(got, wanted)
+
+    @pytest.mark.parametrize("shape", [(0, 1, 1, K), (6, 1, 0, K), (6, 1, 1, 0)])
+    def test_nothing_to_multiply(self, either, shape):
+        chosen = CHOSEN[: shape[0]]
+        b = mx.zeros((5, N, shape[-1]))
+        got = tg.gather_mm(mx.zeros(shape), b, rhs_indices=chosen, transpose_b=True)
+        assert got.shape == (shape[0], 2, shape[2], N)
+        assert not as_floats(got).any()
+
+    def test_groups(self, either):
+        offsets = mx.array([2, 2, 5, 5, 6])
+        got = tg.grouped_matmul(A[:, 0, 0], B, offsets, transpose_b=True)
+        rhs = [0, 0, 2, 2, 2, 4]
+        close(got[:, None], A, as_floats(B.swapaxes(-1, -2)), np.arange(6), rhs, mx.float32)
+
+    def test_segments(self, either):
+        a, b = random_array(0, (33, K), mx.float16), random_array(1, (K, N), mx.bfloat16)
+        check_segments(tg.segmented_mm(a, b, mx.array([[0, 70]])), a, b, [[0, 70]])
+
+
+class TestKernels:
+    @pytest.mark.parametrize("kernel", KERNELS)
+    def test_rows_without_a_matrix_are_zero(self, kernel):
+        """Where indices cannot be checked, what they say is not trusted."""
+        problem = variant(6, N, K, experts=5, fanout=0, bias=None)
+        operands = cases.operands(problem, cases.Data())
+        lhs, rhs = mx.array([0, 7, -1, 2, 3, 4]), mx.array([0, 1, 2, 5, -1, 2**31 - 1])
+        (got,) = self.run(kernel, problem, [*operands[:2], lhs, rhs])
+        assert np.array_equal(as_floats(got).any(axis=(1, 2)), [True, *[False] * 5])
+
+    def test_offsets_past_the_rows_stay_inside(self):
+        problem = variant(6, N, K, experts=5, grouped=True)
+        operands = cases.operands(problem, cases.Data())
+        (got,) = self.run(KERNELS[2], problem, [*operands[:2], mx.array([-3, 4, 4, 90, 95])])
+        assert got.shape == (6, 1, N)
+
+    def test_segments_past_the_end_stay_inside(self):
+        problem = segmented_variant(33, N, K, segments=2)
+        operands = cases.operands(problem, cases.Data())
+        pair = mx.array([[-5, K + 9], [0, K]])
+        (got,) = self.run("segmented_gemm", problem, [*operands[:2], pair])
+        assert mx.array_equal(got[0], got[1])
+
+    def test_a_row_alone_and_among_others_is_the_same(self, kernels, forced):
+        b, chosen = B, mx.array([3] * 21)
+        a = random_array(7, (21, 1, K), mx.float16)
+        with forced(KERNELS[2]):
+            whole = tg.gather_mm(a, b, rhs_indices=chosen, transpose_b=True)
+            alone = tg.gather_mm(a[20:], b, rhs_indices=chosen[:1], transpose_b=True)
+        assert mx.array_equal(whole[20:], alone)
+
+    @staticmethod
+    def run(name, problem, operands):
+        kernel_name, _, config_name = name.partition("/")
+        kernel = kernel_named(kernel_name)
+        configs = kernel.candidates(problem, M4)
+        config = next(one for one in configs if not config_name or str(one) == config_name)
+        assert kernel.reject(problem, config, M4) is None
+        plan = kernel.plan(problem, config)
+        return kernel_run(problem, plan, backend_named("emulator"))(operands, (), None)
+
+
+WEIGHTS = [
+    *(("affine", bits, group) for bits in (1, 2, 3, 4, 5, 6, 8) for group in (32, 64, 128)),
+    ("mxfp4", 4, 32),
+    ("mxfp8", 8, 32),
+    ("nvfp4", 4, 16),
+]
+EVERY_CODE = [*(("affine", bits, 32 << bits % 3) for bits in (1, 2, 3, 5, 6, 8)), *WEIGHTS[-3:]]
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def own_values(w, scales, biases, mode, bits, group):
+    """Return a weight in float64, decoded row by row from its stream of bits."""
+    words, mask = np.array(w), (1 << bits) - 1
+    rows = []
+    for row in words.reshape(-1, words.shape[-1]):
+        stream = int.from_bytes(row.astype("<u4").tobytes(), "little")
+        rows.append([stream >> (bits * i) & mask for i in range(row.size * 32 // bits)])
+    codes = np.array(rows).reshape(*words.shape[:-1], -1, group)
+    if mode == "affine":
+        factor, added = (as_floats(one)[..., None] for one in (scales, biases))
+        return (codes * factor + added).reshape(*words.shape[:-1], -1)
+    code = np.array(scales).astype(np.int64)
+    factor = as_floats(formats.decode(scales, "e4m3")) if mode == "nvfp4" else 2.0 ** (code - 127.0)
+    table = E2M1 if mode.endswith("fp4") else as_floats(formats.decode(all_codes(), "e4m3"))
+    return (table[codes] * factor[..., None]).reshape(*words.shape[:-1], -1)
+
+
+def all_codes():
+    return mx.arange(256).astype(mx.uint8)
+
+
+def made(seed, shape, mode, bits, group, dtypes=(mx.float32, mx.float32)):
+    """Return a weight with random codes and scales of both signs, none of them NaN."""
+    random = np.random.default_rng(seed)
+    if mode == "mxfp8":
+        codes = random.integers(0, 127, shape) + 128 * random.integers(0, 2, shape)
+        w = mx.array(codes.astype(np.uint8)).view(mx.uint32)
+    else:
+        words = (*shape[:-1], shape[-1] * bits // 32)
+        w = mx.array(random.integers(0, 1 << 32, words, dtype=np.uint32))
+    groups = (*shape[:-1], shape[-1] // group)
+    if mode == "affine":
+        scales, biases = (
+            mx.array(0.2 * random.standard_normal(groups).astype(np.float32)).astype(dtype)
+            for dtype in dtypes
+        )
+        return w, scales, biases
+    if mode == "nvfp4":
+        codes = random.integers(0, 0x50, groups) + 128 * random.integers(0, 2, groups)
+        return w, mx.array(codes.astype(np.uint8)), None
+    return w, mx.array(random.integers(120, 130, groups).astype(np.uint8)), None
+
+
+def quantized_case(weight, transpose, kernel, forced, experts=4, chosen=(3, 0, 0, 3, 1, 3, 3)):
+    mode, bits, group = weight
+    n, k = (19, 2 * group) if transpose else (2 * group, 27)
+    shape = (experts, *((n, k) if transpose else (k, n)))
+    w, scales, biases = made(bits, shape, *weight, (mx.float16, mx.bfloat16))
+    values = own_values(w, scales, biases, *weight)
+    x = random_array(bits, (len(chosen), 1, k), mx.float16)
+    with forced(kernel):
+        got = tg.gather_qmm(
+            x,
+            w,
+            scales,
+            biases,
+            None,
+            mx.array(chosen),
+            transpose,
+            group,
+            bits,
+            mode,
+            out_dtype=mx.bfloat16,
+        )
+    matrices = values.swapaxes(-1, -2) if transpose else values
+    close(got, x, matrices, np.arange(len(chosen)), chosen, mx.bfloat16, roundings=7)
+
+
+class TestQuantizedWeights:
+    @pytest.mark.parametrize("kernel", [KERNELS[0], slow(KERNELS[2])])
+    @pytest.mark.parametrize("weight", [("affine", 4, 64), slow(("nvfp4", 4, 16))], ids=str)
+    def test_some(self, kernels, forced, weight, kernel):
+        quantized_case(weight, True, kernel, forced)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("transpose", [True, False], ids=["nt", "nn"])
+    @pytest.mark.parametrize(
+        "weight",
+        [*(("affine", b, 32 << b % 3) for b in (1, 2, 3, 5, 6, 8)), *WEIGHTS[-3:]],
+        ids=str,
+    )
+    def test_every_code(self, kernels, forced, weight, transpose):
+        # Two rows beside runs of 32 columns are more than a thread's registers hold.
+        rows = 2 if transpose or weight[1] % 2 == 0 else 1
+        few = f"expert_gemv/{rows}x1-4"
+        quantized_case(weight, transpose, few, forced)
+        quantized_case(weight, transpose, "expert_gemm/8x64-1x4", forced)
+
+    def test_a_scale_for_each_matrix(self, either):
+        w, scales, _ = made(0, (4, 19, 64), "nvfp4", 4, 16)
+        matrices = own_values(w, scales, None, "nvfp4", 4, 16).swapaxes(-1, -2)
+        x, chosen = random_array(1, (3, 1, 1, 64), mx.float16), mx.array([[3, 0], [1, 3], [0, 1]])
+        factors = np.array([2688.0, 1.0, 100.0, 4000.0], dtype=np.float32)
+        got = tg.gather_qmm(
+            x,
+            w,
+            scales,
+            rhs_indices=chosen,
+            mode="nvfp4",
+            global_scale=mx.array(factors),
+            out_dtype=mx.float32,
+        )
+        lhs = np.arange(3)[:, None]
+        close(got, x, matrices, lhs, chosen, mx.float32, factors=factors / 2688, roundings=10)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("x_dtype", FLOATS)
+    def test_result_dtypes_are_those_of_mlx(self, either, x_dtype):
+        w, scales, biases = made(0, (4, 19, 64), "affine", 4, 64, (mx.float16, mx.float16))
+        x, chosen = random_array(1, (3, 1, 64), x_dtype), mx.array([3, 0, 1])
+        got = tg.gather_qmm(x, w, scales, biases, rhs_indices=chosen)
+        assert got.dtype == mx.gather_qmm(x, w, scales, biases, rhs_indices=chosen).dtype
+
+
+@pytest.mark.slow
+@given(data=st.data())
+def test_any_plain_products(data, kernels):
+    draw = data.draw
+    a_dtype, b_dtype, out = (draw(st.sampled_from(FLOATS)) for _ in range(3))
+    transpose = draw(st.booleans())
+    n, k = (draw(st.sampled_from((1, 8, 31, 33, 65))) for _ in range(2))
+    b_shape = (n, k) if transpose else (k, n)
+    experts = draw(st.sampled_from((1, 3, 8, 33)))
+    b = random_array(draw(st.integers(0, 99)), (experts, *b_shape), b_dtype)
+    matrices = as_floats(b.swapaxes(-1, -2) if transpose else b)
+    for _ in range(draw(st.integers(1, 3))):
+        batch = draw(st.sampled_from(((1,), (3,), (2, 3), (17,))))
+        a = random_array(3, (*batch, draw(st.sampled_from((1, 2, 5))), k), a_dtype)
+        shape = draw(st.sampled_from(((1,), (4,), (3, 2), (2, 1, 3), (70,))))
+        random = np.random.default_rng(draw(st.integers(0, 99)))
+        lhs, rhs = random.integers(0, prod(batch), shape), random.integers(0, experts, shape[-1:])
+        got = tg.gather_mm(a, b, mx.array(lhs), mx.array(rhs), transpose_b=transpose, out_dtype=out)
+        close(got, a, matrices, lhs, rhs, out)
+
+
+@pytest.mark.slow
+@given(data=st.data())
+def test_any_quantized_products(data, kernels):
+    draw = data.draw
+    mode, bits, group = weight = draw(st.sampled_from(WEIGHTS))
+    x_dtype, scales_dtype, biases_dtype, out = (draw(st.sampled_from(FLOATS)) for _ in range(4))
+    transpose = draw(st.booleans())
+    whole, other = group * draw(st.integers(1, 2)), draw(st.sampled_from((1, 7, 31, 33)))
+    n, k = (other, whole) if transpose else (whole, other)
+    experts = draw(st.sampled_from((1, 4, 33)))
+    shape = (experts, *((n, k) if transpose else (k, n)))
+    w, scales, biases = made(draw(st.integers(0, 99)), shape, *weight, (scales_dtype, biases_dtype))
+    values = own_values(w, scales, biases, *weight)
+    matrices = values.swapaxes(-1, -2) if transpose else values
+    for tokens, chosen in draw(st.lists(st.sampled_from(((1, 4), (9, 2), (40, 3))), max_size=2)):
+        random = np.random.default_rng(draw(st.integers(0, 99)))
+        indices = random.integers(0, experts, (tokens, chosen))
+        x = random_array(4, (tokens, 1, 1, k), x_dtype)
+        got = tg.gather_qmm(
+            x,
+            w,
+            scales,
+            biases,
+            None,
+            mx.array(indices),
+            transpose,
+            group,
+            bits,
+            mode,
+            out_dtype=out,
+        )
+        lhs = np.arange(tokens)[:, None]
+        close(got, x, matrices, lhs, indices, out, roundings=7)
+
+
+QUANTIZED = made(0, (4, 19, 64), "affine", 4, 64)
+X = mx.zeros((3, 1, 64))
+I3 = mx.array([0, 1, 2])
+
+REFUSED = [
+    (
+        lambda: tg.gather_mm(A, B, rhs_indices=CHOSEN),
+        "Last dimension of first input with shape (6,1,1,72) must match second to last dimension "
+        "of second input with shape (5,37,72).",
+    ),
+    (
+        lambda: tg.gather_mm(A, B, mx.array([0, 1, 2]), mx.array([0, 1]), transpose_b=True),
+        "[broadcast_shapes] Shapes (3) and (2) cannot be broadcast.",
+    ),
+    (
+        lambda: tg.gather_mm(A, B, rhs_indices=CHOSEN + 1, transpose_b=True),
+        "[gather_mm] Expected rhs_indices from 0 to 4, got 5.",
+    ),
+    (
+        lambda: tg.gather_mm(A, B, mx.array([[-1]]), CHOSEN, transpose_b=True),
+        "[gather_mm] Expected lhs_indices from 0 to 5, got -1.",
+    ),
+    (
+        lambda: tg.gather_mm(A, B[:0], rhs_indices=CHOSEN, transpose_b=True),
+        "[gather_mm] Expected rhs_indices of a matrix, got a batch of none.",
+    ),
+    (
+        lambda: tg.grouped_matmul(A[:, 0, 0], B, mx.array([1, 2, 3]), transpose_b=True),
+        "[grouped_matmul] Expected an offset for each of 5 groups, got offsets of shape (3).",
+    ),
+    (
+        lambda: tg.grouped_matmul(A[:, 0, 0], B, mx.array([0, 4, 3, 5, 6]), transpose_b=True),
+        "[grouped_matmul] Expected offsets that never fall, from 0 to 6 rows, got [0, 4, 3, 5, 6].",
+    ),
+    (
+        lambda: tg.grouped_matmul(
+            A[:, 0, 0], B, mx.array([1, 2, 3, 4, 5]), transpose_b=True, bias=mx.zeros((N,))
+        ),
+        "[grouped_matmul] Expected bias of a row for each matrix, (5,37), got (37).",
+    ),
+    (
+        lambda: tg.segmented_mm(mx.zeros((4, 6)), mx.zeros((7, 5)), mx.array([[0, 1]])),
+        "Last dimension of first input with shape (4,6) must match second to last dimension of "
+        "second input with shape (7,5).",
+    ),
+    (
+        lambda: tg.segmented_mm(mx.zeros((4, 6)), mx.zeros((6, 5)), mx.array([[0, 7]])),
+        "[segmented_mm] Expected segments from 0 to 6, the contracted axis's length, got 7.",
+    ),
+    (
+        lambda: tg.segmented_mm(mx.zeros((4, 6)), mx.zeros((6, 5)), mx.array([[0, 1, 2]])),
+        "[segmented_mm] The segments should have shape (..., 2) but (1,3) was provided.",
+    ),
+    (
+        lambda: tg.segmented_mm(mx.zeros((1, 4, 6)), mx.zeros((6, 5)), mx.array([[0, 1]])),
+        "[segmented_mm] Batched matmul not supported",
+    ),
+    (
+        lambda: tg.gather_qmm(X[0, 0], *QUANTIZED, rhs_indices=I3),
+        "[gather_qmm] Input must have at least two dimensions but got input with shape (64).",
+    ),
+    (
+        lambda: tg.gather_qmm(X, QUANTIZED[0], QUANTIZED[1][:, :7], QUANTIZED[2], rhs_indices=I3),
+        "[gather_qmm] Expected scales for every row of the weight, (4,19,1), got (4,7,1).",
+    ),
+    (
+        lambda: tg.gather_qmm(X, *QUANTIZED, rhs_indices=I3, global_scale=mx.zeros((4,))),
+        "[gather_qmm] Global scale is only supported for 'nvfp4' quantization mode.",
+    ),
+]
+DTYPES_REFUSED = [
+    (
+        lambda: tg.gather_mm(A, B, rhs_indices=CHOSEN * 1.0, transpose_b=True),
+        "[gather_mm] Got indices with invalid dtype. Indices must be integral.",
+    ),
+    (
+        lambda: tg.gather_mm(mx.zeros((1, K), mx.int32), mx.zeros((1, K, 3), mx.int32)),
+        "[gather_mm] Only real floating point types are supported but int32 and int32 were "
+        "provided which results in int32, which is not a real floating point type.",
+    ),
+    (
+        lambda: tg.segmented_mm(mx.zeros((4, 6)), mx.zeros((6, 5)), mx.zeros((1, 2))),
+        "[segmented_mm] Got segments with invalid dtype. Segments must be integral.",
+    ),
+    (
+        lambda: tg.gather_mm(A, B, rhs_indices=CHOSEN, transpose_b="yes"),
+        "[gather_mm] Expected transpose_b to be a bool, got str.",
+    ),
+    (
+        lambda: tg.gather_mm(A, [1.0]),
+        "[gather_mm] Expected b to be an mlx.core.array, got list; mx.array(b) makes one.",
+    ),
+    (
+        lambda: tg.gather_qmm(X, *QUANTIZED, rhs_indices=I3, mode=4),
+        "[gather_qmm] Expected mode to be a string, got int.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
+def test_shapes_and_values_that_are_refused(kernels, call, message):
+    with pytest.raises(tg.errors.ProblemError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"), DTYPES_REFUSED, ids=[message[:40] for _, message in DTYPES_REFUSED]
+)
+def test_dtypes_that_are_refused(kernels, call, message):
+    with pytest.raises(tg.errors.DTypeError, match=re.escape(message)):
+        call()
+
+
+def test_sizes_that_change_are_refused():
+    function = mx.compile(lambda a: tg.gather_mm(a, B[0].T), shapeless=True)
+    with pytest.raises(tg.errors.BackendError, match="sizes that stay"):
+        function(A[0, 0])
+
+
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("text", "kernel"),
+        [
+            ("1x8x128x768x2048:bf16", "expert_gemv"),
+            ("4x8x128x768x2048:bf16,f16", "expert_gemv"),
+            ("8x8x128x768x2048:bf16,f16", "expert_gemm"),
+            ("8x8x128x768x2048:bf16,f16:affine4x64", "expert_gemv"),
+            ("512x8x128x768x2048:bf16,f16", "expert_gemm"),
+            ("512x8x128x768x2048:bf16,f16:affine4x64", "expert_gemm"),
+            ("1x8x128x768x2048:bf16,f16:affine4x64", "expert_gemv"),
+        ],
+    )
+    def test_few_rows_are_the_gemvs_and_many_the_gemms(self, text, kernel):
+        assert choose(parse(text), M4).plan.kernel == kernel
+
+    def test_the_weight_is_cast_by_mlx_alone(self):
+        problem = parse("64x8x128x768x2048:bf16,f16")
+        price = cases.price_of(problem, M4)
+        assert price.copied_bytes > problem.nbytes("w")
+        same = replace(problem, w=problem.x, out=problem.x)
+        assert cases.price_of(same, M4).copied_bytes == 0
+
+    def test_explain(self):
+        text = str(tg.explain(tg.gather_mm, A, B, rhs_indices=CHOSEN, transpose_b=True, chip="m4"))
+        assert "about 5 of 5 experts are read" in text
+
+    def test_the_command_line(self):
+        problem = parse("8x2x4x33x64:bf16,f16:affine4x64-nn".replace("33x64", "64x33"))
+        assert (problem.products, problem.experts, problem.n, problem.k) == (16, 4, 64, 33)
+        assert parse("8x2x4x33x64:f16:grouped").grouped
+        for wrong in ("8x2x4x33", "8x2x4x33x64:f16:affine", "8x2x4x33x65:f16:mxfp4"):
+            with pytest.raises(tg.errors.ProblemError, match="--experts"):
+                parse(wrong)
+
+    def test_problems_go_to_files_and_back(self):
+        for problem in (parse("8x2x4x33x64:f16:mxfp4"), segmented_variant(3, 4, 5)):
+            plain = to_plain(problem, problem_types())
+            assert from_plain(plain, problem_types()) == problem
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        variant(300, N, K, fanout=3),
+        variant(300, N, K, fanout=0, m=2),
+        variant(300, N, K, grouped=True, bias=parse("1x1x1x1x1:f16").x),
+        segmented_variant(300, N, K),
+    ],
+    ids=str,
+)
+def test_a_part_of_a_call_is_held_to_what_the_whole_is(problem):
+    family = family_of(problem)
+    operands = cases.operands(problem, cases.Data())
+    outputs = family.fallback(problem)(operands, (), None)
+    whole = family.reference(problem, operands, ())
+    assert hold(problem, outputs, whole)[1] == []
+    part = family.part(problem, operands, outputs, 40)
+    assert part.outputs[0].size < outputs[0].size
+    wanted = family.reference(part.problem, part.operands, ())
+    assert hold(part.problem, part.outputs, wanted)[1] == []

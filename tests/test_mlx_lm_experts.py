@@ -1,0 +1,178 @@
+"""Experts of mlx-lm's models, and adapters of them, agree with themselves unpatched."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
+
+from mlx_lm.models.mla import MultiLinear
+from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear, SwitchMLP
+from mlx_lm.tuner.lora import LoRASwitchLinear
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.families.experts import ops as experts
+from mlx_tilegemm.integrations import mlx_lm as integration
+
+HIDDEN, WIDTH, EXPERTS, CHOSEN = 64, 96, 6, 2
+FEW, MANY = 5, 40
+"""Tokens; of the latter mlx-lm sorts the rows."""
+
+
+def random(seed, *shape, dtype=mx.float32):
+    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
+
+
+def tokens(count, dtype=mx.float32):
+    x = random(1, 1, count, HIDDEN, dtype=dtype)
+    return x, mx.random.randint(0, EXPERTS, (1, count, CHOSEN), key=mx.random.key(2))
+
+
+def gated(kind="float", bias=True):
+    mx.random.seed(3)
+    layer = SwitchGLU(HIDDEN, WIDTH, EXPERTS, bias=bias)
+    if bias:
+        for name in ("up_proj", "gate_proj", "down_proj"):
+            layer[name].bias = random(4, *layer[name].bias.shape)
+    if kind != "float":
+        mode = {"group_size": 32, "bits": 4, "mode": kind}
+        for name in ("up_proj", "gate_proj", "down_proj"):
+            layer[name] = layer[name].to_quantized(**mode)
+    layer.eval()
+    return layer
+
+
+def error(got, expected):
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    scale = mx.abs(expected).max()
+    return float((mx.abs(got.astype(mx.float32) - expected.astype(mx.float32)) / scale).max())
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Return the ops that routes of experts have called."""
+    made = []
+    prepared = experts.expert_call
+
+    def noting(key):
+        made.append(key.op)
+        return prepared(key)
+
+    monkeypatch.setattr(experts, "expert_call", noting)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [FEW, MANY])
+@pytest.mark.parametrize("kind", ["float", "affine", "mxfp4"])
+def test_gated_experts(kernels, called, kind, count):
+    layer = gated(kind)
+    x, indices = tokens(count)
+    expected = layer(x, indices)
+    with integration.patched(layer) as report:
+        got = layer(x, indices)
+    assert error(got, expected) < 1e-5
+    assert called == ["gather_mm" if kind == "float" else "gather_qmm"] * 3
+    assert {one.layer for one in report.replaced} >= {"SwitchGLU"}
+    assert report.left_alone == ()
+
+
+@pytest.mark.parametrize("count", [FEW, MANY])
+@pytest.mark.parametrize("kind", ["float", "affine"])
+def test_gated_experts_by_mlx_ops(called, kind, count):
+    with tg.use_backend("mlx"):
+        layer = gated(kind)
+        x, indices = tokens(count)
+        expected = layer(x, indices)
+        with integration.patched(layer):
+            got = layer(x, indices)
+        with integration.patched():
+            everywhere = layer(x, indices)
+    assert error(got, expected) < 1e-5
+    assert error(everywhere, expected) < 1e-5
+    assert len(called) == 6
+
+
+def test_two_layers_of_experts(called):
+    layer = SwitchMLP(HIDDEN, WIDTH, EXPERTS)
+    x, indices = tokens(MANY)
+    with tg.use_backend("mlx"):
+        expected = layer(x, indices)
+        with integration.patched(layer):
+            assert error(layer(x, indices), expected) < 1e-5
+    assert called == ["gather_mm"] * 2
+
+
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_adapters(called, is_quantized):
+    linear = SwitchLinear(HIDDEN, WIDTH, EXPERTS, bias=False)
+    linear = linear.to_quantized(32, 4) if is_quantized else linear
+    layer = LoRASwitchLinear.from_base(linear, r=4)
+    layer.lora_b = random(5, *layer.lora_b.shape)
+    x, indices = tokens(FEW)
+    x = mx.expand_dims(x, (-2, -3))
+    with tg.use_backend("mlx"):
+        expected = layer(x, indices)
+        gradient = mx.grad(lambda x: (layer(x, indices) ** 2).sum())
+        wanted = gradient(x)
+        with integration.patched(layer):
+            assert error(layer(x, indices), expected) < 1e-5
+            assert error(gradient(x), wanted) < 1e-5
+    assert called[0] == ("gather_qmm" if is_quantized else "gather_mm")
+
+
+def test_mixed_dtypes_are_those_of_mlx_lm(called):
+    layer = gated()
+    layer.set_dtype(mx.float16)
+    x, indices = tokens(FEW, mx.bfloat16)
+    with tg.use_backend("mlx"):
+        expected = layer(x, indices)
+        with integration.patched(layer):
+            got = layer(x, indices)
+    assert got.dtype == expected.dtype
+    assert error(got, expected) < 1e-2
+
+
+def test_unpatching_restores_classes_and_parameters():
+    layer = gated("affine")
+    before = [(name, id(array)) for name, array in tree_flatten(layer.parameters())]
+    kinds = [type(one) for _, one in layer.named_modules()]
+    integration.patch(layer)
+    assert [type(one) for _, one in layer.named_modules()] != kinds
+    tg.unpatch(layer)
+    assert [type(one) for _, one in layer.named_modules()] == kinds
+    assert [(name, id(array)) for name, array in tree_flatten(layer.parameters())] == before
+
+
+@pytest.mark.parametrize("kind", ["float", "affine"])
+def test_audit_counts_them(kind):
+    layer = gated(kind, bias=False)
+    x, indices = tokens(MANY)
+    work = 2.0 * MANY * CHOSEN * HIDDEN * WIDTH
+    found = tg.audit(layer, x, indices, chip="m4")
+    assert {row.primitive for row in found.rows} == {"GatherMM" if kind == "float" else "GatherQMM"}
+    assert {row.reason for row in found.rows} != {"its layer is not patched"}
+    assert [row.flops for row in found.rows] == [work] * 3
+    integration.patch(layer)
+    found = tg.audit(layer, x, indices, chip="m4")
+    assert [row.flops for row in found.rows] == [work] * 3
+    assert {row.path for row in found.rows} == {"up_proj", "gate_proj", "down_proj"}
+    assert found.served == 1
+    # All experts may be chosen; each operand and result counts once.
+    weight = EXPERTS * HIDDEN * WIDTH * (4 if kind == "float" else 4 / 8 + 8 / 32)
+    rows = 4 * MANY * (HIDDEN + CHOSEN * WIDTH)
+    assert found.rows[0].bytes == weight + rows + 4 * MANY * CHOSEN
+
+
+@pytest.mark.parametrize("transpose", [True, False])
+def test_quantized_projections_of_heads(transpose):
+    layer = MultiLinear(64, 32, 4).to_quantized(32, 4)
+    x = random(6, 2, 4, 3, 64 if transpose else 32)
+    with tg.use_backend("mlx"):
+        expected = layer(x, transpose=transpose)
+        with integration.patched(layer) as report:
+            assert error(layer(x, transpose=transpose), expected) < 1e-5
+    assert [one.op for one in report.replaced] == ["quantized_matmul"]
