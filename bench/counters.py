@@ -44,11 +44,14 @@ from mlx_tilegemm.families.gemm.problem import GemmProblem
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.families.quantized.problem import QuantizedProblem
 from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
+from mlx_tilegemm.families.scaled.fallback import left_values, right_values
+from mlx_tilegemm.families.scaled.problem import ScaledProblem
+from mlx_tilegemm.families.scaled.spelling import parse as scaled_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.lines import LINE_BYTES
 
-AnyProblem = GemmProblem | AttentionProblem | QuantizedProblem | ExpertProblem
+AnyProblem = GemmProblem | AttentionProblem | QuantizedProblem | ExpertProblem | ScaledProblem
 
 HERE = Path(__file__).parent
 SAMPLE = 8
@@ -146,6 +149,7 @@ def _case(name: str, problem: str, *, sample: int = SAMPLE) -> Case:
         "attention": attention_spec,
         "quantized": quantized_spec,
         "experts": experts_spec,
+        "fp8": scaled_spec,
     }
     spec = specs.get(name.split()[0], matmul_spec)
     return Case(name=name, problem=spec(problem), sample=sample)
@@ -179,20 +183,28 @@ def cases_to_count() -> list[Case]:
         _case("attention decode gqa", "1x32x8x1x4096x128:f16", sample=0),
         _case("attention decode", "1x16x16x1x512x128:f16", sample=0),
         *_quantized_cases(),
+        _case("fp8 decode 1 blocks", "1x4096x4096:bf16,f32:e4m3-128x128"),
+        _case("fp8 decode 8 blocks", "8x4096x4096:bf16,f32:e4m3-128x128"),
+        _case("fp8 prefill 64 blocks", "64x4096x4096:bf16,f32:e4m3-128x128"),
         *_experts_cases(),
     ]
 
 
 def _quantized_cases() -> list[Case]:
-    """Return rows of decoding a token of one to 64 sequences, and of a prompt."""
+    """Return rows of decoding a token of one to 64 sequences, and of a prompt.
+
+    Of few rows and columns both sides share k out among threadgroups.
+    """
     return [
-        _case(f"quantized {name} {kind}", f"{size}:{weight}")
-        for name, size in (
-            ("decode 1", "1x4096x4096"),
-            ("decode 8", "8x4096x4096"),
-            ("decode 16", "16x14336x4096"),
-            ("decode 64", "64x14336x4096"),
-            ("prefill", "512x4096x4096"),
+        _case(f"quantized {name} {kind}", f"{size}:{weight}", sample=sample)
+        for name, size, sample in (
+            ("decode 1", "1x4096x4096", SAMPLE),
+            ("decode 8", "8x4096x4096", SAMPLE),
+            ("decode 16", "16x14336x4096", SAMPLE),
+            ("decode 16 narrow", "16x1024x4096", 0),
+            ("decode 32 narrow", "32x1024x4096", 0),
+            ("decode 64", "64x14336x4096", SAMPLE),
+            ("prefill", "512x4096x4096", SAMPLE),
         )
         for kind, weight in (
             ("affine", "bf16:affine4x64"),
@@ -237,7 +249,7 @@ def count_row(case: Case, chip: Chip) -> Row:
     with emulator.count(sample=case.sample) as launches:
         result, path = run_mlx(problem, arrays, chip)
     check(problem, arrays, result)
-    price = family.price(problem, chip)
+    price = family_of(rival(problem)).price(rival(problem), chip)
     assert price is not None
     theirs = side(path, price.seconds, launches, problem)
     return Row(
@@ -250,12 +262,27 @@ def count_row(case: Case, chip: Chip) -> Row:
     )
 
 
+def rival(problem: AnyProblem) -> AnyProblem:
+    """Return what MLX computes: of codes by blocks the product of a copy decoded beforehand.
+
+    MLX has no product of them; mlx-lm decodes a weight to bfloat16 when it loads it.
+    """
+    if not isinstance(problem, ScaledProblem):
+        return problem
+    return matmul_spec(f"{problem.m}x{problem.n}x{problem.k}:bf16:{problem.layout}")
+
+
 def _floats(array: mx.array) -> np.ndarray:
     return np.array(array.astype(mx.float32))
 
 
 def run_mlx(problem: AnyProblem, arrays: Sequence[mx.array], chip: Chip) -> tuple[np.ndarray, str]:
     """Run MLX's casts and kernels; return the result and the path in words."""
+    if isinstance(problem, ScaledProblem):
+        given = dict(zip(problem.operand_names, arrays, strict=True))
+        decoded = [one(problem, given).astype(mx.bfloat16) for one in (left_values, right_values)]
+        out, path = run_mlx(rival(problem), decoded, chip)
+        return out, f"{path} of a bfloat16 copy"
     price = family_of(problem).price(problem, chip)
     assert price is not None
     path = price.path.split(",")[0]
@@ -404,6 +431,8 @@ def one_result(
         matrix = arrays[1]
         right = _floats(matrix[column] if problem.transpose_b else matrix[:, column])
         return float(left @ right), float(problem.k**0.5)
+    if isinstance(problem, ScaledProblem):
+        return _scaled_result(problem, arrays, int(index[-2]), int(index[-1]))
     if isinstance(problem, QuantizedProblem):
         return _quantized_result(problem, arrays, int(index[-2]), int(index[-1]))
     assert isinstance(problem, AttentionProblem)
@@ -448,12 +477,25 @@ def _expert_result(
     return float(terms.sum()), float(np.linalg.norm(terms))
 
 
+def _scaled_result(
+    problem: ScaledProblem, arrays: Sequence[mx.array], row: int, column: int
+) -> tuple[float, float]:
+    given = dict(zip(problem.operand_names, arrays, strict=True))
+    left, right = left_values(problem, given)[row], right_values(problem, given)[column]
+    terms = _floats(left).astype(np.float64) * _floats(right)
+    return float(terms.sum()), float(np.linalg.norm(terms))
+
+
 def describe(problem: AnyProblem) -> str:
     """Return a problem in a few words."""
     short = {FLOAT16: "f16", FLOAT32: "f32", BFLOAT16: "bf16"}
     if isinstance(problem, GemmProblem):
         size = f"{problem.m}x{problem.n}x{problem.k} {problem.layout}"
         dtypes = [problem.a, problem.b]
+    elif isinstance(problem, ScaledProblem):
+        size = f"{problem.m}x{problem.n}x{problem.k} {problem.layout} {problem.b.short}"
+        size += " 128x128"
+        dtypes = [problem.a, *([problem.b_scales.dtype] if problem.b_scales else [])]
     elif isinstance(problem, QuantizedProblem):
         size = f"{problem.m}x{problem.n}x{problem.k} {problem.layout} {problem.weight}"
         dtypes = [problem.x, *([problem.scales] if problem.biases else [])]

@@ -29,7 +29,7 @@ from mlx_tilegemm.emulator.run import BufferValue
 from mlx_tilegemm.families.attention.price import key_blocks
 from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
 from mlx_tilegemm.families.gemm.problem import GemmProblem
-from mlx_tilegemm.families.quantized.price import QMM_TILE, vector_rows
+from mlx_tilegemm.families.quantized.price import QMM, QMM_TILE, SPLIT_QMM, vector_rows
 from mlx_tilegemm.families.quantized.problem import QuantizedProblem
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.mlx_products import wide_gemv
@@ -177,9 +177,8 @@ def _split_k(problem: GemmProblem, tile: tuple[int, ...], splits: int, a: Array,
         *(tiles_n, tiles_m, splits, m * n, steps * block_k, 0, steps),
     )
     aligned = f"{m % block_m == 0 and n % block_n == 0}, {k % block_k == 0}".lower()
-    files = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_splitk"
     shares = launch(
-        files,
+        "steel/gemm/gemm steel/gemm/kernels/steel_gemm_splitk",
         "gemm_splitk",
         f"{problem.a.metal}, float, {block_m}, {block_n}, {block_k}, {wm}, {wn}, "
         f"{_flags(problem)}, {aligned}",
@@ -187,15 +186,21 @@ def _split_k(problem: GemmProblem, tile: tuple[int, ...], splits: int, a: Array,
         (tiles_n, tiles_m, splits),
         (32, wn, wm),
     )[2]
+    return _added(shares, problem.a)
+
+
+def _added(shares: Array, out: DType) -> Array:
+    """Add up the float32 shares of a product's k."""
+    splits, m, n = shares.shape
     columns = min(n, 32)
     rows = min(m, 1024 // columns)
     return launch(
-        files,
+        "steel/gemm/gemm steel/gemm/kernels/steel_gemm_splitk",
         "gemm_splitk_accum",
-        f"float, {problem.a.metal}",
+        f"float, {out.metal}",
         {
             0: shares,
-            1: empty(problem.a, m, n),
+            1: empty(out, m, n),
             2: np.int32(splits),
             3: np.int32(m * n),
             4: np.int32(n),
@@ -376,6 +381,8 @@ def run_quantized(
     """Run the kernel of one of MLX's paths on operands whose floats are all of one type."""
     assert problem.transpose
     assert problem.batch_size == 1
+    if path.startswith(SPLIT_QMM):
+        return _split_qmm(problem, int(path.removeprefix(SPLIT_QMM)), operands, dtype)
     m, n, k = problem.m, problem.n, problem.k
     weight, small = problem.weight, problem.biases is None
     columns = 8 if not small or path != "qmv-wide" else 4
@@ -384,7 +391,7 @@ def run_quantized(
         rows = vector_rows(problem, chip)
         name, arguments = "qmv_wide", f"{rows}, {16 if small else 8}, false"
     elif path != "qmv":
-        assert path == "qmm-32x32x32-2x2", path
+        assert path == QMM, path
         name, rows, columns = "qmm_t", QMM_TILE.block_m, QMM_TILE.block_n
         arguments, threadgroup = f"{n % columns == 0}, false".lower(), (32, 2, 2)
     assert name != "qmv_fast" or not (k % 512 or n % columns), "another kernel of MLX's"
@@ -418,6 +425,28 @@ def run_quantized(
         threadgroup,
         {},
     )[first - 1]
+
+
+def _split_qmm(
+    problem: QuantizedProblem, splits: int, operands: dict[str, Array], dtype: DType
+) -> Array:
+    m, n, k, weight = problem.m, problem.n, problem.k, problem.weight
+    names = [name for name in ("w", "scales", "biases", "x") if name in operands]
+    inputs = [operands[name] for name in names]
+    sizes = [np.int32(size) for size in (k, n, m, k // splits, m * n)]
+    filled = [empty(FLOAT32, splits, m, n), *sizes]
+    rows, columns = QMM_TILE.block_m, QMM_TILE.block_n
+    kind, file = ("affine", "quantized") if problem.biases else ("fp", "fp_quantized")
+    shares = launch(
+        f"quantized_utils steel/gemm/gemm {file}",
+        f"{kind}_qmm_t_splitk",
+        f"{dtype.metal}, {weight.group}, {weight.bits}, {n % columns == 0}".lower(),
+        {**dict(enumerate(inputs)), **dict(enumerate(filled, len(inputs)))},
+        (-(-n // columns), -(-m // rows), splits),
+        (32, 2, 2),
+        {},
+    )[len(inputs)]
+    return _added(shares, dtype)
 
 
 _SHAPE, _STEPS = np.zeros(1, np.int32), np.zeros(1, np.int64)

@@ -3,27 +3,27 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import errors
-from .backends import use_backend
-from .core.arguments import ArraySpec
-from .core.context import use_gradients, use_kernel, use_precision
-from .ops import (
-    addmm,
-    attention_chain,
-    gather_mm,
-    gather_qmm,
-    grouped_matmul,
-    matmul,
-    quantized_matmul,
-    segmented_mm,
-)
-
 if TYPE_CHECKING:
-    from . import emulator, formats, integrations, nn
+    from . import cuda, emulator, errors, formats, integrations, nn
     from .assurance.tuning import record
+    from .backends import use_backend
     from .call.explanation import explain
+    from .core.arguments import ArraySpec
+    from .core.context import use_gradients, use_kernel, use_precision
     from .layers.audit import Audit, audit
     from .layers.patching import PatchReport, patch, patched, unpatch
+    from .ops import (
+        addmm,
+        attention_chain,
+        fp8_scaled_matmul,
+        gated_delta_update,
+        gather_mm,
+        gather_qmm,
+        grouped_matmul,
+        matmul,
+        quantized_matmul,
+        segmented_mm,
+    )
 
     __version__: str
 
@@ -34,10 +34,13 @@ __all__ = [
     "addmm",
     "attention_chain",
     "audit",
+    "cuda",
     "emulator",
     "errors",
     "explain",
     "formats",
+    "fp8_scaled_matmul",
+    "gated_delta_update",
     "gather_mm",
     "gather_qmm",
     "grouped_matmul",
@@ -57,27 +60,48 @@ __all__ = [
 ]
 
 
-_SUBPACKAGES = ("emulator", "formats", "integrations", "nn")
+_SUBMODULES = ("cuda", "emulator", "errors", "formats", "integrations", "nn")
 _MODULES = {
+    "ArraySpec": ".core.arguments",
     "explain": ".call.explanation",
-    **dict.fromkeys(("Audit", "audit"), ".layers.audit"),
     "record": ".assurance.tuning",
+    "use_backend": ".backends",
+    **dict.fromkeys(("Audit", "audit"), ".layers.audit"),
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
+    **dict.fromkeys(("use_gradients", "use_kernel", "use_precision"), ".core.context"),
+    **dict.fromkeys(
+        (
+            "addmm",
+            "attention_chain",
+            "fp8_scaled_matmul",
+            "gated_delta_update",
+            "gather_mm",
+            "gather_qmm",
+            "grouped_matmul",
+            "matmul",
+            "quantized_matmul",
+            "segmented_mm",
+        ),
+        ".ops",
+    ),
 }
 
 
 def __getattr__(name: str) -> object:
-    # NumPy, which the emulator needs, would be most of what importing this package costs; layers
-    # and patching need mlx.nn, which those who call the ops may not; explaining needs the kernels.
+    # Names are imported when they are first asked for. NumPy, which the emulator needs, and mlx.nn
+    # would be most of what importing this package costs, and an interrupt while MLX is imported
+    # would come before the command can answer it.
     if name == "__version__":
         from .core.version import installed_version
 
         return installed_version()
-    if name in _SUBPACKAGES:
+    if name in _SUBMODULES:
         return import_module(f".{name}", __name__)
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name], __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -410,14 +410,10 @@ def _candidates(problem: Problem, chip: Chip) -> Iterator[Candidate]:
 
 def _candidate(kernel: Kernel[Any, Any], config: object, problem: Problem, chip: Chip) -> Candidate:
     reason = kernel.reject(problem, config, chip)
-    legal = reason is None
-    return Candidate(
-        kernel=kernel.name,
-        config=str(config),
-        reason=reason,
-        seconds=kernel.cost(problem, config, chip) if legal else None,
-        recipe=Recipe(kernel=kernel, problem=problem, config=config) if legal else None,
-    )
+    if reason is not None:
+        return Candidate(kernel.name, str(config), reason, None, None)
+    time, recipe = kernel.cost(problem, config, chip), Recipe(kernel, problem, config)
+    return Candidate(kernel.name, str(config), None, time, recipe)
 
 
 def _refusal(candidates: tuple[Candidate, ...]) -> str:

@@ -339,7 +339,6 @@ def dequantize(
     bits: int | None = None,
     mode: str = AFFINE,
     global_scale: mx.array | None = None,
-    *,
     dtype: mx.Dtype | None = None,
 ) -> mx.array:
     """Return a quantized weight's values, computed in float32 and rounded once.

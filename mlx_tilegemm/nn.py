@@ -17,8 +17,10 @@ from mlx.nn.layers.distributed import sum_gradients
 from .backends import resolve
 from .core.context import current_settings
 from .core.dtypes import FLOATS
+from .errors import DTypeError
 from .families.experts.ops import gathered
-from .ops import addmm, attention_chain, matmul, quantized_matmul
+from .formats import encode
+from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
 
 Mask = Literal["causal"] | mx.array | None
 
@@ -101,22 +103,25 @@ def quantized_linear(
     bias: mx.array | None = None,
     *,
     transpose: bool = True,
+    dtype: mx.Dtype | None = None,
 ) -> mx.array:
     """Return ``x`` times the transpose of a layer's quantized weight, and ``bias``, rounded once.
 
     Args:
         layer: A layer that holds ``weight``, ``scales`` and maybe ``biases`` as
-            `nn.QuantizedLinear` does.
+            `nn.QuantizedLinear` does, and maybe a ``global_scale``.
         x: ``[..., k]``.
         bias: ``[n]``, or None.
-        transpose: Whether to multiply by the transpose.
+        transpose: Multiply by the transpose, not by the weight itself.
+        dtype: Dtype of the product; None is the one that MLX's layer has.
 
     Returns:
-        ``[..., n]`` of the dtype that MLX's layer has.
+        ``[..., n]`` of the promotion of the product and the bias.
     """
     biases: mx.array | None = layer.get("biases")
     fused = bias is not None and bias.dtype in _FLOATS
-    dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
+    if dtype is None:
+        dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
     y = quantized_matmul(
         x,
         layer["weight"],
@@ -126,6 +131,7 @@ def quantized_linear(
         group_size=layer.group_size,
         bits=layer.bits,
         mode=layer.mode,
+        global_scale=layer.get("global_scale"),
         bias=bias if fused else None,
         out_dtype=mx.result_type(dtype, bias.dtype) if bias is not None and fused else dtype,
     )
@@ -194,7 +200,7 @@ class MultiLinearRoute:
 
 
 class QuantizedMultiLinearRoute:
-    """The call of a layer with one quantized ``weight`` per head, as mlx-lm's latent attention."""
+    """The call of a layer with one quantized weight per head, as mlx-lm's latent attention has."""
 
     __slots__ = ()
 
@@ -219,7 +225,19 @@ class LowRankRoute:
         """Return the layer's result and ``scale`` times ``x @ lora_a @ lora_b``."""
         adapter: Any = self
         y: mx.array = adapter.linear(x)
-        return y + _low_rank(adapter, x)
+        return y + _low_rank(adapter, x, adapter.lora_a, adapter.lora_b)
+
+
+class LowRankEmbeddingRoute:
+    """The output projection of an adapter of low rank around an embedding, as mlx-lm has it."""
+
+    __slots__ = ()
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Return the embedding's result and ``scale`` times ``x @ lora_b.T @ lora_a.T``."""
+        adapter: Any = self
+        y: mx.array = adapter.embedding.as_linear(x)
+        return y + _low_rank(adapter, x, adapter.lora_b.T, adapter.lora_a.T)
 
 
 class WeightNormRoute:
@@ -231,7 +249,8 @@ class WeightNormRoute:
         """Return ``x`` times the adapted weight, each column of it of the learned norm."""
         adapter: Any = self
         weight: mx.array = adapter._dequantized_weight()
-        y = linear(x, weight) + _low_rank(adapter, x)
+        y = _unadapted(adapter.linear, x, weight)
+        y = y + _low_rank(adapter, x, adapter.lora_a, adapter.lora_b)
         update = _product(adapter.scale * adapter.lora_b.T, adapter.lora_a, transpose_b=True)
         norm = mx.stop_gradient(mx.linalg.norm(weight + update, axis=1))
         magnitude: mx.array = adapter.m
@@ -240,8 +259,15 @@ class WeightNormRoute:
         return y if bias is None else y + bias
 
 
-def _low_rank(adapter: Any, x: mx.array) -> mx.array:  # noqa: ANN401
-    product = _product(_product(adapter.dropout(x), adapter.lora_a), adapter.lora_b)
+def _unadapted(layer: nn.Module, x: mx.array, weight: mx.array) -> mx.array:
+    """Return a layer's product with ``weight``, or with the quantized one that decodes to it."""
+    if not isinstance(layer, nn.QuantizedLinear):
+        return linear(x, weight)
+    return quantized_linear(layer, x, dtype=mx.result_type(x, weight))
+
+
+def _low_rank(adapter: Any, x: mx.array, first: mx.array, second: mx.array) -> mx.array:  # noqa: ANN401
+    product = _product(_product(adapter.dropout(x), first), second)
     return (float(adapter.scale) * product).astype(x.dtype)
 
 
@@ -413,13 +439,108 @@ class QuantizedLinear(QuantizedLinearRoute, nn.QuantizedLinear):
         bias: Whether to add a bias, before the result is rounded.
         group_size: Elements that share a scale; None is the mode's own.
         bits: Bits of an element; None is the mode's own.
-        mode: ``affine``, ``mxfp4``, ``mxfp8`` or ``nvfp4``.
+        mode: ``affine``, ``mxfp4``, ``mxfp8`` or ``nvfp4``. A layer of ``nvfp4`` may have a
+            ``global_scale``, as `quantized_matmul` takes it.
 
     Example:
         >>> layer = QuantizedLinear.from_linear(nn.Linear(64, 32), bits=8)
         >>> layer(mx.random.normal((5, 64))).shape
         (5, 32)
     """
+
+
+class FP8Linear(nn.Module):
+    """Linear layer whose weight stays 8-bit codes, multiplied by `fp8_scaled_matmul`.
+
+    It holds ``weight``, the codes ``[output_dims, input_dims]``, maybe ``scales`` as that op takes
+    them, and maybe ``bias``. All are frozen, as those of `nn.QuantizedLinear` are. The result has
+    the dtype of the input, or its promotion with that of the bias.
+
+    Args:
+        input_dims: Size of the last axis of the input.
+        output_dims: Size of the last axis of the output.
+        bias: Whether to add a bias, before the result is rounded.
+        format: ``e4m3``, ``e5m2`` or ``int8``.
+        scales: Shape of the scales, such as ``(output_dims, 1)``; None without.
+        block: Columns of the result, and elements along the contracted axis, of a block that
+            shares a scale; None where scales are of the weight or of its rows.
+
+    Raises:
+        DTypeError: A ``format`` that is none (a `TypeError`).
+
+    Example:
+        >>> layer = FP8Linear.from_linear(nn.Linear(64, 32))
+        >>> layer(mx.random.normal((5, 64))).shape, layer.weight.dtype
+        ((5, 32), mlx.core.uint8)
+    """
+
+    def __init__(
+        self,
+        input_dims: int,
+        output_dims: int,
+        bias: bool = True,
+        format: str = "e4m3",
+        scales: tuple[int, ...] | None = None,
+        block: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if format not in _CODES:
+            raise DTypeError(
+                f"[FP8Linear] Expected a format of {', '.join(_CODES)}, got {format!r}."
+            )
+        self.format = format
+        self.block_size = block
+        self.weight = mx.zeros((output_dims, input_dims), dtype=_CODES[format])
+        if scales is not None:
+            self.scales = mx.ones(scales)
+        if bias:
+            self.bias = mx.zeros((output_dims,))
+        self.freeze()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return ``x @ (weight * scales).T + bias``."""
+        bias: mx.array | None = self.get("bias")
+        return fp8_scaled_matmul(
+            x,
+            self["weight"],
+            None,
+            self.get("scales"),
+            b_format=self.format,
+            block=self.block_size,
+            transpose_b=True,
+            bias=bias,
+            out_dtype=x.dtype if bias is None else mx.result_type(x, bias),
+        )
+
+    @classmethod
+    def from_linear(cls, linear: nn.Module, format: str = "e4m3") -> FP8Linear:
+        """Return the layer with the nearest codes of a linear one, and a scale for each row.
+
+        Args:
+            linear: A layer with ``weight`` and maybe ``bias``.
+            format: ``e4m3`` or ``e5m2``.
+        """
+        weight = linear.weight.astype(mx.float32)
+        output_dims, input_dims = weight.shape
+        layer = cls(input_dims, output_dims, "bias" in linear, format, (output_dims, 1))
+        largest = mx.max(mx.abs(weight), axis=-1, keepdims=True)
+        scales = mx.where(largest == 0, 1, largest / _LARGEST[format])
+        layer.weight, layer.scales = encode(weight / scales, format), scales
+        if "bias" in linear:
+            layer.bias = linear.bias
+        return layer
+
+    def _extra_repr(self) -> str:
+        output_dims, input_dims = self.weight.shape
+        return (
+            f"input_dims={input_dims}, output_dims={output_dims}, bias={'bias' in self}, "
+            f"format={self.format}, block={self.block_size}"
+        )
+
+
+_CODES = {"e4m3": mx.uint8, "e5m2": mx.uint8, "int8": mx.int8}
+
+_LARGEST = {"e4m3": 448.0, "e5m2": 57344.0}
 
 
 class QuantizedEmbedding(QuantizedEmbeddingRoute, nn.QuantizedEmbedding):

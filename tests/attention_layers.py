@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import types
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial, singledispatchmethod, wraps
@@ -408,6 +409,51 @@ class ByDispatch(nn.Module):
 
     def __call__(self, q: mx.array) -> Any:
         return self.attend(q)
+
+
+class Attending:
+    """A class of which calls make objects."""
+
+    def __init__(self, q: mx.array, scale: float = 0.5) -> None:
+        self.q, self.scale = q, scale
+
+    def __call__(self) -> Any:
+        return self.attend()
+
+    def attend(self) -> Any:
+        return mx.fast.scaled_dot_product_attention(self.q, self.q, self.q, scale=self.scale)
+
+
+class AttendingAtOnce:
+    def __init__(self, q: mx.array) -> None:
+        self.result = mx.fast.scaled_dot_product_attention(q, q, q, scale=0.5)
+
+
+class ByObjectMadeInside(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        return Attending(q)()
+
+
+class ByMethodOfObjectMadeInside(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        made = Attending(q)
+        return made.attend()
+
+
+class ByMaking(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        return AttendingAtOnce(q).result
+
+
+class ByLayerMadeInside(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        return ByMaking()(q)
+
+
+class ByImportlib(nn.Module):
+    def __call__(self, q: mx.array) -> Any:
+        fast = importlib.import_module("mlx.core.fast")
+        return fast.scaled_dot_product_attention(q, q, q, scale=0.5)
 
 
 LAYERS = [kind for name, kind in list(globals().items()) if name.startswith("By") and name[2:3]]

@@ -35,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run one file or test in this process; all else on as many as there are CPUs."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return 0 if named and len(config.args) == 1 else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--exhaustive"):
         return
@@ -67,10 +73,10 @@ def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def fresh_routes() -> Iterator[None]:
     """Ask anew where calls run: tests pretend that MLX has Metal or CUDA, which else never ends."""
-    for ask in (backends._route, rounding._gpu_rounds):
+    for ask in (backends._route, backends._default_backend, rounding._gpu_rounds):
         ask.cache_clear()
     yield
-    for ask in (backends._route, rounding._gpu_rounds):
+    for ask in (backends._route, backends._default_backend, rounding._gpu_rounds):
         ask.cache_clear()
 
 

@@ -565,6 +565,12 @@ class TestMarkdown:
         assert widest.index("| 32x32 |") < widest.index("| 64x64 |")
         assert "| gemm | 8x8 | m 4 | crash |" in text.partition("## Not compiled")[2]
 
+    def test_errors_of_estimates(self):
+        wider = row("32x32", "bb", high=replace(BUILD, registers=BUILD.registers + 8))
+        text = markdown.markdown(full(row(), wider, row("8x8", "cc", reason="crash")), None, "c")
+        section = text.partition("## Estimates")[2].partition("\n## ")[0]
+        assert "| gemm | 2 | 2.0 | -2.0 | -4 | +0 |" in section
+
     def test_without_an_earlier_report(self):
         text = markdown.markdown(full(row()), None, "c")
         assert "earlier" not in text

@@ -152,6 +152,25 @@ class TestAudit:
         (row,) = tg.audit(function, x, x).rows
         assert (row.primitive, row.flops) == ("Matmul", 128.0)
 
+    @pytest.mark.parametrize("mode", ["affine", "mxfp4", "mxfp8", "nvfp4"])
+    def test_of_quantized_embeddings(self, mode):
+        class Tied(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding = nn.Embedding(96, 64).to_quantized(mode=mode)
+
+            def __call__(self, tokens):
+                return self.embedding.as_linear(self.embedding(tokens))
+
+        model, tokens = Tied(), mx.array([[1, 5, 7]])
+        before = model(tokens)
+        for ours in (False, True):
+            (row,) = tg.audit(model, tokens).rows
+            assert (row.path, row.flops, row.ours) == ("embedding", 2.0 * 3 * 64 * 96, ours)
+            tg.patch(model)
+        with tg.use_backend("mlx"):
+            assert mx.allclose(model(tokens), before, rtol=1e-2, atol=1e-2)
+
     def test_of_quantized_experts(self):
         weight = mx.quantize(mx.zeros((8, 16, 32)), group_size=32)
 
@@ -295,6 +314,23 @@ class Cache:
 def peak_bytes():
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_custom_functions_count_as_what_they_compute():
+    twice = mx.custom_function(lambda x: x @ x)
+    twice.vjp(lambda primal, cotangent, output: cotangent)
+    found = tg.audit(twice, mx.ones((4, 4)))
+    assert [row.primitive for row in found.rows] == ["Matmul"]
+    assert mx.grad(lambda x: twice(x).sum())(mx.ones((4, 4))).sum().item() == 16.0
+
+
+def test_a_fully_sharded_layer():
+    layer = nn.FullyShardedModule(nn.Linear(1024, 1024, bias=False))
+    (row,) = tg.audit(layer, mx.ones((3, 1024))).rows
+    assert (row.flops, row.ours) == (2 * 3 * 1024 * 1024, False)
+    tg.patch(layer)
+    (row,) = tg.audit(layer, mx.ones((3, 1024), dtype=mx.float16)).rows
+    assert (row.flops, row.ours) == (2 * 3 * 1024 * 1024, True)
 
 
 class TestRefusals:

@@ -212,6 +212,24 @@ class TestEnds:
         assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("module", ["argparse", "mlx_tilegemm.cli.command", "mlx.core"])
+def test_an_interrupt_of_imports_is_told_in_one_line(module):
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        f"sys.argv[1:] = ['explain', *{PRODUCT!r}]\n"
+        "from mlx_tilegemm.cli import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr == "mlx-tilegemm: interrupted\n"
+
+
 def on_terminal(code):
     """Run code whose standard error is a terminal, and return what that shows."""
     ours, theirs = pty.openpty()

@@ -14,6 +14,9 @@ from mlx_tilegemm.families.attention.spelling import parse as attention_spec
 from mlx_tilegemm.families.attention.work import AttentionTile, attention_work
 from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup, gemv
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
+from mlx_tilegemm.families.quantized.kernels import quantized_gemm, quantized_gemv
+from mlx_tilegemm.families.quantized.kernels import quantized_split_k as split_k
+from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
 from mlx_tilegemm.machine import chips
 
 CHIP = chips.get("m1-max")
@@ -63,6 +66,45 @@ def test_staged_products(config, problem):
     else:
         # The model rounds edges up to blocks; nothing is loaded for what is past them.
         assert loaded < work.tiles * work.cache_bytes
+
+
+@pytest.mark.parametrize(
+    ("kernel", "config", "spelled"),
+    [
+        (quantized_gemv, "1x4-4", "1x64x1024:f16"),
+        (quantized_gemv, "8x4-4", "8x64x1024:f16"),
+        (quantized_gemm, "16x64-1x4", "16x128x1024:f16"),
+        (quantized_gemm, "64x64-2x2", "64x128x1024:bf16,f16:affine8x64"),
+    ],
+    ids=str,
+)
+def test_quantized_products(kernel, config, spelled):
+    problem = quantized_spec(spelled)
+    config = next(one for one in kernel.CONFIGS if str(one) == config)
+    work = kernel.work(problem, config, CHIP)
+    counted = run(problem, kernel.plan(problem, config))
+    assert counted.threadgroups == work.tiles
+    lines = counted.accesses.threadgroup_lines
+    read = sum(lines[name] for name in ("x", "w", "scales", "biases"))
+    assert 128 * read == work.tiles * work.cache_bytes
+    threadgroup = counted.accesses.total(Space.THREADGROUP)
+    assert threadgroup.bytes == work.tiles * work.threadgroup_bytes
+    if kernel is quantized_gemm:
+        assert counted.multiply_accumulates == products(work)
+        assert counted.threadgroup_bytes == work.threadgroup_memory
+
+
+def test_shares_of_a_quantized_product():
+    problem = quantized_spec("16x128x1024:f16")
+    config = next(one for one in split_k.CONFIGS if one.splits == 4)
+    with emulator.count() as launches:
+        call = kernel_run(problem, split_k.plan(problem, config), EmulatorBackend())
+        call(cases.operands(problem, cases.Data()), cases.factors(problem), None)
+    shares, adding = launches
+    whole = quantized_gemm.work(problem, config.share, CHIP)
+    assert shares.threadgroups == 4 * whole.tiles
+    assert shares.multiply_accumulates == products(whole)
+    assert adding.accesses.total(Space.DEVICE, stores=False).bytes == 4 * 4 * 16 * 128
 
 
 @pytest.mark.parametrize("config", ["32x32x16-2x2-direct", "16x64x32-1x4-direct"])

@@ -11,6 +11,7 @@ import mlx
 import pytest
 
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
+from mlx_tilegemm.families.quantized.price import vector_rows, vector_work
 from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.mlx_products import wide_gemv_work
@@ -110,14 +111,33 @@ def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows)
 
 @needs_headers
 @pytest.mark.slow
-def test_a_quantized_product_is_counted_with_mlx_s_casts(counters):
-    problem = quantized_spec("16x64x512:bf16,f16:affine4x64")
+@pytest.mark.parametrize(
+    ("size", "path", "launches"),
+    [("16x64x64", "qmm-32x32x32-2x2", 4), ("16x64x512", "qmm-split-k-32x32x32-2x2-split8", 5)],
+)
+def test_a_quantized_product_is_counted_with_mlx_s_casts(counters, size, path, launches):
+    problem = quantized_spec(f"{size}:bf16,f16:affine4x64")
     case = counters.Case(name="small", problem=problem, sample=0)
     row = counters.count_row(case, chips.get("m1-max"))
-    assert row.ours.path.startswith("quantized_gemm/")
-    assert (row.mlx.path, row.mlx.launches) == ("qmm-32x32x32-2x2, 3 casts", 4)
+    assert row.ours.path.startswith("quantized_")
+    assert (row.mlx.path, row.mlx.launches) == (f"{path}, 3 casts", launches)
     assert row.mlx.useful == 0.5
     assert problem.weight_bytes < row.ours.device_bytes < 0.6 * row.mlx.device_bytes
+
+
+@needs_headers
+@pytest.mark.slow
+@pytest.mark.parametrize(("weight", "columns"), [("affine4x64", 8), ("mxfp4", 4)])
+def test_few_rows_are_counted_with_mlx_s_wide_product(counters, weight, columns):
+    problem = quantized_spec(f"8x64x2048:bf16:{weight}")
+    chip = chips.get("m4")
+    row = counters.count_row(counters.Case(name="small", problem=problem, sample=0), chip)
+    assert row.mlx.path == "qmv-wide"
+    work = vector_work(problem, problem.x, vector_rows(problem, chip), chip)
+    # Two passes of four rows, each of which reads the weight.
+    assert work.tiles == 2 * 64 / columns
+    # The result is a few lines more.
+    assert row.mlx.line_bytes == pytest.approx(work.tiles * work.cache_bytes, rel=0.05)
 
 
 @needs_headers

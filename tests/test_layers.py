@@ -23,6 +23,7 @@ LAYERS = [
     "msl",
     "strict",
     "emulator",
+    "cuda",
     "backends",
     "families",
     "dispatch",
@@ -50,6 +51,7 @@ PURE = [
             "plain",
             "plan",
             "problem",
+            "product",
             "render",
             "shapes",
             "spelling",
@@ -66,6 +68,7 @@ PURE = [
             "cost",
             "counts",
             "fragment",
+            "gemv",
             "limits",
             "lines",
             "mlx_products",
@@ -114,11 +117,16 @@ IMPURE = [*CLOCKS, *RANDOM_NUMBERS, *SURROUNDINGS, *DEVICES]
 # Names of which one file is the only user.
 ONLY_USERS = {
     "jinja2": {"core/render.py"},
-    "mlx.core.fast.metal_kernel": {"backends/metal.py", "emulator/metal_kernel.py"},
+    "mlx.core.fast.metal_kernel": {
+        "backends/metal.py",
+        "cuda/kernel.py",
+        "emulator/metal_kernel.py",
+    },
 }
 # They import what a registry or a user names, or what may not be installed.
 COMPUTED_IMPORTS = {
     "core/kernel.py",
+    "core/later.py",
     "families/__init__.py",
     "integrations/__init__.py",
     "integrations/mlx_lm.py",

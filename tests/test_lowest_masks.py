@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import oracle
 import pytest
 
 import mlx_tilegemm as tg
+from mlx_tilegemm import backends
+from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32
+from mlx_tilegemm.core.family import Data
+from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.families import family_of
+from mlx_tilegemm.families.attention import fallback
+from mlx_tilegemm.families.attention.problem import MaskKind
+from mlx_tilegemm.families.attention.reference import draw
+from mlx_tilegemm.families.attention.spec import variant
+from mlx_tilegemm.machine import chips
 
 KEYS = 40
 LOWEST = mx.finfo(mx.float32).min
@@ -33,7 +45,6 @@ NAMES = [
     pytest.param(name, marks=pytest.mark.slow) if name in ("bfloat16", "float16") else name
     for name in MASKS
 ]
-ONE_KEY_AT_LEAST = [name for name in MASKS if name not in ("bfloat16", "float16", "float32")]
 
 
 def operands(rows):
@@ -61,21 +72,71 @@ def test_forward(name, kernel):
     assert mx.allclose(lse, expected_lse, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_backward(name):
-    q, k, v = operands(3)
-    mask = MASKS[name]
+def gradients(attention, arrays):
+    """Return the gradients of all operands, of a loss that no two of their elements share."""
 
-    def loss(attention):
-        return mx.grad(lambda q, k, v: mx.sum(attention(q, k, v) * mx.arange(16.0)), (0, 1, 2))
+    def loss(*arrays):
+        found = [*attention(*arrays)]
+        return sum(mx.sum(x * mx.arange(x.size).reshape(x.shape) / x.size) for x in found)
+
+    return mx.grad(loss, tuple(range(len(arrays))))(*arrays)
+
+
+def check_gradients(found, expected, tolerance):
+    for x, y in zip(found, expected, strict=True):
+        assert mx.all(mx.isfinite(x)).item()
+        assert mx.max(mx.abs(x - y)).item() <= tolerance * (1 + mx.max(mx.abs(y)).item())
+
+
+@pytest.mark.parametrize("name", [*NAMES, "-1e9"])
+def test_backward(name):
+    mask = filled(-1e9) if name == "-1e9" else MASKS[name]
+
+    def ours(q, k, v):
+        return tg.attention_chain(q, k, v, scale=0.25, mask=mask, return_lse=True)
+
+    arrays = operands(3)
+    with tg.use_backend("emulator"), tg.use_kernel("any"):
+        found = gradients(ours, arrays)
+    expected = gradients(lambda q, k, v: plain(q, k, v, mask), arrays)
+    check_gradients(found, expected, 2.0**-6 if name == "float16" else 1e-4)
+
+
+@pytest.mark.parametrize("rows", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_backward_of_sinks(rows):
+    """A sink among numbers as low as the mask's has a share; one far above them has all."""
+    arrays = [*operands(rows), mx.array([-1e9, 0.5])]
+
+    def ours(q, k, v, sinks):
+        mask = filled(-1e9)
+        return [tg.attention_chain(q, k, v, scale=0.25, mask=mask, sinks=sinks)]
 
     with tg.use_backend("emulator"), tg.use_kernel("any"):
-        found = loss(lambda q, k, v: tg.attention_chain(q, k, v, scale=0.25, mask=mask))(q, k, v)
-    expected = loss(lambda q, k, v: plain(q, k, v, mask)[0])(q, k, v)
-    assert all(mx.all(mx.isfinite(x)).item() for x in found)
-    if name in ONE_KEY_AT_LEAST:
-        pairs = zip(found, expected, strict=True)
-        assert all(mx.allclose(x, y, rtol=1e-4, atol=1e-4) for x, y in pairs)
+        found = gradients(ours, arrays)
+    with tg.use_backend("mlx"):
+        expected = gradients(ours, arrays)
+    assert mx.any(expected[3] != 0).item()
+    check_gradients(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize("sunk", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kernel", ["attention_chain", "attention_decode", "mlx"])
+def test_rows_are_left_within_their_bounds(kernel, sunk):
+    sinks = {"sinks": FLOAT16} if sunk else {}
+    problem = variant(
+        q_len=5, kv_len=270, mask_kind=MaskKind.ADDITIVE, mask=FLOAT32, return_norm=True, **sinks
+    )
+    operands = draw(problem, Data(seed=3))
+    with tg.use_backend("emulator"):
+        backend = backends.resolve().backend
+    if kernel == "mlx":
+        run = fallback.attention(problem)
+    else:
+        run = kernel_run(problem, choose(problem, chips.DEFAULT, kernel).plan, backend)
+    found = run(operands, (0.3,), None)
+    expected = family_of(problem).reference(problem, operands, (0.3,))
+    for one, held in zip(found, expected, strict=True):
+        oracle.assert_close(one, held.value, held.bound, f"{problem} {kernel}")
 
 
 @pytest.mark.parametrize("sink", [LOWEST, -mx.inf, 0.5])

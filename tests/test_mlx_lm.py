@@ -15,12 +15,14 @@ pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 from mlx_lm.generate import generate_step
 from mlx_lm.models import base
 from mlx_lm.models.cache import QuantizedKVCache, make_prompt_cache
+from mlx_lm.models.mla import MultiLinear
 from mlx_lm.tuner.dora import DoRALinear
-from mlx_lm.tuner.lora import LoRALinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.errors import DTypeError
+from mlx_tilegemm.families.quantized.problem import QuantizedProblem
 from mlx_tilegemm.integrations import mlx_lm as integration
 from mlx_tilegemm.layers import attention
 from mlx_tilegemm.layers.routing import original_of
@@ -298,20 +300,23 @@ def build_other(name):
 
 
 @pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
-@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("mode", [None, "affine", "mxfp4", "mxfp8", "nvfp4"])
 @pytest.mark.parametrize("bias", [False, True])
 class TestAdapters:
-    def test_compute_what_they_did(self, kind, quantized, bias):
-        adapter = adapted(kind, quantized, bias)
+    def test_compute_what_they_did(self, kind, mode, bias):
+        adapter = adapted(kind, mode, bias)
         x = mx.random.normal((3, 32), key=mx.random.key(2))
         expected = adapter(x)
         with tg.use_backend("mlx"), integration.patched(adapter), tg.record() as seen:
             got = adapter(x)
         assert relative_error(got, expected) < 1e-5
+        assert got.dtype == expected.dtype
         assert len(seen.problems) >= 2
+        weights = [one for one in seen.problems if isinstance(one, QuantizedProblem)]
+        assert len(weights) == bool(mode)
 
-    def test_reports_are_true(self, kind, quantized, bias):
-        adapter = adapted(kind, quantized, bias)
+    def test_reports_are_true(self, kind, mode, bias):
+        adapter = adapted(kind, mode, bias)
         report = integration.patch(adapter)
         expected = ["", "linear"] if kind is LoRALinear else [""]
         assert [one.path for one in report.replaced] == expected
@@ -319,12 +324,54 @@ class TestAdapters:
         assert all(row.ours for row in found.rows)
 
 
-def adapted(kind, quantized, bias):
+def adapted(kind, mode, bias):
     mx.random.seed(4)
-    linear = nn.Linear(32, 16, bias=bias)
-    adapter = kind.from_base(linear.to_quantized(32) if quantized else linear, r=4, scale=2.0)
+    linear = nn.Linear(32, 32, bias=bias)
+    if mode:
+        linear = linear.to_quantized(32 if mode == "affine" else None, mode=mode)
+    adapter = kind.from_base(linear, r=4, scale=2.0)
     adapter.lora_b = mx.random.normal(adapter.lora_b.shape)
     return adapter
+
+
+@pytest.mark.parametrize("mode", ["affine", "mxfp8"])
+def test_an_adapter_of_tied_quantized_embeddings(mode):
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            embedding = nn.Embedding(40, 64).to_quantized(mode=mode)
+            self.adapter = LoRAEmbedding.from_base(embedding, r=4)
+            self.adapter.lora_b = mx.random.normal(self.adapter.lora_b.shape)
+
+        def __call__(self, x):
+            return self.adapter.as_linear(x)
+
+    model, x = Head(), mx.random.normal((3, 64))
+    expected = model(x)
+    report = integration.patch(model)
+    assert [(one.op, one.path) for one in report.replaced] == [
+        ("matmul", "adapter"),
+        ("quantized_matmul", "adapter.embedding"),
+    ]
+    with tg.use_backend("mlx"), tg.record() as seen:
+        assert relative_error(model(x), expected) < 1e-5
+    assert len(seen.problems) == 3
+
+
+@pytest.mark.parametrize("mode", ["affine", "mxfp4", "mxfp8", "nvfp4"])
+def test_quantized_projections_of_latent_attention(mode):
+    layer = MultiLinear(64, 32, 3).to_quantized(*GROUPS[mode], mode=mode)
+    rows = {True: mx.random.normal((2, 3, 5, 64)), False: mx.random.normal((2, 3, 5, 32))}
+    expected = [layer(x, transpose) for transpose, x in rows.items()]
+    (replaced,) = integration.patch(layer).replaced
+    assert replaced.op == "quantized_matmul"
+    with tg.use_backend("mlx"), tg.record() as seen:
+        got = [layer(x, transpose) for transpose, x in rows.items()]
+    assert max(map(relative_error, got, expected)) < 1e-5
+    assert [one.transpose for one in seen.problems] == [True, False]
+
+
+GROUPS = {"affine": (32, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 
 
 @pytest.fixture
@@ -390,14 +437,14 @@ class TestReport:
         )
 
     @pytest.mark.parametrize(
-        ("name", "path", "named"),
+        ("patch", "name", "path", "named"),
         [
-            ("qwen3_next", "model.layers.0.linear_attn", "_gated_delta_kernel"),
-            ("mamba2", "backbone.layers.0.mixer", "_ssm_kernel"),
+            (tg.patch, "qwen3_next", "model.layers.0.linear_attn", "_gated_delta_kernel"),
+            (integration.patch, "mamba2", "backbone.layers.0.mixer", "_ssm_kernel"),
         ],
     )
-    def test_mixers_with_recurrences_of_their_own(self, name, path, named):
-        report = integration.patch(build_other(name))
+    def test_mixers_with_recurrences_of_their_own(self, patch, name, path, named):
+        report = patch(build_other(name))
         (reason,) = (one.reason for one in report.left_alone if one.path == path)
         assert named in reason
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 import mlx_tilegemm as tg
+from mlx_tilegemm import formats
 from mlx_tilegemm.core.dtypes import FLOATS, from_mlx
 
 DTYPES = [dtype.mlx for dtype in FLOATS]
@@ -262,6 +263,63 @@ class TestQuantized:
         ]
         tg.unpatch(model)
         assert type(model.linear) is nn.QuantizedLinear
+
+
+class TestFP8Linear:
+    @pytest.mark.parametrize("form", ["e4m3", "e5m2"])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_of_a_linear_layer(self, form, bias):
+        dense = nn.Linear(96, 32, bias)
+        dense.weight[3] = 0
+        layer = tg.nn.FP8Linear.from_linear(dense, form)
+        assert layer.weight.dtype == mx.uint8
+        values = formats.decode(layer.weight, form) * layer.scales
+        # Half a step of the largest binade, of 3 or 2 bits.
+        share = 2.0 ** (-4 if form == "e4m3" else -3)
+        limits = share * mx.max(mx.abs(dense.weight), axis=1, keepdims=True)
+        assert bool(mx.all(mx.abs(values - dense.weight) <= limits))
+        assert mx.array_equal(values[3], mx.zeros((96,)))
+        x = mx.random.normal((2, 5, 96)).astype(mx.bfloat16)
+        with tg.use_backend("mlx"):
+            got = layer(x)
+        expected = x.astype(mx.float32) @ values.T + layer.get("bias", mx.zeros((32,)))
+        assert got.dtype == (mx.float32 if bias else mx.bfloat16)
+        error = mx.abs(got - expected).max() / mx.abs(expected).max()
+        assert float(error) < (1e-6 if bias else 5e-3)
+
+    def test_gradients_pass_through_what_is_frozen(self):
+        model = nn.Sequential(nn.Linear(8, 64), tg.nn.FP8Linear.from_linear(nn.Linear(64, 16)))
+        names = {name for name, _ in tree_flatten(model.trainable_parameters())}
+        assert names == {"layers.0.weight", "layers.0.bias"}
+        values = formats.decode(model.layers[1].weight, "e4m3") * model.layers[1].scales
+        x = mx.random.normal((5, 8))
+        with tg.use_backend("mlx"):
+            _, grads = nn.value_and_grad(model, lambda x: (model(x) ** 2).sum())(x)
+            hidden = model.layers[0](x)
+            got, bias = grads["layers"][0]["weight"], model.layers[1].bias
+        expected = (2 * (hidden @ values.T + bias) @ values).T @ x
+        assert mx.allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+    def test_an_unknown_format_is_refused(self):
+        with pytest.raises(tg.errors.DTypeError, match=r"a format of e4m3, e5m2, int8, got 'e3m4'"):
+            tg.nn.FP8Linear(8, 8, format="e3m4")
+
+    def test_patch_and_audit_know_it(self):
+        model = nn.Sequential(tg.nn.FP8Linear.from_linear(nn.Linear(64, 32)), nn.Linear(32, 8))
+        (left,) = tg.patch(model).left_alone
+        assert (left.layer, left.reason) == ("FP8Linear", "computes through this library already")
+        first, _ = tg.audit(model, mx.ones((5, 64)), chip="m4-max").rows
+        assert (first.primitive, first.path, first.ours) == ("fp8_scaled_matmul", "layers.0", True)
+        assert first.served_by.startswith("scaled_gemv/")
+
+
+def test_a_quantized_layer_may_have_a_scale_of_its_weight():
+    layer = tg.nn.QuantizedLinear.from_linear(nn.Linear(64, 32), mode="nvfp4")
+    x = mx.random.normal((5, 64))
+    with tg.use_backend("mlx"):
+        alone = layer(x) - layer.bias
+        layer.global_scale = mx.array(0.25 * 2688)
+        assert mx.allclose(layer(x), 0.25 * alone + layer.bias, rtol=1e-5, atol=1e-5)
 
 
 class Tied(nn.Module):

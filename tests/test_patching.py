@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 import sys
 import threading
@@ -705,8 +706,57 @@ class Alternatives(nn.Module):
         return x
 
 
+class ByItsClass(nn.Module):
+    """A model that calls a method of its layer's former class."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def __call__(self, x):
+        return nn.Linear.__call__(self.inner, x)
+
+
+class MakesLinear(nn.Module):
+    def __call__(self, x):
+        return nn.Linear(8, 8)(x)
+
+
+class AsksForAClass(nn.Module):
+    def __call__(self, x):
+        return mx.zeros_like(x) if isinstance(x, attention_layers.Attending) else x
+
+
+class LooksUpModule(nn.Module):
+    def __call__(self, x):
+        return importlib.import_module("mlx.core").matmul(x, x)
+
+
 class TestNotCalled:
     """What is not routed is listed, with a true reason."""
+
+    def test_a_layer_called_by_its_class(self):
+        model = ByItsClass()
+        report = tg.patch(model)
+        assert not report.replaced
+        assert {one.path: one.reason for one in report.left_alone} == {
+            "": "its products are its own: addmm, @",
+            "inner": "the code around it calls a class's __call__ on it",
+        }
+        assert problems(model, mx.ones((3, 8))) == 0
+
+    @pytest.mark.parametrize(
+        ("kind", "reasons"),
+        [
+            (MakesLinear, ["its products are its own: addmm, @"]),
+            (LooksUpModule, ["its products are its own: matmul"]),
+            (AsksForAClass, []),
+        ],
+    )
+    def test_what_a_call_makes_and_looks_up(self, kind, reasons):
+        report = tg.patch(kind())
+        assert not report.replaced
+        assert [one.reason for one in report.left_alone] == reasons
 
     def test_a_tied_embedding_multiplied_outside(self):
         report = tg.patch(Tied())

@@ -129,9 +129,16 @@ class TestEveryWeight:
     def test_many_rows(self, kernels, forced, weight, transpose):
         self.check("quantized_gemm/16x32-1x4", forced, weight, transpose, [19, 33, 1])
 
-    def check(self, kernel, forced, weight, transpose, counts):
+    @pytest.mark.slow
+    def test_shares_of_k(self, kernels, forced, weight, transpose):
+        # The last of the shares is the shortest, and ends within a step where groups allow it.
+        depth = weight[2] * (900 // weight[2] | 1) if transpose else 611
+        config = "quantized_split_k/16x64-1x4-split4"
+        self.check(config, forced, weight, transpose, [19, 33, 1], depth)
+
+    def check(self, kernel, forced, weight, transpose, counts, depth=0):
         mode, bits, group = weight
-        n, k = (37, 5 * group) if transpose else (3 * group, 43)
+        n, k = (37, depth or 5 * group) if transpose else (3 * group, depth or 43)
         w, scales, biases = made(
             bits, *((n, k) if transpose else (k, n)), *weight, (mx.float16, mx.bfloat16)
         )
@@ -198,6 +205,17 @@ def either(request):
             yield
 
 
+LAYOUTS = {
+    "a view from its second element on": lambda array: mx.concatenate(
+        [array.reshape(-1)[:1], array.reshape(-1)]
+    )[1:].reshape(array.shape),
+    "transposed": lambda array: mx.contiguous(array.T).T,
+    "rows of more": lambda array: mx.repeat(array, 2, axis=0)[::2],
+    "columns of more": lambda array: mx.concatenate([array, array], axis=1)[:, : array.shape[1]],
+    "backwards": lambda array: array[::-1, ::-1][::-1, ::-1],
+}
+"""Equal arrays that lie in memory in another way."""
+
 W, SCALES, BIASES = made(1, 64, 128, "affine", 4, 64)
 X = random_rows(2, (5, 128), mx.float32)
 
@@ -254,14 +272,24 @@ class TestKernels:
         assert got.shape == expected.shape
         np.testing.assert_allclose(np.array(got), expected, rtol=1e-4, atol=2e-4)
 
-    def test_views_are_read_where_they_begin(self, kernels):
-        words = mx.concatenate([mx.zeros((1,), mx.uint32), W.reshape(-1)])[1:].reshape(W.shape)
-        x = mx.concatenate([mx.zeros((1,)), X.reshape(-1)])[1:].reshape(X.shape)
-        for some, w in ((x, words), (X.T[::1].T, W)):
-            assert mx.array_equal(
-                tg.quantized_matmul(some, w, SCALES, BIASES),
-                tg.quantized_matmul(X, W, SCALES, BIASES),
-            )
+    @pytest.mark.parametrize("kernel", ["quantized_gemv", "quantized_gemm"])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_operands_may_lie_in_memory_in_any_way(self, kernels, forced, kernel, layout):
+        operands = (X, W, SCALES, BIASES)
+        with forced(kernel):
+            expected = tg.quantized_matmul(*operands)
+            for number, one in enumerate(operands):
+                laid = [*operands[:number], LAYOUTS[layout](one), *operands[number + 1 :]]
+                assert mx.array_equal(tg.quantized_matmul(*laid), expected)
+
+    def test_rows_and_weights_that_are_repeated_without_copies(self, either):
+        x = mx.broadcast_to(X[:1], (9, 128))
+        weight = [mx.broadcast_to(one, (3, *one.shape)) for one in (W, SCALES, BIASES)]
+        got = tg.quantized_matmul(x, *weight)
+        expected = tg.quantized_matmul(X[:1], W, SCALES, BIASES)
+        np.testing.assert_allclose(
+            np.array(got), np.broadcast_to(expected, (3, 9, 64)), rtol=1e-5, atol=1e-5
+        )
 
     def test_a_row_is_the_same_however_many_there_are(self, kernels):
         x = random_rows(5, (70, 128), mx.bfloat16)
@@ -270,18 +298,33 @@ class TestKernels:
             part = tg.quantized_matmul(x[:count], W, SCALES, BIASES, batch_invariant=True)
             assert mx.array_equal(part, whole[:count])
 
-    def test_nothing_to_multiply(self, either):
-        empty = tg.quantized_matmul(mx.zeros((2, 0, 128)), W, SCALES, BIASES)
-        assert (empty.shape, empty.dtype) == ((2, 0, 64), mx.float32)
-        no_columns = tg.quantized_matmul(
-            mx.ones((3, 128)), W[:0], SCALES[:0], BIASES[:0], bias=mx.zeros((0,))
-        )
-        assert no_columns.shape == (3, 0)
-        bias = mx.arange(64).astype(mx.float16)
-        got = tg.quantized_matmul(
-            mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0], bias=bias
-        )
-        assert mx.array_equal(got, mx.broadcast_to(bias.astype(mx.float32), (3, 64)))
+    def test_shares_are_added_up_before_all_else(self, kernels, forced):
+        w, scales, _ = made(4, 40, 1040, "nvfp4", 4, 16)
+        values = own_values(w, scales, None, "nvfp4", 4, 16)
+        x, row = random_rows(6, (3, 7, 1040), mx.bfloat16), random_rows(7, (40,), mx.float16)
+
+        def call():
+            with forced("quantized_split_k"):
+                return tg.quantized_matmul(
+                    x,
+                    w,
+                    scales,
+                    mode="nvfp4",
+                    global_scale=mx.array(500.0),
+                    bias=row,
+                    out_dtype=mx.float32,
+                )
+
+        got = call()
+        close(got, x, values.T, mx.float32, bias=row, factor=500 / 2688)
+        assert mx.array_equal(got, call())
+
+    @pytest.mark.parametrize("batch", [(), (0,)], ids=["one weight", "no weights"])
+    def test_a_batch_of_no_products(self, either, batch):
+        w, scales, biases = (mx.zeros((*batch, *a.shape), a.dtype) for a in (W, SCALES, BIASES))
+        bias = mx.zeros((64,), mx.float16)
+        got = tg.quantized_matmul(mx.zeros((0, 3, 128)), w, scales, biases, bias=bias)
+        assert (got.shape, got.dtype) == ((0, 3, 64), mx.float32)
 
     def test_tiny_operands_are_mlx_s(self, kernels):
         w, scales, biases = made(1, 1, 32, "affine", 4, 32)
@@ -413,6 +456,26 @@ REFUSED = [
         ),
         "must have dtype float32 but got float16",
     ),
+    (
+        "no rows",
+        lambda q: q(X[:0], W, SCALES, BIASES),
+        "with rows, columns and terms, got m 0, n 64",
+    ),
+    (
+        "no rows of a batch",
+        lambda q: q(mx.zeros((2, 0, 128)), W, SCALES, BIASES),
+        "rows, columns and terms, got m 0, n 64",
+    ),
+    (
+        "no columns",
+        lambda q: q(X, W[:0], SCALES[:0], BIASES[:0]),
+        "rows, columns and terms, got m 5, n 0, k 128",
+    ),
+    (
+        "no terms",
+        lambda q: q(mx.ones((3, 0)), W[:, :0], SCALES[:, :0], BIASES[:, :0]),
+        "rows, columns and terms, got m 3, n 64, k 0",
+    ),
     ("a list", lambda q: q([1.0], W, SCALES, BIASES), "Expected x to be an mlx.core.array"),
     (
         "a mode that is none",
@@ -443,8 +506,7 @@ def spec(*shape, dtype=mx.bfloat16):
 
 
 class TestChoice:
-    def explained(self, m, chip, *, scales=mx.bfloat16, transpose=True, **options):
-        n, k = 14336, 4096
+    def explained(self, m, chip, *, n=14336, k=4096, scales=mx.bfloat16, transpose=True, **options):
         rows, columns = (n, k) if transpose else (k, n)
         return tg.explain(
             tg.quantized_matmul,
@@ -471,6 +533,61 @@ class TestChoice:
         assert found.plan.kernel == kernel
         assert found.mlx.seconds > 1.1 * min(one.seconds for one in found.candidates if one.seconds)
 
+    @pytest.mark.parametrize(("m", "rows"), [(12, 16), (16, 16), (17, 32), (32, 32)])
+    def test_k_is_shared_out_where_columns_are_few(self, m, rows):
+        found = self.explained(m, "m2-ultra", n=4096, k=14336)
+        assert str(found.plan).startswith(f"quantized_split_k/{rows}x64-1x4-split")
+        whole = min(one.seconds for one in found.candidates if one.kernel == "quantized_gemm")
+        split = min(one.seconds for one in found.candidates if one.kernel == "quantized_split_k")
+        assert split < 0.7 * whole
+        assert found.mlx.seconds > split
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"batch_invariant": True}, "batch_invariant"),
+            ({"k": 256}, "k 256 is too short for 4 shares"),
+        ],
+        ids=["batch_invariant", "short"],
+    )
+    def test_shares_that_may_not_be(self, options, reason):
+        found = self.explained(16, "m1", **{"n": 1024, **options})
+        shares = [one for one in found.candidates if one.kernel == "quantized_split_k"]
+        assert all(one.reason and reason.split(" for ")[0] in one.reason for one in shares)
+        assert reason in shares[0].reason
+
+    @pytest.mark.parametrize("chip", ["m1", "m1-max", "m2-ultra", "m3-max", "m4", "m4-max"])
+    @pytest.mark.parametrize("m", range(2, 9))
+    def test_a_few_rows_take_less_than_mlx_s_passes(self, m, chip):
+        found = self.explained(m, chip)
+        assert found.plan.kernel == "quantized_gemv"
+        legal = [one for one in found.candidates if one.reason is None]
+        best = min(one.seconds for one in legal if one.kernel == "quantized_gemv")
+        assert best < 1.05 * found.mlx.seconds
+
+    def test_the_shares_of_mlx_are_priced(self):
+        # Of 512 tiles at most, whole groups of k.
+        for n, m, path in (
+            (4096, 16, "split4"),
+            (4096, 33, "split2"),
+            (1024, 16, "split16"),
+            (14336, 16, "qmm-32x32x32-2x2"),
+        ):
+            assert self.explained(m, "m1", n=n).mlx.config.endswith(path)
+
+    @pytest.mark.parametrize("chip", ["m1", "m1-max", "m4-max"])
+    @pytest.mark.parametrize(
+        ("m", "kernel"),
+        [(1, "gemv"), (4, "gemv"), (8, "gemv"), (16, "gemm"), (64, "gemm"), (512, "gemm")],
+    )
+    def test_the_gradient_s_product_is_served_for_all_rows(self, m, kernel, chip):
+        found = self.explained(m, chip, transpose=False)
+        assert found.plan.kernel == f"quantized_{kernel}"
+        assert (
+            min(one.seconds for one in found.candidates if one.seconds)
+            < (1.05 if m == 1 else 1.0) * found.mlx.seconds
+        )
+
     def test_mlx_serves_where_it_is_faster(self):
         assert self.explained(512, "m5-max").plan is None
         assert "neural-qmm" in str(self.explained(512, "m5-max"))
@@ -487,7 +604,7 @@ class TestChoice:
     def test_a_weight_of_many_rows_is_read_once(self):
         found = self.explained(5, "m4-max", batch_invariant=False)
         legal = [one for one in found.candidates if one.reason is None]
-        assert {one.plan.config.rows for one in legal if one.kernel == "quantized_gemv"} == {8}
+        assert {one.plan.config.rows for one in legal if one.kernel == "quantized_gemv"} == {6}
 
     def test_notes(self):
         found = str(self.explained(16, "m4-max"))

@@ -136,7 +136,7 @@ def test_the_emulator_refuses():
 def probed(request, monkeypatch):
     """Whether MLX works as the probes have it; else graphs are looked at."""
     if not request.param:
-        wrong = tracing._Probes(lambda: False, lambda: False)
+        wrong = tracing.Probes(lambda: False, lambda: False)
         monkeypatch.setattr(tracing, "_make_probes", lambda: wrong)
     tracing._probes.cache_clear()
     yield (tracing._probes().shapeless is not tracing._stops_gradients) == request.param

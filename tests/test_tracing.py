@@ -115,7 +115,7 @@ def test_always_yes_without_compilation():
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_probe_that_answers_by_chance_is_found_out(answer, monkeypatch):
     monkeypatch.setattr(
-        tracing, "_make_probes", lambda: tracing._Probes(lambda: answer, lambda: False)
+        tracing, "_make_probes", lambda: tracing.Probes(lambda: answer, lambda: False)
     )
     tracing._probes.cache_clear()
     try:

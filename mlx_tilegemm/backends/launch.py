@@ -16,9 +16,6 @@ from .base import Backend, StreamOrDevice
 if TYPE_CHECKING:
     from ..core.family import Run
 
-_Launch = Callable[[Sequence[mx.array], StreamOrDevice], list[mx.array]]
-"""A ready kernel and its launch: all inputs in, outputs out."""
-
 OWN_INPUTS = ("factors", "sizes")
 """Inputs of kernels that are no operands."""
 
@@ -63,19 +60,8 @@ def _single(
 ) -> Run:
     """Prepare a plan of one kernel, which takes the op's operands as they come."""
     stage = plan.stages[0]
-    launch = _launch(stage, backend)
-
-    def run(
-        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
-    ) -> list[mx.array]:
-        return launch(operands, stream)
-
-    def run_with_factors(
-        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
-    ) -> list[mx.array]:
-        return launch((*operands, factor_array(factors)), stream)
-
-    return run_with_factors if "factors" in stage.spec.input_names else run
+    takes_factors = "factors" in stage.spec.input_names
+    return _launch(stage, backend, factor_array if takes_factors else None)
 
 
 def _sequence(
@@ -87,7 +73,8 @@ def _sequence(
     for stage in plan.stages:
         taken = [name for name in stage.spec.input_names if name not in OWN_INPUTS]
         inputs = _pick(names.index(name) for name in taken)
-        stages.append((_launch(stage, backend), inputs, "factors" in stage.spec.input_names))
+        own = factor_array if "factors" in stage.spec.input_names else None
+        stages.append((_launch(stage, backend, own), inputs))
         names += stage.spec.output_names
     results = _pick(names.index(one.name) for one in problem.results)
 
@@ -95,11 +82,8 @@ def _sequence(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         arrays = [*operands]
-        for launch, inputs, takes_factors in stages:
-            taken = inputs(arrays)
-            if takes_factors:
-                taken = (*taken, factor_array(factors))
-            arrays += launch(taken, stream)
+        for launch, inputs in stages:
+            arrays += launch(inputs(arrays), factors, stream)
         return list(results(arrays))
 
     return run
@@ -127,7 +111,13 @@ def _with_axes(run: Run, single: tuple[int, ...]) -> Run:
     return with_axes
 
 
-def _launch(stage: Stage, backend: Backend) -> _Launch:
+def _launch(
+    stage: Stage, backend: Backend, factor_array: Callable[[Factors], mx.array] | None
+) -> Run:
+    """Return a ready kernel and its launch, which makes the inputs that are no operands.
+
+    Frames of Python are a part of what a warm call costs: a launch is one, with factors or without.
+    """
     # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
     from ..core.render import render
 
@@ -138,9 +128,11 @@ def _launch(stage: Stage, backend: Backend) -> _Launch:
     output_dtypes = [dtype.mlx for dtype in launch.output_dtypes]
     grid, threadgroup = launch.grid, launch.threadgroup
 
-    def call(inputs: Sequence[mx.array], stream: StreamOrDevice) -> list[mx.array]:
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
         return kernel(
-            inputs=[*inputs, sizes],
+            inputs=[*operands, sizes],
             output_shapes=output_shapes,
             output_dtypes=output_dtypes,
             grid=grid,
@@ -148,4 +140,20 @@ def _launch(stage: Stage, backend: Backend) -> _Launch:
             stream=stream,
         )
 
-    return call
+    if factor_array is None:
+        return call
+    array_of = factor_array
+
+    def call_with_factors(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        return kernel(
+            inputs=[*operands, array_of(factors), sizes],
+            output_shapes=output_shapes,
+            output_dtypes=output_dtypes,
+            grid=grid,
+            threadgroup=threadgroup,
+            stream=stream,
+        )
+
+    return call_with_factors

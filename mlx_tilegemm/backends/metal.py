@@ -68,8 +68,10 @@ def mlx_kernel(source: Source) -> Executable:
     return cast(Executable, kernel)
 
 
-def generated_text(call: Callable[..., Sequence[mx.array]], operands: Sequence[mx.array]) -> str:
-    """Return the Metal text that MLX generates for the kernels which ``call(operands)`` launches.
+def generated_texts(
+    call: Callable[..., Sequence[mx.array]], operands: Sequence[mx.array]
+) -> tuple[str, ...]:
+    """Return the Metal texts that MLX generates for the kernels which ``call(operands)`` launches.
 
     MLX writes it while tracing an export, on machines without Metal too; nothing is evaluated.
     """
@@ -80,4 +82,4 @@ def generated_text(call: Callable[..., Sequence[mx.array]], operands: Sequence[m
             texts.append(event["arguments"][1])
 
     mx.export_function(record, lambda *arrays: list(call(arrays)), *operands)
-    return "\n".join(texts)
+    return tuple(texts)

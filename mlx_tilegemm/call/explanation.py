@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from ..backends import resolve
 from ..backends.launch import kernel_run
-from ..backends.metal import MetalBackend, generated_text
+from ..backends.metal import MetalBackend, generated_texts
 from ..backends.rounding import rounds_float32
 from ..core.arguments import ArraySpec, as_spec
 from ..core.context import current_settings
@@ -30,6 +30,7 @@ from ..families import family_of, ops
 from ..machine.chips import Chip, detect, get
 from ..machine.limits import threads_per_core
 from .choice import chosen
+from .compiled import Compiled, compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +125,22 @@ class Explanation:
     @property
     def text(self) -> str | None:
         """The complete Metal text of `plan` as MLX passes it on: header, signature and body."""
+        return "\n".join(self._texts) if self._texts else None
+
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        """The complete Metal text of each launch of `plan`."""
         if self.plan is None or self.solved is None:
-            return None
+            return ()
         operands = [mx.zeros(one.stored_shape, dtype=one.mlx) for one in self.solved.operands]
         run = kernel_run(self.solved, self.plan, MetalBackend())
         factors = (1,) * len(self.solved.factors)
-        return generated_text(lambda arrays: run(arrays, factors, None), operands)
+        return generated_texts(lambda arrays: run(arrays, factors, None), operands)
+
+    @property
+    def compiled(self) -> tuple[Compiled | None, ...]:
+        """Registers of each launch of `plan` by Mesa's compiler for M1, where it was asked."""
+        return tuple(map(compiled, self._texts))
 
     def to_dict(self) -> dict[str, object]:
         """Return everything but texts as what JSON holds; times are in seconds."""
@@ -149,7 +160,7 @@ class Explanation:
             "route": self.route,
             "plan": str(self.plan) if on_kernels else None,
             "reason": self.reason,
-            "launches": _plain_launches(self.plan, self.chip) if self.plan and on_kernels else [],
+            "launches": _plain_launches(self) if on_kernels else [],
             "canary": self.canary,
             "notes": list(self.notes),
             "candidates": [_plain_candidate(one) for one in self.candidates],
@@ -172,7 +183,7 @@ class Explanation:
         if self.canary:
             lines.append(f"  canary   {self.canary}")
         if self.plan and self.route != "mlx":
-            lines += _plan_lines(self.plan, self.chip)
+            lines += _plan_lines(self, self.plan)
         lines += [f"  note     {note}" for note in self.notes]
         if self.candidates:
             where = self.decision.where if self.decision else ""
@@ -184,7 +195,8 @@ def _plain_spec(spec: ArraySpec) -> dict[str, object]:
     return {"shape": list(spec.shape), "dtype": mlx_name(spec.dtype)}
 
 
-def _plain_launches(plan: Plan, chip: Chip) -> list[dict[str, object]]:
+def _plain_launches(explanation: Explanation) -> list[dict[str, object]]:
+    stages = explanation.plan.stages if explanation.plan else ()
     return [
         {
             "grid": list(stage.launch.grid),
@@ -192,9 +204,10 @@ def _plain_launches(plan: Plan, chip: Chip) -> list[dict[str, object]]:
             "threads": stage.resources.threads,
             "threadgroup_bytes": stage.resources.threadgroup_bytes,
             "registers": stage.resources.registers,
-            "threads_per_core": threads_per_core(stage.resources, chip),
+            "registers_compiled": asdict(found) if found else None,
+            "threads_per_core": threads_per_core(stage.resources, explanation.chip),
         }
-        for stage in plan.stages
+        for stage, found in zip(stages, explanation.compiled, strict=True)
     ]
 
 
@@ -235,15 +248,16 @@ def _result_text(problem: Problem | None) -> str:
     return " -> " + ", ".join(results)
 
 
-def _plan_lines(plan: Plan, chip: Chip) -> list[str]:
+def _plan_lines(explanation: Explanation, plan: Plan) -> list[str]:
     lines = []
-    for stage in plan.stages:
+    for stage, found in zip(plan.stages, explanation.compiled, strict=True):
         launch, needs = stage.launch, stage.resources
+        known = f"estimated; {found}" if found else "estimated"
         lines += [
             f"  launch   grid {launch.grid}, threadgroup {launch.threadgroup}",
             f"  needs    {needs.threads} threads, {needs.threadgroup_bytes} bytes of threadgroup "
-            f"memory, about {needs.registers} registers a thread",
-            f"  core     holds {threads_per_core(needs, chip)} such threads at a time",
+            f"memory, about {needs.registers} registers a thread ({known})",
+            f"  core     holds {threads_per_core(needs, explanation.chip)} such threads at a time",
         ]
     return lines
 

@@ -14,7 +14,7 @@ from ..core.arguments import as_number
 from ..core.dtypes import mlx_name
 from ..core.problem import Factors, Number
 from ..core.shapes import Shape
-from ..core.tracing import is_shapeless, is_traced, keeping_graphs
+from ..core.tracing import is_traced, keeping_graphs, probes
 from ..errors import BackendError, DTypeError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def transformable(run: Run, rule: Rule | None, anysize: Run | None = None) -> Ru
         rule: Its derivatives and its batching; None for those of ``run``.
         anysize: The call where MLX compiles for arrays of any size; None for ``run``.
     """
+    traced, shapeless = probes()
 
     @lru_cache(maxsize=64)
     def function(factors: Factors, stream: StreamOrDevice) -> Callable[..., list[mx.array]]:
@@ -40,9 +41,9 @@ def transformable(run: Run, rule: Rule | None, anysize: Run | None = None) -> Ru
     def call(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        if not is_traced():
+        if not traced():
             return run(operands, factors, stream)
-        if anysize is not None and is_shapeless():
+        if anysize is not None and shapeless():
             return anysize(operands, factors, stream)
         if rule is None:
             return run(operands, factors, stream)

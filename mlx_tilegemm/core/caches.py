@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from operator import is_
 from typing import Any, ParamSpec, TypeVar, cast
 
 V = TypeVar("V")
@@ -33,42 +32,68 @@ def kept(function: Callable[Arguments, V]) -> Callable[Arguments, V]:
 
 
 def latest(function: Callable[Arguments, V]) -> Callable[Arguments, V]:
-    """Return a pure function that keeps its last value, for the very same positional arguments.
+    """Return a pure function that keeps its last value, for the very same one to three arguments.
 
     Comparing identities costs a tenth of hashing a problem: while a problem is planned, what is
     asked of it is asked again and again in a row.
     """
-    one = function.__code__.co_argcount == 1
-    call = (_latest_of_one if one else _latest_of_several)(function)
-    return cast("Callable[Arguments, V]", wraps(function)(call))
+    arity = function.__code__.co_argcount
+    return cast("Callable[Arguments, V]", wraps(function)(_LATEST[arity](function)))
 
 
-def _latest_of_one(function: Callable[..., V]) -> Callable[[object], V]:
+# A function for each number of arguments: comparing tuples of any length takes thrice as long.
+def _latest_of_one(function: Callable[[object], V]) -> Callable[[object], V]:
     held: tuple[object, Any] = (object(), None)
 
-    def call(argument: object) -> V:
+    def call(one: object) -> V:
         nonlocal held
         last, value = held
-        if last is not argument:
-            value = function(argument)
-            held = (argument, value)
-        return cast(V, value)
+        if last is not one:
+            value = function(one)
+            held = (one, value)
+        result: V = value
+        return result
 
     return call
 
 
-def _latest_of_several(function: Callable[..., V]) -> Callable[..., V]:
-    held: tuple[tuple[object, ...], Any] = ((), None)
+def _latest_of_two(function: Callable[[object, object], V]) -> Callable[[object, object], V]:
+    held: tuple[object, object, Any] = (object(), None, None)
 
-    def call(*arguments: object) -> V:
+    def call(one: object, two: object) -> V:
         nonlocal held
-        last, value = held
-        if len(last) != len(arguments) or not all(map(is_, last, arguments)):
-            value = function(*arguments)
-            held = (arguments, value)
-        return cast(V, value)
+        first, second, value = held
+        if first is not one or second is not two:
+            value = function(one, two)
+            held = (one, two, value)
+        result: V = value
+        return result
 
     return call
+
+
+def _latest_of_three(
+    function: Callable[[object, object, object], V],
+) -> Callable[[object, object, object], V]:
+    held: tuple[object, object, object, Any] = (object(), None, None, None)
+
+    def call(one: object, two: object, three: object) -> V:
+        nonlocal held
+        first, second, third, value = held
+        if first is not one or second is not two or third is not three:
+            value = function(one, two, three)
+            held = (one, two, three, value)
+        result: V = value
+        return result
+
+    return call
+
+
+_LATEST: dict[int, Callable[[Any], Callable[..., Any]]] = {
+    1: _latest_of_one,
+    2: _latest_of_two,
+    3: _latest_of_three,
+}
 
 
 def forget_prepared() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from .caches import latest
 from .dtypes import DType
 from .shapes import Shape
 
@@ -79,6 +80,9 @@ class Arguments:
     SIZES: ClassVar[tuple[str, ...]]
     """Run-time sizes of all variants, in order."""
 
+    UNDECLARED: ClassVar[frozenset[str]] = frozenset()
+    """Names that a text has only where the variant is given them."""
+
     @property
     def lacks(self) -> frozenset[str]:
         """Inputs, outputs and sizes that this variant is not given."""
@@ -97,7 +101,7 @@ class Arguments:
     @property
     def size_names(self) -> tuple[str, ...]:
         """Run-time sizes, in the order of the input ``sizes``."""
-        return self._given(self.SIZES)
+        return _size_names(self)
 
     @property
     def absent_inputs(self) -> tuple[str, ...]:
@@ -119,8 +123,13 @@ class Arguments:
         return tuple(name for name in names if name not in lacks)
 
     def _absent(self, names: Iterable[str]) -> tuple[str, ...]:
-        lacks = self.lacks
+        lacks = self.lacks - self.UNDECLARED
         return tuple(name for name in names if name in lacks)
+
+
+@latest
+def _size_names(spec: Arguments) -> tuple[str, ...]:
+    return spec._given(spec.SIZES)
 
 
 def features(absent: Mapping[tuple[str, ...], bool]) -> frozenset[str]:

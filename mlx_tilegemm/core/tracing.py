@@ -65,7 +65,12 @@ def keeping_graphs(run: Callable[[], T]) -> T:
     return results[0]
 
 
-class _Probes(NamedTuple):
+def probes() -> Probes:
+    """Return the functions that answer `is_traced` and `is_shapeless`, for who asks often."""
+    return _probes()
+
+
+class Probes(NamedTuple):
     """Answers to `is_traced` and to `is_shapeless`."""
 
     traced: Callable[[], bool]
@@ -73,8 +78,8 @@ class _Probes(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _probes() -> _Probes:
-    found: list[_Probes] = []
+def _probes() -> Probes:
+    found: list[Probes] = []
 
     def try_it() -> None:
         probes = _make_probes()
@@ -87,7 +92,7 @@ def _probes() -> _Probes:
     thread = threading.Thread(target=try_it)
     thread.start()
     thread.join()
-    return found[0] if found else _Probes(lambda: True, _stops_gradients)
+    return found[0] if found else Probes(lambda: True, _stops_gradients)
 
 
 def _stops_gradients() -> bool:
@@ -101,7 +106,7 @@ def _stops_gradients() -> bool:
     return "StopGradient" in graph.getvalue()
 
 
-def _make_probes() -> _Probes:
+def _make_probes() -> Probes:
     seen = _Seen()
     placeholders: list[mx.array] = []
 
@@ -109,9 +114,8 @@ def _make_probes() -> _Probes:
         placeholders.append(x)
         return x
 
-    def body(x: mx.array) -> mx.array:
+    def body(x: mx.array) -> None:
         seen.body = True
-        return x
 
     compiled = mx.compile(body)
     with mx.stream(mx.cpu):
@@ -120,7 +124,7 @@ def _make_probes() -> _Probes:
     for device in filter(mx.is_available, (mx.cpu, mx.gpu)):
         with mx.stream(device):
             compiled(mx.zeros((1,)))
-    placeholder, constant = placeholders[0], mx.array([0.0])
+    placeholder, constant, broadcast = placeholders[0], mx.array([False]), mx.broadcast_arrays
 
     def traced() -> bool:
         seen.body = False
@@ -129,15 +133,15 @@ def _make_probes() -> _Probes:
 
     def shapeless() -> bool:
         try:
-            mx.broadcast_arrays(constant, placeholder)[0].item()
+            broadcast(constant, placeholder)[0].item()
         except ValueError:
             return True
         return False
 
-    return _Probes(traced, shapeless)
+    return Probes(traced, shapeless)
 
 
-def _work(probes: _Probes) -> bool:
+def _work(probes: Probes) -> bool:
     """Tell the probes from some that answer by chance."""
     answers: list[tuple[bool, bool]] = []
 

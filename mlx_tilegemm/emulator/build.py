@@ -64,7 +64,7 @@ def _headers_digest() -> str:
 @lru_cache(maxsize=1)
 def _runtime_digest() -> str:
     paths = sorted(path for path in RUNTIME.iterdir() if path.suffix in (".h", ".cpp"))
-    paths.append(INCLUDE / "msl" / "runtime.h")
+    paths += [INCLUDE / "executor" / "runtime.h", INCLUDE / "msl" / "thread.h"]
     return cache.digest(part for path in paths for part in (path.name, path.read_bytes()))
 
 

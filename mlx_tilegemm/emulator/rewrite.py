@@ -83,12 +83,18 @@ def needs_expansion(text: str) -> bool:
     return "instantiate_kernel" in text
 
 
-def rewrite(text: str, function_constants: Mapping[int | str, ConstantValue]) -> Rewritten:
+def rewrite(
+    text: str,
+    function_constants: Mapping[int | str, ConstantValue],
+    *,
+    describes: bool = True,
+) -> Rewritten:
     """Rewrites a Metal text.
 
     Args:
         text: Metal text; see :func:`needs_expansion`.
         function_constants: Values by index or name.
+        describes: Whether functions follow that run and describe its kernels.
 
     Returns:
         The C++ text and its entry points.
@@ -106,7 +112,8 @@ def rewrite(text: str, function_constants: Mapping[int | str, ConstantValue]) ->
         if token.kind is Kind.DIRECTIVE:
             editor.directive(token)
     body = editor.result()
-    return Rewritten(text=body + _entry_code(entries), entries=tuple(entries))
+    code = _entry_code(entries) if describes else ""
+    return Rewritten(text=body + code, entries=tuple(entries))
 
 
 class _Editor:
@@ -394,9 +401,8 @@ class _Editor:
         self.declarations += 1
         alias = f"msl_rt_type_{number}"
         return (
-            f"typedef {kind} {alias}{dims}; {alias}& {name} = "
-            f"::msl_rt::threadgroup_storage<{alias}, {alignment or 0}>("
-            f'{number}, "{name}", ::msl_rt::Site::here());'
+            f"typedef {kind} {alias}{dims}; "
+            f"MSL_RT_THREADGROUP({alias}, {name}, {number}, {alignment or 0})"
         )
 
 
@@ -417,7 +423,7 @@ def _entry_code(entries: list[EntryPoint]) -> str:
     for number, entry in enumerate(entries):
         arguments = [f"&{entry.expression}"]
         for position, parameter in enumerate(entry.function.parameters):
-            arguments.append(_argument(position, parameter))
+            arguments.append(argument(parameter, f"arguments[{position}]", "ids->"))
         lines += [
             f'extern "C" MSL_RT_EXPORT void msl_entry_{number}('
             "void* const* arguments, const msl_rt::ThreadIds* ids) {",
@@ -432,9 +438,16 @@ def _entry_code(entries: list[EntryPoint]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _argument(position: int, parameter: Parameter) -> str:
+def argument(parameter: Parameter, memory: str, ids: str) -> str:
+    """C++ for the argument of a kernel's parameter, as ``msl_rt::call`` takes it.
+
+    Args:
+        parameter: The parameter.
+        memory: C++ for the address of its buffer, where it has one.
+        ids: C++ before a member of the thread's ``ThreadIds``.
+    """
     if parameter.source is not Source.THREAD:
-        return f"msl_rt::Memory{{arguments[{position}]}}"
+        return f"msl_rt::Memory{{{memory}}}"
     if parameter.attribute in CONSTANT_ATTRIBUTES:
         return CONSTANT_ATTRIBUTES[parameter.attribute]
-    return f"ids->{THREAD_ATTRIBUTES[parameter.attribute]}"
+    return f"{ids}{THREAD_ATTRIBUTES[parameter.attribute]}"

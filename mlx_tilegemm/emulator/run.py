@@ -216,10 +216,16 @@ def _compiler(settings: Settings, first: Compiler) -> tuple[Compiler, BuildMode]
     tracker = find_tracker(settings.compiler)
     if tracker.compiler is not None:
         return tracker.compiler, BuildMode.TRACKED
-    warnings.warn(
-        f"[emulator] Not checked: {_VARIABLES}: {tracker.reason}.", UncheckedWarning, stacklevel=1
-    )
+    _warn(tracker.reason)
     return first, BuildMode.CHECKED
+
+
+@lru_cache(maxsize=16)
+def _warn(reason: str) -> None:
+    """Says once what is not checked: wherever filters change, Python would say it again."""
+    warnings.warn(
+        f"[emulator] Not checked: {_VARIABLES}: {reason}.", UncheckedWarning, stacklevel=2
+    )
 
 
 def _choose(built: BuiltKernel, kernel: str) -> EntryPoint:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..core.kernel import Kernel
     from ..core.problem import Problem
 
-FAMILIES = ("gemm", "attention", "quantized", "experts")
+FAMILIES = ("gemm", "attention", "quantized", "scaled", "experts", "gated_delta")
 """Names of the families' folders."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property, lru_cache, partial, partialmethod, wraps
@@ -144,12 +144,7 @@ def routed_attention_class(kind: type, held: tuple[tuple[str, Any], ...] = ()) -
     """
     own = members(kind)
     found = findings(kind, held, tuple(name for name in own if name not in _UNWRAPPED))
-    sites = tuple(map(attention_site, found.places))
-    wrapped = {
-        name: member
-        for name, value in own.items()
-        if sites and name not in _UNWRAPPED and (member := _wrapped(value, sites)) is not None
-    }
+    wrapped = members_within(own, tuple(map(attention_site, found.places)))
     attributes = {name: _held(name, own.get(name)) for name in found.attributes}
     return subclass(
         kind, (kind,), {**wrapped, **attributes}, (routed_attention_class, (kind, held))
@@ -163,6 +158,15 @@ _UNWRAPPED = frozenset(
         *("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__"),
     )
 )
+
+
+def members_within(own: Mapping[str, object], sites: tuple[Site, ...]) -> dict[str, object]:
+    """Return those members of a class that run, so that they do with sites routed."""
+    return {
+        name: member
+        for name, value in own.items()
+        if sites and name not in _UNWRAPPED and (member := _wrapped(value, sites)) is not None
+    }
 
 
 def _wrapped(member: object, sites: tuple[Site, ...]) -> object:

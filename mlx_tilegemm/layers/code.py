@@ -35,6 +35,8 @@ class Chain:
         attributes: Names of the attributes.
         is_used: Whether it is called, passed on or kept; else it is only asked about, as by ``in``,
             ``is``, ``isinstance`` and an index.
+        is_by_class: Whether it is the object of a method that was looked up in a class, as in
+            ``Linear.__call__(self.layer, x)``.
         guards: Attributes of the object whose method it is, and whether each must be true for the
             code to get here.
     """
@@ -43,6 +45,7 @@ class Chain:
     name: str
     attributes: tuple[str, ...] = ()
     is_used: bool = True
+    is_by_class: bool = False
     guards: frozenset[Guard] = frozenset()
 
 
@@ -188,7 +191,7 @@ def _chains(
     """Yield chains with the number of the step that finds them, and of that which calls it."""
     modules = dict(_imported(steps))
     variables = _Variables(steps)
-    at = 0
+    at, method_end = 0, -1
     while at < len(steps):
         step = steps[at]
         start, at = at, at + 1
@@ -212,11 +215,20 @@ def _chains(
             attributes = (*held, *(_name(one) for one in steps[first:end]))
             if end > at and steps[at].opname.startswith("LOAD_SUPER"):
                 kind = Base.UNKNOWN
-            chain = Chain(kind, name, attributes, _is_used(steps, start, end))
+            chain = Chain(kind, name, attributes, _is_used(steps, start, end), start == method_end)
+            if kind is not Base.SELF and attributes[-1:] == ("__call__",):
+                method_end = _first_argument(steps, end)
             if kind is Base.SELF and attributes and variables.keep(steps[end:], chain):
                 chain = replace(chain, is_used=False)
             yield start, _calling(steps, start, end), chain
             at = end
+
+
+def _first_argument(steps: list[dis.Instruction], at: int) -> int:
+    """Return the step from ``at`` on that finds a call's first argument."""
+    while at < len(steps) and steps[at].opname in ("PUSH_NULL", "PRECALL"):
+        at += 1
+    return at
 
 
 class _Variables:
@@ -297,8 +309,19 @@ def _name(step: dis.Instruction) -> str:
     return step.argval[-1] if isinstance(step.argval, tuple) else str(step.argval)
 
 
+def _is_asked_about(steps: list[dis.Instruction], at: int) -> bool:
+    """Whether a step finds an argument of a question, before which only others are found."""
+    if at and steps[at - 1].argval in _ASKING:
+        return True
+    while at and (steps[at - 1].opname.startswith("LOAD") or steps[at - 1].opname == "PUSH_NULL"):
+        at -= 1
+        if steps[at].argval == "isinstance":
+            return True
+    return False
+
+
 def _is_used(steps: list[dis.Instruction], start: int, end: int) -> bool:
-    if start and steps[start - 1].argval in _ASKING:
+    if _is_asked_about(steps, start):
         return False
     following = steps[end].opname if end < len(steps) else ""
     if following == "LOAD_CONST" and isinstance(steps[end].argval, str):

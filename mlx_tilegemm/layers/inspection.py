@@ -42,6 +42,9 @@ _PRODUCTS = {
 _PRODUCTS |= {
     id(getattr(mx.fast, name)): name for name in ("gated_delta_update",) if hasattr(mx.fast, name)
 }
+_TELLING = frozenset(("addmm", "einsum", "gather_mm", "gather_qmm", "matmul", "quantized_matmul"))
+"""Names that tell a product whatever holds the function."""
+
 _NANOBIND = type(mx.matmul)
 _FOLLOWED = (type(mx.compile(lambda x: x)), type(mx.custom_function(lambda x: x)))
 
@@ -202,6 +205,7 @@ class _Reader:
         self.changing = changing
         self.findings = Findings()
         self.seen: set[int] = set()
+        self.made: dict[type, None] = {}
 
     def follow_named(self, name: str) -> None:
         """Follow what the class has under a name."""
@@ -305,6 +309,19 @@ class _Reader:
             if _may_call(one):
                 self.follow(one, Item(value, key))
 
+    def _follow_class(self, kind: type) -> None:
+        """Follow what making an object of a class, and calling that, runs."""
+        if kind in self.made or kind.__module__.partition(".")[0] in sys.stdlib_module_names:
+            return
+        self.made[kind] = None
+        for name in ("__init__", "__call__"):
+            self._follow_made(kind, name)
+
+    def _follow_made(self, kind: type, name: str) -> None:
+        for method in _definitions(kind, name)[:1]:
+            if isinstance(method, FunctionType):
+                self._follow_method_of(kind, kind, method)
+
     def _follow_object(self, value: object) -> None:
         wrapped = getattr(value, "__dict__", {}).get("__wrapped__")
         if wrapped is not None:
@@ -326,7 +343,7 @@ class _Reader:
         """Follow a method of an object that is no layer."""
         held = {} if holder is kind else getattr(holder, "__dict__", {})
         other = _Reader(kind, held, {}, frozenset())
-        other.findings, other.seen = self.findings, self.seen
+        other.findings, other.seen, other.made = self.findings, self.seen, self.made
         before = dict(self.findings.attributes)
         other.follow_function(method, is_method=True)
         # Its attributes are not the layer's.
@@ -378,13 +395,18 @@ class _Reader:
             found = _definitions(self.kind, name)
             for value in found:
                 self.follow_member(value)
+            for kind in list(self.made):
+                self._follow_made(kind, name)
             if name == ATTENTION and not found:
                 self.findings.places[FAST] = None
-            elif name == SOFTMAX and not found:
-                self.findings.steps.append(SOFTMAX)
+            elif name in (SOFTMAX, *_TELLING) and not found:
+                self.findings.steps.append(name)
 
     def _follow_names(self, chain: Chain, function: FunctionType) -> None:
-        self._follow_found(_looked_up(chain, function), (chain.name, *chain.attributes))
+        found = _looked_up(chain, function)
+        if found and isinstance(found[0], type) and not found[2] and chain.is_used:
+            self._follow_class(found[0])
+        self._follow_found(found, (chain.name, *chain.attributes))
 
     def _follow_found(
         self, found: tuple[object, Place | None, tuple[str, ...]] | None, names: tuple[str, ...]

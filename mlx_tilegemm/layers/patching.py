@@ -20,6 +20,7 @@ from ..errors import DTypeError
 from ..nn import (
     AllToShardedRoute,
     EmbeddingRoute,
+    FP8Linear,
     LinearRoute,
     QuantizedAllToShardedRoute,
     QuantizedEmbeddingRoute,
@@ -28,6 +29,12 @@ from ..nn import (
     ShardedToAllRoute,
 )
 from .attention import attention_everywhere, routed_attention_class
+from .functions import (
+    FunctionRule,
+    forget_compiled,
+    functions_everywhere,
+    routed_function_class,
+)
 from .inspection import Findings, findings, flags, held
 from .routed_class import original_class, routed_class
 from .routing import Attribute, Site, routed
@@ -171,6 +178,11 @@ RULES = (
 )
 
 
+ROUTED = "computes through this library already"
+
+REASONS: tuple[tuple[type, str], ...] = ((FP8Linear, ROUTED),)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """Everything that says how a model's layers are routed.
@@ -178,10 +190,12 @@ class Rules:
     Attributes:
         layers: Rules for layers, the first that fits counts.
         reasons: Why layers of certain classes are left alone.
+        functions: Rules for functions that layers call.
     """
 
     layers: tuple[Rule, ...] = RULES
-    reasons: tuple[tuple[type, str], ...] = ()
+    reasons: tuple[tuple[type, str], ...] = REASONS
+    functions: tuple[FunctionRule, ...] = ()
 
 
 def patch(model: nn.Module) -> PatchReport:
@@ -254,6 +268,7 @@ def patch_by(rules: Rules, model: nn.Module) -> tuple[PatchReport, list[nn.Modul
         if type(layer) is not kind:
             layer.__class__ = kind
             changed.append(layer)
+            forget_compiled(layer)
     return report, changed
 
 
@@ -307,10 +322,11 @@ def _everything_patched(rules: Rules) -> Iterator[PatchReport]:
         )
         for rule in methods.values()
     ]
-    with routed(*methods), attention_everywhere() as names:
+    functions = functions_everywhere(rules.functions)
+    with routed(*methods), attention_everywhere() as names, functions as others:
         replaced += [
-            Replaced(path=name, layer=name.rpartition(".")[0], op="attention_chain")
-            for name in names
+            Replaced(path=name, layer=name.rpartition(".")[0], op=op)
+            for name, op in (*((name, "attention_chain") for name in names), *others)
         ]
         yield PatchReport(replaced=tuple(replaced), left_alone=())
 
@@ -330,6 +346,7 @@ def _numbered(part: str) -> tuple[int, str]:
 def _restore(layer: nn.Module) -> None:
     original = original_class(type(layer))
     if original is not type(layer):
+        forget_compiled(layer)
         layer.__class__ = original
 
 
@@ -354,6 +371,10 @@ def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) 
     for rule in rules.layers:
         if rule.layer in kind.__mro__:
             return _judge_by(rule, path, layer, kind, usage)
+    rules_met = tuple(rule for rule in rules.functions if rule.sites(kind))
+    if rules_met:
+        op = ", ".join(rule.op for rule in rules_met)
+        return _Verdict(route=routed_function_class(kind, rules_met), op=op)
     functions = held(layer)
     found = findings(kind, functions, usage.roots(path), flags(layer))
     reason = _reason(layer, kind, rules, found)
@@ -369,7 +390,7 @@ def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) 
 
 def _judge_by(rule: Rule, path: str, layer: nn.Module, kind: type, usage: Usage) -> _Verdict:
     if rule.route in kind.__mro__:
-        return _Verdict(reason="computes through this library already")
+        return _Verdict(reason=ROUTED)
     if getattr(kind, rule.method) is not original_method(rule):
         return _Verdict(reason=f"its class has a {rule.method} of its own")
     reason = usage.why_not_called(path, rule.method)

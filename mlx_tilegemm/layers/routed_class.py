@@ -42,6 +42,11 @@ def original_class(layer: type) -> type:
     return original
 
 
+def maker_of(layer: type) -> tuple[Callable[..., type], tuple[Any, ...]] | None:
+    """Return the function and arguments that made a patched layer's class; None of any other."""
+    return vars(layer).get(_MAKER)
+
+
 def subclass(
     kind: type,
     bases: tuple[type, ...],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ import mlx.core as mx
 
 from ..core.shapes import Shape
 from ..errors import ProblemError
+from ..formats import AFFINE, dequantize
+from .routing import Attribute, Item, Site, routed
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,8 @@ def trace(
     """
     events: list[dict[str, Any]] = []
     try:
-        mx.export_function(events.append, function, *arrays.values())
+        with routed(_CUSTOM_FUNCTIONS, _DEQUANTIZE):
+            mx.export_function(events.append, function, *arrays.values())
     except ValueError as error:
         raise _untraceable(op, error) from error
     inputs: dict[str, str] = {}
@@ -174,6 +178,38 @@ def trace(
         elif event["type"] == "primitive":
             nodes.append(_node(event))
     return Graph(nodes=tuple(nodes), inputs=inputs)
+
+
+def _forward(_: object, function: object, *args: object, **options: object) -> object:
+    """Call what a custom function computes: MLX exports no primitive with rules of its own."""
+    # Its class, the function, and then the rules.
+    forward: Any = gc.get_referents(function)[1]
+    return forward(*args, **options)
+
+
+_CUSTOM_FUNCTIONS = Site(Attribute(mx.custom_function, "__call__"), _forward)
+
+
+def _dequantized(
+    original: Callable[..., mx.array],
+    *arguments: Any,  # noqa: ANN401 - those of `mx.dequantize`
+    stream: object = None,
+    **named: Any,  # noqa: ANN401
+) -> mx.array:
+    """Return what `mx.dequantize` returns, by primitives that MLX can trace for an export.
+
+    It has none of them for codes of e4m3.
+    """
+    mode = arguments[_MODE] if len(arguments) > _MODE else named.get("mode", AFFINE)
+    if mode == AFFINE:
+        return original(*arguments, stream=stream, **named)
+    return dequantize(*arguments, **named)
+
+
+_MODE = 5
+"""Place of the mode among the arguments of `mx.dequantize`."""
+
+_DEQUANTIZE = Site(Item(vars(mx), "dequantize"), _dequantized)
 
 
 def _node(event: dict[str, Any]) -> Node:

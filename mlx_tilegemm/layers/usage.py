@@ -54,6 +54,8 @@ class Usage:
         relevant = list(self._relevant(parent, name))
         if not relevant or any(_may_call(chain, name) for chain in relevant):
             return ""
+        if any(chain.is_by_class for chain in relevant):
+            return "the code around it calls a class's __call__ on it"
         return "the code around it reads its weight and does not call it"
 
     def _may_reach(self, path: str, method: str) -> bool:
@@ -119,4 +121,6 @@ def _reads_weight(chain: Chain, name: str) -> bool:
 
 def _may_call(chain: Chain, name: str) -> bool:
     following = _following(chain, name)
+    if following is None and chain.is_by_class:
+        return False
     return following == "__call__" or (following is None and chain.is_used)

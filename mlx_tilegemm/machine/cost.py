@@ -183,8 +183,17 @@ def residents(simdgroups: int, registers: int, threadgroup_memory: int, chip: Ch
 
 def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estimate:
     """Return the modelled time of a launch and its parts."""
+    phases, busy, waiting = _phases(work, chip, constants)
+    return Estimate(*phases, busy, waiting, chip.launch_seconds)
+
+
+def _phases(
+    work: TileWork, chip: Chip, constants: Constants
+) -> tuple[tuple[float, float, float, float, float], float, float]:
+    """Return the phases' seconds, and those that an estimate calls busy and waiting."""
     per_core = ceil(work.tiles / chip.cores)
-    resident = min(per_core, resident_threadgroups(work, chip))
+    most = residents(work.simdgroups, work.registers, work.threadgroup_memory, chip)
+    resident = min(per_core, most)
     issued, shared, own, cached = _tile_cycles(work, chip, constants)
     at_a_time = schedulers(resident * work.simdgroups, work.chains, chip)
     factor = per_core / chip.clock_hz
@@ -193,12 +202,9 @@ def estimate(work: TileWork, chip: Chip, constants: Constants = FITTED) -> Estim
     longest = max(phases)
     exposed = constants.exposed_share if work.exposed_share is None else work.exposed_share
     moved = shared + own + cached
-    return Estimate(
-        *phases,
-        busy=longest + exposed * (sum(phases) - longest),
-        waiting=per_core / resident * _alone(work, issued, moved, chip, constants),
-        launch=chip.launch_seconds,
-    )
+    busy = longest + exposed * (sum(phases) - longest)
+    waiting = per_core / resident * _alone(work, issued, moved, chip, constants)
+    return phases, busy, waiting
 
 
 def _alone(work: TileWork, issued: float, moved: float, chip: Chip, constants: Constants) -> float:
@@ -245,6 +251,8 @@ def _tile_cycles(
 
 def _shared_cache_cycles(work: TileWork, read_bytes: float, chip: Chip) -> float:
     """Return the cycles of reading so many bytes, some of which the shared cache has lost."""
+    if work.shared_bytes <= chip.l2_bytes:
+        return read_bytes / chip.l2_bytes_per_cycle
     kept = kept_share(work.shared_bytes / chip.l2_bytes)
     lost_bytes = max(read_bytes, work.line_bytes) * (1.0 - kept)
     return read_bytes * kept / chip.l2_bytes_per_cycle + lost_bytes / chip.slc_bytes_per_cycle
@@ -270,7 +278,9 @@ def kept_share(sweep: float) -> float:
 
 def seconds(work: TileWork, chip: Chip) -> float:
     """Return the modelled time of a launch, in seconds."""
-    return estimate(work, chip).seconds
+    # As `estimate(work, chip).seconds`: every candidate is priced, and few are explained.
+    _, busy, waiting = _phases(work, chip, FITTED)
+    return chip.launch_seconds + max(busy, waiting)
 
 
 def streamed_bytes(

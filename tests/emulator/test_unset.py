@@ -14,6 +14,7 @@ from unset_cases import CASES, full_text
 
 from mlx_tilegemm import emulator
 from mlx_tilegemm.emulator import KernelCheckError, Output, Settings, UncheckedWarning, run_text
+from mlx_tilegemm.emulator import run as run_module
 from mlx_tilegemm.emulator.unset import make_unset
 
 TEXT = full_text()
@@ -265,9 +266,13 @@ class TestWhereItCannotRun:
         (left_out,) = emulator.unchecked(settings)
         assert left_out.startswith("variables that are used before they are set: ")
         assert "g++: is no clang" in left_out
+        run_module._warn.cache_clear()
         with pytest.warns(UncheckedWarning, match=r"Not checked: variables .*g\+\+: is no clang"):
             launched = self.run(settings)
         assert launched.unchecked == (left_out,)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert self.run(Settings(compiler="g++")).unchecked == (left_out,)
 
     def test_switched_off_it_says_so_too(self):
         with warnings.catch_warnings():

@@ -65,6 +65,7 @@ def _add_report(command: argparse.ArgumentParser) -> None:
     add("--against", type=Path, help="an earlier report's JSON")
     add("--json", type=Path, help="write the report here")
     add("--markdown", type=Path, help="write it for reading here; default: print it")
+    add("--package", action="store_true", help="keep what models use in the package, for explain")
 
 
 def _add_text(command: argparse.ArgumentParser) -> None:
@@ -89,6 +90,8 @@ def _extent(text: str) -> Extent:
 
 
 def _report(compiler: Compiler, options: argparse.Namespace) -> int:
+    if options.package and (options.filter or options.problem):
+        raise ValueError("[agx] Expected all texts for --package, got some of them.")
     earlier = report.load(options.against) if options.against else None
     texts = [text for text in _texts(options) if _holds(str(text), options.filter)]
     rows = _mapped(lambda text: _row(compiler, text), texts, options.jobs)
@@ -101,6 +104,12 @@ def _report(compiler: Compiler, options: argparse.Namespace) -> int:
     difference = report.compare(made.rows, earlier.rows) if earlier else None
     if options.json:
         report.save(made, options.json)
+    if options.package:
+        project.keep(
+            (text, row.bracket)
+            for text, row in zip(texts, rows, strict=True)
+            if text.usual and row.bracket
+        )
     _write(markdown.markdown(made, difference, options.command_line), options.markdown)
     worse = difference is not None and any(change.worse for change in difference.changes)
     return int(worse or any(row.bracket is None for row in made.rows))

@@ -49,6 +49,10 @@ _FLAGS = (
     "-ffp-contract=fast",
     # Without the names of a kernel's parameters `asahi_clc` crashes.
     "-fno-discard-value-names",
+    # Metal's own layout names 8, 16 and 32 bits as widths of integers, so that no index of a loop
+    # is made wider there.
+    "-mllvm",
+    "-indvars-widen-indvars=false",
     "--target=spirv64-unknown-unknown",
     f"-I{INCLUDE}",
 )

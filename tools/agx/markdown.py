@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from statistics import median
+from statistics import mean, median
 
 from .compiler import Bracket, Build
 from .report import Change, Difference, Report, Row, resident
@@ -42,6 +42,7 @@ def markdown(report: Report, difference: Difference | None, command: str) -> str
         f"Chosen for {report.chip}. Compilers: {report.compilers}. Written by\n\n    {command}\n",
         *([_difference(difference)] if difference else []),
         _summary(report),
+        _estimates(report),
         *_widest(report),
         *_refused(report),
     ]
@@ -101,6 +102,29 @@ def _kernel(name: str, rows: list[Row]) -> tuple[object, ...]:
         sum(bool(one.low.spills and one.high.spills) for _, one in found),
         sum(row.threadgroup_bytes != one.low.threadgroup_bytes for row, one in found),
     )
+
+
+def _estimates(report: Report) -> str:
+    head = ("kernel", "texts", "mean error", "bias", "lowest", "highest")
+    lines = (_errors(*one) for one in _by_kernel(report.rows))
+    return f"## Estimates against the middle of both ends\n\n{table(head, lines)}"
+
+
+def _errors(name: str, rows: list[Row]) -> tuple[object, ...]:
+    errors = [row.estimate - middle(row.bracket) for row in rows if row.bracket is not None] or [0]
+    return (
+        name,
+        len(errors),
+        f"{mean(map(abs, errors)):.1f}",
+        f"{mean(errors):+.1f}",
+        f"{min(errors):+g}",
+        f"{max(errors):+g}",
+    )
+
+
+def middle(bracket: Bracket) -> float:
+    """Return the middle of the registers at both ends."""
+    return (bracket.low.registers + bracket.high.registers) / 2
 
 
 def _median(builds: list[Build]) -> float:

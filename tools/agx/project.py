@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 from mlx_tilegemm.assurance import tuning
 from mlx_tilegemm.assurance.variants import variants
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.backends.metal import MetalBackend
-from mlx_tilegemm.core.plan import Plan, Stage
+from mlx_tilegemm.backends.metal import MetalBackend, generated_texts
+from mlx_tilegemm.call.compiled import Compiled, identity, save
+from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.families.attention import spelling as attention
 from mlx_tilegemm.families.attention.problem import (
@@ -24,6 +24,7 @@ from mlx_tilegemm.families.attention.problem import (
 from mlx_tilegemm.families.gemm import spelling as gemm
 from mlx_tilegemm.machine import chips
 
+from .compiler import Bracket
 from .dialect import Program, convert
 
 _FLOATS = ("f16", "bf16", "f32", "f32,f16")
@@ -56,6 +57,8 @@ class Text:
         program: The text.
         estimate: The project's own estimate of its registers.
         threadgroup_bytes: Threadgroup memory that the project counts for it, in bytes.
+        identity: What the package calls the text.
+        usual: Whether models have such problems; else it is one to try a variant with.
     """
 
     kernel: str
@@ -64,6 +67,8 @@ class Text:
     program: Program
     estimate: int
     threadgroup_bytes: int
+    identity: str
+    usual: bool
 
     def __str__(self) -> str:
         return f"{self.kernel}/{self.config} {self.problem}"
@@ -84,14 +89,13 @@ def every_text(chip: str) -> Iterator[Text]:
     """
     known: set[str] = set()
     names: dict[str, int] = {}
-    for problem, plan in _plans(chip):
-        for stage, program in _stages(problem, plan):
-            if program.code in known:
+    for usual, problem, plan in _plans(chip):
+        for text in _texts(problem, plan, usual):
+            if text.program.code in known:
                 continue
-            known.add(program.code)
-            text = _text(problem, str(plan.config), stage, program)
+            known.add(text.program.code)
             names[str(text)] = count = names.get(str(text), 0) + 1
-            yield text if count == 1 else _text(problem, f"{plan.config}#{count}", stage, program)
+            yield text if count == 1 else replace(text, config=f"{plan.config}#{count}")
 
 
 def texts_of(spelled: str, chip: str, kernel: str = "") -> Iterator[Text]:
@@ -105,17 +109,17 @@ def texts_of(spelled: str, chip: str, kernel: str = "") -> Iterator[Text]:
     for problem in _with_gradients(_spelled(spelled)):
         for candidate in tuning.legal(problem, chips.get(chip)):
             if candidate.plan is not None and kernel in ("", str(candidate.plan)):
-                for stage, program in _stages(problem, candidate.plan):
-                    yield _text(problem, str(candidate.plan.config), stage, program)
+                yield from _texts(problem, candidate.plan, usual=True)
 
 
-def _plans(chip: str) -> Iterator[tuple[Problem, Plan]]:
+def _plans(chip: str) -> Iterator[tuple[bool, Problem, Plan]]:
+    """Yield plans and their problems, and whether models have them."""
     for problem in _models():
         for candidate in tuning.legal(problem, chips.get(chip)):
             if candidate.plan is not None:
-                yield problem, candidate.plan
+                yield True, problem, candidate.plan
     for variant in variants((chips.get(chip),)):
-        yield variant.problem, variant.plan
+        yield False, variant.problem, variant.plan
 
 
 def _models() -> Iterator[Problem]:
@@ -136,29 +140,38 @@ def _spelled(text: str) -> Problem:
     return gemm.parse(text) if sizes == 3 else attention.parse(text)
 
 
-def _text(problem: Problem, config: str, stage: Stage, program: Program) -> Text:
-    return Text(
-        kernel=Path(stage.spec.template).name.partition(".")[0],
-        config=config,
-        problem=str(problem),
-        program=program,
-        estimate=stage.resources.registers,
-        threadgroup_bytes=stage.resources.threadgroup_bytes,
-    )
-
-
-def _stages(problem: Problem, plan: Plan) -> Iterator[tuple[Stage, Program]]:
-    """Yield each stage of a plan with the text that MLX makes of it."""
-    texts: list[str] = []
-
-    def record(event: dict[str, Any]) -> None:
-        if event.get("name") == "CustomKernel":
-            texts.append(event["arguments"][1])
-
+def _texts(problem: Problem, plan: Plan, usual: bool) -> Iterator[Text]:
+    """Yield the text of each stage of a plan as MLX makes it."""
     run = kernel_run(problem, plan, MetalBackend())
     factors = (1,) * len(problem.factors)
-    operands = [mx.zeros(one.shape, dtype=one.dtype.mlx) for one in problem.operands]
-    mx.export_function(record, lambda *arrays: run(arrays, factors, None), *operands)
+    operands = [mx.zeros(one.stored_shape, dtype=one.mlx) for one in problem.operands]
+    texts = generated_texts(lambda arrays: run(arrays, factors, None), operands)
     for stage, text in zip(plan.stages, texts, strict=True):
         (program,) = convert(text)
-        yield stage, program
+        yield Text(
+            kernel=Path(stage.spec.template).name.partition(".")[0],
+            config=str(plan.config),
+            problem=str(problem),
+            program=program,
+            estimate=stage.resources.registers,
+            threadgroup_bytes=stage.resources.threadgroup_bytes,
+            identity=identity(text),
+            usual=usual,
+        )
+
+
+def keep(brackets: Iterable[tuple[Text, Bracket]]) -> int:
+    """Write what the compiler makes of texts into the package; return how many there are.
+
+    Raises:
+        ValueError: Texts that it takes differently have one name.
+    """
+    entries: dict[str, Compiled] = {}
+    for text, bracket in brackets:
+        low, high = sorted((bracket.low.registers, bracket.high.registers))
+        spills = bool(bracket.low.spills or bracket.high.spills)
+        entry = Compiled(low=low, high=high, spills=spills)
+        if entries.setdefault(text.identity, entry) != entry:
+            raise ValueError(f"[agx] Expected one text of the name {text.identity}, got another.")
+    save(entries)
+    return len(entries)

@@ -7,32 +7,6 @@
 #include <metal_logging>
 #include <metal_stdlib>
 
-using namespace metal;
-
-typedef bfloat bfloat16_t;
-typedef half float16_t;
-
-inline uint16_t bfloat16_to_uint16(const bfloat16_t x) { return as_type<uint16_t>(x); }
-inline bfloat16_t uint16_to_bfloat16(const uint16_t x) { return as_type<bfloat16_t>(x); }
-
-#define MTL_CONST
-#define MLX_MTL_CONST static constexpr const
-#define MLX_MTL_PRAGMA_UNROLL
-#define instantiate_kernel(name, func, ...) \
-  template [[host_name(name)]] [[kernel]] decltype(func<__VA_ARGS__>) func<__VA_ARGS__>;
-
-static constexpr int MAX_REDUCE_SPECIALIZED_DIMS = 4;
-static constexpr int REDUCE_N_READS = 4;
-static constexpr int REDUCE_N_WRITES = 4;
-static constexpr int SOFTMAX_N_READS = 4;
-static constexpr int RMS_N_READS = 4;
-static constexpr int RMS_LOOPED_LIMIT = 4096;
-static constexpr int CROSS_ENTROPY_N_READS = 4;
-
-namespace mlx {
-using os_log = metal::os_log;
-}  // namespace mlx
-
 // bfloat overloads of the math library: computed in float, rounded once.
 namespace metal {
 
@@ -101,6 +75,55 @@ MSL_BFLOAT_SIMD(simd_prefix_inclusive_sum)
 #undef MSL_BFLOAT_SIMD
 
 }  // namespace metal
+
+namespace metal {
+namespace _impl {
+
+template <typename U, bool IsFloat>
+struct mlx_limits {
+  static constexpr U max = numeric_limits<U>::max();
+  static constexpr U min = numeric_limits<U>::min();
+  static constexpr U finite_max = max;
+  static constexpr U finite_min = min;
+};
+template <typename U>
+struct mlx_limits<U, true> {
+  static constexpr U max = numeric_limits<U>::infinity();
+  static constexpr U min = -numeric_limits<U>::infinity();
+  static constexpr U finite_max = numeric_limits<U>::max();
+  static constexpr U finite_min = numeric_limits<U>::lowest();
+};
+
+}  // namespace _impl
+}  // namespace metal
+
+MSL_TEXT_BEGIN
+
+using namespace metal;
+
+typedef bfloat bfloat16_t;
+typedef half float16_t;
+
+inline uint16_t bfloat16_to_uint16(const bfloat16_t x) { return as_type<uint16_t>(x); }
+inline bfloat16_t uint16_to_bfloat16(const uint16_t x) { return as_type<bfloat16_t>(x); }
+
+#define MTL_CONST
+#define MLX_MTL_CONST static constexpr const
+#define MLX_MTL_PRAGMA_UNROLL
+#define instantiate_kernel(name, func, ...) \
+  template [[host_name(name)]] [[kernel]] decltype(func<__VA_ARGS__>) func<__VA_ARGS__>;
+
+static constexpr int MAX_REDUCE_SPECIALIZED_DIMS = 4;
+static constexpr int REDUCE_N_READS = 4;
+static constexpr int REDUCE_N_WRITES = 4;
+static constexpr int SOFTMAX_N_READS = 4;
+static constexpr int RMS_N_READS = 4;
+static constexpr int RMS_LOOPED_LIMIT = 4096;
+static constexpr int CROSS_ENTROPY_N_READS = 4;
+
+namespace mlx {
+using os_log = metal::os_log;
+}  // namespace mlx
 
 template <typename T>
 struct complex_t;
@@ -236,27 +259,6 @@ struct WorkPerThread {
   static_assert(sizeof(U) <= 8, "Type too large");
   static constexpr int n = 8 / sizeof(U);
 };
-
-namespace metal {
-namespace _impl {
-
-template <typename U, bool IsFloat>
-struct mlx_limits {
-  static constexpr U max = numeric_limits<U>::max();
-  static constexpr U min = numeric_limits<U>::min();
-  static constexpr U finite_max = max;
-  static constexpr U finite_min = min;
-};
-template <typename U>
-struct mlx_limits<U, true> {
-  static constexpr U max = numeric_limits<U>::infinity();
-  static constexpr U min = -numeric_limits<U>::infinity();
-  static constexpr U finite_max = numeric_limits<U>::max();
-  static constexpr U finite_min = numeric_limits<U>::lowest();
-};
-
-}  // namespace _impl
-}  // namespace metal
 
 // For a float `min` and `max` are the infinities.
 template <typename U>
@@ -462,3 +464,5 @@ METAL_FUNC bool schedule_row_tile(
   }
   return false;
 }
+
+MSL_TEXT_END

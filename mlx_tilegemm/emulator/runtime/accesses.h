@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "../include/msl/runtime.h"
+#include "../include/executor/runtime.h"
 #include "memory.h"
 
 namespace msl_rt {

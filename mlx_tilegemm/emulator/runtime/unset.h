@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../include/msl/runtime.h"
+#include "../include/executor/runtime.h"
 
 namespace msl_rt {
 

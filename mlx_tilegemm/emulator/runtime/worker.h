@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../include/msl/runtime.h"
+#include "../include/executor/runtime.h"
 #include "accesses.h"
 #include "findings.h"
 #include "memory.h"

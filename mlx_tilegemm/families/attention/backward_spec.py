@@ -91,8 +91,15 @@ class BackwardSpec(AttentionSpec):
         config: The kernel's configuration.
     """
 
+    UNDECLARED = frozenset({"norm"})
+
     grad: DType
     config: Config
+
+    @property
+    def normed(self) -> bool:
+        """Whether weights come from the rows' highest scores and sums, not their log-sum-exp."""
+        return self.softmax and self.mask_kind is MaskKind.ADDITIVE
 
     @property
     def label(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ...core.dtypes import DType
 from ...core.plan import SIMD_WIDTH, Resources
@@ -16,9 +16,10 @@ RUN_BYTES = 16
 """Bytes that are staged as one vector."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """A tile shape and how k and v reach the fragments.
+
+    A tuple, which is hashed without a Python frame: each candidate is a key of what is kept.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.
@@ -56,7 +57,7 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("out", "lse")
+    OUTPUTS = ("out", "lse", "norm")
     SIZES = (*ROW_SIZES, *MASK_SIZES, "window", "num_pe_heads")
 
     config: Config

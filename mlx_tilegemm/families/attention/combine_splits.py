@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from ...core.caches import kept
 from ...core.dtypes import DType
 from ...core.plan import Arguments, Launch, Resources, Sizes, Stage, features
 from .problem import AttentionProblem
@@ -23,16 +24,19 @@ class CombineSpec(Arguments):
         sinks: Element type of the sinks; None without.
         softmax: Whether the splits have maxima and totals.
         return_lse: Whether the log-sum-exp is written.
+        return_norm: Whether what a row's weights are made with is written.
     """
 
+    UNDECLARED = frozenset({"norm"})
     INPUTS = ("partials", "maxima", "totals", "sinks", "sizes")
-    OUTPUTS = ("out", "lse")
+    OUTPUTS = ("out", "lse", "norm")
     SIZES = ("rows", "value_dim", "splits", "q_len", "num_heads")
 
     out: DType
     sinks: DType | None
     softmax: bool
     return_lse: bool
+    return_norm: bool
 
     @property
     def template(self) -> str:
@@ -53,6 +57,7 @@ class CombineSpec(Arguments):
                 ("maxima", "totals"): not self.softmax,
                 ("sinks",): self.sinks is None,
                 ("lse",): not self.return_lse,
+                ("norm",): not self.return_norm,
             }
         )
 
@@ -67,14 +72,19 @@ class CombineSpec(Arguments):
         return Resources(threads=THREADS, threadgroup_bytes=0, registers=REGISTERS)
 
 
+@kept
+def _spec(
+    out: DType, sinks: DType | None, softmax: bool, return_lse: bool, return_norm: bool
+) -> CombineSpec:
+    return CombineSpec(
+        out=out, sinks=sinks, softmax=softmax, return_lse=return_lse, return_norm=return_norm
+    )
+
+
 def combine_stage(problem: AttentionProblem, splits: int) -> Stage:
     """Return the stage that joins as many splits of a problem."""
-    spec = CombineSpec(
-        out=problem.out,
-        sinks=problem.sinks,
-        softmax=problem.softmax,
-        return_lse=problem.return_lse,
-    )
+    p = problem
+    spec = _spec(p.out, p.sinks, p.softmax, p.return_lse, p.return_norm)
     rows = problem.batch * problem.num_heads * problem.q_len
     sizes = {"rows": rows, "value_dim": problem.value_dim, "splits": splits}
     sizes |= {"q_len": problem.q_len, "num_heads": problem.num_heads}

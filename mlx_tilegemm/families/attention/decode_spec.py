@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ...core.dtypes import FLOAT32
 from ...core.plan import SIMD_WIDTH, Resources, features
@@ -22,9 +22,10 @@ GUARD_REGISTERS = 10
 """Registers for what is left of a row, where the last fragment is not full."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
+class Tile(NamedTuple):
     """The share of the work that a threadgroup does.
+
+    A tuple, which is made and hashed without a Python frame: each shape has several.
 
     Attributes:
         row_groups: Simdgroups of a threadgroup with rows of their own, eight each.
@@ -68,7 +69,7 @@ class Spec(ForwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("partials", "maxima", "totals", "out", "lse")
+    OUTPUTS = ("partials", "maxima", "totals", "out", "lse", "norm")
     SIZES = (
         "rows",
         "q_len",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import NamedTuple
 
+from ...core.caches import latest
 from ...machine.chips.record import Chip
 from ...machine.cost import DRAM_SHARE, TileWork
 from ...machine.fragment import FRAGMENT, fragments
@@ -21,7 +22,6 @@ class DecodeTile(NamedTuple):
         head_groups: Simdgroups that share rows and keys and have a share of D and Dv each.
         block_kv: Keys of one step of a simdgroup.
         keys: Keys that are visible at all.
-        split_keys: Keys of a threadgroup.
         registers: Live 32-bit registers of one thread.
         threadgroup_memory: Bytes of threadgroup memory of a threadgroup.
     """
@@ -31,7 +31,6 @@ class DecodeTile(NamedTuple):
     head_groups: int
     block_kv: int
     keys: int
-    split_keys: int
     registers: int
     threadgroup_memory: int
 
@@ -41,28 +40,69 @@ class DecodeTile(NamedTuple):
         return self.row_groups * self.key_groups * self.head_groups
 
 
-def decode_work(problem: AttentionProblem, tile: DecodeTile, chip: Chip) -> TileWork:
-    """Return the work of an attention whose threadgroups share out rows and keys."""
+class _Step(NamedTuple):
+    """Work of one step of a simdgroup, the same however the keys are shared out.
+
+    Attributes:
+        scores: Fragments of scores.
+        products: Multiply-accumulates.
+        cycles: All other instructions.
+        key_bytes: Bytes of one key and its value.
+        blocks: Blocks of rows of the launch.
+        dram_bytes: Bytes that the whole launch has to move.
+    """
+
+    scores: int
+    products: int
+    cycles: float
+    key_bytes: int
+    blocks: int
+    dram_bytes: int
+
+
+@latest
+def _step(problem: AttentionProblem, tile: DecodeTile, chip: Chip) -> _Step:
     scores = ceil(tile.block_kv / FRAGMENT)
     head = fragments(problem.head_dim, tile.head_groups)
     head += fragments(problem.pe_dim, tile.head_groups)
     value = fragments(problem.value_dim, tile.head_groups)
-    keys = min(tile.split_keys, tile.keys)
+    return _Step(
+        scores=scores,
+        products=scores * (head + value),
+        cycles=step_cycles(problem, scores, head + value, value, chip),
+        key_bytes=key_bytes(problem),
+        blocks=_decode_blocks(problem, tile),
+        dram_bytes=attention_bytes(problem),
+    )
+
+
+def decode_work(
+    problem: AttentionProblem, tile: DecodeTile, split_keys: int, chip: Chip
+) -> TileWork:
+    """Return the work of an attention whose threadgroups share out rows and keys.
+
+    Args:
+        problem: The attention.
+        tile: What a threadgroup does.
+        split_keys: Keys of a threadgroup.
+        chip: Where it runs.
+    """
+    step = _step(problem, tile, chip)
+    keys, simdgroups = min(split_keys, tile.keys), tile.simdgroups
     steps = ceil(keys / (tile.key_groups * tile.block_kv))
-    unique = keys * key_bytes(problem)
-    row_steps = tile.simdgroups * steps
-    blocks = _decode_blocks(problem, tile)
+    unique = keys * step.key_bytes
+    row_steps = simdgroups * steps
     return TileWork(
-        tiles=blocks * ceil(tile.keys / tile.split_keys),
-        simdgroups=tile.simdgroups,
-        chains=scores,
-        issue_cycles=row_steps * scores * (head + value) * chip.mma_cycles,
-        alu_cycles=row_steps * step_cycles(problem, scores, head + value, value, chip),
+        tiles=step.blocks * ceil(tile.keys / split_keys),
+        simdgroups=simdgroups,
+        chains=step.scores,
+        issue_cycles=row_steps * step.products * chip.mma_cycles,
+        alu_cycles=row_steps * step.cycles,
         threadgroup_bytes=_shared_bytes(problem, tile, steps),
         fragment_bytes=tile.row_groups * unique,
         cache_bytes=unique,
         repeated_bytes=(tile.row_groups - 1) * unique,
-        dram_bytes=attention_bytes(problem),
+        dram_bytes=step.dram_bytes,
         waits=2 * steps,
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
@@ -94,9 +134,8 @@ def _shared_bytes(problem: AttentionProblem, tile: DecodeTile, steps: int) -> fl
     return 4.0 * (shared_scores + (result if tile.key_groups > 1 else 0))
 
 
-def combining_seconds(problem: AttentionProblem, tile: DecodeTile, chip: Chip) -> float:
+def combining_seconds(problem: AttentionProblem, splits: int, chip: Chip) -> float:
     """Return the seconds of writing the splits' shares, and of the launch that joins them."""
     rows = problem.batch * problem.num_heads * problem.q_len
-    splits = ceil(tile.keys / tile.split_keys)
     moved = 2 * 4 * splits * rows * (problem.value_dim + 2)
     return chip.launch_seconds + moved / (DRAM_SHARE * chip.dram_bytes_per_second)

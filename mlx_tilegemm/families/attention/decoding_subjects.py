@@ -21,6 +21,8 @@ def decoding() -> list[tuple[str, Trials]]:
     """Return configurations, each with its problems."""
     causal, boolean = {"mask_kind": MaskKind.CAUSAL}, {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
     additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT32}
+    left = {"return_lse": True, "return_norm": True}
+    low = {"return_norm": True, "low": -300.0}
     grouped = {"head_dim": 192, "value_dim": 172}
     sizes = {"head_dim": 188, "value_dim": 192}
     rounded = {"head_dim": 64, "value_dim": 40, "v": BFLOAT16}
@@ -28,10 +30,16 @@ def decoding() -> list[tuple[str, Trials]]:
     return [
         ("32-1x4x1-split2", _trials(FEW, **boolean, **sunk)),
         ("32-1x4x1-split1", _trials(FEW, **causal, **sunk, window=128, pe_dim=9)),
-        ("32-4x1x1-split1", _trials(MORE, **additive, **rounded, return_lse=True)),
+        (
+            "32-4x1x1-split1",
+            _trials(MORE, **additive, **rounded, **left),
+        ),
         ("32-4x1x1-split1", _trials(MORE, **causal, softmax=False, out=BFLOAT16)),
         ("32-2x2x1-split2", _trials(MORE[:2], **additive, softmax=False)),
-        ("32-1x2x2-split2", _trials(FEW, **additive, **grouped, pe_dim=16, low=-300.0)),
+        (
+            "32-1x2x2-split2",
+            _trials(FEW, **additive, **grouped, **low, pe_dim=16),
+        ),
         ("32-2x1x2-split1", _trials(MORE, **boolean, **sizes, return_lse=True)),
         # What is left unset of float16 reads as NaN.
         (

@@ -20,6 +20,7 @@ from ...core.problem import Factors, Number
 from ...core.tracing import is_shapeless
 from ...errors import BackendError
 from . import fused
+from .exponents import LOG2_E, to_exponent
 from .problem import AttentionProblem, MaskKind
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def attention(problem: AttentionProblem) -> Run:
-    """Return the call for the operands that the problem names: of ``[out]`` or ``[out, lse]``."""
+    """Return the call for the operands that the problem names: of all its results."""
     run = _by_mlx(problem)
     # The weights of a softmax are float32, and so are the scores of a literal chain.
     return unrounded("attention_chain", run) if problem.exact else run
@@ -68,25 +69,47 @@ def _written_out(
         if problem.mask_kind is MaskKind.CAUSAL:
             mask = _causal_mask(problem, *_positions(problem, arrays, shapeless))
         scores = _scores(problem, arrays) * float(factors[0])
-        v = arrays["v"].astype(mx.float32)
+        v, sinks = arrays["v"].astype(mx.float32), arrays.get("sinks")
         if problem.softmax:
-            return _softmax_chain(problem, _masked(scores, mask, -mx.inf), v, arrays.get("sinks"))
+            found = _softmax_chain(problem, _masked(scores, mask, -mx.inf), v, sinks)
+            return [*found, _norm(scores, mask, sinks)] if problem.return_norm else found
         out = _values(problem, _masked(scores, mask, 0.0), v)
         return [out.astype(problem.out.mlx)]
 
 
 def _nothing_to_attend_to(problem: AttentionProblem, sinks: mx.array | None) -> list[mx.array]:
-    out = mx.zeros(problem.out_shape, dtype=problem.out.mlx)
-    if not problem.return_lse:
-        return [out]
-    lse = mx.array(-mx.inf) if sinks is None else _sink_scores(sinks)[..., 0]
-    return [out, mx.broadcast_to(lse, problem.lse_shape)]
+    found = [mx.zeros(problem.out_shape, dtype=problem.out.mlx)]
+    lse = mx.array([[-mx.inf]]) if sinks is None else _sink_scores(sinks)[..., 0]
+    if problem.return_lse:
+        found.append(mx.broadcast_to(lse, problem.lse_shape))
+    if problem.return_norm:
+        shares = mx.where(lse == -mx.inf, 0.0, 1.0)
+        pairs = mx.stack([to_exponent(lse, mx.where), shares], axis=-1)
+        found.append(mx.broadcast_to(pairs, problem.norm_shape))
+    return found
 
 
 def _sink_scores(sinks: mx.array) -> mx.array:
     """Return the sinks, ``[Hq]`` or one for each batch row, as a column of scores."""
     rows = sinks if sinks.ndim > 1 else sinks[None]
     return rows.astype(mx.float32)[..., None, None]
+
+
+def _norm(scores: mx.array, mask: mx.array | None, sinks: mx.array | None) -> mx.array:
+    """Return what a kernel of gradients makes weights with; its own derivatives are never asked."""
+    exponents = LOG2_E * scores
+    if mask is not None:
+        exponents = exponents + to_exponent(mask.astype(mx.float32), mx.where)
+    peak = mx.max(exponents, axis=-1, keepdims=True)
+    sink = None if sinks is None else to_exponent(_sink_scores(sinks), mx.where)
+    if sink is not None:
+        peak = mx.maximum(peak, sink)
+    shift = mx.where(peak == -mx.inf, 0.0, peak)
+    total = mx.sum(mx.power(2.0, exponents - shift), axis=-1, keepdims=True)
+    if sink is not None:
+        total = total + mx.power(2.0, sink - shift)
+    share = mx.where(total == 0.0, 0.0, 1.0 / total)
+    return mx.stop_gradient(mx.concatenate([peak, share], axis=-1))
 
 
 def _check_sizes_stay(shapeless: bool) -> None:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend, Route
 from ...core.arguments import ArraySpec, as_number
 from ...core.context import current_settings, is_exact
-from ...core.family import Data, Family, Op, Part, Subject
+from ...core.family import Family, Op
 from ...core.kernel import load_kernels
+from ...core.later import later
 from ...core.problem import Factors
 from ...dispatch import Decision
 from ...machine.chips.record import Chip
 from . import fallback, kernels, ops, spelling
 from . import notes as attention_notes
-from .gradients import AttentionRule, with_log_sum_exp
+from .gradients import AttentionRule, with_row_operands
 from .price import price_attention
 from .problem import AttentionProblem, KeyValueGradientProblem, QueryGradientProblem
 from .request import attention_request
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
     from ...core.family import Rule, Run
-    from ...core.reference import Expected
     from ...machine.price import Price
 
 AnyProblem = AttentionProblem | QueryGradientProblem | KeyValueGradientProblem
@@ -52,43 +50,6 @@ def _request(
     )
 
 
-# References need NumPy, which is most of what `import mlx_tilegemm` may cost.
-def _reference(
-    problem: AnyProblem, operands: Sequence[mx.array], factors: Factors
-) -> tuple[Expected, ...]:
-    from .reference import expected
-
-    return expected(problem, operands, factors)
-
-
-def _rounded(
-    problem: AnyProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
-) -> tuple[Expected, ...]:
-    from .reference import expected
-
-    return expected(problem, operands, factors, roundoff)
-
-
-def _draw(problem: AnyProblem, data: Data) -> list[mx.array]:
-    from .reference import draw
-
-    return draw(problem, data)
-
-
-def _part(
-    problem: AnyProblem, operands: Sequence[mx.array], outputs: Sequence[mx.array], rows: int
-) -> Part[AnyProblem]:
-    from .reference import part
-
-    return part(problem, operands, outputs, rows)
-
-
-def _subjects() -> Iterator[Subject[AnyProblem]]:
-    from .subjects import subjects
-
-    return subjects()
-
-
 def _trial_factors(problem: AnyProblem) -> Factors:
     p = problem if isinstance(problem, AttentionProblem) else problem.attention
     return ((p.head_dim + p.pe_dim) ** -0.5 if p.softmax else 0.5,)
@@ -110,7 +71,7 @@ def _always(problem: AnyProblem) -> bool:
 
 
 def _differentiable(problem: AnyProblem) -> AnyProblem:
-    return with_log_sum_exp(problem) if isinstance(problem, AttentionProblem) else problem
+    return with_row_operands(problem) if isinstance(problem, AttentionProblem) else problem
 
 
 def _rule(problem: AnyProblem, backend: Backend) -> Rule | None:
@@ -124,6 +85,8 @@ def _notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) ->
         return []
     return attention_notes.notes(problem, decision, route, chip)
 
+
+REFERENCE = f"{__package__}.reference"
 
 FAMILY: Family[AnyProblem] = Family(
     name="attention",
@@ -140,11 +103,11 @@ FAMILY: Family[AnyProblem] = Family(
             request=_request,
         ),
     ),
-    reference=_reference,
-    rounded=_rounded,
-    draw=_draw,
+    reference=later(REFERENCE, "expected"),
+    rounded=later(REFERENCE, "expected"),
+    draw=later(REFERENCE, "draw"),
     trial_factors=_trial_factors,
-    part=_part,
+    part=later(REFERENCE, "part"),
     fallback=_fallback,
     price=_price,
     multiplies_float32=_always,
@@ -152,5 +115,5 @@ FAMILY: Family[AnyProblem] = Family(
     rule=_rule,
     notes=_notes,
     spelling=spelling.SPELLING,
-    subjects=_subjects,
+    subjects=later(f"{__package__}.subjects", "subjects"),
 )

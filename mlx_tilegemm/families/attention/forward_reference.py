@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import mlx.core as mx
 import numpy as np
 
 from ...core.reference import U32, Values, factors_error, to_numpy
+from .exponents import LOG2_E, to_exponent
+
+
+class Rows(NamedTuple):
+    """What is known of every row of a softmax, and the bounds of it.
+
+    Attributes:
+        lse: The log-sum-exp.
+        norm: The highest score, as an exponent of 2, and 1 over the sum, as the last axis.
+    """
+
+    lse: tuple[Values, Values]
+    norm: tuple[Values, Values]
 
 
 def attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    **options: Any,  # noqa: ANN401 - of `attention_and_rows`
+) -> tuple[Values, Values, tuple[Values, Values] | None]:
+    """Return the result, its bound before rounding and the log-sum-exp, as `attention_and_rows`."""
+    value, bound, rows = attention_and_rows(q, k, v, **options)
+    return value, bound, rows and rows.lse
+
+
+def attention_and_rows(
     q: mx.array,
     k: mx.array,
     v: mx.array,
@@ -22,8 +48,8 @@ def attention(
     k_pe: mx.array | None = None,
     roundoff: float = 0.0,
     weights_roundoff: float = 0.0,
-) -> tuple[Values, Values, tuple[Values, Values] | None]:
-    """Return the result, its bound before rounding and the log-sum-exp, all float64.
+) -> tuple[Values, Values, Rows | None]:
+    """Return the result, its bound before rounding and the rows of the softmax, all float64.
 
     A row with nothing to attend to is 0 with a log-sum-exp of -inf, or of its sink. Factors of the
     two products may be rounded first, with these relative errors.
@@ -90,7 +116,7 @@ def _softmax(
     sinks: mx.array | None,
     own: float,
     weights_roundoff: float,
-) -> tuple[Values, Values, tuple[Values, Values]]:
+) -> tuple[Values, Values, Rows]:
     scores = np.where(visible, scores, -np.inf)
     maximum = scores.max(axis=-1, keepdims=True)
     sink = np.array(-np.inf) if sinks is None else to_numpy(sinks)[:, None, None]
@@ -110,4 +136,13 @@ def _softmax(
     with np.errstate(divide="ignore"):
         lse = np.where(empty, -np.inf, np.where(empty, 0.0, maximum) + np.log(total))[..., 0]
     lse_error = (worst + own)[..., 0] + 4 * U32 * np.abs(np.where(np.isfinite(lse), lse, 0.0))
-    return result, bound, (lse, lse_error)
+    norm = _norm(maximum, total, worst, own)
+    return result, bound, Rows(lse=(lse, lse_error), norm=norm)
+
+
+def _norm(maximum: Values, total: Values, score_error: Values, own: float) -> tuple[Values, Values]:
+    peak = to_exponent(maximum, np.where)
+    share = np.where(total == 0, 0.0, 1.0 / np.where(total == 0, 1.0, total))
+    peak_error = LOG2_E * score_error + 8 * U32 * np.abs(np.where(np.isfinite(peak), peak, 0.0))
+    share_error = share * (np.expm1(2 * score_error) + own)
+    return np.concatenate([peak, share], -1), np.concatenate([peak_error, share_error], -1)

@@ -9,9 +9,9 @@ are 0 here and the mean of all values, or NaN, there: they are kept from it.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -37,20 +37,28 @@ Arrays = Mapping[str, mx.array]
 def serves(problem: AttentionProblem) -> bool:
     """Whether MLX's op has all results of an attention, which is of the sizes seen."""
     sizes = (*problem.out_shape, problem.kv_len, problem.head_dim)
-    return problem.softmax and not problem.return_lse and 0 not in sizes
+    has_rows = problem.return_lse or problem.return_norm
+    return problem.softmax and not has_rows and 0 not in sizes
 
 
 def attention(problem: AttentionProblem) -> Run:
     """Return the call of MLX's op for an attention that it serves, of sizes that stay."""
     hidden, out = _hidden_rows(problem), problem.out.mlx
-    is_asked = natural_type(problem) is not None
+    compute_on = _compute_types(problem)
     operands_of = _of_three if problem.operand_names == ("q", "k", "v") else _of_all
     causal = "causal" if problem.mask_kind is MaskKind.CAUSAL and not problem.window else None
+    as_given = _type_as_given(problem)
 
     def call(
         operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
     ) -> list[mx.array]:
-        compute = compute_type(problem, stream).mlx if is_asked else mx.float32
+        compute = compute_on(stream)
+        if compute is as_given:
+            q, k, v = operands
+            found = mx.fast.scaled_dot_product_attention(
+                q, k, v, scale=factors[0], mask=causal, stream=stream
+            )
+            return [found]
         q, k, v, mask, empty, sinks = operands_of(problem, operands, compute, stream)
         if hidden:
             q = q[:, :, hidden:]
@@ -150,6 +158,29 @@ def _additive(mask: mx.array, on_gpu: bool) -> tuple[mx.array, mx.array]:
         return mx.where(empty, 0.0, mask), empty
     is_low = mx.logical_and(highest < LOW, mask == highest)
     return mx.where(is_low, LOW, mx.maximum(mask, 2 * LOW)), empty
+
+
+def _type_as_given(problem: AttentionProblem) -> object:
+    """Return the type that operands and result have where MLX's op needs no others, or None."""
+    dtypes = {problem.q, problem.k, problem.v, problem.out}
+    is_plain = problem.operand_names == ("q", "k", "v") and not problem.window
+    if len(dtypes) > 1 or not is_plain or _hidden_rows(problem):
+        return None
+    return problem.q.mlx
+
+
+def _compute_types(problem: AttentionProblem) -> Callable[[StreamOrDevice], Any]:
+    """Return a function like `compute_type`, which remembers the answers for a problem."""
+    if natural_type(problem) is None:
+        return lambda stream: mx.float32
+    remembered = lru_cache(maxsize=64)(partial(compute_type, problem))
+
+    def compute_on(stream: StreamOrDevice) -> Any:  # noqa: ANN401 - mlx.core.Dtype has no stub
+        if not _is_on_gpu(stream):
+            return mx.float32
+        return (compute_type(problem, stream) if is_traced() else remembered(stream)).mlx
+
+    return compute_on
 
 
 def compute_type(problem: AttentionProblem, stream: StreamOrDevice = None) -> DType:

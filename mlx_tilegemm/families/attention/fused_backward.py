@@ -16,6 +16,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice
 from ...core.dtypes import FLOAT32, promote
 from ...core.problem import Factors
+from .exponents import to_exponent
 from .problem import AttentionProblem
 
 if TYPE_CHECKING:
@@ -119,7 +120,14 @@ def _sink_gradient(arrays: Arrays, stream: StreamOrDevice) -> mx.array:
     which the gradient of the log-sum-exp is already.
     """
     with nullcontext() if stream is None else mx.stream(stream):
-        sinks, lse = arrays["sinks"].astype(mx.float32), arrays["lse"]
-        # A row whose log-sum-exp is -inf has a sink of -inf, and no share of it.
-        shares = mx.exp(sinks[:, None] - mx.where(lse == -mx.inf, 0.0, lse))
+        shares = _sink_shares(arrays["sinks"].astype(mx.float32)[:, None], arrays)
         return -mx.sum(shares * arrays["delta"], axis=-1)
+
+
+def _sink_shares(sinks: mx.array, arrays: Arrays) -> mx.array:
+    # A row whose highest score is -inf has a sink of -inf, and no share of it.
+    if "norm" in arrays:
+        peak, share = arrays["norm"][..., 0], arrays["norm"][..., 1]
+        exponents = to_exponent(sinks, mx.where) - mx.where(peak == -mx.inf, 0.0, peak)
+        return mx.power(2.0, exponents) * share
+    return mx.exp(sinks - mx.where(arrays["lse"] == -mx.inf, 0.0, arrays["lse"]))

@@ -11,7 +11,8 @@ import numpy as np
 
 from ...core.dtypes import FLOAT32
 from ...core.reference import U32, Values, to_numpy
-from .forward_reference import attention, visible_keys
+from .exponents import LOG2_E
+from .forward_reference import Rows, attention_and_rows, visible_keys
 from .problem import AttentionProblem, KeyValueGradientProblem, MaskKind, QueryGradientProblem
 
 Arrays = dict[str, mx.array]
@@ -21,10 +22,10 @@ Bounded = tuple[Values, Values]
 
 def forward(
     p: AttentionProblem, arrays: Arrays, scale: float, roundoff: float = 0.0
-) -> tuple[Values, Values, Bounded | None]:
-    """Return what `attention` makes of the problem's operands."""
+) -> tuple[Values, Values, Rows | None]:
+    """Return what `attention_and_rows` makes of the problem's operands."""
     extras = {name: arrays[name] for name in ("sinks", "q_pe", "k_pe") if name in arrays}
-    return attention(
+    return attention_and_rows(
         arrays["q"],
         arrays["k"],
         arrays["v"],
@@ -44,14 +45,15 @@ def complete(p: AttentionProblem, arrays: Arrays, scale: float, rng: np.random.G
     full = {**arrays, "grad": mx.array(grad).astype(p.out.mlx)}
     if not p.softmax:
         return full
-    result, _, lse = forward(p, arrays, scale)
-    assert lse is not None
+    result, _, rows = forward(p, arrays, scale)
+    assert rows is not None
     rounded = mx.array(result.astype(np.float32)).astype(p.out.mlx)
     delta = (to_numpy(full["grad"]) * to_numpy(rounded)).sum(axis=-1)
     return {
         **full,
         "result": rounded,
-        "lse": mx.array(lse[0].astype(np.float32)),
+        "lse": mx.array(rows.lse[0].astype(np.float32)),
+        "norm": mx.array(rows.norm[0].astype(np.float32)),
         "lse_grad": mx.array(rng.standard_normal(p.lse_shape).astype(np.float32)),
         "delta": mx.array(delta.astype(np.float32)),
     }
@@ -131,10 +133,15 @@ def _scores(p: AttentionProblem, arrays: Arrays, scale: float) -> tuple[Values, 
 
 def _weights(p: AttentionProblem, arrays: Arrays, scale: float) -> Bounded:
     scores, error, size = _scores(p, arrays, scale)
-    lse = to_numpy(arrays["lse"])[..., None]
-    shift = np.where(np.isfinite(lse), lse, 0.0)
-    weights = np.where(_visible(p, arrays), np.exp(scores - shift), 0.0)
-    # Scores and log-sum-exp are scaled to base 2, each with a few roundings of its own.
+    if "norm" in p.row_operands:
+        peak, share = np.split(to_numpy(arrays["norm"]), 2, axis=-1)
+        shift = np.where(np.isfinite(peak), peak, 0.0) / LOG2_E
+        weights = np.exp(scores - shift) * share
+    else:
+        lse = to_numpy(arrays["lse"])[..., None]
+        shift = np.where(np.isfinite(lse), lse, 0.0)
+        weights = np.where(_visible(p, arrays), np.exp(scores - shift), 0.0)
+    # Scores, and the log-sum-exp, are scaled to base 2, each with a few roundings of its own.
     exponent_error = error + 4 * U32 * (size + np.abs(shift))
     return weights, weights * (np.expm1(2 * exponent_error) + 16 * U32)
 

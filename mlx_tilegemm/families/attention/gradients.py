@@ -1,8 +1,9 @@
 """Derivatives and batching of chained attention.
 
-Gradients of q, k and v come from two kernels, which recompute the weights from q, k and the
-log-sum-exp that the forward kernel left: nothing of the size of the scores is ever in memory. That
-of the sinks follows from the log-sum-exp and the result. What is rarely asked for, or not taken by
+Gradients of q, k and v come from two kernels, which recompute the weights from q, k and what the
+forward kernel left of each row, the log-sum-exp or under an additive mask the highest score and the
+sum: nothing of the size of the scores is ever in memory. That of the sinks follows from these and
+the result. What is rarely asked for, or not taken by
 the kernels, goes through MLX's own ops and their derivatives: tangents, the gradient of an additive
 mask, and second derivatives.
 """
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 Arrays = Sequence[mx.array]
 
 
-def with_log_sum_exp(problem: AttentionProblem) -> AttentionProblem:
-    """Return the problem that a differentiable call solves: its gradients need the log-sum-exp."""
+def with_row_operands(problem: AttentionProblem) -> AttentionProblem:
+    """Return the problem that a differentiable call solves: with what gradients need of rows."""
+    if "norm" in problem.row_operands:
+        return replace(problem, return_norm=True)
     return replace(problem, return_lse=problem.softmax)
 
 
@@ -50,9 +53,9 @@ LseGradient = NewType("LseGradient", bool)
 
 @prepared
 def _forward_run(problem: AttentionProblem, backend: Backend, _recorder: Recorder | None) -> Run:
-    """Prepare an attention that returns the log-sum-exp whether it was asked for or not."""
+    """Prepare an attention that returns what gradients need of rows, asked for or not."""
     run = kernel_call(OP, problem, backend)
-    return run or fallback.attention(with_log_sum_exp(problem))
+    return run or fallback.attention(with_row_operands(problem))
 
 
 @prepared
@@ -65,7 +68,7 @@ def _backward_run(
     """Prepare the gradients of q, k, v, q_pe, k_pe and, for each batch row, of the sinks.
 
     The call takes the attention's operands, the gradient of the result and, with the softmax, that
-    of the log-sum-exp if there is one, the result and the log-sum-exp.
+    of the log-sum-exp if there is one, the result and what is known of its rows.
     """
     joined = joined_problem(problem)
     of_query = QueryGradientProblem(attention=joined, lse_gradient=lse_gradient)
@@ -91,7 +94,7 @@ def _backward_run(
 
 def _backward_operands(problem: AttentionProblem, lse_gradient: bool) -> tuple[str, ...]:
     lse_grad = ("lse_grad",) if lse_gradient else ()
-    rows = ("result", "lse") if problem.softmax else ()
+    rows = ("result", *problem.row_operands) if problem.softmax else ()
     return (*problem.operand_names, "grad", *lse_grad, *rows)
 
 
@@ -99,7 +102,7 @@ def _forward_by_mlx(
     problem: AttentionProblem, operands: Arrays, factors: Factors, stream: StreamOrDevice
 ) -> list[mx.array]:
     """Return the result in float32, and the log-sum-exp, by ops that MLX differentiates."""
-    full = replace(with_log_sum_exp(problem), out=FLOAT32)
+    full = replace(problem, out=FLOAT32, return_lse=problem.softmax, return_norm=False)
     return fallback.attention(full)(operands, factors, stream)
 
 
@@ -170,8 +173,9 @@ class AttentionRule:
     ) -> list[mx.array]:
         """Return a gradient for every operand."""
         lse_gradient = self.problem.return_lse
-        given = cotangents if lse_gradient else cotangents[:1]
-        rows = outputs if self.problem.softmax else ()
+        given = cotangents[:2] if lse_gradient else cotangents[:1]
+        # The log-sum-exp that a caller wants stands before what an additive mask's gradients need.
+        rows = (outputs[0], outputs[-1]) if self.problem.softmax else ()
         run = _backward_run(
             self.problem, LseGradient(lse_gradient), self.backend, current_settings().recorder
         )
@@ -193,12 +197,14 @@ class AttentionRule:
         if self.problem.mask_kind is not MaskKind.ADDITIVE:
             return mx.zeros_like(operands[at])
 
+        wanted = 2 if self.problem.return_lse else 1
+
         def forward(mask: mx.array) -> list[mx.array]:
             arrays = [*operands]
             arrays[at] = mask
-            return _forward_by_mlx(self.problem, arrays, factors, stream)
+            return _forward_by_mlx(self.problem, arrays, factors, stream)[:wanted]
 
-        wide = [x.astype(mx.float32) for x in cotangents]
+        wide = [x.astype(mx.float32) for x in cotangents[:wanted]]
         return _vjp(forward, [operands[at]], wide)[0]
 
     def jvp(
@@ -231,8 +237,9 @@ class AttentionRule:
     def _by_mlx(
         self, factors: Factors, stream: StreamOrDevice, *operands: mx.array
     ) -> list[mx.array]:
-        out, *lse = _forward_by_mlx(self.problem, operands, factors, stream)
-        return [out.astype(self.problem.out.mlx, stream=stream), *lse]
+        full = replace(with_row_operands(self.problem), out=FLOAT32)
+        out, *rows = fallback.attention(full)(operands, factors, stream)
+        return [out.astype(self.problem.out.mlx, stream=stream), *rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,8 +48,8 @@ def attention_call(
     exact: Exact,
     backend: Backend | None,
     settings: Settings,
-) -> Run:
-    """Return the call that serves an attention of these shapes, dtypes and options."""
+) -> tuple[Run, Factors]:
+    """Return the call that serves an attention, and the factors of one that no scale is given."""
     # Imported at the first call: kernels and chips are most of what importing the package costs.
     from ...call.prepare import prepare
     from ...core.arguments import ArraySpec
@@ -80,7 +80,13 @@ def attention_call(
     if window is not None and problem.window is None:
         run = _refusing_shapeless(run)
     kernels_have = taken(given)
-    return run if kernels_have == given else _making(run, kernels_have)
+    made = run if kernels_have == given else _making(run, kernels_have)
+    return made, (_default_scale(given, softmax),)
+
+
+def _default_scale(given: Mapping[str, ArraySpec], softmax: bool) -> float:
+    depth: int = sum(given[name].shape[3] for name in ("q", "q_pe") if name in given)
+    return depth**-0.5 if softmax and depth else 1.0
 
 
 def _making(run: Run, kernels_have: Mapping[str, ArraySpec]) -> Run:

@@ -37,6 +37,9 @@ def notes(problem: AttentionProblem, decision: Decision, route: Route, chip: Chi
     return found
 
 
+_WRITTEN = "written for the gradients; not inside `with use_gradients(False):`"
+
+
 def _gradient_notes(problem: AttentionProblem, chip: Chip) -> list[str]:
     joined = joined_problem(problem)
     query = choose(QueryGradientProblem(attention=joined), chip)
@@ -47,10 +50,10 @@ def _gradient_notes(problem: AttentionProblem, chip: Chip) -> list[str]:
     found = [f"gradients of q, k and v: {query.plan} and {key_value.plan}"]
     if problem.pe_dim:
         found.append("for the gradients, q_pe and k_pe are copied next to q and k")
-    if problem.softmax and not problem.return_lse:
-        found.append(
-            "the log-sum-exp is written for the gradients; not inside `with use_gradients(False):`"
-        )
+    if "norm" in problem.row_operands:
+        found.append(f"the rows' highest scores and sums are {_WRITTEN}")
+    elif problem.softmax and not problem.return_lse:
+        found.append(f"the log-sum-exp is {_WRITTEN}")
     if problem.mask_kind is MaskKind.ADDITIVE:
         found.append(
             "the gradient of the mask, if asked for, goes through MLX's ops and all scores"

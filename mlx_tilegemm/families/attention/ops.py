@@ -6,7 +6,7 @@ from typing import Literal, overload
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolve
+from ...backends import StreamOrDevice, resolved_backend
 from ...call.transforms import as_factor
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
@@ -147,7 +147,7 @@ def attention_chain(
     if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("attention_chain", out_dtype)
     settings = current_settings()
-    call = attention_call(
+    call, factors = attention_call(
         q.shape,
         q.dtype,
         k.shape,
@@ -161,12 +161,10 @@ def attention_chain(
         WITH_LSE if return_lse else WITHOUT_LSE,
         out_dtype,
         EXACT if is_exact("attention_chain", precision, settings) else REDUCED,
-        resolve(stream, settings).backend,
+        resolved_backend(stream, settings),
         settings,
     )
-    if scale is None:
-        scale = _default_scale(q.shape[3] + (0 if q_pe is None else q_pe.shape[3]), softmax)
-    outputs = call(operands, (scale,), stream)
+    outputs = call(operands, factors if scale is None else (scale,), stream)
     return (outputs[0], outputs[1]) if return_lse else outputs[0]
 
 
@@ -180,10 +178,6 @@ def _extra_operands(**values: object) -> tuple[tuple[mx.array, ...], Extras]:
         arrays.append(array)
         extras.append((name, array.shape, array.dtype))
     return tuple(arrays), tuple(extras)
-
-
-def _default_scale(head_dim: int, softmax: bool) -> float:
-    return head_dim**-0.5 if softmax and head_dim else 1.0
 
 
 def _scale(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import reduce
 from math import ceil
 
+from ...core.caches import latest
 from ...core.dtypes import BOOL, FLOAT32, DType, promote
 from ...core.plan import SIMD_WIDTH
 from ...machine.chips.record import Chip
@@ -49,6 +50,7 @@ CHAIN_PASSES = 8
 """Times all scores are read or written by the ops of a chain that no fused kernel serves."""
 
 
+@latest
 def natural_type(problem: AttentionProblem) -> DType | None:
     """Return the type of 16 bits that MLX's op keeps, loses nothing by and rounds to; or None."""
     given = (problem.q, problem.k, problem.v, problem.q_pe, problem.k_pe)
@@ -68,12 +70,14 @@ def serves_attention(problem: AttentionProblem, chip: Chip) -> bool:
     There is none with a log-sum-exp or without the softmax. Sizes without a fused kernel do not
     count: they are a chain of ops.
     """
-    if not problem.softmax or problem.return_lse or not problem.kv_len:
+    has_rows = problem.return_lse or problem.return_norm
+    if not problem.softmax or has_rows or not problem.kv_len:
         return False
     seen = _as_mlx_has_it(problem)
     return _has_vector_kernel(seen) or _has_full_kernel(seen, chip)
 
 
+@latest
 def _as_mlx_has_it(problem: AttentionProblem) -> AttentionProblem:
     """Return the attention that MLX's op is called for: of one type, with an array for a window."""
     compute = natural_type(problem) or FLOAT32
@@ -118,14 +122,8 @@ def _has_full_kernel(problem: AttentionProblem, chip: Chip) -> bool:
 
 def _operands(problem: AttentionProblem) -> list[tuple[int, DType]]:
     """Return elements and type of every operand that is multiplied."""
-    operands = [
-        (problem.elements("q"), problem.q),
-        (problem.elements("k"), problem.k),
-        (problem.elements("v"), problem.v),
-        (problem.elements("q_pe"), problem.q_pe),
-        (problem.elements("k_pe"), problem.k_pe),
-    ]
-    return [(elements, dtype) for elements, dtype in operands if dtype is not None]
+    added = ("mask", "sinks")
+    return [(one.elements, one.dtype) for one in problem.operands if one.name not in added]
 
 
 def price_attention(problem: AttentionProblem, chip: Chip) -> Price:

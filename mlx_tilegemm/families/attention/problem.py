@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache, reduce
 
+from ...core.caches import latest
 from ...core.dtypes import FLOAT32, DType, Kind, promote
 from ...core.operand import Operand, Role
 from ...core.problem import Problem
@@ -46,6 +47,7 @@ class AttentionProblem(Problem):
         mask: Element type of an array mask, else None.
         mask_shape: Shape of an array mask, each axis full or 1; four ones otherwise.
         return_lse: Whether the log-sum-exp of every row is returned too.
+        return_norm: Whether what a row's weights are made with is returned too, see `norm_shape`.
         window: Keys that a row of a causal mask sees at most, itself included; None without a
             window, also where it would hide nothing.
         sinks: Element type of the sinks, one further score a head without a value; None without.
@@ -79,6 +81,7 @@ class AttentionProblem(Problem):
     q_pe: DType | None = None
     k_pe: DType | None = None
     exact: bool = False
+    return_norm: bool = False
 
     def __str__(self) -> str:
         heads = f"{self.num_heads} heads on {self.num_kv_heads}"
@@ -100,10 +103,13 @@ class AttentionProblem(Problem):
 
     @property
     def results(self) -> tuple[Operand, ...]:
-        """``out``, and ``lse`` if it is wanted."""
-        out = Operand(name="out", shape=self.out_shape, dtype=self.out)
-        lse = Operand(name="lse", shape=self.lse_shape, dtype=LSE)
-        return (out, lse) if self.return_lse else (out,)
+        """``out``, and ``lse`` and ``norm`` as far as they are wanted."""
+        found = [Operand(name="out", shape=self.out_shape, dtype=self.out)]
+        if self.return_lse:
+            found.append(Operand(name="lse", shape=self.lse_shape, dtype=LSE))
+        if self.return_norm:
+            found.append(Operand(name="norm", shape=self.norm_shape, dtype=LSE))
+        return tuple(found)
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -119,6 +125,22 @@ class AttentionProblem(Problem):
     def lse_shape(self) -> Shape:
         """``[B, Hq, Lq]``."""
         return (self.batch, self.num_heads, self.q_len)
+
+    @property
+    def norm_shape(self) -> Shape:
+        """``[B, Hq, Lq, 2]``: a row's highest score, as an exponent of 2, and 1 / sum.
+
+        The sum is that of the weights relative to the highest. A log-sum-exp, which is one number,
+        cannot tell weights from each other where a large number is added to all scores.
+        """
+        return (*self.lse_shape, 2)
+
+    @property
+    def row_operands(self) -> tuple[str, ...]:
+        """Names of what gradients need of the rows of the softmax."""
+        if not self.softmax:
+            return ()
+        return ("norm",) if self.mask_kind is MaskKind.ADDITIVE else ("lse",)
 
     def flops(self) -> float:
         """Return two operations for each visible key and each element of q, k and v it meets."""
@@ -140,6 +162,8 @@ class AttentionProblem(Problem):
             return self
         step = max(16, 1 << (keys.bit_length() - 5))
         most = -(-keys // step) * step
+        if most == keys:
+            return self
         batch, heads, rows, columns = self.mask_shape
         mask_shape = (batch, heads, rows, most if columns > 1 else 1)
         return replace(self, kv_len=most, mask_shape=mask_shape)
@@ -180,8 +204,13 @@ SMALL_HEADS = (4, 2)
 """Heads of q and of k."""
 
 
-@lru_cache(maxsize=256)
+@latest
 def _operands(p: AttentionProblem) -> tuple[Operand, ...]:
+    return _kept_operands(p)
+
+
+@lru_cache(maxsize=256)
+def _kept_operands(p: AttentionProblem) -> tuple[Operand, ...]:
     stored: tuple[tuple[str, Shape, DType | None, Role], ...] = (
         ("q", (p.batch, p.num_heads, p.q_len, p.head_dim), p.q, Role.DATA),
         ("k", (p.batch, p.num_kv_heads, p.kv_len, p.head_dim), p.k, Role.DATA),
@@ -201,6 +230,7 @@ def _operands(p: AttentionProblem) -> tuple[Operand, ...]:
 @lru_cache(maxsize=256)
 def _gradient_operands(p: AttentionProblem, names: tuple[str, ...]) -> tuple[Operand, ...]:
     given = {one.name: one for one in p.operands}
+    given["norm"] = Operand(name="norm", shape=p.norm_shape, dtype=LSE)
     rows = ("lse", "lse_grad", "delta")
     given |= {name: Operand(name=name, shape=p.lse_shape, dtype=LSE) for name in rows}
     own = ("grad", "result")
@@ -231,7 +261,8 @@ class QueryGradientProblem(Problem):
         if not p.softmax:
             return _gradient_operands(p, ("k", "v", "grad", *mask))
         lse_grad = ("lse_grad",) if self.lse_gradient else ()
-        return _gradient_operands(p, ("q", "k", "v", "grad", "result", "lse", *lse_grad, *mask))
+        rows = ("result", *p.row_operands, *lse_grad)
+        return _gradient_operands(p, ("q", "k", "v", "grad", *rows, *mask))
 
     @property
     def results(self) -> tuple[Operand, ...]:
@@ -296,7 +327,7 @@ class KeyValueGradientProblem(Problem):
     def operands(self) -> tuple[Operand, ...]:
         """``q``, ``k``, ``v``, the gradient that arrives and, for the softmax, what rows need."""
         p = self.attention
-        rows = ("lse", "delta") if p.softmax else ()
+        rows = (*p.row_operands, "delta") if p.softmax else ()
         mask = ("mask",) if p.mask else ()
         return _gradient_operands(p, ("q", "k", "v", "grad", *rows, *mask))
 
@@ -362,6 +393,7 @@ def attention_problem(
     k_pe_shape: Shape | None = None,
     k_pe: DType | None = None,
     exact: bool = False,
+    return_norm: bool = False,
 ) -> AttentionProblem:
     """Check shapes and dtypes and state the attention they ask for.
 
@@ -387,6 +419,7 @@ def attention_problem(
         k_pe_shape: ``[B, Hkv, Lk, Dp]`` or ``[B, 1, Lk, Dp]``.
         k_pe: Element type of ``k_pe``.
         exact: Whether float32 must not be rounded before it is multiplied.
+        return_norm: Whether what a row's weights are made with is wanted; needs ``softmax``.
 
     Raises:
         ProblemError: Shapes or options that do not fit together.
@@ -435,6 +468,7 @@ def attention_problem(
         q_pe=q_pe,
         k_pe=k_pe,
         exact=exact,
+        return_norm=return_norm,
     )
 
 

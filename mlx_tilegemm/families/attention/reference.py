@@ -48,11 +48,9 @@ def expected(
     arrays = dict(zip(problem.operand_names, operands, strict=True))
     scale = float(factors[0])
     if isinstance(problem, AttentionProblem):
-        value, bound, lse = gradients.forward(problem, arrays, scale, roundoff)
-        found = [(value, bound)]
-        if problem.return_lse:
-            assert lse is not None
-            found.append(lse)
+        value, bound, rows = gradients.forward(problem, arrays, scale, roundoff)
+        known = {"out": (value, bound)} | ({} if rows is None else rows._asdict())
+        found = [known[one.name] for one in problem.results]
     elif isinstance(problem, QueryGradientProblem):
         found = [*gradients.query_gradient(problem, arrays, scale)]
     else:
@@ -132,5 +130,5 @@ def part(
         q_len=rows,
         mask_shape=(batch, heads, min(mask_rows, rows), columns),
     )
-    found = [outputs[0][..., first:, :], *(lse[..., first:] for lse in outputs[1:])]
+    found = [x[:, :, first:] for x in outputs]
     return Part(problem=smaller, operands=arrays, outputs=found)

@@ -12,7 +12,7 @@ from ...core.plan import Arguments, features
 from ...core.shapes import Shape
 from ...machine.fragment import FRAGMENT, fragments, staged_stride
 from ...machine.limits import tiny_operand
-from .problem import LSE, AttentionProblem, MaskKind, attention_problem
+from .problem import AttentionProblem, MaskKind, attention_problem
 
 ROW_SIZES = ("q_len", "kv_len", "num_heads", "heads_per_kv_head")
 """Sizes of kernels whose threadgroups have rows of one head each."""
@@ -169,6 +169,7 @@ class ForwardSpec(AttentionSpec):
         k_pe: See ``out``.
         pe_dim: Dp, of the positional parts of q and k; 0 without them.
         return_lse: Whether the log-sum-exp is written.
+        return_norm: Whether what a row's weights are made with is written.
     """
 
     out: DType
@@ -177,7 +178,9 @@ class ForwardSpec(AttentionSpec):
     k_pe: DType | None
     pe_dim: int
     return_lse: bool
+    return_norm: bool
 
+    UNDECLARED = frozenset({"norm"})
     INPUTS = ("q", "k", "v", "q_pe", "k_pe", "mask", "sinks", "factors", "sizes")
 
     @property
@@ -190,6 +193,7 @@ class ForwardSpec(AttentionSpec):
                 ("sinks",): self.sinks is None,
                 ("window",): not self.windowed,
                 ("lse",): not self.return_lse,
+                ("norm",): not self.return_norm,
             }
         )
 
@@ -214,6 +218,7 @@ def forward_fields(problem: AttentionProblem) -> Fields:
         "k_pe": problem.k_pe,
         "pe_dim": problem.pe_dim,
         "return_lse": problem.return_lse,
+        "return_norm": problem.return_norm,
     }
     return as_fields(values)
 
@@ -260,10 +265,9 @@ def _mask_sizes(problem: AttentionProblem) -> dict[str, int]:
 
 
 def forward_outputs(problem: AttentionProblem) -> tuple[tuple[Shape, ...], tuple[DType, ...]]:
-    """Return shapes and types of the result, and of the log-sum-exp if it is wanted."""
-    if problem.return_lse:
-        return (problem.out_shape, problem.lse_shape), (problem.out, LSE)
-    return (problem.out_shape,), (problem.out,)
+    """Return shapes and types of the result, and of what else is wanted."""
+    results = problem.results
+    return tuple(one.shape for one in results), tuple(one.dtype for one in results)
 
 
 VARIANT_MASKS: tuple[tuple[MaskKind, DType | None], ...] = (

@@ -104,7 +104,7 @@ def _masked() -> list[Made]:
     boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
     additive = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT32}
     return [
-        _subject(kernel, "16x32-direct", *_chain(**additive, low=-300.0)),
+        _subject(kernel, "16x32-direct", *_chain(**additive, low=-300.0, return_norm=True)),
         _subject(kernel, "32x16-direct", *_chain(**boolean, softmax=False)),
         _subject(kernel, "32x16-staged", *_chain(**additive, softmax=False, one_column=True)),
     ]

@@ -63,7 +63,7 @@ def multiply(
     return call((a, b) if c is None else (a, b, c), factors, stream)[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ProductRule:
     """Transforms of one product.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolve
+from ...backends import StreamOrDevice, resolved_backend
 from ...call.transforms import as_factor
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
@@ -108,7 +108,7 @@ def matmul(
         WITH_ADDEND,
         INVARIANT if batch_invariant else FREE,
         EXACT if is_exact("matmul", precision, settings) else REDUCED,
-        resolve(stream, settings).backend,
+        resolved_backend(stream, settings),
         settings,
     )
     return call((a, b), (1.0, 1.0), stream)[0]
@@ -202,7 +202,7 @@ def addmm(
         WITHOUT_ADDEND if beta == 0.0 else WITH_ADDEND,
         INVARIANT if batch_invariant else FREE,
         EXACT if is_exact("addmm", precision, settings) else REDUCED,
-        resolve(stream, settings).backend,
+        resolved_backend(stream, settings),
         settings,
     )
     return call((a, b, c), (alpha, beta), stream)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -10,14 +9,12 @@ from typing import ClassVar
 
 from ...core.caches import latest
 from ...core.dtypes import FLOAT32, FLOATS, INTEGERS, DType, Kind
-from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Extent, Launch, Sizes, features
+from ...core.plan import CONSTANT_BINDING_LIMIT, Extent, Launch, Sizes, features
+from ...core.product import ProductSpec, product_sizes, reject_batch, text_of
 from ...core.shapes import Shape
 from ...machine.limits import reject_sizes, tiny_operand
 from ...machine.products import layout
 from .problem import GemmProblem, gemm_problem
-
-MAX_BATCH_AXES = 8
-"""Batch axes a kernel decomposes; more never survive merging in practice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,24 +58,11 @@ class GemmText:
 @latest
 def gemm_text(problem: GemmProblem) -> GemmText:
     """Return the part of a problem that texts depend on."""
-    return GemmText(
-        a=problem.a,
-        b=problem.b,
-        c=problem.c,
-        out=problem.out,
-        transpose_a=problem.transpose_a,
-        transpose_b=problem.transpose_b,
-        n=problem.n,
-        k=problem.k,
-        c_rows=problem.c_rows,
-        c_columns=problem.c_columns,
-        scaled=problem.scaled,
-        batch_axes=len(problem.batch),
-    )
+    return text_of(GemmText, problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GemmSpec(Arguments, ABC):
+class GemmSpec(ProductSpec):
     """Base of the specs of GEMM kernels.
 
     Attributes:
@@ -87,35 +71,17 @@ class GemmSpec(Arguments, ABC):
 
     text: GemmText
 
-    KERNEL: ClassVar[str]
-    """Name of the kernel and stem of its template."""
-
+    FAMILY = "gemm"
     INPUTS: ClassVar[tuple[str, ...]] = ("a", "b", "c", "factors", "sizes")
-    SIZES = ("m",)
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"gemm/{self.KERNEL}.metal.j2"
+    STEPPED = ("a", "b", "c")
 
     @property
     def label(self) -> str:
         """Readable part of the kernel's name, legal in a Metal name."""
         text = self.text
         dtypes = "_".join(str(dtype) for dtype in (text.a, text.b, text.out))
-        block = "x".join(map(str, self.block))
-        return f"tilegemm_{self.KERNEL}_{text.layout}_{dtypes}_{block}_n{text.n}_k{text.k}"
-
-    @property
-    @abstractmethod
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-
-    @property
-    def size_names(self) -> tuple[str, ...]:
-        """m, then the size and the steps of a, b and c of each batch axis."""
-        axes = (name for axis in range(self.text.batch_axes) for name in axis_sizes(axis))
-        return (*self.SIZES, *axes)
+        sizes = f"{self.block_text}_n{text.n}_k{text.k}"
+        return f"tilegemm_{self.KERNEL}_{text.layout}_{dtypes}_{sizes}"
 
     @property
     def lacks(self) -> frozenset[str]:
@@ -141,18 +107,9 @@ def gemm_factors(problem: GemmProblem) -> tuple[str, ...]:
     return ("alpha",) if problem.scaled else ()
 
 
-def axis_sizes(axis: int) -> tuple[str, str, str, str]:
-    """Return the names of a batch axis's size and of its steps of a, b and c."""
-    return (f"batch{axis}", f"a_step{axis}", f"b_step{axis}", f"c_step{axis}")
-
-
 def gemm_sizes(problem: GemmProblem) -> dict[str, int]:
     """Return the run-time sizes of a product by name."""
-    sizes = {"m": problem.m}
-    for number, axis in enumerate(problem.batch):
-        values = (axis.size, axis.a, axis.b, axis.c)
-        sizes |= zip(axis_sizes(number), values, strict=True)
-    return sizes
+    return product_sizes(problem, GemmSpec.STEPPED)
 
 
 def gemm_grid(
@@ -188,9 +145,7 @@ def reject_gemm(problem: GemmProblem) -> str | None:
         return "the result is empty"
     if problem.k == 0:
         return "k is 0, so there is nothing to multiply"
-    if len(problem.batch) > MAX_BATCH_AXES:
-        return f"{len(problem.batch)} batch axes remain after merging; at most {MAX_BATCH_AXES}"
-    return reject_sizes(gemm_sizes(problem).values())
+    return reject_batch(problem) or reject_sizes(gemm_sizes(problem).values())
 
 
 @latest

@@ -52,6 +52,7 @@ def _simdgroup() -> list[Made]:
         _subject(kernel, f"{small}-direct", *_gemm(45, 9, **tt, out=FLOAT16, scaled=True)),
         _subject(kernel, f"{large}-staged-double", *_gemm(70, 9, n=70, k=53)),
         _subject(kernel, f"{large}-staged-double", *_gemm(70, 9, n=70, k=32, b=FLOAT16)),
+        _subject(kernel, f"{large}-staged-double", *_gemm(70, 9, n=70, k=53, **tt)),
         _subject(kernel, f"{large}-staged-swizzle4", *_gemm(150, 9)),
         _subject(kernel, "32x64x16-1x2-staged", *_gemm(64, 128, n=128, k=48)),
         _subject(kernel, "64x32x32-2x2-staged", *_gemm(70, 9, n=40, k=75)),

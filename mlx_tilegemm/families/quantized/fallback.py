@@ -41,19 +41,20 @@ def _prepared(problem: QuantizedProblem) -> Run:
     is_affine, is_empty = problem.biases is not None, problem.is_empty
     ends = problem.tensor_scale or problem.bias is not None
     out = problem.out.mlx
+    given = (problem.x, problem.scales, problem.biases)
+    is_wide = all(dtype in (None, FLOAT32) for dtype in given)
 
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         if is_empty:
-            value = mx.zeros(problem.out_shape, stream=stream)
-            return [_ended(problem, operands, value, stream).astype(out, stream=stream)]
+            return [mx.zeros(problem.out_shape, out, stream=stream)]
         x, w, scales = operands[:3]
         biases = operands[3] if is_affine else None
         # On a CPU MLX's op sums in the operands' dtype.
-        if not own or _is_on_cpu(stream):
+        if not is_wide and (not own or _is_on_cpu(stream)):
             x, scales, biases = _widened(x, scales, biases, stream)
-        rows = _with_axes_of(w, x, stream)
+        rows = x if x.ndim >= 2 and x.ndim >= w.ndim else _with_axes_of(w, x, stream)
         value = mx.quantized_matmul(rows, w, scales, biases, *options, stream=stream)
         if x.ndim == 1:
             value = mx.squeeze(value, -2, stream=stream)

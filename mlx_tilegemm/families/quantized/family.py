@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...backends import Backend
 from ...core.arguments import ArraySpec
 from ...core.context import current_settings, is_exact
-from ...core.family import Data, Family, Op, Part, Subject
+from ...core.family import Family, Op
 from ...core.kernel import load_kernels
+from ...core.later import later
 from ...core.problem import Factors
 from . import fallback, kernels, notes, ops, price, spelling
 from .gradients import ARRAYS, QuantizedRule
@@ -19,7 +19,6 @@ from .request import quantized_request
 if TYPE_CHECKING:
     import mlx.core as mx
 
-    from ...core.family import Rule, Run
     from ...core.reference import Expected
 
 
@@ -40,15 +39,6 @@ def _request(
     )
 
 
-# References need NumPy, which is most of what `import mlx_tilegemm` may cost.
-def _reference(
-    problem: QuantizedProblem, operands: Sequence[mx.array], factors: Factors
-) -> tuple[Expected, ...]:
-    from .reference import expected
-
-    return expected(problem, operands, factors)
-
-
 def _rounded(
     problem: QuantizedProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
 ) -> tuple[Expected, ...]:
@@ -60,51 +50,22 @@ def _rounded(
     return expected(problem, operands, factors, roundoff)
 
 
-def _draw(problem: QuantizedProblem, data: Data) -> list[mx.array]:
-    from .reference import draw_operands
-
-    return draw_operands(problem, data)
-
-
-def _part(
-    problem: QuantizedProblem,
-    operands: Sequence[mx.array],
-    outputs: Sequence[mx.array],
-    rows: int,
-) -> Part[QuantizedProblem]:
-    from .reference import part
-
-    return part(problem, operands, outputs, rows)
-
-
-def _subjects() -> Iterator[Subject[QuantizedProblem]]:
-    from .subjects import subjects
-
-    return subjects()
-
-
-def _fallback(problem: QuantizedProblem) -> Run:
-    return fallback.quantized(problem)
-
-
-def _rule(problem: QuantizedProblem, backend: Backend) -> Rule:
-    return QuantizedRule(problem=problem, backend=backend)
-
+REFERENCE = f"{__package__}.reference"
 
 FAMILY: Family[QuantizedProblem] = Family(
     name="quantized",
     problems={"quantized": QuantizedProblem},
     kernels=load_kernels(kernels.__name__, kernels.KERNELS),
     ops=(Op(function=ops.quantized_matmul, arrays=ARRAYS, request=_request),),
-    reference=_reference,
+    reference=later(REFERENCE, "expected"),
     rounded=_rounded,
-    draw=_draw,
-    part=_part,
-    fallback=_fallback,
+    draw=later(REFERENCE, "draw_operands"),
+    part=later(REFERENCE, "part"),
+    fallback=later(fallback.__name__, "quantized"),
     price=price.price,
     multiplies_float32=fallback.multiplies_float32,
-    rule=_rule,
+    rule=QuantizedRule,
     notes=notes.notes,
     spelling=spelling.SPELLING,
-    subjects=_subjects,
+    subjects=later(f"{__package__}.subjects", "subjects"),
 )

@@ -30,7 +30,7 @@ ARRAYS = ("x", "w", "scales", "biases", "global_scale", "bias")
 """Names of all operands, in order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class QuantizedRule:
     """Transforms of one product.
 

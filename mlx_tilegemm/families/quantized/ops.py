@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolve
+from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
 from ...core.dtypes import FLOATS
 from ...errors import DTypeError
-from .key import NAME, QuantizedKey, optional, quantized_call, stated
+from .key import NAME, QuantizedKey, quantized_call, stated
 
 
 def quantized_matmul(
@@ -65,7 +65,8 @@ def quantized_matmul(
         ``[..., m, n]``, or ``[..., n]`` for a 1-D ``x``.
 
     Raises:
-        ProblemError: Shapes or options that do not fit together (a `ValueError`).
+        ProblemError: Shapes or options that do not fit together, or a product without rows, columns
+            or terms (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: ``precision="float32"`` where only MLX's op serves, and rounds (a
             `RuntimeError`).
@@ -94,7 +95,7 @@ def quantized_matmul(
         transpose = as_flag(NAME, "transpose", transpose)
     if type(batch_invariant) is not bool:
         batch_invariant = as_flag(NAME, "batch_invariant", batch_invariant)
-    if type(out_dtype) is not mx.Dtype:
+    if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype(NAME, out_dtype)
     if group_size is not None and type(group_size) is not int:
         group_size = as_whole(NAME, "group_size", group_size)
@@ -105,12 +106,12 @@ def quantized_matmul(
     settings = current_settings()
     call = quantized_call(
         QuantizedKey(
-            x=stated(x),
-            w=stated(w),
-            scales=stated(scales),
-            biases=optional(biases),
-            global_scale=optional(global_scale),
-            bias=optional(bias),
+            x=(x.shape, x.dtype),
+            w=(w.shape, w.dtype),
+            scales=(scales.shape, scales.dtype),
+            biases=None if biases is None else (biases.shape, biases.dtype),
+            global_scale=None if global_scale is None else stated(global_scale),
+            bias=None if bias is None else stated(bias),
             transpose=transpose,
             group_size=group_size,
             bits=bits,
@@ -118,7 +119,7 @@ def quantized_matmul(
             out_dtype=out_dtype,
             batch_invariant=batch_invariant,
             exact=is_exact(NAME, precision, settings),
-            backend=resolve(stream, settings).backend,
+            backend=resolved_backend(stream, settings),
             settings=settings,
         )
     )

@@ -1,11 +1,13 @@
 """Time that MLX's own op would take: the candidate that every kernel has to beat.
 
 It reads a weight again for every few rows up to a limit, beyond which it decodes it into tiles of
-32 rows; operands of other dtypes it casts into copies first, at every call.
+32 rows, with k shared out where they are few; operands of other dtypes it casts into copies first,
+at every call. Limits and shares are those of mlx/backend/metal/quantized.cpp.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 from ...core.dtypes import FLOAT32, DType
@@ -16,6 +18,7 @@ from ...machine.decoding import decoding_instructions
 from ...machine.mlx_products import casts_seconds, neural_rate, same_dtype_gemm
 from ...machine.price import Price, make_price
 from ...machine.products import GemmTile, Product, gemm_work
+from ...machine.splits import adding_seconds
 from .problem import QuantizedProblem
 from .spec import written_bytes
 
@@ -32,6 +35,10 @@ QMM_TILE = GemmTile(
     registers=40,
     threadgroup_memory=2 * 32 * 40 * 2,
 )
+
+QMM = "qmm-32x32x32-2x2"
+SPLIT_QMM = "qmm-split-k-32x32x32-2x2-split"
+"""Names of MLX's paths; the number of shares follows the second."""
 
 
 def price(problem: QuantizedProblem, chip: Chip) -> Price | None:
@@ -64,8 +71,34 @@ def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[
     if problem.m < _vector_limit(problem, chip):
         rows = vector_rows(problem, chip)
         name = "qmv-wide" if rows > 1 else "qmv" if problem.transpose else "qvm"
-        return name, seconds(_vector_work(problem, compute, rows, chip), chip)
-    product = Product(
+        return name, seconds(vector_work(problem, compute, rows, chip), chip)
+    if (splits := qmm_splits(problem)) > 1:
+        return f"{SPLIT_QMM}{splits}", _split_seconds(problem, compute, splits, chip)
+    if problem.transpose and problem.k % 64 == 0 and neural_rate(compute, chip):
+        return "neural-qmm", same_dtype_gemm(_product(problem, compute), chip)[1]
+    return QMM, seconds(_qmm_work(problem, compute, chip), chip)
+
+
+def qmm_splits(problem: QuantizedProblem) -> int:
+    """Return the shares of k that MLX makes tiles of, to have about 512 of them; 1 for none."""
+    if not problem.transpose or problem.batch_size > 1:
+        return 1
+    tiles = ceil(problem.n / QMM_TILE.block_n) * ceil(problem.m / QMM_TILE.block_m)
+    step = max(QMM_TILE.block_k, problem.weight.group)
+    most = min(512 // tiles, problem.k // step)
+    return next((count for count in range(most, 1, -1) if problem.k % (count * step) == 0), 1)
+
+
+def _split_seconds(problem: QuantizedProblem, compute: DType, splits: int, chip: Chip) -> float:
+    share = replace(problem, k=problem.k // splits, out=FLOAT32)
+    work = _qmm_work(share, compute, chip)
+    shares = work._replace(tiles=work.tiles * splits, dram_bytes=work.dram_bytes * splits)
+    adding = adding_seconds(problem.m * problem.n, splits, compute.bytes, chip)
+    return seconds(shares, chip) + adding
+
+
+def _product(problem: QuantizedProblem, compute: DType) -> Product:
+    return Product(
         m=problem.m,
         n=problem.n,
         k=problem.k,
@@ -75,18 +108,19 @@ def _same_dtype(problem: QuantizedProblem, compute: DType, chip: Chip) -> tuple[
         transpose_b=problem.transpose,
         batch_size=problem.batch_size,
     )
-    if problem.transpose and problem.k % 64 == 0 and neural_rate(compute, chip):
-        return "neural-qmm", same_dtype_gemm(product, chip)[1]
-    dense = gemm_work(product, QMM_TILE, chip)
+
+
+def _qmm_work(problem: QuantizedProblem, compute: DType, chip: Chip) -> TileWork:
+    """Count the tiles of 32 rows that MLX decodes a weight for."""
+    dense = gemm_work(_product(problem, compute), QMM_TILE, chip)
     decoded = ceil(problem.k / 32) * 32 * 32 / SIMD_WIDTH
     decoding = decoded * decoding_instructions(problem.weight) * chip.alu_cycles
-    work = dense._replace(
+    return dense._replace(
         alu_cycles=dense.alu_cycles + decoding,
         line_bytes=0.0,
         shared_bytes=0.0,
         dram_bytes=problem.weight_bytes + problem.nbytes("x") + written_bytes(problem),
     )
-    return "qmm-32x32x32-2x2", seconds(work, chip)
 
 
 def vector_rows(problem: QuantizedProblem, chip: Chip) -> int:
@@ -111,9 +145,9 @@ def _vector_limit(problem: QuantizedProblem, chip: Chip) -> int:
     return limits[0] if size <= 2048 else limits[1] if size <= 4096 else limits[2]
 
 
-def _vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chip) -> TileWork:
-    """Count 8 columns a threadgroup of two simdgroups, for so many rows at a time."""
-    columns = 8
+def vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chip) -> TileWork:
+    """Count the columns of a threadgroup of two simdgroups, for so many rows at a time."""
+    columns = 4 if rows > 1 and problem.biases is None else 8
     passes = ceil(problem.m / rows)
     elements = columns * problem.k / SIMD_WIDTH
     share = problem.weight_bytes / max(1, problem.elements("w"))
@@ -130,6 +164,7 @@ def _vector_work(problem: QuantizedProblem, compute: DType, rows: int, chip: Chi
         threadgroup_bytes=0,
         vector_bytes=x_bytes,
         cache_bytes=columns * problem.k * share + x_bytes,
+        repeated_bytes=x_bytes,
         dram_bytes=problem.weight_bytes
         + again * missed
         + problem.nbytes("x")

@@ -101,8 +101,8 @@ class QuantizedProblem(Problem):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to multiply, or no result."""
-        return 0 in (self.m, self.n, self.k, self.batch_size)
+        """Whether there are no products; rows may be those of a folded batch."""
+        return 0 in (self.m, self.batch_size)
 
     @property
     def natural(self) -> DType:
@@ -138,7 +138,7 @@ class QuantizedProblem(Problem):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weight with all its scales."""
-        return sum(self.nbytes(name) for name in ("w", "scales", "biases"))
+        return _weight_bytes(self)
 
     def flops(self) -> float:
         """Return ``2 m n k`` for each product."""
@@ -187,6 +187,12 @@ def _operands(problem: QuantizedProblem) -> tuple[Operand, ...]:
     return tuple(found)
 
 
+@latest
+def _weight_bytes(problem: QuantizedProblem) -> int:
+    weight = ("w", "scales", "biases")
+    return sum(one.nbytes for one in _operands(problem) if one.name in weight)
+
+
 def quantized_problem(
     op: str,
     *,
@@ -203,7 +209,7 @@ def quantized_problem(
     batch_invariant: bool = False,
     exact: bool = False,
 ) -> QuantizedProblem:
-    """Check shapes and state the product they ask for.
+    """Check shapes and state the product they ask for; a batch may be of no products.
 
     Args:
         op: Name to begin messages with.
@@ -235,8 +241,13 @@ def quantized_problem(
         )
     batch_shape = _broadcast(op, x_shape, w_shape)
     rows = x_shape[-2:-1]
+    m = rows[0] if rows else 1
+    if 0 in (m, n, k):
+        raise ProblemError(
+            f"[{op}] Expected a product with rows, columns and terms, got m {m}, n {n}, k {k}."
+        )
     problem = QuantizedProblem(
-        m=rows[0] if rows else 1,
+        m=m,
         n=n,
         k=k,
         weight=weight,

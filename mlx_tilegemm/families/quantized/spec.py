@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,15 +11,13 @@ from typing import ClassVar
 
 from ...core.caches import latest
 from ...core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
-from ...core.plan import CONSTANT_BINDING_LIMIT, Arguments, Sizes, features
+from ...core.plan import CONSTANT_BINDING_LIMIT, Sizes, features
+from ...core.product import ProductSpec, product_sizes, reject_batch, text_of
 from ...core.shapes import Shape
 from ...formats import AFFINE, AFFINE_CODES, AFFINE_GROUPS, MODES, Grouping, grouping
 from ...machine.decoding import DecodedText
 from ...machine.limits import reject_sizes, tiny_operand
 from .problem import QuantizedProblem, quantized_problem
-
-MAX_BATCH_AXES = 8
-"""Batch axes a kernel decomposes; more never survive merging in practice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +54,11 @@ class QuantizedText(DecodedText):
 @latest
 def quantized_text(problem: QuantizedProblem) -> QuantizedText:
     """Return the part of a problem that texts depend on."""
-    return QuantizedText(
-        x=problem.x,
-        scales=problem.scales,
-        biases=problem.biases,
-        bias=problem.bias,
-        out=problem.out,
-        weight=problem.weight,
-        transpose=problem.transpose,
-        tensor_scale=problem.tensor_scale,
-        n=problem.n,
-        k=problem.k,
-        batch_axes=len(problem.batch),
-    )
+    return text_of(QuantizedText, problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedSpec(Arguments, ABC):
+class QuantizedSpec(ProductSpec):
     """Base of the specs of these kernels.
 
     Attributes:
@@ -81,9 +67,7 @@ class QuantizedSpec(Arguments, ABC):
 
     text: QuantizedText
 
-    KERNEL: ClassVar[str]
-    """Name of the kernel and stem of its template."""
-
+    FAMILY = "quantized"
     INPUTS: ClassVar[tuple[str, ...]] = (
         "x",
         "w",
@@ -93,39 +77,17 @@ class QuantizedSpec(Arguments, ABC):
         "bias",
         "sizes",
     )
-    SIZES = ("m",)
-
-    @property
-    def template(self) -> str:
-        """Template of the kernel."""
-        return f"quantized/{self.KERNEL}.metal.j2"
+    STEPPED = ("x", "w")
 
     @property
     def label(self) -> str:
         """Readable part of the kernel's name, legal in a Metal name."""
         text = self.text
         layout = "nt" if text.transpose else "nn"
-        block = "x".join(map(str, self.block))
         return (
             f"tilegemm_{self.KERNEL}_{layout}_{text.x}_{text.weight}_{text.scales}_{text.out}_"
-            f"{block}_n{text.n}_k{text.k}"
+            f"{self.block_text}_n{text.n}_k{text.k}"
         )
-
-    @property
-    @abstractmethod
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-
-    @property
-    @abstractmethod
-    def run(self) -> int:
-        """Neighbours of a row of the weight that are decoded together: whole words, one group."""
-
-    @property
-    def size_names(self) -> tuple[str, ...]:
-        """m, then the size and the steps of x and of the weight of each batch axis."""
-        axes = (name for axis in range(self.text.batch_axes) for name in axis_sizes(axis))
-        return (*self.SIZES, *axes)
 
     @property
     def lacks(self) -> frozenset[str]:
@@ -140,17 +102,20 @@ class QuantizedSpec(Arguments, ABC):
         )
 
 
-def axis_sizes(axis: int) -> tuple[str, str, str]:
-    """Return the names of a batch axis's size and of its steps of x and of the weight."""
-    return (f"batch{axis}", f"x_step{axis}", f"w_step{axis}")
+class DecodingSpec(QuantizedSpec):
+    """Base of the specs of kernels that decode a weight."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def run(self) -> int:
+        """Neighbours of a row of the weight that are decoded together: whole words, one group."""
 
 
 def quantized_sizes(problem: QuantizedProblem) -> dict[str, int]:
     """Return the run-time sizes of a product by name."""
-    sizes = {"m": problem.m}
-    for number, axis in enumerate(problem.batch):
-        sizes |= zip(axis_sizes(number), (axis.size, axis.x, axis.w), strict=True)
-    return sizes
+    return product_sizes(problem, QuantizedSpec.STEPPED)
 
 
 def launch_sizes(problem: QuantizedProblem, spec: QuantizedSpec) -> Sizes:
@@ -162,9 +127,9 @@ def launch_sizes(problem: QuantizedProblem, spec: QuantizedSpec) -> Sizes:
 def reject_quantized(problem: QuantizedProblem) -> str | None:
     """Return why no kernel may serve the problem, or None."""
     if problem.is_empty:
-        return "there is nothing to multiply"
-    if len(problem.batch) > MAX_BATCH_AXES:
-        return f"{len(problem.batch)} batch axes remain after merging; at most {MAX_BATCH_AXES}"
+        return "there are no products"
+    if reason := reject_batch(problem):
+        return reason
     if problem.batch_invariant and problem.k < CONSTANT_BINDING_LIMIT:
         return "batch_invariant: one row would be too small for it, so none is its"
     arrays = [one for one in problem.operands if one.name in ("x", "w", "scales", "biases")]

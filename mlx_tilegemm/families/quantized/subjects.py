@@ -34,8 +34,8 @@ def _few_rows(
     # Rows of the weight that are longer than one step of a simdgroup, and a number of them that
     # leaves the last threadgroup short.
     n, k = (37, 640) if transpose else (672, 37)
-    few = "4x2-4" if transpose else "4x1-4"
-    most, rows = ("8x2-4", (7, 5)) if transpose else ("4x1-4", (3, 4))
+    few = "4x4-4" if transpose else "4x1-4"
+    most, rows = ("8x4-4", (7, 8)) if transpose else ("4x1-16", (3, 4))
     kernel = "quantized_gemv"
     yield _subject(kernel, few, *_products(n, k, transpose, 3, 4, **mixed, **batched))
     yield _subject(kernel, few, *_products(n, k, transpose, 4, 3, **scaled))
@@ -55,6 +55,10 @@ def _many_rows(
     yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **scaled))
     yield _subject(kernel, "64x64-2x2", *_products(*sizes, transpose, 64, 128, bits=5, group=32))
     yield _subject(kernel, "32x64-1x4", *_products(n, k, transpose, 11, mode="mxfp8"))
+    # Shares of several steps, the last one shorter and with a last step that is.
+    deep = (37, 1136) if transpose else (80, 555)
+    shares = _products(*deep, transpose, 19, 33, **scaled)
+    yield _subject("quantized_split_k", "16x64-1x4-split4", *shares)
 
 
 def _products(

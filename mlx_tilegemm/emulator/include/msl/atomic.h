@@ -2,7 +2,6 @@
 #pragma once
 
 #include "barrier.h"
-#include "runtime.h"
 #include "types.h"
 
 namespace metal {
@@ -35,6 +34,12 @@ using atomic_uint = atomic<uint>;
 using atomic_float = atomic<float>;
 using atomic_ulong = atomic<ulong>;
 
+}  // namespace metal
+
+#include "executor/atomic_access.h"
+
+namespace metal {
+
 namespace _impl {
 
 template <class T>
@@ -46,25 +51,6 @@ MSL_INLINE void note_atomic(const volatile atomic<T>* object, msl_rt::AtomicAcce
 template <class T>
 MSL_INLINE void note_operand(const T& operand) {
   check_set(operand, "operand of an atomic function", msl_rt::Site{});
-}
-
-template <class T>
-MSL_RT_UNCHECKED T atomic_read(const volatile atomic<T>* object) {
-  T value;
-  __atomic_load(const_cast<const T*>(&object->value), &value, __ATOMIC_SEQ_CST);
-  return value;
-}
-
-template <class T>
-MSL_RT_UNCHECKED void atomic_write(volatile atomic<T>* object, T value) {
-  __atomic_store(const_cast<T*>(&object->value), &value, __ATOMIC_SEQ_CST);
-}
-
-template <class T>
-MSL_RT_UNCHECKED bool atomic_swap_if(volatile atomic<T>* object, T* expected, T desired) {
-  return __atomic_compare_exchange(
-      const_cast<T*>(&object->value), expected, &desired, false, __ATOMIC_SEQ_CST,
-      __ATOMIC_SEQ_CST);
 }
 
 // Replaces the value v by op(v, operand) and returns v.
@@ -152,14 +138,7 @@ MSL_ATOMIC(atomic_fetch_sub_explicit, -)
 
 inline void atomic_thread_fence(
     mem_flags, memory_order = memory_order_seq_cst, thread_scope = thread_scope_device) {
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  _impl::atomic_fence();
 }
 
 }  // namespace metal
-
-namespace msl_rt {
-
-template <typename T>
-inline constexpr uint32_t scalar_size<metal::atomic<T>> = sizeof(T);
-
-}  // namespace msl_rt

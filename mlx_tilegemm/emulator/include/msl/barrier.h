@@ -1,7 +1,7 @@
 // Barriers. mem_flags decide which accesses a barrier orders, exactly as the checks see it.
 #pragma once
 
-#include "runtime.h"
+#include "executor/runtime.h"
 
 namespace metal {
 

@@ -3,4 +3,4 @@
 
 #include <metal_stdlib>
 
-#include "entry.h"
+#include "executor/entry.h"

@@ -3,7 +3,7 @@
 
 #include <mlx_prelude.h>
 
-#include "entry.h"
+#include "executor/entry.h"
 
 #if !defined(__clang__)
 #undef MLX_MTL_PRAGMA_UNROLL

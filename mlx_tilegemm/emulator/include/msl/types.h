@@ -10,7 +10,7 @@
 #define __METAL__ 1
 #define __HAVE_BFLOAT__ 1
 
-#include "runtime.h"
+#include "executor/runtime.h"
 
 #define MSL_INLINE inline __attribute__((always_inline))
 
@@ -33,7 +33,8 @@ typedef __INTPTR_TYPE__ intptr_t;
 typedef __UINTPTR_TYPE__ uintptr_t;
 typedef __PTRDIFF_TYPE__ ptrdiff_t;
 typedef __SIZE_TYPE__ size_t;
-typedef _Float16 half;
+
+#include "executor/half.h"
 
 namespace metal {
 
@@ -120,6 +121,8 @@ MSL_INLINE constexpr Bits bits_of(T value) {
 #endif
   return bits;
 }
+
+inline constexpr bool half_is_class = __is_class(half);
 
 template <class T>
 inline constexpr bool is_int = kind<T> >= 1 && kind<T> <= 3;

@@ -1,7 +1,7 @@
 // vec<T, N>, its swizzles, packed_vec<T, N> and their operators. Included by types.h.
 #pragma once
 
-#include "runtime.h"
+#include "executor/runtime.h"
 #include "swizzle_names.h"
 
 namespace metal {
@@ -147,6 +147,11 @@ template <class F, class T, class... None>
 inline constexpr bool truncates = sizeof...(None) == 0 && kind<F> >= 4 && kind<F> <= 6 &&
                                   (kind<T> == 2 || kind<T> == 3);
 
+// Where half is a class, a scalar reaches a vector of it as it reaches a half.
+template <class F, class T>
+inline constexpr bool joins_half = half_is_class && kind<T> == 4 && kind<F> >= 1 && kind<F> <= 6 &&
+                                   kind<F> != 4;
+
 // char and int8_t, long and int64_t may be two C++ types where Metal has one.
 template <class A, class B>
 inline constexpr bool twins =
@@ -248,6 +253,8 @@ inline constexpr bool twins =
   vec& operator=(const vec&) = default;                                                       \
   MSL_INLINE constexpr vec(T s) : MSL_INIT##n(s) {}                                           \
   MSL_INLINE constexpr vec(_impl::bfloat_for<T> s) : MSL_INIT##n(static_cast<T>(s)) {}        \
+  template <class F, _impl::when_t<_impl::joins_half<F, T>, int> = 0>                         \
+  MSL_INLINE constexpr vec(F s) : MSL_INIT##n(static_cast<T>(s)) {}                           \
   template <class F, _impl::when_t<_impl::truncates<F, T>, int> = 0>                          \
   MSL_INLINE constexpr explicit vec(F s) : MSL_INIT##n(static_cast<T>(s)) {}                  \
   template <class F, class... None, _impl::when_t<_impl::truncates<F, T, None...>, int> = 0>  \
@@ -414,6 +421,7 @@ MSL_EACH_NAMED(MSL_NAMED)
 
 }  // namespace metal
 
+#if !defined(MSL_RT_OWN_VECTORS)
 #define MSL_GLOBAL(spelling, T)                                             \
   using metal::spelling##2;                                                 \
   using metal::spelling##3;                                                 \
@@ -424,5 +432,7 @@ MSL_EACH_NAMED(MSL_NAMED)
 MSL_EACH_NAMED(MSL_GLOBAL)
 
 #undef MSL_GLOBAL
+#endif
+
 #undef MSL_NAMED
 #undef MSL_EACH_NAMED

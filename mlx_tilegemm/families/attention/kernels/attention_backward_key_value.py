@@ -48,7 +48,7 @@ class Spec(BackwardSpec):
     """Everything that the text of one kernel depends on."""
 
     KERNEL: ClassVar[str] = NAME
-    INPUTS = ("q", "k", "v", "grad", "lse", "delta", "mask", "factors", "sizes")
+    INPUTS = ("q", "k", "v", "grad", "lse", "norm", "delta", "mask", "factors", "sizes")
     OUTPUTS = ("k_gradient", "v_gradient")
     SIZES = (*ROW_SIZES, *MASK_SIZES, "window")
 
@@ -57,7 +57,9 @@ class Spec(BackwardSpec):
         """Inputs and sizes that this variant is not given."""
         return features(
             {
-                ("lse", "delta"): not self.softmax,
+                ("delta",): not self.softmax,
+                ("lse",): not self.softmax or self.normed,
+                ("norm",): not self.normed,
                 ("mask", *MASK_SIZES): not self.masked,
                 ("window",): not self.windowed,
             }

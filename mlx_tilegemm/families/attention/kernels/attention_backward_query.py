@@ -40,7 +40,19 @@ class Spec(BackwardSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    INPUTS = ("q", "k", "v", "grad", "result", "lse", "lse_grad", "mask", "factors", "sizes")
+    INPUTS = (
+        "q",
+        "k",
+        "v",
+        "grad",
+        "result",
+        "lse",
+        "norm",
+        "lse_grad",
+        "mask",
+        "factors",
+        "sizes",
+    )
     OUTPUTS = ("q_gradient", "delta")
     SIZES = (*ROW_SIZES, *MASK_SIZES, "window")
 
@@ -51,7 +63,9 @@ class Spec(BackwardSpec):
         """Inputs, outputs and sizes that this variant is not given."""
         return features(
             {
-                ("q", "result", "lse", "delta"): not self.softmax,
+                ("q", "result", "delta"): not self.softmax,
+                ("lse",): not self.softmax or self.normed,
+                ("norm",): not self.normed,
                 ("lse_grad",): not (self.softmax and self.lse_gradient),
                 ("mask", *MASK_SIZES): not self.masked,
                 ("window",): not self.windowed,

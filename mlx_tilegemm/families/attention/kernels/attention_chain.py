@@ -182,6 +182,7 @@ def variant_problems() -> Iterator[AttentionProblem]:
     boolean: dict[str, Any] = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
     yield variant(**window, return_lse=True)
     yield variant(sinks=BFLOAT16, return_lse=True)
+    yield variant(mask_kind=MaskKind.ADDITIVE, mask=FLOAT32, return_norm=True)
     yield variant(**boolean, pe_dim=12, num_pe_heads=1)
     yield variant(**window, sinks=FLOAT32, pe_dim=8, num_pe_heads=2)
     # Heads that several simdgroups share: D, Dv and Dp.

@@ -9,11 +9,10 @@ cache that grows needs no new kernel.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
@@ -57,8 +56,7 @@ WAVES = 4
 """Threadgroups a core from which on more splits are of no use."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """Shares of rows, keys and head sizes.
 
     Attributes:
@@ -82,7 +80,7 @@ def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
         refused = Tile(row_groups=1, key_groups=1, head_groups=8, block_kv=16)
         yield Config(tile=refused, splits=1)
         return
-    rows, keys = packed_rows(problem), problem.kv_len - first_key(problem)
+    rows, keys = packed_rows(problem), _visible_keys(problem)
     for head_groups, block_kv in groups:
         for row_groups in (1, 2, 4):
             key_groups = max(SIMDGROUPS, head_groups) // (head_groups * row_groups)
@@ -142,10 +140,16 @@ def first_key(problem: AttentionProblem) -> int:
     return max(0, problem.kv_len - problem.q_len - problem.window + 1)
 
 
+@latest
+def _visible_keys(problem: AttentionProblem) -> int:
+    return problem.kv_len - first_key(problem)
+
+
+@latest
 def split_keys(problem: AttentionProblem, config: Config) -> int:
     """Return the keys of one split: whole steps of a threadgroup, as even as can be."""
-    keys, round_keys = problem.kv_len - first_key(problem), config.tile.round_keys
-    return ceil(keys / (config.splits * round_keys)) * round_keys
+    round_keys = config.tile.round_keys
+    return ceil(_visible_keys(problem) / (config.splits * round_keys)) * round_keys
 
 
 def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
@@ -153,12 +157,12 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     reason = _reject_problem(problem)
     if reason:
         return reason
-    keys = problem.kv_len - first_key(problem)
-    if config.splits > 1 and split_keys(problem, config) >= keys:
+    keys, per_split = _visible_keys(problem), split_keys(problem, config)
+    if config.splits > 1 and per_split >= keys:
         return f"{keys} keys are too few to share out"
-    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
-    reason = reject_resources(needs) or reject_grid(_grid(problem, config))
-    return reason or reject_sizes((_largest_size(problem), split_keys(problem, config)))
+    needs = _needs(problem, config.tile, config.splits > 1)
+    reason = reject_resources(needs) or reject_grid(_grid(problem, config, per_split))
+    return reason or reject_sizes((_largest_size(problem), per_split))
 
 
 @latest
@@ -174,19 +178,26 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 
 def cost(problem: AttentionProblem, config: Config, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    needs = _resources(forward_fields(problem), config.tile, config.splits > 1)
-    tile = DecodeTile(
-        row_groups=config.tile.row_groups,
-        key_groups=config.tile.key_groups,
-        head_groups=config.tile.head_groups,
-        block_kv=config.tile.block_kv,
-        keys=problem.kv_len - first_key(problem),
-        split_keys=split_keys(problem, config),
+    tile = _tile(problem, config.tile, config.splits > 1)
+    per_split = split_keys(problem, config)
+    time = seconds(decode_work(problem, tile, per_split, chip), chip)
+    if config.splits == 1:
+        return time
+    return time + combining_seconds(problem, ceil(tile.keys / per_split), chip)
+
+
+@latest
+def _tile(problem: AttentionProblem, tile: Tile, split: bool) -> DecodeTile:
+    needs = _needs(problem, tile, split)
+    return DecodeTile(
+        row_groups=tile.row_groups,
+        key_groups=tile.key_groups,
+        head_groups=tile.head_groups,
+        block_kv=tile.block_kv,
+        keys=_visible_keys(problem),
         registers=needs.registers,
         threadgroup_memory=needs.threadgroup_bytes,
     )
-    time = seconds(decode_work(problem, tile, chip), chip)
-    return time + (combining_seconds(problem, tile, chip) if config.splits > 1 else 0.0)
 
 
 def plan(problem: AttentionProblem, config: Config) -> Plan:
@@ -209,7 +220,7 @@ def _spec(fields: Fields, tile: Tile, split: bool) -> Spec:
     values = fields.values
     if split:
         # Splits are joined in float32, whatever becomes of the result.
-        values = values | {"out": FLOAT32, "sinks": None, "return_lse": False}
+        values = values | {"out": FLOAT32, "sinks": None, "return_lse": False, "return_norm": False}
     return Spec(**values, config=tile, split=split)
 
 
@@ -218,15 +229,17 @@ def _resources(fields: Fields, tile: Tile, split: bool) -> Resources:
     return _spec(fields, tile, split).resources
 
 
-def _split_count(problem: AttentionProblem, config: Config) -> int:
-    """Return the splits that have keys."""
-    return ceil((problem.kv_len - first_key(problem)) / split_keys(problem, config))
+@latest
+def _needs(problem: AttentionProblem, tile: Tile, split: bool) -> Resources:
+    return _resources(forward_fields(problem), tile, split)
 
 
-def _grid(problem: AttentionProblem, config: Config) -> Extent:
+def _grid(problem: AttentionProblem, config: Config, per_split: int) -> Extent:
+    """Return threads along packed rows, splits that have keys, and matrices."""
     blocks = ceil(packed_rows(problem) / (FRAGMENT * config.tile.row_groups))
     matrices = problem.batch * problem.num_kv_heads
-    return (blocks * config.tile.threads, _split_count(problem, config), matrices)
+    splits = ceil(_visible_keys(problem) / per_split)
+    return (blocks * config.tile.threads, splits, matrices)
 
 
 def _sizes(problem: AttentionProblem, config: Config) -> dict[str, int]:
@@ -252,9 +265,10 @@ def _largest_size(problem: AttentionProblem) -> int:
 
 
 def _launch(problem: AttentionProblem, config: Config, spec: Spec) -> Launch:
-    shapes = _output_shapes(problem, spec, _split_count(problem, config))
+    grid = _grid(problem, config, split_keys(problem, config))
+    shapes = _output_shapes(problem, spec, grid[1])
     return Launch(
-        grid=_grid(problem, config),
+        grid=grid,
         threadgroup=(spec.threads, 1, 1),
         sizes=Sizes.of(spec, _sizes(problem, config)),
         output_shapes=shapes,
@@ -288,6 +302,7 @@ def variant_problems() -> Iterator[AttentionProblem]:
         for window in (None, 201):
             yield _variant(mask_kind=MaskKind.CAUSAL, window=window, softmax=softmax)
         yield _variant(softmax=softmax)
+    yield _variant(mask_kind=MaskKind.ADDITIVE, mask=FLOAT32, return_norm=True)
     yield _variant(head_dim=128, pe_dim=64, value_dim=128, pe=(BFLOAT16, FLOAT16))
     yield _variant(head_dim=512, pe_dim=64, value_dim=512, pe=(FLOAT32, FLOAT16), v=FLOAT16)
     yield _variant(pe_dim=9, pe=(FLOAT16, FLOAT32), sinks=FLOAT16)

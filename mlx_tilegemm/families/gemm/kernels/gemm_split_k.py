@@ -1,34 +1,36 @@
 """GEMM with k shared out among threadgroups, for results too small to fill the GPU.
 
-Two kernels: simdgroup GEMMs of a share of k each, which leave float32 shares of the result, and one
-that adds the shares up in order and finishes the result. No atomics: results repeat bit for bit.
+Shares of k are simdgroup GEMMs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import ClassVar
 
 from ....core.caches import latest
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
-from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
+from ....core.plan import Launch, Plan, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.limits import reject_grid
 from ....machine.products import Product
+from ....machine.splits import (
+    ADDING,
+    adding_grid,
+    adding_seconds,
+    reject_shares,
+    share_count,
+    share_depth,
+)
 from ..problem import GemmProblem
 from ..spec import GemmSpec, gemm_factors, gemm_sizes, gemm_text, rows_decide
 from ..spec import variant as gemm_variant
 from . import gemm_simdgroup
 
 NAME = "gemm_split_k"
-REDUCE_THREADS = 256
-REDUCE_REGISTERS = 24
-MIN_STEPS = 4
-"""Steps of block_k that a share has at least; shorter ones cost more to add up than they save."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +74,12 @@ class ReduceSpec(GemmSpec):
     @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
-        return REDUCE_THREADS
+        return ADDING.threads
 
     @property
     def block(self) -> tuple[int, int, int]:
         """One element a thread, and all shares."""
-        return (1, REDUCE_THREADS, self.splits)
-
-
-REDUCE_RESOURCES = Resources(
-    threads=REDUCE_THREADS, threadgroup_bytes=0, registers=REDUCE_REGISTERS
-)
+        return (1, ADDING.threads, self.splits)
 
 
 def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
@@ -96,10 +93,9 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
         return "a batch already fills the third dimension of the grid"
     if reason := _reject_share(problem, config.share, chip):
         return reason
-    depth = split_depth(problem.k, config)
-    if depth < MIN_STEPS * config.share.block_k or split_count(problem.k, config) < 2:
-        return f"k {problem.k} is too short for {config.splits} shares"
-    return reject_grid(_reduce_grid(problem))
+    block_k = config.share.block_k
+    shares = reject_shares(problem.k, config.splits, block_k, block_k)
+    return shares or reject_grid(adding_grid(problem.m * problem.n))
 
 
 @latest
@@ -108,18 +104,14 @@ def _reject_share(problem: GemmProblem, share: gemm_simdgroup.Config, chip: Chip
     return rows_decide(problem) or gemm_simdgroup.reject(_share_problem(problem), share, chip)
 
 
-def _reduce_grid(problem: GemmProblem) -> Extent:
-    return (ceil(problem.m * problem.n / REDUCE_THREADS) * REDUCE_THREADS, 1, 1)
-
-
 def split_depth(k: int, config: Config) -> int:
     """Return the depth of one share: whole steps, as even as can be."""
-    return ceil(ceil(k / config.splits) / config.share.block_k) * config.share.block_k
+    return share_depth(k, config.splits, config.share.block_k)
 
 
 def split_count(k: int, config: Config) -> int:
     """Return how many shares there are."""
-    return ceil(k / split_depth(k, config))
+    return share_count(k, config.splits, config.share.block_k)
 
 
 @latest
@@ -142,11 +134,7 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
         transpose_b=problem.transpose_b,
     )
     time = seconds(gemm_simdgroup.work(shares, config.share, chip), chip)
-    written = 4 * problem.m * problem.n * splits
-    adding = chip.launch_seconds + (written + problem.m * problem.n * problem.out.bytes) / (
-        chip.dram_bytes_per_second
-    )
-    return time + adding
+    return time + adding_seconds(problem.m * problem.n, splits, problem.out.bytes, chip)
 
 
 @latest
@@ -176,13 +164,13 @@ def _share_stage(problem: GemmProblem, config: Config) -> Stage:
 def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
     spec = ReduceSpec(text=gemm_text(problem), splits=split_count(problem.k, config))
     launch = Launch(
-        grid=_reduce_grid(problem),
-        threadgroup=(REDUCE_THREADS, 1, 1),
+        grid=adding_grid(problem.m * problem.n),
+        threadgroup=(ADDING.threads, 1, 1),
         sizes=Sizes.of(spec, gemm_sizes(problem)),
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    return Stage(spec=spec, launch=launch, resources=REDUCE_RESOURCES)
+    return Stage(spec=spec, launch=launch, resources=ADDING)
 
 
 def variant_problems() -> Iterator[GemmProblem]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept, latest
+from ....core.caches import latest
 from ....core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.gemv import GemvTile, gemv_resources, reject_height
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import dram_bytes
 from ..problem import GemmProblem
@@ -39,33 +39,10 @@ MAX_ROWS = 16
 VECTOR_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Share of the result that a simdgroup computes.
-
-    Attributes:
-        rows: Rows held in registers; a problem of fewer repeats its last one.
-        columns: Columns of a simdgroup where ``b`` is ``[n, k]``; else each lane takes a vector.
-        simdgroups: Simdgroups of a threadgroup.
-    """
-
-    rows: int
-    columns: int
-    simdgroups: int
-
-    def __str__(self) -> str:
-        return f"{self.rows}x{self.columns}-{self.simdgroups}"
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
-
-
 CONFIGS = (
-    Config(rows=1, columns=4, simdgroups=8),
-    Config(rows=4, columns=4, simdgroups=8),
-    Config(rows=16, columns=4, simdgroups=4),
+    GemvTile(rows=1, columns=4, simdgroups=8),
+    GemvTile(rows=4, columns=4, simdgroups=8),
+    GemvTile(rows=16, columns=4, simdgroups=4),
 )
 """Few heights, so that decoding in batches of any size needs few kernels. Several columns share
 what is read of ``a``, which with many rows is most of what a simdgroup reads."""
@@ -81,7 +58,7 @@ class Spec(GemmSpec):
 
     KERNEL: ClassVar[str] = NAME
 
-    config: Config
+    config: GemvTile
 
     @property
     def threads(self) -> int:
@@ -91,7 +68,7 @@ class Spec(GemmSpec):
     @property
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        columns = threadgroup_columns(self.config, self.text.b, self.text.transpose_b)
+        columns = self.config.block_columns(self.vector_length, self.text.transpose_b)
         return (self.config.rows, columns, SIMD_WIDTH * self.vector_length)
 
     @property
@@ -107,32 +84,7 @@ class Spec(GemmSpec):
     @property
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
-        return shares_elements(self.config, self.text.b)
-
-
-@kept
-def resources(config: Config, b: DType, transpose_b: bool) -> Resources:
-    """Return threads, threadgroup memory and live registers."""
-    length = vector_length(b, config.rows)
-    by_columns = config.rows * config.columns + (config.columns + 1) * length
-    live = by_columns if transpose_b else (config.rows + 1) * length
-    return Resources(
-        threads=config.threads,
-        threadgroup_bytes=0 if transpose_b else FLOAT32.bytes * shares_elements(config, b),
-        registers=live + ADDRESSING_REGISTERS,
-    )
-
-
-def shares_elements(config: Config, b: DType) -> int:
-    """Return the partial sums of one row that the simdgroups of a threadgroup exchange."""
-    return config.simdgroups * vector_length(b, config.rows) * SIMD_WIDTH
-
-
-def threadgroup_columns(config: Config, b: DType, transpose_b: bool) -> int:
-    """Return the columns of the result that a threadgroup computes."""
-    if transpose_b:
-        return config.simdgroups * config.columns
-    return SIMD_WIDTH * vector_length(b, config.rows)
+        return self.config.shares_elements(self.vector_length)
 
 
 def vector_length(b: DType, rows: int) -> int:
@@ -140,12 +92,12 @@ def vector_length(b: DType, rows: int) -> int:
     return min(VECTOR_BYTES // b.bytes, 4 if rows > 4 else VECTOR_BYTES)
 
 
-def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
+def candidates(problem: GemmProblem, chip: Chip) -> Iterator[GemvTile]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
 
 
-def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
+def reject(problem: GemmProblem, config: GemvTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if problem.is_integer:
         return f"it multiplies floats, not {problem.a} and {problem.b}"
@@ -154,20 +106,28 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
         return reason
     if problem.m > MAX_ROWS:
         return f"m {problem.m} is above {MAX_ROWS}: it reads b again for every {config.rows} rows"
-    if any(problem.m <= other.rows < config.rows for other in CONFIGS):
-        return f"{config.rows} rows are more than m {problem.m} needs"
-    needs = resources(config, problem.b, problem.transpose_b)
+    if reason := reject_height(problem.m, config, CONFIGS):
+        return reason
+    needs = _resources(problem, config)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
+def _resources(problem: GemmProblem, config: GemvTile) -> Resources:
+    return gemv_resources(config, vector_length(problem.b, config.rows), problem.transpose_b)
+
+
+def _block_columns(problem: GemmProblem, config: GemvTile) -> int:
+    return config.block_columns(vector_length(problem.b, config.rows), problem.transpose_b)
+
+
+def cost(problem: GemmProblem, config: GemvTile, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     return seconds(work(problem, config, chip), chip)
 
 
-def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: GemmProblem, config: GemvTile, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    columns = threadgroup_columns(config, problem.b, problem.transpose_b)
+    columns = _block_columns(problem, config)
     depth = problem.k if problem.transpose_b else ceil(problem.k / config.simdgroups)
     per_simdgroup = config.rows * columns * depth / SIMD_WIDTH
     if problem.transpose_b:
@@ -192,13 +152,13 @@ def work(problem: GemmProblem, config: Config, chip: Chip) -> TileWork:
     )
 
 
-def _grid(problem: GemmProblem, config: Config) -> Extent:
-    blocks = ceil(problem.n / threadgroup_columns(config, problem.b, problem.transpose_b))
+def _grid(problem: GemmProblem, config: GemvTile) -> Extent:
+    blocks = ceil(problem.n / _block_columns(problem, config))
     return (blocks * config.threads, ceil(problem.m / config.rows), problem.batch_size)
 
 
 @latest
-def plan(problem: GemmProblem, config: Config) -> Plan:
+def plan(problem: GemmProblem, config: GemvTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(text=gemm_text(problem), config=config)
     launch = Launch(
@@ -208,11 +168,10 @@ def plan(problem: GemmProblem, config: Config) -> Plan:
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    needs = resources(config, problem.b, problem.transpose_b)
     return Plan(
         kernel=NAME,
         config=config,
-        stages=(Stage(spec=spec, launch=launch, resources=needs),),
+        stages=(Stage(spec=spec, launch=launch, resources=_resources(problem, config)),),
         factors=gemm_factors(problem),
     )
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, residents, seconds, streamed_bytes
 from ....machine.decoding import decoding_instructions, tile_run
@@ -22,7 +22,7 @@ from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import QuantizedProblem
 from ..spec import (
-    QuantizedSpec,
+    DecodingSpec,
     launch_sizes,
     quantized_text,
     reject_quantized,
@@ -146,20 +146,35 @@ def _resources(problem: QuantizedProblem, config: Config) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(QuantizedSpec):
+class Spec(DecodingSpec):
     """Everything that the text of one quantized GEMM depends on.
 
     Attributes:
         config: The configuration.
         align_m: m is a multiple of a block of `ALIGNED_ROWS` or more, so rows need no guard.
         align_n: n is a multiple of ``block_n``, so columns need no guard.
+        split_k: Depth that one threadgroup sums; the rest of k is other threadgroups'. 0 for all.
     """
 
     KERNEL: ClassVar[str] = NAME
+    OUTPUTS = ("out", "partials")
 
     config: Config
     align_m: bool
     align_n: bool
+    split_k: int = 0
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Inputs and outputs that this variant is not given."""
+        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
+        # Not plain super(): that does not survive the class a slotted dataclass makes.
+        return super(Spec, self).lacks | split
+
+    @property
+    def result(self) -> str:
+        """Name of the output that is written."""
+        return self.output_names[0]
 
     @property
     def block(self) -> tuple[int, int, int]:

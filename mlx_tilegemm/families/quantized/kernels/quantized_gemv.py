@@ -12,17 +12,16 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import FLOAT32
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import decoding_instructions, lane_run
-from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.gemv import GemvTile, gemv_resources, reject_height
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import QuantizedProblem
 from ..spec import (
-    QuantizedSpec,
+    DecodingSpec,
     every_weight,
     launch_sizes,
     quantized_text,
@@ -32,49 +31,38 @@ from ..spec import (
 from ..spec import variant_problems as quantized_variant_problems
 
 NAME = "quantized_gemv"
+MANY_SIMDGROUPS = 16
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Share of the result that a simdgroup computes.
-
-    Attributes:
-        rows: Rows held in registers; a problem of fewer repeats its last one.
-        columns: Columns of a simdgroup where the weight is ``[n, k]``; else each lane takes a run.
-        simdgroups: Simdgroups of a threadgroup.
-    """
-
-    rows: int
-    columns: int
-    simdgroups: int
-
-    def __str__(self) -> str:
-        return f"{self.rows}x{self.columns}-{self.simdgroups}"
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
-
+HEIGHTS = (1, 2, 4, 6, 8)
+"""Few, so that decoding in batches of any size needs few kernels; beyond eight, rows no longer fit
+a thread's registers beside what they meet."""
 
 CONFIGS = (
-    Config(rows=1, columns=4, simdgroups=4),
-    Config(rows=1, columns=2, simdgroups=4),
-    Config(rows=1, columns=1, simdgroups=4),
-    Config(rows=2, columns=2, simdgroups=4),
-    Config(rows=2, columns=1, simdgroups=4),
-    Config(rows=4, columns=2, simdgroups=4),
-    Config(rows=4, columns=1, simdgroups=4),
-    Config(rows=8, columns=2, simdgroups=4),
-    Config(rows=8, columns=1, simdgroups=4),
+    *(
+        GemvTile(rows=rows, columns=columns, simdgroups=4)
+        for rows in HEIGHTS
+        for columns in (4, 2, 1)
+        if (rows, columns) != (2, 4)
+    ),
+    *(GemvTile(rows=rows, columns=1, simdgroups=MANY_SIMDGROUPS) for rows in HEIGHTS),
 )
-"""Few heights, so that decoding in batches of any size needs few kernels; beyond eight, rows no
-longer fit a thread's registers beside what they meet. Several columns share what is read of ``x``;
-runs of 32 leave registers for fewer."""
+"""Several columns share what is read of ``x``; long runs leave registers for fewer. Where lanes
+have columns of their own, many simdgroups share k: else too few threads would read the weight."""
+
+SHORT_RUN_ROWS = 4
+"""Rows from which on runs are short, so that four columns share what is read of ``x``."""
+
+
+@kept
+def run_length(bits: int, rows: int, transpose: bool) -> int:
+    """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
+    if bits in (4, 8) and (rows >= SHORT_RUN_ROWS or not transpose):
+        return 8
+    return lane_run(bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(QuantizedSpec):
+class Spec(DecodingSpec):
     """Everything that the text of one product of few rows depends on.
 
     Attributes:
@@ -83,7 +71,7 @@ class Spec(QuantizedSpec):
 
     KERNEL: ClassVar[str] = NAME
 
-    config: Config
+    config: GemvTile
 
     @property
     def threads(self) -> int:
@@ -93,50 +81,27 @@ class Spec(QuantizedSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a lane decodes at a time."""
-        return lane_run(self.text.weight.bits)
+        return run_length(self.text.weight.bits, self.config.rows, self.text.transpose)
 
     @property
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        columns = threadgroup_columns(self.config, self.text.weight.bits, self.text.transpose)
+        columns = self.config.block_columns(self.run, self.text.transpose)
         depth = SIMD_WIDTH * self.run if self.text.transpose else self.config.simdgroups
         return (self.config.rows, columns, depth)
 
     @property
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
-        return shares_elements(self.config, self.text.weight.bits)
+        return self.config.shares_elements(self.run)
 
 
-@kept
-def resources(config: Config, bits: int, transpose: bool) -> Resources:
-    """Return threads, threadgroup memory and live registers."""
-    run = lane_run(bits)
-    by_columns = config.rows * config.columns + (config.columns + 1) * run
-    live = by_columns if transpose else (config.rows + 1) * run
-    return Resources(
-        threads=config.threads,
-        threadgroup_bytes=0 if transpose else FLOAT32.bytes * shares_elements(config, bits),
-        registers=live + ADDRESSING_REGISTERS,
-    )
-
-
-def shares_elements(config: Config, bits: int) -> int:
-    """Return the partial sums of one row that the simdgroups of a threadgroup exchange."""
-    return config.simdgroups * lane_run(bits) * SIMD_WIDTH
-
-
-def threadgroup_columns(config: Config, bits: int, transpose: bool) -> int:
-    """Return the columns of the result that a threadgroup computes."""
-    return config.simdgroups * config.columns if transpose else SIMD_WIDTH * lane_run(bits)
-
-
-def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[Config]:
+def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[GemvTile]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
 
 
-def reject(problem: QuantizedProblem, config: Config, chip: Chip) -> str | None:
+def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_quantized(problem):
         return reason
@@ -146,21 +111,32 @@ def reject(problem: QuantizedProblem, config: Config, chip: Chip) -> str | None:
         return f"m {problem.m} is above {config.rows}: it would read the weight again"
     if not problem.transpose and config.columns > 1:
         return "each lane has columns of its own where the weight is [k, n]"
-    if any(problem.m <= other.rows < config.rows for other in CONFIGS):
-        return f"{config.rows} rows are more than m {problem.m} needs"
-    needs = resources(config, problem.weight.bits, problem.transpose)
+    if problem.transpose and config.simdgroups == MANY_SIMDGROUPS:
+        return "simdgroups share k where the weight is [k, n] alone"
+    if reason := reject_height(problem.m, config, CONFIGS):
+        return reason
+    needs = _resources(problem, config)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: QuantizedProblem, config: Config, chip: Chip) -> float:
+def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:
+    run = run_length(problem.weight.bits, config.rows, problem.transpose)
+    return gemv_resources(config, run, problem.transpose)
+
+
+def _block_columns(problem: QuantizedProblem, config: GemvTile) -> int:
+    run = run_length(problem.weight.bits, config.rows, problem.transpose)
+    return config.block_columns(run, problem.transpose)
+
+
+def cost(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     return seconds(work(problem, config, chip), chip)
 
 
-def work(problem: QuantizedProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    bits = problem.weight.bits
-    columns = threadgroup_columns(config, bits, problem.transpose)
+    columns = _block_columns(problem, config)
     elements = min(columns, problem.n) * problem.k / SIMD_WIDTH
     weight_bytes = problem.weight_bytes / (problem.weight_rows * problem.weight_columns)
     matrices = max(1, problem.elements("w") // (problem.n * problem.k))
@@ -178,18 +154,17 @@ def work(problem: QuantizedProblem, config: Config, chip: Chip) -> TileWork:
         cache_bytes=columns * problem.k * weight_bytes / matrices + x_bytes,
         repeated_bytes=repeated,
         dram_bytes=read + written_bytes(problem),
-        registers=resources(config, bits, problem.transpose).registers,
+        registers=_resources(problem, config).registers,
     )
 
 
-def _grid(problem: QuantizedProblem, config: Config) -> Extent:
-    columns = threadgroup_columns(config, problem.weight.bits, problem.transpose)
-    blocks = ceil(problem.n / columns)
+def _grid(problem: QuantizedProblem, config: GemvTile) -> Extent:
+    blocks = ceil(problem.n / _block_columns(problem, config))
     return (blocks * config.threads, 1, problem.batch_size)
 
 
 @latest
-def plan(problem: QuantizedProblem, config: Config) -> Plan:
+def plan(problem: QuantizedProblem, config: GemvTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(text=quantized_text(problem), config=config)
     launch = Launch(
@@ -199,8 +174,7 @@ def plan(problem: QuantizedProblem, config: Config) -> Plan:
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    needs = resources(config, problem.weight.bits, problem.transpose)
-    stage = Stage(spec=spec, launch=launch, resources=needs)
+    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(stage,))
 
 

@@ -2,6 +2,8 @@
 // holds nothing of the Metal language; and kernels see it, so it includes no system header.
 #pragma once
 
+#include "../msl/thread.h"
+
 #define MSL_RT_EXPORT __attribute__((visibility("default")))
 
 // For code of ours that is compiled into a kernel but is no access of the kernel's.
@@ -28,48 +30,7 @@
 
 namespace msl_rt {
 
-using size_t = __SIZE_TYPE__;
-using uint16_t = __UINT16_TYPE__;
-using uint32_t = __UINT32_TYPE__;
-using int32_t = __INT32_TYPE__;
-using uint64_t = __UINT64_TYPE__;
-
-constexpr uint32_t simd_width = 32;
 constexpr uint32_t max_threads = 1024;
-
-// Where in the kernel's text a collective stands. Taken from the caller by default arguments, so it
-// survives inlining and follows #line.
-struct Site {
-  const char* file;
-  int32_t line;
-
-  static constexpr Site here(const char* file = __builtin_FILE(), int32_t line = __builtin_LINE()) {
-    return Site{file, line};
-  }
-};
-
-struct Extent {
-  uint32_t x, y, z;
-};
-
-struct ThreadIds {
-  Extent position_in_grid;
-  Extent position_in_threadgroup;
-  Extent threadgroup_position;
-  Extent threads_per_grid;
-  Extent threadgroups_per_grid;
-  Extent threads_per_threadgroup;
-  Extent dispatch_threads_per_threadgroup;
-  uint32_t index_in_threadgroup;
-  uint32_t index_in_simdgroup;
-  uint32_t simdgroup_index;
-  uint32_t simdgroups_per_threadgroup;
-  uint32_t dispatch_simdgroups_per_threadgroup;
-  uint32_t index_in_quadgroup;
-  uint32_t quadgroup_index;
-  uint32_t quadgroups_per_threadgroup;
-  uint32_t dispatch_quadgroups_per_threadgroup;
-};
 
 using Entry = void (*)(void* const* arguments, const ThreadIds* ids);
 
@@ -89,6 +50,9 @@ struct Parameter {
 
 using Describe = uint32_t (*)(Parameter* parameters);
 
+// Of the elements that a matrix product is added to.
+enum class ElementType : uint32_t { float32, float16, bfloat16 };
+
 // Which lanes must take part in a collective.
 enum class Collective : uint32_t {
   simd_function,        // the active lanes
@@ -96,18 +60,6 @@ enum class Collective : uint32_t {
   simdgroup_barrier,    // the whole simdgroup
   threadgroup_barrier,  // the whole threadgroup
 };
-
-enum MemoryFlags : uint32_t {
-  memory_none = 0,
-  memory_device = 1,
-  memory_threadgroup = 2,
-  memory_texture = 4,
-};
-
-// Of the elements that a matrix product is added to.
-enum class ElementType : uint32_t { float32, float16, bfloat16 };
-
-enum class AtomicAccess : uint32_t { load, store, modify };
 
 constexpr size_t slot_bytes = 32;
 
@@ -296,6 +248,15 @@ T& threadgroup_storage(uint32_t declaration, const char* name, Site site) {
 }
 
 }  // namespace msl_rt
+
+// What the rewriter makes of a declaration of threadgroup memory.
+#define MSL_RT_THREADGROUP(type, name, number, alignment)                                 \
+  type& name = ::msl_rt::threadgroup_storage<type, alignment>(                            \
+      number, #name, ::msl_rt::Site::here());
+
+// Kernels stand in the global namespace.
+#define MSL_TEXT_BEGIN
+#define MSL_TEXT_END
 
 // MSL_WITHIN checks an index, and msl_rt_element is what the rewriter makes of a member subscript:
 // an element passed on by reference may, for the compilers' own check, lie one past the end.

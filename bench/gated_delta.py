@@ -1,0 +1,170 @@
+"""Count what the kernels of gated delta nets do, beside mlx-lm's own, in the emulator.
+
+    python bench/gated_delta.py            # print the comparison
+    python bench/gated_delta.py --write    # write bench/results/gated-delta.md
+
+Counts, not times: nothing here ran on a GPU. A few threadgroups stand for a launch, and their
+counts are scaled to the grid: see `emulator.count`. Both sides' results are compared with each
+other before they are counted. MLX's own kernel is in a compiled library that no emulator runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_tilegemm import emulator
+from mlx_tilegemm.backends.emulator import EmulatorBackend
+from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core.family import Data
+from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.emulator import Counters, Space
+from mlx_tilegemm.families import family_of
+from mlx_tilegemm.families.gated_delta.problem import DeltaProblem
+from mlx_tilegemm.families.gated_delta.spelling import parse
+from mlx_tilegemm.machine import chips
+from mlx_tilegemm.machine.lines import LINE_BYTES
+
+REPORT = Path(__file__).parent / "results" / "gated-delta.md"
+SAMPLE = 4
+TOLERANCE = 0.02
+"""Of the largest y: a rounding to bfloat16 and sums in another order."""
+
+CASES = {
+    "decode": "1x1x16x32x128x128:bf16,f32",
+    "decode, a decay of each key element": "1x1x32x32x128x128:bf16,f32:vector",
+    "eight guesses": "1x8x16x32x128x128:bf16,f32",
+    "prompt of 512": "1x512x16x32x128x128:bf16,f32",
+    "prompt of 512, a decay of each key element": "1x512x32x32x128x128:bf16,f32:vector",
+}
+
+Arrays = Sequence[mx.array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What one side does, scaled to the whole grid.
+
+    Attributes:
+        path: Its kernel.
+        device_bytes: Bytes that threads ask device memory for.
+        line_bytes: 128 bytes for each line that a threadgroup touches.
+        threadgroup_bytes: Bytes loaded from and stored to threadgroup memory.
+        products: 8x8x8 matrix products.
+        steps: Steps of a threadgroup that wait for each other: tokens, or chunks.
+        y: The result.
+    """
+
+    path: str
+    device_bytes: float
+    line_bytes: float
+    threadgroup_bytes: float
+    products: float
+    steps: int
+    y: np.ndarray
+
+
+@lru_cache(maxsize=1)
+def mlx_lm_kernels() -> ModuleType:
+    """Return mlx-lm's module with its kernels for the emulator."""
+    spec = importlib.util.find_spec("mlx_lm.models.gated_delta")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with (
+        mock.patch.object(mx.metal, "is_available", return_value=True),
+        mock.patch.object(mx.fast, "metal_kernel", emulator.metal_kernel),
+    ):
+        spec.loader.exec_module(module)
+    return module
+
+
+def counted(path: str, steps: int, run: Callable[[], mx.array]) -> Side:
+    """Run one side and return what it did."""
+    with emulator.count(sample=SAMPLE) as launches:
+        y = run()
+        mx.eval(y)
+    (launch,) = launches
+    share = launch.grid_threadgroups / launch.threadgroups
+    return Side(
+        path=path,
+        device_bytes=share * _bytes(launch, Space.DEVICE),
+        line_bytes=share * LINE_BYTES * _lines(launch),
+        threadgroup_bytes=share * _bytes(launch, Space.THREADGROUP),
+        products=share * launch.multiply_accumulates,
+        steps=steps,
+        y=np.array(y.astype(mx.float32)),
+    )
+
+
+def _bytes(launch: Counters, space: Space) -> int:
+    assert launch.accesses is not None
+    return launch.accesses.total(space).bytes
+
+
+def _lines(launch: Counters) -> int:
+    assert launch.accesses is not None
+    return sum(launch.accesses.threadgroup_lines.values())
+
+
+def sides(problem: DeltaProblem) -> tuple[Side, Side]:
+    """Return what this library and mlx-lm do for a problem, with gates that both are given."""
+    arrays = family_of(problem).draw(problem, Data())
+    plan = choose(problem, chips.get("m1-max"), "any").plan
+    assert plan is not None
+    run = kernel_run(problem, plan, EmulatorBackend())
+    chunks = plan.kernel == "delta_chunk"
+    steps = -(-problem.length // 8) if chunks else problem.length
+    ours = counted(str(plan), steps, lambda: run(arrays, (1.0,), None)[0])
+    kernel = mlx_lm_kernels().gated_delta_kernel
+    name = "mlx-lm" if problem.vector_gate else "mlx-lm, packed"
+    theirs = counted(name, problem.length, lambda: kernel(*arrays)[0])
+    both = np.isfinite(ours.y) & np.isfinite(theirs.y)
+    assert both.any()
+    largest = np.abs(theirs.y[both]).max()
+    assert np.abs(ours.y - theirs.y)[both].max() <= TOLERANCE * largest
+    return ours, theirs
+
+
+def markdown() -> Iterator[str]:
+    """Yield the lines of the report."""
+    yield "# Gated delta nets, counted\n"
+    yield (
+        f"What one launch does in the emulator, and one of mlx-lm {version('mlx-lm')}'s kernel: "
+        "bfloat16 q, k and v, float32 gates and state, 32 heads of 128. Made by "
+        "`bench/gated_delta.py`; counts, not times.\n"
+    )
+    yield "| case | kernel | dependent steps | MB asked for | MB of lines | MB shared | products |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, text in CASES.items():
+        for side in sides(parse(text)):
+            sizes = (side.device_bytes, side.line_bytes, side.threadgroup_bytes)
+            cells = " | ".join(f"{size / 1e6:.2f}" for size in sizes)
+            yield f"| {name} | {side.path} | {side.steps} | {cells} | {side.products:.0f} |"
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"write {REPORT.name}")
+    options = parser.parse_args()
+    lines = []
+    for line in markdown():
+        print(line, flush=True)
+        lines.append(line)
+    if options.write:
+        REPORT.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Run kernels on an NVIDIA GPU, through MLX's CUDA build: the same text, translated."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import cast
+
+import mlx.core as mx
+
+from ..core.plan import Source
+from ..errors import BackendError
+from .base import ASKED, Backend, Capabilities, Executable, Place, Route
+
+
+class CudaBackend(Backend):
+    """NVIDIA GPUs; calls are lazy, and a kernel is compiled when it is first called."""
+
+    name = "cuda"
+    capabilities = Capabilities(
+        lazy=True,
+        checks_launches=False,
+        rivals_mlx=True,
+        has_clock=True,
+        compiles=True,
+        parallel=False,
+    )
+
+    def compile(self, source: Source) -> Executable:
+        """Return the translated kernel of ``source``."""
+        return _kernel(source)
+
+    def missing(self) -> str | None:
+        """Return that MLX has no CUDA here, or that NVRTC is not installed."""
+        if not mx.cuda.is_available():
+            return "MLX has no CUDA here"
+        from ..cuda.compiler import missing
+
+        return missing()
+
+    def asked(self, place: Place) -> Route:
+        """Return this backend, or MLX's own ops for a stream of the CPU."""
+        if not place.cuda:
+            raise BackendError(
+                "[use_backend] Expected CUDA for the backend 'cuda', got an MLX without it; use "
+                "'emulator' to run the kernels on the CPU, or 'auto'."
+            )
+        lacking = self.missing()
+        if lacking is not None:
+            raise BackendError(lacking)
+        if place.given and not place.on_gpu:
+            return Route(backend=None, reason="the call's stream is on the CPU")
+        return Route(backend=self, reason=ASKED)
+
+    def compiler_name(self, asked: str) -> str:
+        """Return NVRTC and its version."""
+        from ..cuda.compiler import version
+
+        return f"NVRTC {version()}"
+
+
+@lru_cache(maxsize=512)
+def _kernel(source: Source) -> Executable:
+    # Imported here because of what it costs `import mlx_tilegemm`.
+    from ..cuda import metal_kernel
+
+    kernel = metal_kernel(
+        name=source.name,
+        input_names=list(source.input_names),
+        output_names=list(source.output_names),
+        source=source.body,
+        header=source.header,
+    )
+    return cast(Executable, kernel)

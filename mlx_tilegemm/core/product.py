@@ -1,0 +1,117 @@
+"""Product: what the specs of the kernels of all batched products have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from .plan import Arguments
+
+MAX_BATCH_AXES = 8
+"""Batch axes a kernel decomposes; more never survive merging in practice."""
+
+T = TypeVar("T")
+
+
+class BatchAxis(Protocol):
+    """One axis of a batch; it also has, by each operand's name, the matrices to step over."""
+
+    @property
+    def size(self) -> int:
+        """Number of products along it."""
+
+
+class BatchedProduct(Protocol):
+    """A problem whose result has ``m`` rows, once for each element of a batch."""
+
+    @property
+    def m(self) -> int:
+        """Rows of the result."""
+
+    @property
+    def batch(self) -> Sequence[BatchAxis]:
+        """Batch axes, outermost first."""
+
+
+class ProductText(Protocol):
+    """Part of a problem that texts depend on; m and the batch sizes are run-time."""
+
+    @property
+    def batch_axes(self) -> int:
+        """Number of batch axes."""
+
+
+class ProductSpec(Arguments, ABC):
+    """Base of the specs of kernels of batched products."""
+
+    __slots__ = ()
+
+    FAMILY: ClassVar[str]
+    """Name of the family, and of the folder of its templates."""
+
+    KERNEL: ClassVar[str]
+    """Name of the kernel and stem of its template."""
+
+    STEPPED: ClassVar[tuple[str, ...]]
+    """Operands that have steps along batch axes."""
+
+    SIZES = ("m",)
+
+    text: ProductText
+    """Part of the problem."""
+
+    @property
+    @abstractmethod
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel."""
+        return f"{self.FAMILY}/{self.KERNEL}.metal.j2"
+
+    @property
+    def block_text(self) -> str:
+        """The block as a part of a Metal name."""
+        return "x".join(map(str, self.block))
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """m, then the size of each batch axis and its steps of each operand."""
+        axes = range(self.text.batch_axes)
+        return (*self.SIZES, *(name for axis in axes for name in axis_sizes(axis, self.STEPPED)))
+
+
+def axis_sizes(number: int, stepped: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of a batch axis's size and of its steps of some operands."""
+    return (f"batch{number}", *(f"{name}_step{number}" for name in stepped))
+
+
+def product_sizes(problem: BatchedProduct, stepped: Sequence[str]) -> dict[str, int]:
+    """Return the run-time sizes of a product by name."""
+    sizes = {"m": problem.m}
+    for number, axis in enumerate(problem.batch):
+        values = (axis.size, *(getattr(axis, name) for name in stepped))
+        sizes |= zip(axis_sizes(number, stepped), values, strict=True)
+    return sizes
+
+
+def reject_batch(problem: BatchedProduct) -> str | None:
+    """Return why no kernel decomposes the batch, or None."""
+    axes = len(problem.batch)
+    if axes > MAX_BATCH_AXES:
+        return f"{axes} batch axes remain after merging; at most {MAX_BATCH_AXES}"
+    return None
+
+
+def text_of(kind: type[T], problem: BatchedProduct) -> T:
+    """Return what texts depend on: of a dataclass whose fields are the problem's, by name.
+
+    Its field ``batch_axes`` is their number.
+    """
+    names = {field.name for field in fields(kind)} - {"batch_axes"}  # type: ignore[arg-type]
+    values: dict[str, Any] = {name: getattr(problem, name) for name in names}
+    values["batch_axes"] = len(problem.batch)
+    return kind(**values)

@@ -1,0 +1,9 @@
+// Stands before the text of an MLX custom kernel.
+#pragma once
+
+#include <mlx_prelude.h>
+
+#include "executor/entry.h"
+
+#undef MLX_MTL_PRAGMA_UNROLL
+#define MLX_MTL_PRAGMA_UNROLL _Pragma("unroll")

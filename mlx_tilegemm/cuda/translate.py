@@ -1,0 +1,169 @@
+"""Turns the Metal text of one kernel into CUDA C++ for NVRTC."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..emulator.rewrite import argument, needs_expansion, rewrite
+from ..emulator.signature import EntryPoint, Source
+from ..errors import KernelCompileError
+
+Extent = tuple[int, int, int]
+
+TEXT_NAME = "kernel.metal"
+"""What messages call a text that has no #line of its own."""
+
+_MATRICES = re.compile(r"\bsimdgroup_(?:matrix|(?:float|half|bfloat)8x8)\b")
+_KERNEL = "[[kernel]]"
+# Metal's hints to unroll, as NVRTC spells them.
+_UNROLL = (
+    (re.compile(r"clang loop unroll_count\((\w+)\)"), r"unroll \1"),
+    (re.compile(r"clang loop unroll\((?:full|enable)\)"), "unroll"),
+    (re.compile(r"clang loop unroll\(disable\)"), "unroll 1"),
+)
+_OPENED_METAL = re.compile(r"^[ \t]*namespace\s+metal\b", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """What a kernel's code depends on of how it is launched.
+
+    Args:
+        threadgroup: Threads of a threadgroup in x, y and z.
+        whole: Whether the grid is made of whole threadgroups; else the grid is an argument.
+        linear: Whether the threadgroups of the grid are counted in x alone, which takes more of
+            them in y and z than CUDA does.
+    """
+
+    threadgroup: Extent
+    whole: bool
+    linear: bool
+
+    @property
+    def threads(self) -> int:
+        """Threads of a threadgroup."""
+        x, y, z = self.threadgroup
+        return x * y * z
+
+    @property
+    def takes_grid(self) -> bool:
+        """Whether the kernel takes the sizes of the grid as its last arguments."""
+        return self.linear or not self.whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translated:
+    """CUDA C++ of a kernel.
+
+    Args:
+        code: The source.
+        name: The name of its function, without mangling.
+        options: Of NVRTC, for it.
+    """
+
+    code: str
+    name: str
+    options: tuple[str, ...]
+
+
+def translate(text: str, geometry: Geometry, *, exact: bool = False) -> Translated:
+    """Translates what MLX generates for a custom kernel.
+
+    Args:
+        text: The text, with one kernel.
+        geometry: How it is launched.
+        exact: Whether it computes what the emulator computes, to the last bit.
+
+    Raises:
+        KernelCompileError: The text holds a construct that the translation does not know.
+    """
+    _refuse(text)
+    rewritten = rewrite(_unroll(text), {}, describes=False)
+    if len(rewritten.entries) != 1:
+        raise KernelCompileError(
+            f"[cuda] Expected a text of one kernel, got {len(rewritten.entries)}."
+        )
+    entry = rewritten.entries[0]
+    macros = [*_macros(text, geometry), *(("MSL_RT_EXACT",) if exact else ())]
+    options = (*(f"-D{macro}" for macro in macros), f"--fmad={'false' if exact else 'true'}")
+    code = "\n".join(
+        (
+            "#include <executor/prelude.h>",
+            "MSL_TEXT_BEGIN",
+            f'#line 1 "{TEXT_NAME}"',
+            rewritten.text,
+            '#line 1 "entry point"',
+            "MSL_TEXT_END",
+            _entry(entry, geometry),
+            "",
+        )
+    )
+    return Translated(code=code, name=_function(entry), options=options)
+
+
+def _refuse(text: str) -> None:
+    if needs_expansion(text):
+        raise KernelCompileError(
+            "[cuda] Expected a text without #if, #include and macros that hide a kernel's "
+            "signature or its threadgroup memory: there is no Metal preprocessor here."
+        )
+    if _OPENED_METAL.search(text):
+        raise KernelCompileError(
+            "[cuda] Expected a text that adds nothing to the namespace metal, in which it stands "
+            "as a whole here."
+        )
+
+
+def _unroll(text: str) -> str:
+    for pattern, spelling in _UNROLL:
+        text = pattern.sub(spelling, text)
+    return text
+
+
+def _macros(text: str, geometry: Geometry) -> list[str]:
+    found = []
+    if _MATRICES.search(text):
+        if geometry.threads % 32 or not geometry.whole:
+            raise KernelCompileError(
+                "[cuda] Expected whole simdgroups for a kernel of simdgroup matrices, got "
+                f"threadgroups of {geometry.threads} threads"
+                f"{'' if geometry.whole else ' and a grid that ends inside of one'}."
+            )
+        found.append("MSL_RT_FRAGMENTS")
+    returns = re.search(r"\breturn\b", text.partition(_KERNEL)[2])
+    if returns or geometry.threads % 32 or not geometry.whole:
+        found.append("MSL_RT_LANES_END")
+    return found
+
+
+def _function(entry: EntryPoint) -> str:
+    return f"msl_{re.sub('[^0-9A-Za-z_]', '_', entry.name)}"
+
+
+def _entry(entry: EntryPoint, geometry: Geometry) -> str:
+    x, y, z = geometry.threadgroup
+    buffers = [one for one in entry.function.parameters if one.source is Source.BUFFER]
+    indices = sorted(one.index for one in buffers)
+    parameters = [f"void* msl_buffer_{index}" for index in indices]
+    sizes = f"{x}, {y}, {z}"
+    found = f"msl_rt::find_thread<{sizes}>(msl_ids)"
+    if geometry.takes_grid:
+        parameters += ["int msl_grid_x", "int msl_grid_y", "int msl_grid_z"]
+        grid = ", ".join(f"msl_rt::uint32_t(msl_grid_{axis})" for axis in "xyz")
+        linear = "true" if geometry.linear else "false"
+        found = f"msl_rt::find_thread<{sizes}, {linear}>(msl_rt::Extent{{{grid}}}, msl_ids)"
+    arguments = [
+        argument(one, f"msl_buffer_{one.index}", "msl_ids.") for one in entry.function.parameters
+    ]
+    return "\n".join(
+        (
+            f'extern "C" __global__ void __launch_bounds__({geometry.threads}) '
+            f"{_function(entry)}({', '.join(parameters)}) {{",
+            "  using namespace metal::kernels;",
+            "  msl_rt::ThreadIds msl_ids;",
+            f"  if (!{found}) return;",
+            f"  msl_rt::call({', '.join((f'&metal::kernels::{entry.expression}', *arguments))});",
+            "}",
+        )
+    )

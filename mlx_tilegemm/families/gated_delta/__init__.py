@@ -1,0 +1,1 @@
+"""The gated delta rule: a recurrence over tokens with a matrix of state for each head."""

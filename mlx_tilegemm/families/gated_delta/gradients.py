@@ -1,0 +1,203 @@
+"""Derivatives and batching of gated delta updates.
+
+Gradients come from a kernel that starts from the states of the forward pass. What is rarely asked
+for, or not taken by it, goes through MLX's own ops and their derivatives: tangents, second
+derivatives, and gradients of states between the first and the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from ...backends import Backend, StreamOrDevice
+from ...call.prepare import kernel_call
+from ...call.transforms import transformable
+from ...core.caches import prepared
+from ...core.context import Recorder, current_settings
+from ...core.dtypes import FLOAT32
+from ...core.problem import Factors
+from . import fallback
+from .fused_backward import fused_backward
+from .key import NAME
+from .problem import DeltaProblem
+
+if TYPE_CHECKING:
+    from ...core.family import Run
+
+Arrays = Sequence[mx.array]
+
+
+@prepared
+def _forward_run(problem: DeltaProblem, backend: Backend, _recorder: Recorder | None) -> Run:
+    return kernel_call(NAME, problem, backend) or fallback.delta(problem)
+
+
+@prepared
+def _backward_run(problem: DeltaProblem, backend: Backend, _recorder: Recorder | None) -> Run:
+    """Prepare the gradients of all operands but the mask.
+
+    The call takes the operands and the gradients of all results.
+    """
+    by_mlx = partial(_gradients_by_mlx, problem)
+    if problem.every or problem.is_empty:
+        return by_mlx
+
+    def forward(one: DeltaProblem) -> Run:
+        return kernel_call(NAME, one, backend, gradients=False) or fallback.delta(one)
+
+    fused = fused_backward(
+        problem, forward, lambda one: kernel_call(NAME, one, backend, gradients=False)
+    )
+    if fused is None:
+        return by_mlx
+    return transformable(fused, _BackwardRule(problem=problem, backend=backend, formula=by_mlx))
+
+
+def _gradients_by_mlx(
+    problem: DeltaProblem, operands: Arrays, factors: Factors, stream: StreamOrDevice
+) -> list[mx.array]:
+    count = len(problem.operand_names)
+    arrays, cotangents = operands[:count], operands[count:]
+    moving, mask = arrays[: count - problem.mask], arrays[count - problem.mask :]
+    run = fallback.checkpointed(replace(problem, y=FLOAT32))
+
+    def forward(*values: mx.array) -> list[mx.array]:
+        return run((*values, *mask), factors, stream)
+
+    return mx.vjp(forward, [*moving], [one.astype(mx.float32) for one in cotangents])[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaRule:
+    """Transforms of an update."""
+
+    problem: DeltaProblem
+    backend: Backend
+
+    def vjp(
+        self,
+        operands: Arrays,
+        factors: Factors,
+        stream: StreamOrDevice,
+        cotangents: Arrays,
+        outputs: Arrays,
+    ) -> list[mx.array]:
+        """Return a gradient for every operand; that of a mask is zero."""
+        run = _backward_run(self.problem, self.backend, current_settings().recorder)
+        found = run((*operands, *cotangents), factors, stream)
+        return [*found, *map(mx.zeros_like, operands[len(found) :])]
+
+    def jvp(
+        self,
+        operands: Arrays,
+        factors: Factors,
+        stream: StreamOrDevice,
+        tangents: Sequence[mx.array | None],
+    ) -> list[mx.array]:
+        """Return a tangent for every output."""
+        run = fallback.delta(self.problem)
+        return _jvp(lambda *arrays: run(arrays, factors, stream), operands, tangents)
+
+    def vmap(
+        self,
+        operands: Arrays,
+        factors: Factors,
+        stream: StreamOrDevice,
+        axes: Sequence[int | None],
+    ) -> list[mx.array]:
+        """Return the outputs for operands with a further axis each, which becomes more batch."""
+        problem, folded = _folded(self.problem, operands, axes)
+        run = _forward_run(problem, self.backend, current_settings().recorder)
+        return [_unfolded(x, self.problem) for x in run(folded, factors, stream)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BackwardRule:
+    """Transforms of the gradients of an update; their derivatives are MLX's."""
+
+    problem: DeltaProblem
+    backend: Backend
+    formula: Run
+
+    def vjp(
+        self,
+        operands: Arrays,
+        factors: Factors,
+        stream: StreamOrDevice,
+        cotangents: Arrays,
+        outputs: Arrays,
+    ) -> list[mx.array]:
+        """Return a gradient for every operand; that of a mask is zero."""
+        moving = [i for i, x in enumerate(operands) if x.dtype != mx.bool_]
+
+        def gradients(*values: mx.array) -> list[mx.array]:
+            arrays = [*operands]
+            for i, value in zip(moving, values, strict=True):
+                arrays[i] = value
+            return self.formula(arrays, factors, stream)
+
+        found = mx.vjp(gradients, [operands[i] for i in moving], [*cotangents])[1]
+        by_place = dict(zip(moving, found, strict=True))
+        return [by_place.get(i, mx.zeros_like(x)) for i, x in enumerate(operands)]
+
+    def jvp(
+        self,
+        operands: Arrays,
+        factors: Factors,
+        stream: StreamOrDevice,
+        tangents: Sequence[mx.array | None],
+    ) -> list[mx.array]:
+        """Return a tangent for every output."""
+        return _jvp(lambda *arrays: self.formula(arrays, factors, stream), operands, tangents)
+
+    def vmap(
+        self,
+        operands: Arrays,
+        factors: Factors,
+        stream: StreamOrDevice,
+        axes: Sequence[int | None],
+    ) -> list[mx.array]:
+        """Return the outputs for operands with a further axis each."""
+        problem, folded = _folded(self.problem, operands, axes)
+        run = _backward_run(problem, self.backend, current_settings().recorder)
+        return [_unfolded(x, self.problem) for x in run(folded, factors, stream)]
+
+
+def _jvp(
+    function: Callable[..., list[mx.array]],
+    primals: Arrays,
+    tangents: Sequence[mx.array | None],
+) -> list[mx.array]:
+    """Return tangents; what has none is constant."""
+    moving = [i for i, one in enumerate(tangents) if one is not None]
+
+    def of_moving(*values: mx.array) -> list[mx.array]:
+        arrays = [*primals]
+        for i, value in zip(moving, values, strict=True):
+            arrays[i] = value
+        return function(*arrays)
+
+    given = [one for one in tangents if one is not None]
+    return mx.jvp(of_moving, [primals[i] for i in moving], given)[1]
+
+
+def _folded(
+    problem: DeltaProblem, operands: Arrays, axes: Sequence[int | None]
+) -> tuple[DeltaProblem, list[mx.array]]:
+    """Return the update of a larger batch, and its operands."""
+    pairs = [*zip(operands, axes, strict=True)]
+    count = next(x.shape[axis] for x, axis in pairs if axis is not None)
+    folded = []
+    for x, axis in pairs:
+        moved = mx.broadcast_to(x, (count, *x.shape)) if axis is None else mx.moveaxis(x, axis, 0)
+        folded.append(moved.reshape(count * moved.shape[1], *moved.shape[2:]))
+    return replace(problem, batch=count * problem.batch), folded
+
+
+def _unfolded(x: mx.array, problem: DeltaProblem) -> mx.array:
+    return mx.unflatten(x, 0, (-1, problem.batch))

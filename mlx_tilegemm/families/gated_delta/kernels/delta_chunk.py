@@ -1,0 +1,231 @@
+"""Gated delta update eight tokens at a time: candidates, legality, cost and plan.
+
+The state stays in registers, as fragments, and meets eight tokens at once; what the tokens are to
+each other is computed once for all values of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT32
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Extent, Plan, Resources, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, seconds
+from ....machine.fragment import (
+    ADDRESSING_REGISTERS,
+    FRAGMENT,
+    fragments,
+    staged_stride,
+)
+from ....machine.limits import reject_grid, reject_resources
+from ..problem import CHUNK, DeltaProblem
+from ..spec import (
+    DeltaSpec,
+    delta_launch,
+    delta_text,
+    reject_delta,
+    token_bytes,
+    variant_problems,
+)
+
+NAME = "delta_chunk"
+
+FRAGMENT_BYTES = FRAGMENT * FRAGMENT * FLOAT32.bytes
+
+SCORE_INSTRUCTIONS = 12
+"""Of a simdgroup for one score beside its products: the sum over lanes, and its addresses."""
+
+CHUNK_INSTRUCTIONS = 120
+"""Of a simdgroup for a chunk: v, the rows' substitution, y and the loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Share of the values of a head.
+
+    Attributes:
+        column_fragments: Fragments of values of a simdgroup.
+        simdgroups: Simdgroups of a threadgroup.
+    """
+
+    column_fragments: int
+    simdgroups: int
+
+    def __str__(self) -> str:
+        return f"{FRAGMENT * self.column_fragments}-{self.simdgroups}"
+
+    @property
+    def columns(self) -> int:
+        """Values of a threadgroup."""
+        return FRAGMENT * self.column_fragments * self.simdgroups
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+
+CONFIGS = tuple(
+    Config(column_fragments=fragments, simdgroups=simdgroups)
+    for fragments, simdgroups in ((1, 16), (1, 8), (2, 8), (1, 4), (2, 4), (1, 2))
+)
+"""Many simdgroups share what depends on keys; two fragments each load keys half as often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(DeltaSpec):
+    """Everything that the text of an update chunk by chunk depends on.
+
+    Attributes:
+        config: The configuration.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    config: Config
+
+    @property
+    def variant(self) -> str:
+        """The configuration as a part of a Metal name."""
+        return f"{self.config.column_fragments}_{self.config.simdgroups}"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def key_fragments(self) -> int:
+        """Fragments along a key."""
+        return fragments(self.text.key_dim, 1)
+
+    @property
+    def key_elements(self) -> int:
+        """Elements of a key with those that fill up its last fragment."""
+        return FRAGMENT * self.key_fragments
+
+    @property
+    def key_stride(self) -> int:
+        """Elements between two keys in threadgroup memory."""
+        return staged_stride(self.key_elements, FLOAT32)
+
+    @property
+    def tile_elements(self) -> int:
+        """Elements of a chunk's keys in threadgroup memory."""
+        return CHUNK * self.key_stride
+
+
+@kept
+def resources(config: Config, key_dim: int) -> Resources:
+    """Return threads, threadgroup memory and live registers."""
+    along = fragments(key_dim, 1)
+    tiles = 3 * CHUNK * staged_stride(FRAGMENT * along, FLOAT32)
+    shared = tiles + FRAGMENT * along + 3 * CHUNK * CHUNK + 3 * CHUNK
+    held = 2 * along * config.column_fragments
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=shared * FLOAT32.bytes,
+        registers=held + 6 * config.column_fragments + ADDRESSING_REGISTERS,
+    )
+
+
+def candidates(problem: DeltaProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if reason := reject_delta(problem):
+        return reason
+    if problem.every % CHUNK:
+        return f"states after each {problem.every} tokens are inside of chunks of {CHUNK}"
+    needed = ceil(problem.value_dim / FRAGMENT)
+    if any(
+        needed <= other.columns // FRAGMENT < config.columns // FRAGMENT
+        for other in CONFIGS
+        if other.column_fragments == config.column_fragments
+    ):
+        return f"{config.columns} values are more than the {problem.value_dim} of a head need"
+    needs = resources(config, problem.key_dim)
+    return reject_resources(needs) or reject_grid(_grid(problem, config))
+
+
+def cost(problem: DeltaProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration, as the model counts it."""
+    chunks = ceil(problem.length / CHUNK)
+    along = fragments(problem.key_dim, 1)
+    needs = resources(config, problem.key_dim)
+    multiplied = (3 * along + 1) * config.column_fragments * config.simdgroups
+    staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * 12
+    scaling = config.simdgroups * config.column_fragments * along * 2
+    others = (
+        score_instructions(problem) + staging + scaling + CHUNK_INSTRUCTIONS * config.simdgroups
+    )
+    loaded = 3 * along * config.simdgroups * FRAGMENT_BYTES
+    stored = 3 * CHUNK * FRAGMENT * along * FLOAT32.bytes
+    read = problem.length * token_bytes(problem)
+    blocks = ceil(problem.value_dim / config.columns)
+    state_bytes = config.columns * problem.key_dim * FLOAT32.bytes * (2 + problem.saved)
+    return TileWork(
+        tiles=blocks * problem.matrices,
+        simdgroups=config.simdgroups,
+        chains=2 * config.column_fragments,
+        issue_cycles=chunks * multiplied * chip.mma_cycles,
+        alu_cycles=chunks * others * chip.alu_cycles,
+        threadgroup_bytes=chunks * (loaded + stored),
+        # Keys are read once for their tiles and again for their scores.
+        vector_bytes=2 * read,
+        cache_bytes=read + state_bytes,
+        dram_bytes=problem.least_bytes(),
+        # For keys, and then for values.
+        waits=2 * chunks,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
+    )
+
+
+def score_instructions(problem: DeltaProblem) -> float:
+    """Return the instructions of simdgroups for what the tokens of a chunk are to each other."""
+    each = 3 * ceil(problem.key_dim / SIMD_WIDTH) + SCORE_INSTRUCTIONS
+    return CHUNK * (CHUNK + 1) * each
+
+
+def _grid(problem: DeltaProblem, config: Config) -> Extent:
+    blocks = ceil(problem.value_dim / config.columns)
+    return (blocks * config.threads, 1, problem.matrices)
+
+
+@latest
+def plan(problem: DeltaProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(text=delta_text(problem), config=config)
+    launch = delta_launch(problem, spec, _grid(problem, config), config.threads)
+    stage = Stage(spec=spec, launch=launch, resources=resources(config, problem.key_dim))
+    return Plan(kernel=NAME, config=config, stages=(stage,), factors=("scale",))
+
+
+def _variant_problems() -> Iterator[DeltaProblem]:
+    return variant_problems(steps=CHUNK)
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=DeltaProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=_variant_problems,
+)

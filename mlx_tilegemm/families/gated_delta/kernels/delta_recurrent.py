@@ -1,0 +1,174 @@
+"""Gated delta update token by token: candidates, legality, cost and plan.
+
+The state stays in registers from the first token to the last. Decoding reads and writes it once a
+token, which is all that it takes; every further token waits for the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT32
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Extent, Plan, Resources, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, seconds
+from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.limits import reject_grid, reject_resources
+from ..problem import DeltaProblem
+from ..spec import (
+    DeltaSpec,
+    delta_launch,
+    delta_text,
+    reject_delta,
+    token_bytes,
+    variant_problems,
+)
+
+NAME = "delta_recurrent"
+
+ELEMENT_INSTRUCTIONS = 7
+"""Of an element of the state and a token: two loads, and what `DeltaProblem.flops` counts."""
+
+STEP_INSTRUCTIONS = 24
+"""Of a lane for a token beside those: gates, v, y, addresses and the loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Share of the state that a simdgroup holds.
+
+    Attributes:
+        lanes: Lanes of a row of the state.
+        simdgroups: Simdgroups of a threadgroup.
+    """
+
+    lanes: int
+    simdgroups: int
+
+    def __str__(self) -> str:
+        return f"{self.lanes}-{self.simdgroups}"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the state that a threadgroup holds."""
+        return self.simdgroups * SIMD_WIDTH // self.lanes
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+
+CONFIGS = tuple(Config(lanes=lanes, simdgroups=2) for lanes in (4, 8, 16, 32))
+"""Few lanes a row need few steps to add up a row; more keep more of the GPU busy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(DeltaSpec):
+    """Everything that the text of an update token by token depends on.
+
+    Attributes:
+        config: The configuration.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+
+    config: Config
+
+    @property
+    def variant(self) -> str:
+        """The configuration as a part of a Metal name."""
+        return f"{self.config.lanes}_{self.config.simdgroups}"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def run(self) -> int:
+        """Elements of a row that a lane holds."""
+        return ceil(self.text.key_dim / self.config.lanes)
+
+
+@kept
+def resources(config: Config, key_dim: int) -> Resources:
+    """Return threads, threadgroup memory and live registers: the state's and the key's."""
+    run = ceil(key_dim / config.lanes)
+    registers = 2 * run + ADDRESSING_REGISTERS
+    return Resources(threads=config.threads, threadgroup_bytes=0, registers=registers)
+
+
+def candidates(problem: DeltaProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if reason := reject_delta(problem):
+        return reason
+    if config.lanes > max(problem.key_dim, CONFIGS[0].lanes):
+        return f"rows of {problem.key_dim} elements leave some of {config.lanes} lanes idle"
+    needs = resources(config, problem.key_dim)
+    return reject_resources(needs) or reject_grid(_grid(problem, config))
+
+
+def cost(problem: DeltaProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration, as the model counts it."""
+    run = ceil(problem.key_dim / config.lanes)
+    sums = 2 + 2 * problem.normalize
+    reducing = 2 * sums * (config.lanes.bit_length() - 1)
+    instructions = ELEMENT_INSTRUCTIONS * run + reducing + STEP_INSTRUCTIONS
+    blocks = ceil(problem.value_dim / config.rows)
+    state_bytes = config.rows * problem.key_dim * FLOAT32.bytes * (2 + problem.saved)
+    read = problem.length * token_bytes(problem)
+    return TileWork(
+        tiles=blocks * problem.matrices,
+        simdgroups=config.simdgroups,
+        chains=min(run, SIMD_WIDTH // config.lanes),
+        issue_cycles=problem.length * config.simdgroups * instructions * chip.alu_cycles,
+        threadgroup_bytes=0,
+        vector_bytes=(config.simdgroups - 1) * read,
+        cache_bytes=read + state_bytes,
+        dram_bytes=problem.least_bytes(),
+        # A token's operands are asked for when the one before is done.
+        waits=problem.length,
+        registers=resources(config, problem.key_dim).registers,
+        barriers=False,
+    )
+
+
+def _grid(problem: DeltaProblem, config: Config) -> Extent:
+    blocks = ceil(problem.value_dim / config.rows)
+    return (blocks * config.threads, 1, problem.matrices)
+
+
+@latest
+def plan(problem: DeltaProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(text=delta_text(problem), config=config)
+    launch = delta_launch(problem, spec, _grid(problem, config), config.threads)
+    stage = Stage(spec=spec, launch=launch, resources=resources(config, problem.key_dim))
+    return Plan(kernel=NAME, config=config, stages=(stage,), factors=("scale",))
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=DeltaProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

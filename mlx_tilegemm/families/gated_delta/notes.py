@@ -1,0 +1,23 @@
+"""Notes on a gated delta update, for `explain`."""
+
+from __future__ import annotations
+
+from ...backends import Route
+from ...core.dtypes import FLOAT32
+from ...dispatch import Decision
+from ...machine.chips.record import Chip
+from .problem import DeltaProblem
+
+
+def notes(problem: DeltaProblem, decision: Decision, route: Route, chip: Chip) -> list[str]:
+    """Return what else is worth knowing about a call."""
+    state = problem.matrices * problem.key_dim * problem.value_dim * FLOAT32.bytes
+    found = [f"the state has {state} bytes, which are read and written once a call"]
+    if decision.plan is None or route.backend is None:
+        found.append(f"MLX's own ops run {problem.length} steps one after another, in float32")
+    if not problem.log_decay and problem.gamma is not FLOAT32:
+        found.append(
+            f"gamma is {problem.gamma}, in which decays near 1 are few: float32, or the logarithm "
+            "with log_decay=True, keeps them apart"
+        )
+    return found

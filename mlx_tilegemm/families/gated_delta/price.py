@@ -1,0 +1,62 @@
+"""Time that MLX's own ops would take: the candidate that every kernel has to beat."""
+
+from __future__ import annotations
+
+from ...core.dtypes import FLOAT32
+from ...machine.chips.record import Chip
+from ...machine.cost import TileWork, seconds
+from ...machine.mlx_products import casts_seconds
+from ...machine.price import Price, make_price
+from .fallback import fused_is_exact
+from .problem import DeltaProblem
+from .spec import token_bytes
+
+HEAD_DIM = 128
+"""Of keys and values that MLX's kernel is compiled for."""
+
+HEADS = frozenset({(16, 16), (16, 32), (16, 48), (16, 64), (24, 24), (32, 32)})
+"""Heads of keys and values that MLX's kernel is compiled for."""
+
+STEP_LAUNCHES = 8
+"""Launches of one token where MLX has no kernel: decay, two products, two sums and what is between
+them."""
+
+
+def price(problem: DeltaProblem, chip: Chip) -> Price:
+    """Return what MLX's own ops would run."""
+    if problem.is_empty:
+        return Price(path="fill", seconds=chip.launch_seconds)
+    casts = [(one.elements, one.dtype, FLOAT32) for one in problem.operands[:5]]
+    casts.append((problem.results[0].elements, FLOAT32, problem.y))
+    copying, copied = casts_seconds(casts, chip)
+    preparing = (problem.log_decay + 4 * problem.normalize) * chip.launch_seconds
+    path, time = _stepwise(problem, chip)
+    return make_price(path, time + copying + preparing, copied, reduced=False)
+
+
+def has_kernel(problem: DeltaProblem) -> bool:
+    """Whether MLX's own kernel serves a problem, and as exactly as its ops do."""
+    dims = (problem.key_dim, problem.value_dim) == (HEAD_DIM, HEAD_DIM)
+    heads = (problem.key_heads, problem.value_heads) in HEADS
+    return dims and heads and not problem.mask and fused_is_exact(problem)
+
+
+def _stepwise(problem: DeltaProblem, chip: Chip) -> tuple[str, float]:
+    state_bytes = problem.matrices * problem.key_dim * problem.value_dim * FLOAT32.bytes
+    if not has_kernel(problem):
+        # Each launch of a token reads or writes the state, or both.
+        moved = 2 * state_bytes / chip.dram_bytes_per_second
+        return "ops-for-each-token", problem.length * STEP_LAUNCHES * (chip.launch_seconds + moved)
+    rows = problem.matrices * problem.value_dim
+    work = TileWork(
+        tiles=rows // 4,
+        simdgroups=4,
+        chains=1,
+        issue_cycles=4 * problem.length * 60 * chip.alu_cycles,
+        threadgroup_bytes=0,
+        cache_bytes=problem.length * token_bytes(problem),
+        dram_bytes=problem.least_bytes(),
+        waits=problem.length,
+        barriers=False,
+    )
+    return "gated-delta", seconds(work, chip)

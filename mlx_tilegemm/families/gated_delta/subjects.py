@@ -1,0 +1,65 @@
+"""Gated delta updates and gradients that mutated texts have to solve.
+
+Each has several threadgroups and sizes off the fragments; the trials of one subject differ only in
+sizes that are run-time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from ...core.dtypes import BFLOAT16, FLOAT16
+from ...core.family import Data, Subject
+from .problem import CHUNK, DeltaGradientProblem, DeltaProblem
+from .spec import delta_text, variant
+
+AnyProblem = DeltaProblem | DeltaGradientProblem
+Made = Subject[AnyProblem]
+
+
+def subjects() -> Iterator[Made]:
+    """Yield every subject; together they contain every line of the templates."""
+    mixed: dict[str, Any] = {"q": BFLOAT16, "k": FLOAT16, "gamma": FLOAT16, "y": BFLOAT16}
+    masked: dict[str, Any] = {"state": True, "mask": True}
+    prepared: dict[str, Any] = {"log_decay": True, "normalize": True}
+    yield _update("delta_recurrent", "4-2", (1, 5, 11), **mixed, **masked, **prepared)
+    yield _update("delta_recurrent", "8-2", (7, 3), vector_gate=True, key_dim=60, every=3)
+    yield _update("delta_chunk", "8-2", (19, 8, 5), **mixed, **masked, **prepared)
+    yield _update("delta_chunk", "16-2", (9, 16), key_dim=36)
+    yield _update("delta_chunk", "8-2", (24, 17), vector_gate=True, key_dim=60, every=CHUNK)
+    yield _update("delta_scan", "8-2", (19, 5), **mixed, **masked, **prepared)
+    yield _gradients("4", (19, 9), **mixed, **masked)
+    yield _gradients("8", (17,), vector_gate=True, key_dim=60, state=True)
+    yield _gradients("4", (5, 3), state=True)
+
+
+def _update(
+    kernel: str,
+    config: str,
+    lengths: tuple[int, ...],
+    **options: Any,  # noqa: ANN401 - fields of a problem
+) -> Made:
+    return _subject(kernel, config, [variant(length=length, **options) for length in lengths])
+
+
+def _gradients(
+    config: str,
+    lengths: tuple[int, ...],
+    **options: Any,  # noqa: ANN401 - fields of a problem
+) -> Made:
+    updates = [variant(length=length, every=CHUNK, **options) for length in lengths]
+    problems = [DeltaGradientProblem(update=update) for update in updates]
+    return _subject("delta_backward", config, problems)
+
+
+def _subject(kernel: str, config: str, problems: list[Any]) -> Made:
+    first = problems[0]
+    update = first if isinstance(first, DeltaProblem) else first.update
+    trials = [(problem, Data(seed=place)) for place, problem in enumerate(problems)]
+    # Numbers of which a sum leaves nothing out unseen.
+    trials.append((problems[0], replace(trials[0][1], exact=True)))
+    text = delta_text(update)
+    flags = f"{text.flags} {text.q}x{text.k} d{text.key_dim}"
+    return Subject(kernel=kernel, config=config, trials=tuple(trials), flags=flags)

@@ -1,0 +1,1 @@
+"""Products of scaled codes: small floats or int8, with scales by tensor, row or block."""

@@ -1,0 +1,298 @@
+"""GEMM of scaled codes on simdgroup matrices: candidates, legality, cost and plan.
+
+Codes are decoded to float32 on their way into threadgroup memory, once for a threadgroup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT32, DType
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
+from ....machine.limits import reject_grid, reject_resources
+from ....machine.products import GemmTile, Product, gemm_work
+from ..problem import ScaledProblem
+from ..spec import (
+    ScaledSpec,
+    decoding_instructions,
+    launch_sizes,
+    left_instructions,
+    reject_scaled,
+    scaled_text,
+    written_bytes,
+)
+from ..spec import variant_problems as scaled_variant_problems
+
+NAME = "scaled_gemm"
+BLOCK_K = 32
+"""Depth of a step."""
+
+RUN = 8
+"""Neighbours that a thread decodes at a time, so that small tiles have one for every thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A tile shape.
+
+    Attributes:
+        block_m: Rows of the result that a threadgroup computes.
+        block_n: Columns of the result that a threadgroup computes.
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+    """
+
+    block_m: int
+    block_n: int
+    simdgroups_m: int
+    simdgroups_n: int
+
+    def __str__(self) -> str:
+        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
+
+    @property
+    def block_k(self) -> int:
+        """Depth of one step."""
+        return BLOCK_K
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.block_m, self.block_n, BLOCK_K)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+
+    @property
+    def fragments_m(self) -> int:
+        """Fragments of the result that a simdgroup holds along the rows."""
+        return self.block_m // (FRAGMENT * self.simdgroups_m)
+
+    @property
+    def fragments_n(self) -> int:
+        """Fragments of the result that a simdgroup holds along the columns."""
+        return self.block_n // (FRAGMENT * self.simdgroups_n)
+
+
+CONFIGS = (
+    Config(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
+    Config(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
+    Config(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
+)
+"""Low blocks are for few rows, which taller ones would pad."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """The tiles of both operands as they are staged, rows as stored.
+
+    Attributes:
+        a_stride: Elements between two rows of the tile of ``a``.
+        b_stride: Likewise of ``b``.
+        a_elements: Elements of the tile of ``a``.
+        b_elements: Likewise of ``b``.
+    """
+
+    a_stride: int
+    b_stride: int
+    a_elements: int
+    b_elements: int
+
+
+@kept
+def staged_tiles(config: Config, a_tile: DType, transpose_b: bool) -> Tiles:
+    """Return the staged tiles; that of ``b`` is of float32."""
+    rows, columns = BLOCK_K, config.block_n
+    if transpose_b:
+        rows, columns = columns, rows
+    a_stride, b_stride = staged_stride(BLOCK_K, a_tile), staged_stride(columns, FLOAT32)
+    return Tiles(
+        a_stride=a_stride,
+        b_stride=b_stride,
+        a_elements=config.block_m * a_stride,
+        b_elements=rows * b_stride,
+    )
+
+
+@kept
+def resources(config: Config, a_tile: DType, transpose_b: bool, integer: bool) -> Resources:
+    """Return threads, threadgroup memory and live registers."""
+    tiles = staged_tiles(config, a_tile, transpose_b)
+    rows, columns = config.fragments_m, config.fragments_n
+    sums = 2 * rows * columns * (1 + integer)
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=tiles.a_elements * a_tile.bytes + tiles.b_elements * FLOAT32.bytes,
+        registers=sums + max(2 * (rows + columns), RUN) + ADDRESSING_REGISTERS,
+    )
+
+
+def _resources(problem: ScaledProblem, config: Config) -> Resources:
+    a_tile = scaled_text(problem).a_tile
+    return resources(config, a_tile, problem.transpose_b, problem.is_integer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(ScaledSpec):
+    """Everything that the text of one GEMM of scaled codes depends on.
+
+    Attributes:
+        config: The configuration.
+        align_m: m is a multiple of a block of `ALIGNED_ROWS` or more, so rows need no guard.
+        align_n: n is a multiple of ``block_n``, so columns need no guard.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+    RUN: ClassVar[int] = RUN
+
+    config: Config
+    align_m: bool
+    align_n: bool
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return self.config.block
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def tiles(self) -> Tiles:
+        """The tiles of both operands as they are staged."""
+        return staged_tiles(self.config, self.text.a_tile, self.text.transpose_b)
+
+
+def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[Config]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: ScaledProblem, config: Config, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if reason := reject_scaled(problem):
+        return reason
+    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+
+
+def cost(problem: ScaledProblem, config: Config, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: ScaledProblem, config: Config, chip: Chip) -> TileWork:
+    """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
+    needs = _resources(problem, config)
+    tile = GemmTile(
+        block_m=config.block_m,
+        block_n=config.block_n,
+        block_k=BLOCK_K,
+        simdgroups_m=config.simdgroups_m,
+        simdgroups_n=config.simdgroups_n,
+        staged=True,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
+    )
+    # Whatever is read, codes are staged as float32.
+    dense = gemm_work(_staged_product(problem), tile, chip)
+    steps = ceil(problem.k / BLOCK_K)
+    decoding = config.block_n * decoding_instructions(problem)
+    decoding += config.block_m * left_instructions(problem)
+    return dense._replace(
+        alu_cycles=dense.alu_cycles + steps * BLOCK_K / SIMD_WIDTH * decoding * chip.alu_cycles,
+        cache_bytes=_read_bytes(problem, config, steps),
+        line_bytes=0.0,
+        shared_bytes=0.0,
+        dram_bytes=_moved_bytes(problem, config, needs, chip),
+    )
+
+
+def _staged_product(problem: ScaledProblem) -> Product:
+    return Product(
+        m=problem.m,
+        n=problem.n,
+        k=problem.k,
+        a=scaled_text(problem).a_tile,
+        b=FLOAT32,
+        out=problem.out,
+        transpose_b=problem.transpose_b,
+        batch_size=problem.batch_size,
+    )
+
+
+def _read_bytes(problem: ScaledProblem, config: Config, steps: int) -> float:
+    """Return the bytes that a threadgroup reads."""
+    element = problem.weight_bytes / problem.elements("b")
+    return steps * BLOCK_K * (config.block_m * problem.a.bytes + config.block_n * element)
+
+
+def _moved_bytes(problem: ScaledProblem, config: Config, needs: Resources, chip: Chip) -> float:
+    batch = problem.batch_size
+    held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
+    moved = streamed_bytes(
+        a_bytes=(problem.nbytes("a") + problem.nbytes("a_scales")) / batch,
+        b_bytes=problem.weight_bytes / batch,
+        out_bytes=written_bytes(problem) / batch,
+        tiles_m=ceil(problem.m / config.block_m),
+        tiles_n=ceil(problem.n / config.block_n),
+        wave=chip.cores * held,
+        panel=1,
+        chip=chip,
+    )
+    return moved * batch
+
+
+def _grid(problem: ScaledProblem, config: Config) -> Extent:
+    tiles_m, tiles_n = ceil(problem.m / config.block_m), ceil(problem.n / config.block_n)
+    return (tiles_n * config.threads, tiles_m, problem.batch_size)
+
+
+@latest
+def plan(problem: ScaledProblem, config: Config) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(
+        text=scaled_text(problem),
+        config=config,
+        align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
+        align_n=problem.n % config.block_n == 0,
+    )
+    launch = Launch(
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
+        sizes=launch_sizes(problem, spec),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
+    return Plan(kernel=NAME, config=config, stages=(stage,))
+
+
+def variant_problems() -> Iterator[ScaledProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    yield from scaled_variant_problems()
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=ScaledProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

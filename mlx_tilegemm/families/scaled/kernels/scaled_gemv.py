@@ -1,0 +1,175 @@
+"""Product of few rows of scaled codes: candidates, legality, cost and plan.
+
+Decoding a token multiplies one or a few rows with a weight, which is bound by reading the weight:
+this kernel reads it once, decodes it once, and multiplies every row with what it decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import ClassVar
+
+from ....core.caches import latest
+from ....core.kernel import Kernel
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Stage
+from ....machine.chips.record import Chip
+from ....machine.cost import TileWork, seconds
+from ....machine.gemv import GemvTile, gemv_resources, reject_height
+from ....machine.limits import reject_grid, reject_resources
+from ..problem import ScaledProblem
+from ..spec import (
+    ScaledSpec,
+    decoding_instructions,
+    every_format,
+    launch_sizes,
+    left_instructions,
+    reject_scaled,
+    scaled_text,
+    written_bytes,
+)
+from ..spec import variant_problems as scaled_variant_problems
+
+NAME = "scaled_gemv"
+RUN = 16
+"""Neighbours that a lane decodes at a time: 16 bytes."""
+
+
+CONFIGS = (
+    GemvTile(rows=1, columns=4, simdgroups=4),
+    GemvTile(rows=1, columns=2, simdgroups=4),
+    GemvTile(rows=1, columns=1, simdgroups=4),
+    GemvTile(rows=2, columns=2, simdgroups=4),
+    GemvTile(rows=2, columns=1, simdgroups=4),
+    GemvTile(rows=4, columns=2, simdgroups=4),
+    GemvTile(rows=4, columns=1, simdgroups=4),
+    GemvTile(rows=8, columns=2, simdgroups=4),
+    GemvTile(rows=8, columns=1, simdgroups=4),
+)
+"""Few heights, so that decoding in batches of any size needs few kernels; beyond eight, rows no
+longer fit a thread's registers beside what they meet. Several columns share what is read of ``a``.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec(ScaledSpec):
+    """Everything that the text of one product of few rows depends on.
+
+    Attributes:
+        config: The configuration.
+    """
+
+    KERNEL: ClassVar[str] = NAME
+    RUN: ClassVar[int] = RUN
+
+    config: GemvTile
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.config.threads
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        columns = self.config.block_columns(RUN, self.text.transpose_b)
+        depth = SIMD_WIDTH * RUN if self.text.transpose_b else self.config.simdgroups
+        return (self.config.rows, columns, depth)
+
+    @property
+    def shares_elements(self) -> int:
+        """Partial sums of one row that the simdgroups of a threadgroup exchange."""
+        return self.config.shares_elements(RUN)
+
+
+def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[GemvTile]:
+    """Yield every configuration, preferred ones first."""
+    yield from CONFIGS
+
+
+def reject(problem: ScaledProblem, config: GemvTile, chip: Chip) -> str | None:
+    """Return why the configuration may not serve the problem, or None."""
+    if reason := reject_scaled(problem):
+        return reason
+    if problem.batch_invariant:
+        return "batch_invariant: more rows than it serves are summed in another order"
+    if problem.m > config.rows:
+        return f"m {problem.m} is above {config.rows}: it would read the weight again"
+    if not problem.transpose_b and config.columns > 1:
+        return "each lane has columns of its own where b is [k, n]"
+    if reason := reject_height(problem.m, config, CONFIGS):
+        return reason
+    needs = gemv_resources(config, RUN, problem.transpose_b)
+    return reject_resources(needs) or reject_grid(_grid(problem, config))
+
+
+def cost(problem: ScaledProblem, config: GemvTile, chip: Chip) -> float:
+    """Return the modelled seconds of the configuration on the chip."""
+    return seconds(work(problem, config, chip), chip)
+
+
+def work(problem: ScaledProblem, config: GemvTile, chip: Chip) -> TileWork:
+    """Return the work of the configuration, as the model counts it."""
+    columns = config.block_columns(RUN, problem.transpose_b)
+    elements = min(columns, problem.n) * problem.k / SIMD_WIDTH
+    share = problem.weight_bytes / problem.elements("b")
+    a_bytes = config.rows * problem.k * problem.a.bytes
+    repeated = (config.simdgroups - 1) * a_bytes if problem.transpose_b else 0
+    # Each simdgroup decodes a for itself.
+    left = config.rows * problem.k / SIMD_WIDTH * config.simdgroups * left_instructions(problem)
+    read = problem.weight_bytes + problem.nbytes("a") + problem.nbytes("a_scales")
+    return TileWork(
+        tiles=ceil(problem.n / columns) * problem.batch_size,
+        simdgroups=config.simdgroups,
+        chains=config.rows * config.columns,
+        issue_cycles=elements * config.rows * chip.alu_cycles,
+        alu_cycles=(elements * decoding_instructions(problem) + left) * chip.alu_cycles,
+        threadgroup_bytes=(
+            0 if problem.transpose_b else 8 * config.rows * config.simdgroups * columns
+        ),
+        vector_bytes=repeated,
+        cache_bytes=columns * problem.k * share + a_bytes,
+        repeated_bytes=repeated,
+        dram_bytes=read + written_bytes(problem),
+        registers=gemv_resources(config, RUN, problem.transpose_b).registers,
+    )
+
+
+def _grid(problem: ScaledProblem, config: GemvTile) -> Extent:
+    blocks = ceil(problem.n / config.block_columns(RUN, problem.transpose_b))
+    return (blocks * config.threads, 1, problem.batch_size)
+
+
+@latest
+def plan(problem: ScaledProblem, config: GemvTile) -> Plan:
+    """Return the plan of a configuration that `reject` accepts."""
+    spec = Spec(text=scaled_text(problem), config=config)
+    launch = Launch(
+        grid=_grid(problem, config),
+        threadgroup=(config.threads, 1, 1),
+        sizes=launch_sizes(problem, spec),
+        output_shapes=(problem.out_shape,),
+        output_dtypes=(problem.out,),
+    )
+    stage = Stage(
+        spec=spec, launch=launch, resources=gemv_resources(config, RUN, problem.transpose_b)
+    )
+    return Plan(kernel=NAME, config=config, stages=(stage,))
+
+
+def variant_problems() -> Iterator[ScaledProblem]:
+    """Yield small problems that together reach every flag of the text."""
+    for rows, problems in ((3, scaled_variant_problems), (1, every_format), (7, every_format)):
+        yield from (replace(one, m=rows).stored() for one in problems())
+
+
+KERNEL = Kernel(
+    name=NAME,
+    problem_type=ScaledProblem,
+    candidates=candidates,
+    reject=reject,
+    cost=cost,
+    plan=plan,
+    variant_problems=variant_problems,
+)

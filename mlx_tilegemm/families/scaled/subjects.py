@@ -1,0 +1,84 @@
+"""Products of scaled codes that mutated texts have to solve.
+
+Each has several threadgroups and sizes off the tiles; the trials of one subject differ only in
+sizes that are run-time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...core.dtypes import (
+    BFLOAT16,
+    FLOAT8_E4M3,
+    FLOAT8_E5M2,
+    FLOAT16,
+    FLOAT32,
+    INT8,
+    INT32,
+)
+from ...core.family import Data, Subject
+from .problem import ScaledProblem, Scaling
+from .spec import POWERS, ROWS, block_scaling, variant
+
+Made = Subject[ScaledProblem]
+
+
+def subjects() -> Iterator[Made]:
+    """Yield every subject; together they contain every line of the templates."""
+    blocks = {
+        "b_scales": block_scaling(FLOAT16, 16, 24),
+        "a_scales": block_scaling(BFLOAT16, 1),
+        "a": FLOAT8_E4M3,
+        "b": FLOAT8_E5M2,
+        "bias": FLOAT32,
+    }
+    powers = {"a": FLOAT8_E5M2, "a_scales": POWERS, "b_scales": POWERS, "out": BFLOAT16}
+    rows = ROWS(dtype=FLOAT32)
+    integers = {"a": INT8, "b": INT8, "a_scales": rows, "b_scales": rows, "out": FLOAT32}
+    own = {"a_batch": (2, 3), "b_batch": (3,), "b_scales": Scaling(dtype=FLOAT32, batched=True)}
+    own |= {"a": FLOAT8_E4M3, "a_scales": Scaling(dtype=FLOAT32, height=1, batched=True)}
+    for layout in (True, False):
+        yield from _few_rows(layout, blocks, powers, integers, own)
+        yield from _many_rows(layout, blocks, powers, integers, own)
+
+
+def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
+    # Rows of b that are longer than one step of a simdgroup, and a number of them that leaves the
+    # last threadgroup short.
+    n, k = (37, 650) if transpose_b else (666, 37)
+    few = "4x2-4" if transpose_b else "4x1-4"
+    kernel = "scaled_gemv"
+    for one in options:
+        yield _subject(kernel, few, *_products(n, k, transpose_b, 3, 4, **one))
+    yield _subject(kernel, "1x2-4", *_products(n, k, transpose_b, 1, a=INT8, b=INT8, out=INT32))
+
+
+def _many_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
+    n, k = (37, 90) if transpose_b else (90, 33)
+    kernel = "scaled_gemm"
+    for one in options:
+        yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose_b, 35, 11, **one))
+    # Rows without guards, columns with; and sums that go on after they were added up.
+    scales = {"b_scales": block_scaling(FLOAT32)}
+    yield _subject(kernel, "64x64-2x2", *_products(70, 96, transpose_b, 64, 128, **scales))
+    deep = {"a": INT8, "b": INT8, "out": INT32}
+    yield _subject(kernel, "16x32-1x4", *_products(37, 2100, transpose_b, 11, **deep))
+
+
+def _products(
+    n: int,
+    k: int,
+    transpose_b: bool,
+    *rows: int,
+    **options: Any,  # noqa: ANN401 - of `variant`
+) -> list[tuple[ScaledProblem, Data]]:
+    """Return a product with each of some numbers of rows."""
+    return [(variant(m, n, k, transpose_b=transpose_b, **options), Data(seed=m)) for m in rows]
+
+
+def _subject(kernel: str, config: str, *trials: tuple[ScaledProblem, Data]) -> Made:
+    problem = trials[0][0]
+    flags = f"{problem.layout} {problem.a}x{problem.b} n{problem.n} k{problem.k}"
+    return Subject(kernel=kernel, config=config, trials=trials, flags=flags)

@@ -1,0 +1,117 @@
+"""Calls of a library's functions, routed through this library wherever a layer's code has them.
+
+Modules copy such a function under a name of their own when they import it, and their classes'
+methods look it up there at every call: that is where it is routed, while a layer runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType, FunctionType
+
+import mlx.nn as nn
+
+from .attention import members_within
+from .inspection import members
+from .routed_class import maker_of, subclass
+from .routing import Function, Item, Site, original_of, routed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionRule:
+    """Routing of the calls of a function.
+
+    Attributes:
+        function: The function of another library.
+        route: What serves its calls; gets the function before the calls' arguments.
+        op: The op that it calls.
+        compiled: Attributes of layers that keep a compiled function in which the function may be,
+            and are None before that: they are made anew when routing begins or ends.
+    """
+
+    function: Function
+    route: Function
+    op: str
+    compiled: tuple[str, ...] = ()
+
+    def sites(self, kind: type) -> tuple[Site, ...]:
+        """Return where the code of layers of a class looks the function up."""
+        return _sites(self, kind)
+
+    def forget(self, layer: nn.Module) -> None:
+        """Drop what a layer has compiled, with or without this routing in it."""
+        for name in self.compiled:
+            if vars(layer).get(name) is not None:
+                vars(layer)[name] = None
+
+
+@lru_cache(maxsize=1024)
+def _sites(rule: FunctionRule, kind: type) -> tuple[Site, ...]:
+    found: dict[Item, None] = {}
+    for member in members(kind).values():
+        if isinstance(member, FunctionType):
+            scope = member.__globals__
+            for name in _names(member.__code__):
+                if original_of(scope.get(name)) is rule.function:
+                    found[Item(scope, name)] = None
+    return tuple(_site(rule, place) for place in found)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names that code, and the functions in it, look up in their module."""
+    yield from code.co_names
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from _names(one)
+
+
+@lru_cache(maxsize=1024)
+def _site(rule: FunctionRule, place: Item) -> Site:
+    # One site for a place: it counts the blocks of all threads.
+    return Site(place, rule.route)
+
+
+@lru_cache(maxsize=1024)
+def routed_function_class(kind: type, rules: tuple[FunctionRule, ...]) -> type:
+    """Return the class of layers of class ``kind`` whose code calls the functions of rules."""
+    sites = tuple(site for rule in rules for site in rule.sites(kind))
+    wrapped = members_within(members(kind), sites)
+    return subclass(kind, (kind,), wrapped, (routed_function_class, (kind, rules)))
+
+
+def forget_compiled(layer: nn.Module) -> None:
+    """Drop what a layer has compiled, if calls of functions in it are, or were, routed."""
+    made = maker_of(type(layer))
+    if made is not None and made[0] is routed_function_class:
+        for rule in made[1][1]:
+            rule.forget(layer)
+
+
+@contextmanager
+def functions_everywhere(rules: tuple[FunctionRule, ...]) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Route functions under every name that loaded modules have for them; give names and ops."""
+    found = {name: (rule, place) for rule in rules for name, place in _places(rule)}
+    with routed(*(_site(rule, place) for rule, place in found.values())):
+        try:
+            yield tuple((name, rule.op) for name, (rule, _) in found.items())
+        finally:
+            known = {place for _, place in found.values()}
+            # A module imported in the block has copied the hook.
+            for rule in rules:
+                for _, place in _places(rule):
+                    if place not in known and not _site(rule, place).is_in_place:
+                        place.put(original_of(place.value))
+
+
+def _places(rule: FunctionRule) -> Iterator[tuple[str, Item]]:
+    for module_name, module in sorted(sys.modules.items()):
+        names = getattr(module, "__dict__", {})
+        if module_name.partition(".")[0] == __name__.partition(".")[0]:
+            continue
+        for name, value in list(names.items()):
+            if original_of(value) is rule.function:
+                yield f"{module_name}.{name}", Item(names, name)

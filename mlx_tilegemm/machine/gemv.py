@@ -1,0 +1,66 @@
+"""Tiles of products of few rows with a matrix, which are bound by reading the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..core.caches import kept
+from ..core.dtypes import FLOAT32
+from ..core.plan import SIMD_WIDTH, Resources
+from .fragment import ADDRESSING_REGISTERS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemvTile:
+    """Share of the result that a simdgroup computes.
+
+    Attributes:
+        rows: Rows held in registers; a problem of fewer repeats its last one.
+        columns: Columns of a simdgroup where the matrix is ``[n, k]``; else each lane takes a run.
+        simdgroups: Simdgroups of a threadgroup.
+    """
+
+    rows: int
+    columns: int
+    simdgroups: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}-{self.simdgroups}"
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups * SIMD_WIDTH
+
+    def block_columns(self, run: int, transpose: bool) -> int:
+        """Return the columns of the result that a threadgroup computes.
+
+        Args:
+            run: Elements of a row of the matrix as stored that a lane reads at a time.
+            transpose: The matrix is ``[n, k]``.
+        """
+        return self.simdgroups * self.columns if transpose else SIMD_WIDTH * run
+
+    def shares_elements(self, run: int) -> int:
+        """Return the partial sums of one row that simdgroups exchange where runs are columns."""
+        return self.simdgroups * run * SIMD_WIDTH
+
+
+@kept
+def gemv_resources(tile: GemvTile, run: int, transpose: bool) -> Resources:
+    """Return threads, threadgroup memory and live registers; arguments are `block_columns`'s."""
+    by_columns = tile.rows * tile.columns + (tile.columns + 1) * run
+    live = by_columns if transpose else (tile.rows + 1) * run
+    return Resources(
+        threads=tile.threads,
+        threadgroup_bytes=0 if transpose else FLOAT32.bytes * tile.shares_elements(run),
+        registers=live + ADDRESSING_REGISTERS,
+    )
+
+
+def reject_height(m: int, tile: GemvTile, tiles: Iterable[GemvTile]) -> str | None:
+    """Return why another of some tiles has the rows for a problem of m rows, or None."""
+    if any(m <= other.rows < tile.rows for other in tiles):
+        return f"{tile.rows} rows are more than m {m} needs"
+    return None

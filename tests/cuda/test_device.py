@@ -1,0 +1,151 @@
+"""Kernels on an NVIDIA GPU: what MLX's CUDA build and NVRTC make of them."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from cuda_cases import PRODUCT, SIMD_CASES
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.backends import backend_named
+from mlx_tilegemm.cuda import metal_kernel, settings
+
+MISSING = backend_named("cuda").missing()
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+
+
+def run(kernel, inputs, shape, dtype, *, grid, group, **options):
+    (out,) = kernel(
+        inputs=inputs,
+        output_shapes=[shape],
+        output_dtypes=[dtype],
+        grid=grid,
+        threadgroup=group,
+        stream=mx.gpu,
+        **options,
+    )
+    return out
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
+def test_products_of_matrices(dtype, exact):
+    rng = np.random.default_rng(3)
+    a, b = (
+        mx.array(rng.normal(size=s), dtype=mx.float32).astype(dtype) for s in ((8, 24), (24, 8))
+    )
+    kernel = metal_kernel("product", ["a", "b"], ["c"], PRODUCT)
+    with settings(exact=exact):
+        c = run(
+            kernel,
+            [a, b],
+            (8, 8),
+            mx.float32,
+            grid=(32, 1, 1),
+            group=(32, 1, 1),
+            template=[("T", dtype)],
+        )
+    wide = [np.array(x.astype(mx.float32)).astype(np.float64) for x in (a, b)]
+    bound = 24 * 2.0**-23 * (np.abs(wide[0]) @ np.abs(wide[1]))
+    assert np.all(np.abs(np.array(c) - wide[0] @ wide[1]) <= bound)
+
+
+@pytest.mark.parametrize("renumbered", [False, True])
+@pytest.mark.parametrize("case", SIMD_CASES, ids=lambda case: case.name)
+def test_simd_functions(case, renumbered):
+    source = f"""
+    uint lane = thread_index_in_simdgroup;
+    float v = x[thread_position_in_threadgroup.x];
+    y[thread_position_in_threadgroup.x] = {case.expression};
+    """
+    if renumbered:
+        source += (
+            "simdgroup_matrix<float, 8, 8> unused(1.0f); y[0] += 0 * unused.thread_elements()[0];"
+        )
+    kernel = metal_kernel(f"simd_{case.name}", ["x"], ["y"], source)
+    v = np.arange(32, dtype=np.float32)[::-1].copy() + 1
+    y = run(kernel, [mx.array(v)], (32,), mx.float32, grid=(32, 1, 1), group=(32, 1, 1))
+    expected = eval(case.expected, {"np": np, "v": v, "lane": np.arange(32), "sum": sum})
+    assert np.array_equal(np.array(y), expected)
+
+
+def test_lanes_that_have_ended_are_left_out():
+    source = """
+    uint i = thread_position_in_grid.x;
+    if (i >= 21) { y[i] = 0; return; }
+    y[i] = simd_sum(x[i]);
+    """
+    x = mx.arange(32, dtype=mx.float32)
+    kernel = metal_kernel("ended", ["x"], ["y"], source)
+    y = run(kernel, [x], (32,), mx.float32, grid=(32, 1, 1), group=(32, 1, 1))
+    assert y.tolist() == [210.0] * 21 + [0.0] * 11
+
+
+@pytest.mark.parametrize("group", [(7, 3, 2), (32, 1, 1), (50, 9, 2)])
+def test_a_grid_may_end_inside_a_threadgroup(group):
+    source = """
+    uint3 p = thread_position_in_grid, n = threads_per_grid;
+    y[(p.z * n.y + p.y) * n.x + p.x] = int(1 + thread_index_in_threadgroup);
+    """
+    kernel = metal_kernel("trimmed", [], ["y"], source)
+    y = np.array(run(kernel, [], (3, 10, 45), mx.int32, grid=(45, 10, 3), group=group))
+    assert y.min() == 1
+    sizes = [min(a, b) for a, b in zip(group, (45, 10, 3), strict=True)]
+    assert y.max() == np.prod(sizes)
+
+
+def test_more_threadgroups_than_cuda_takes_in_z():
+    source = "uint3 p = thread_position_in_grid; y[p.z * 2 + p.x] = int(p.z);"
+    kernel = metal_kernel("deep", [], ["y"], source)
+    y = run(kernel, [], (70_000, 2), mx.int32, grid=(2, 1, 70_000), group=(2, 1, 1))
+    assert mx.array_equal(y[:, 1], mx.arange(70_000))
+
+
+def test_shapes_strides_and_scalars():
+    source = """
+    uint i = thread_position_in_grid.x;
+    y[i] = x[elem_to_loc(i, x_shape, x_strides, x_ndim)] * scale + float(x_strides[0]);
+    """
+    kernel = metal_kernel("strided", ["x", "scale"], ["y"], source, ensure_row_contiguous=False)
+    x = mx.arange(12, dtype=mx.float32).reshape(3, 4).T
+    y = run(kernel, [x, 2.5], (12,), mx.float32, grid=(12, 1, 1), group=(12, 1, 1))
+    assert mx.array_equal(y, x.reshape(-1) * 2.5 + 3)
+
+
+def test_atomics_and_initial_values():
+    source = """
+    uint i = thread_position_in_grid.x;
+    atomic_fetch_add_explicit(&y[x[i] % 4], 1, memory_order_relaxed);
+    atomic_fetch_max_explicit(&y[4], x[i], memory_order_relaxed);
+    """
+    kernel = metal_kernel("counts", ["x"], ["y"], source, atomic_outputs=True)
+    x = mx.arange(10_000, dtype=mx.int32)
+    y = run(kernel, [x], (5,), mx.int32, grid=(10_000, 1, 1), group=(250, 1, 1), init_value=0)
+    assert y.tolist() == [2500] * 4 + [9999]
+
+
+def test_calls_are_lazy_and_traced():
+    kernel = metal_kernel(
+        "twice", ["x"], ["y"], "uint i = thread_position_in_grid.x; y[i] = 2 * x[i];"
+    )
+
+    @mx.compile
+    def function(x):
+        return run(kernel, [x + 1], x.shape, x.dtype, grid=(64, 1, 1), group=(64, 1, 1)) + 1
+
+    for seed in range(2):
+        x = mx.arange(64, dtype=mx.float32) + seed
+        assert mx.array_equal(function(x), 2 * (x + 1) + 1)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_op_of_mixed_dtypes(exact):
+    rng = np.random.default_rng(0)
+    a = mx.array(rng.normal(size=(33, 129)), dtype=mx.float32).astype(mx.float16)
+    b = mx.array(rng.normal(size=(129, 65)), dtype=mx.float32).astype(mx.bfloat16)
+    with tg.use_backend("cuda"), tg.use_kernel("any"), settings(exact=exact):
+        y = np.array(tg.matmul(a, b, stream=mx.gpu).astype(mx.float32))
+    wide = [np.array(x.astype(mx.float32)).astype(np.float64) for x in (a, b)]
+    scale = np.abs(wide[0]) @ np.abs(wide[1])
+    assert np.all(np.abs(y - wide[0] @ wide[1]) <= (129 * 2.0**-23) * scale)

@@ -1,0 +1,222 @@
+"""The translation of Metal into CUDA C++; NVRTC compiles it where its wheel is installed."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from cuda_cases import PRODUCT, SIMD_CASES
+from fake_cuda import FakeCuda
+from header_sources import int_library, real_library, swizzle_library
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.cuda import Settings, compiler, metal_kernel, settings
+from mlx_tilegemm.cuda.translate import Geometry, translate
+from mlx_tilegemm.errors import KernelCompileError, ProblemError
+
+LACKING = compiler.missing()
+needs_nvrtc = pytest.mark.skipif(LACKING is not None, reason=LACKING or "")
+
+TEXT = """
+[[kernel]] void custom_kernel_k(
+  const device float* x [[buffer(0)]],
+  device float* y [[buffer(1)]],
+  uint3 thread_position_in_grid [[thread_position_in_grid]]) {
+  threadgroup half rows[2][33], one;
+  float v = 1.5 * x[thread_position_in_grid.x];
+  y[thread_position_in_grid.x] = v;
+}
+"""
+WHOLE = Geometry(threadgroup=(64, 1, 1), whole=True, linear=False)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    return FakeCuda(monkeypatch)
+
+
+def launch(kernel, *, grid, group, shape=(8,), inputs=(), **options):
+    return kernel(
+        inputs=list(inputs),
+        output_shapes=[shape],
+        output_dtypes=[mx.float32],
+        grid=grid,
+        threadgroup=group,
+        **options,
+    )
+
+
+class TestTranslate:
+    def test_the_function_takes_the_buffers_in_order(self):
+        made = translate(TEXT, WHOLE)
+        assert made.name == "msl_custom_kernel_k"
+        signature = made.code.partition("__launch_bounds__")[2].partition("{")[0]
+        assert signature == "(64) msl_custom_kernel_k(void* msl_buffer_0, void* msl_buffer_1) "
+
+    def test_lines_keep_their_numbers(self):
+        lines = translate(TEXT, WHOLE).code.splitlines()
+        first = lines.index('#line 1 "kernel.metal"') + 1
+        of_text = TEXT.splitlines()
+        at = next(i for i, line in enumerate(of_text) if "1.5 * x" in line)
+        assert "1.5f * x" in lines[first + at]
+
+    def test_threadgroup_memory_is_declared_by_name(self):
+        code = translate(TEXT, WHOLE).code
+        assert "typedef half msl_rt_type_0[2][33]; MSL_RT_THREADGROUP(msl_rt_type_0, rows" in code
+        assert "MSL_RT_THREADGROUP(msl_rt_type_1, one" in code
+
+    def test_a_grid_that_ends_inside_of_a_threadgroup_is_an_argument(self):
+        trimmed = translate(TEXT, Geometry(threadgroup=(64, 1, 1), whole=False, linear=False))
+        assert "int msl_grid_x" in trimmed.code
+        assert "-DMSL_RT_LANES_END" in trimmed.options
+        assert "int msl_grid_x" not in translate(TEXT, WHOLE).code
+
+    def test_lanes_are_renumbered_for_matrices_alone(self):
+        assert "-DMSL_RT_FRAGMENTS" not in translate(TEXT, WHOLE).options
+        with_matrix = TEXT.replace("float v", "simdgroup_float8x8 m; float v")
+        assert "-DMSL_RT_FRAGMENTS" in translate(with_matrix, WHOLE).options
+
+    def test_matrices_take_whole_simdgroups(self):
+        with_matrix = TEXT.replace("float v", "simdgroup_float8x8 m; float v")
+        with pytest.raises(KernelCompileError, match=r"whole simdgroups .* of 40 threads"):
+            translate(with_matrix, Geometry(threadgroup=(40, 1, 1), whole=True, linear=False))
+
+    def test_lanes_that_may_end_are_told(self):
+        assert "-DMSL_RT_LANES_END" not in translate(TEXT, WHOLE).options
+        ending = TEXT.replace("float v", "if (x[0] > 3.0f) return; float v")
+        assert "-DMSL_RT_LANES_END" in translate(ending, WHOLE).options
+
+    def test_hints_to_unroll_are_respelled(self):
+        hinted = TEXT.replace(
+            "  float v", '  _Pragma("clang loop unroll_count(8)") for (;false;) {}\n  float v'
+        )
+        assert '_Pragma("unroll 8") for' in translate(hinted, WHOLE).code
+
+    def test_exact_arithmetic_is_not_contracted(self):
+        assert translate(TEXT, WHOLE).options[-1] == "--fmad=true"
+        exact = translate(TEXT, WHOLE, exact=True).options
+        assert exact[-2:] == ("-DMSL_RT_EXACT", "--fmad=false")
+
+    @pytest.mark.parametrize(
+        ("head", "message"),
+        [("#if 1\n#endif\n", "without #if"), ("namespace metal { int f(); }\n", "namespace metal")],
+    )
+    def test_what_it_does_not_know_is_refused(self, head, message):
+        with pytest.raises(KernelCompileError, match=message):
+            translate(head + TEXT, WHOLE)
+
+
+def test_unused_variables_are_left_out_of_ptx():
+    ptx = (
+        ".global .align 4 .u32 _unused = 1;\n.global .align 1 .b8 _table[2] = {1, 2};\n"
+        ".const .align 4 .b8 gone[8];\n.visible .entry k() { ld.global.u8 %r1, [_table]; }\n"
+    )
+    lines = ptx.splitlines(keepends=True)
+    assert compiler.without_unused(ptx) == lines[1] + lines[3]
+
+
+def test_settings_nest():
+    with settings(exact=True):
+        with settings(line_info=True):
+            assert tg.cuda.current_settings() == Settings(exact=True, line_info=True)
+        assert tg.cuda.current_settings() == Settings(exact=True)
+    assert tg.cuda.current_settings() == Settings()
+
+
+@needs_nvrtc
+class TestLaunch:
+    SOURCE = "y[thread_position_in_grid.x] = x[0] + float(x_shape[0] + x_ndim);"
+
+    def test_shapes_follow_their_inputs(self, cuda):
+        kernel = metal_kernel("shaped", ["x", "z"], ["y"], self.SOURCE)
+        launch(kernel, grid=(8, 1, 1), group=(8, 1, 1), inputs=[mx.zeros((5, 3)), 2.0])
+        sent = cuda.launches[0]["inputs"]
+        assert [one.tolist() for one in sent[1:]] == [[5, 3], [2], 2.0]
+        assert cuda.launches[0]["ensure_row_contiguous"]
+
+    def test_calls_of_one_form_share_a_kernel(self, cuda):
+        kernel = metal_kernel("shaped", ["x", "z"], ["y"], self.SOURCE)
+        for shape in ((5, 3), (2, 9), (7,)):
+            launch(kernel, grid=(8, 1, 1), group=(8, 1, 1), inputs=[mx.zeros(shape), 2.0])
+        codes = {one["compiled_source"] for one in cuda.launches}
+        assert len(codes) == 1
+
+    def test_more_threadgroups_than_cuda_takes_are_counted_in_x(self, cuda):
+        kernel = metal_kernel("deep", [], ["y"], "y[thread_position_in_grid.z] = 1.0f;")
+        launch(kernel, grid=(2, 3, 70_000), group=(2, 1, 1))
+        (sent,) = cuda.launches
+        assert sent["grid"] == (2 * 3 * 70_000, 1, 1)
+        assert sent["scalars"] == (2, 3, 70_000)
+
+    def test_threadgroups_are_no_larger_than_the_grid(self, cuda):
+        kernel = metal_kernel("small", [], ["y"], "y[thread_position_in_grid.x] = 1.0f;")
+        launch(kernel, grid=(8, 1, 1), group=(256, 1, 1))
+        assert cuda.launches[0]["threadgroup"] == (8, 1, 1)
+        assert cuda.launches[0]["scalars"] == ()
+
+    def test_an_empty_grid_launches_nothing(self, cuda):
+        kernel = metal_kernel("small", [], ["y"], "y[thread_position_in_grid.x] = 1.0f;")
+        (y,) = launch(kernel, grid=(0, 1, 1), group=(8, 1, 1), init_value=3)
+        assert y.tolist() == [3.0] * 8
+        assert cuda.launches == []
+
+    def test_launches_that_cannot_be_are_refused(self, cuda):
+        kernel = metal_kernel("small", [], ["y"], "y[thread_position_in_grid.x] = 1.0f;")
+        with pytest.raises(ProblemError, match="three sizes in threadgroup, got"):
+            launch(kernel, grid=(8, 1, 1), group=(0, 1, 1))
+        with pytest.raises(ProblemError, match=r"Thread group size \(2048\)"):
+            launch(kernel, grid=(4096, 1, 1), group=(2048, 1, 1))
+
+    def test_calls_are_traced(self, cuda):
+        kernel = metal_kernel("traced", ["x"], ["y"], "y[thread_position_in_grid.x] = x[0];")
+        function = mx.compile(
+            lambda x: launch(kernel, grid=(8, 1, 1), group=(8, 1, 1), inputs=[x])[0] + 1
+        )
+        for _ in range(3):
+            assert function(mx.zeros((4,))).tolist() == [1.0] * 8
+        assert len(cuda.launches) == 1
+
+    def test_an_op_is_one_launch(self, cuda):
+        a, b = mx.zeros((32, 64), mx.float16), mx.zeros((64, 48), mx.bfloat16)
+        with tg.use_backend("cuda"), tg.use_kernel("gemm_simdgroup"):
+            y = tg.matmul(a, b)
+        assert np.array(y).shape == (32, 48)
+        assert len(cuda.launches) == 1
+
+
+@needs_nvrtc
+class TestCompile:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("library", [real_library, int_library, swizzle_library])
+    def test_the_library_is_that_of_the_emulator(self, library):
+        """Each function of it that the emulator's tests hold against NumPy is known here too."""
+        text = library().replace('extern "C" ', "").partition("using namespace metal;\n")[2]
+        code = f"#include <executor/prelude.h>\nMSL_TEXT_BEGIN\n{text}\nMSL_TEXT_END\n"
+        assert compiler.compile_code(code, "90", ())[:4] == b"\x7fELF"
+
+    def test_mistakes_are_told_with_their_line(self):
+        made = translate(TEXT.replace("= v;", "= vv;").replace("\n  float", "  float"), WHOLE)
+        with pytest.raises(KernelCompileError, match=r'kernel.metal\(7\): error: .*"vv"'):
+            compiler.compile_code(made.code, "90", made.options)
+
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_products_of_matrices(self, exact):
+        body = PRODUCT.replace("a + k", "x + k").replace("b + k", "x + k").replace("c, 8", "y, 8")
+        text = TEXT.replace("float v", f"typedef half T; {body} float v")
+        geometry = Geometry(threadgroup=(32, 1, 1), whole=True, linear=False)
+        made = translate(text, geometry, exact=exact)
+        assert compiler.compile_code(made.code, "90", made.options)[:4] == b"\x7fELF"
+
+    def test_code_is_small(self):
+        """MLX hashes it at every call."""
+        made = translate(TEXT, WHOLE)
+        size = len(compiler.compile_code(made.code, "90", made.options))
+        assert size < 8192 or compiler.linker() is None
+
+    @pytest.mark.parametrize("extra", ["", "simdgroup_float8x8 m; ", "if (x[0] < 0.0f) return; "])
+    def test_simd_functions(self, extra):
+        body = "; ".join(f"y[{i}] = {case.expression}" for i, case in enumerate(SIMD_CASES))
+        head = f"{extra}uint lane = thread_position_in_grid.x; "
+        text = TEXT.replace("  y[", f"  {head}{body};  y[")
+        made = translate(text, WHOLE)
+        assert compiler.compile_code(made.code, "90", made.options)[:4] == b"\x7fELF"

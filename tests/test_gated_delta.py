@@ -1,0 +1,410 @@
+"""Gated delta updates: values, states, masks, refusals, transforms, and the choice of who serves.
+
+Values are held to the family's float64 recurrence with its bound; that recurrence is held to one
+that is written out here, loop by loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
+from mlx_tilegemm.core.family import Data
+from mlx_tilegemm.core.plain import from_plain, to_plain
+from mlx_tilegemm.core.reference import hold
+from mlx_tilegemm.dispatch import choose
+from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
+from mlx_tilegemm.families import family_of, problem_types
+from mlx_tilegemm.families.gated_delta.kernels import KERNELS
+from mlx_tilegemm.families.gated_delta.spec import variant
+from mlx_tilegemm.families.gated_delta.spelling import parse
+from mlx_tilegemm.machine import chips
+
+SCALE = 0.75
+FORWARD = KERNELS[:3]
+M4 = chips.get("m4")
+RANDOM = np.random.default_rng(5)
+
+
+def call(problem, operands, **options):
+    """Ask the op for a problem."""
+    given = dict(zip(problem.operand_names, operands, strict=True))
+    return tg.gated_delta_update(
+        **given,
+        **{
+            "scale": SCALE,
+            "log_decay": problem.log_decay,
+            "normalize": problem.normalize,
+            "every": problem.every or None,
+            "out_dtype": problem.y.mlx,
+            **options,
+        },
+    )
+
+
+def held(problem, operands, outputs):
+    expected = family_of(problem).reference(problem, operands, (SCALE,))
+    _, reasons = hold(problem, outputs, expected)
+    assert not reasons, (problem, reasons)
+
+
+def drawn(problem, seed=0):
+    return family_of(problem).draw(problem, Data(seed=seed))
+
+
+def kernels_of(problem):
+    """Return the kernels that may serve a problem."""
+    found = {one.kernel for one in choose(problem, M4).candidates if one.reason is None}
+    return [name for name in FORWARD if name in found]
+
+
+def loops(q, k, v, gamma, beta, state, mask, scale):
+    """Return y and the state by the rule as it is written, in float64."""
+    batch, length, heads, _ = v.shape
+    group = heads // q.shape[2]
+    y, state = np.zeros(v.shape), state.copy()
+    for b in range(batch):
+        for t in range(length):
+            for h in range(heads):
+                if not mask[b, t]:
+                    continue
+                key, query, s = k[b, t, h // group], q[b, t, h // group], state[b, h]
+                s = s * gamma[b, t, h]
+                s = s + beta[b, t, h] * np.outer(v[b, t, h] - s @ key, key)
+                y[b, t, h], state[b, h] = scale * s @ query, s
+    return y, state
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_the_reference_is_the_rule(vector):
+    problem = variant(vector_gate=vector, state=True, mask=True, length=11, every=4)
+    operands = drawn(problem)
+    arrays = [np.array(x).astype(np.float64) for x in operands[:-1]]
+    y, state = loops(*arrays, np.array(operands[-1]), SCALE)
+    found = family_of(problem).reference(problem, operands, (SCALE,))
+    np.testing.assert_allclose(found[0].value, y, atol=1e-12)
+    np.testing.assert_allclose(found[1].value, state, atol=1e-12)
+    assert found[2].value.shape == problem.states_shape
+    for one, value in zip(found, (y, state), strict=False):
+        # Of float32, and not of much more.
+        assert 0 < np.max(one.bound) < 1e-3 * np.abs(value).max()
+
+
+@pytest.mark.parametrize("kernel", FORWARD)
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 16, 17, 19])
+def test_lengths(kernel, length):
+    problem = variant(length=length)
+    operands = drawn(problem, length)
+    with tg.use_kernel(kernel):
+        held(problem, operands, call(problem, operands))
+
+
+LONG = st.sampled_from((1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129))
+DIMS = (32, 60, 64, 96, 100, 128, 192)
+
+
+@pytest.mark.slow
+@settings(max_examples=8)
+@given(
+    length=LONG,
+    heads=st.sampled_from(((1, 1), (2, 4), (1, 3), (3, 3))),
+    key_dim=st.sampled_from(DIMS),
+    value_dim=st.sampled_from(DIMS),
+    dtypes=st.lists(st.sampled_from(FLOATS), min_size=6, max_size=6),
+    flags=st.lists(st.booleans(), min_size=5, max_size=5),
+)
+def test_everything_that_a_caller_may_choose(length, heads, key_dim, value_dim, dtypes, flags):
+    names = ("q", "k", "v", "gamma", "beta", "y")
+    options = ("vector_gate", "log_decay", "normalize", "state", "mask")
+    problem = variant(
+        batch=1 + flags[0],
+        length=length,
+        key_heads=heads[0],
+        value_heads=heads[1],
+        key_dim=key_dim,
+        value_dim=value_dim,
+        **dict(zip(names, dtypes, strict=True)),
+        **dict(zip(options, flags, strict=True)),
+    )
+    operands = drawn(problem, length)
+    for kernel in kernels_of(problem):
+        with tg.use_kernel(kernel):
+            held(problem, operands, call(problem, operands))
+
+
+@pytest.mark.parametrize("kernel", [None, *FORWARD], ids=lambda name: name or "mlx")
+def test_masks_lengths_and_states(kernel):
+    """One text, many meanings: dropped tokens, separate calls, and a state handed on."""
+    problem = variant(state=True, mask=True, length=19)
+    q, k, v, gamma, beta, state, _ = drawn(problem, 3)
+    mask = mx.array(RANDOM.random((2, 19)) < 0.6)
+    where = tg.use_kernel(kernel) if kernel else tg.use_backend("mlx")
+    with where:
+
+        def run(first, *tokens, state=state, **options):
+            return tg.gated_delta_update(first, *tokens, state, **options)
+
+        # Masked tokens are as if they were not there, whatever they hold.
+        dirty = mx.where(mask[..., None, None], k, mx.nan)
+        y, last = run(q, dirty, v, gamma, beta, mask=mask)
+        for b in range(2):
+            seen = mx.array(np.flatnonzero(np.array(mask[b])))
+            tokens = [x[b : b + 1, seen] for x in (q, k, v, gamma, beta)]
+            ones = mx.ones((1, seen.size), dtype=mx.bool_)
+            part, end = run(*tokens, state=state[b : b + 1], mask=ones)
+            np.testing.assert_allclose(y[b, seen], part[0], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(last[b], end[0], rtol=1e-5, atol=1e-6)
+            assert not np.array(y[b])[~np.array(mask[b])].any()
+        # Lengths are masks of what comes first, and go together with other masks.
+        lengths = mx.array([0, 12])
+        inside = mx.arange(19)[None] < lengths[:, None]
+        for given_mask in (None, mask):
+            got = run(q, k, v, gamma, beta, mask=given_mask, lengths=lengths)
+            both = inside if given_mask is None else mx.logical_and(inside, mask)
+            want = run(q, k, v, gamma, beta, mask=both)
+            assert all(map(mx.array_equal, got, want))
+        assert mx.array_equal(got[1][0], state[0])
+        # A mask may be of any dtype.
+        again = run(q, k, v, gamma, beta, mask=mask.astype(mx.float32))
+        assert mx.array_equal(again[1], run(q, k, v, gamma, beta, mask=mask)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_a_state_is_handed_on_at_every_token(kernel):
+    problem = variant(state=True, mask=True, length=19)
+    operands = drawn(problem, 4)
+    *tokens, state, mask = operands
+    with tg.use_kernel(kernel):
+        y, last = tg.gated_delta_update(*tokens, state, mask)
+        for at in range(1, 19):
+            first, middle = tg.gated_delta_update(*(x[:, :at] for x in tokens), state, mask[:, :at])
+            rest, end = tg.gated_delta_update(*(x[:, at:] for x in tokens), middle, mask[:, at:])
+            joined = mx.concatenate([first, rest], axis=1)
+            np.testing.assert_allclose(joined, y, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(end, last, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_to_do():
+    problem = variant(length=0, state=True)
+    operands = drawn(problem)
+    y, state, states = call(problem, operands, every=2)
+    assert y.shape == (2, 0, 4, 13)
+    assert states.shape == (2, 0, 4, 13, 40)
+    assert mx.array_equal(state, operands[5])
+    assert not mx.any(call(variant(length=0), operands[:5])[1])
+    y, state = call(variant(batch=0), [x[:0] for x in drawn(variant())])
+    assert (y.shape, state.shape) == ((0, 19, 4, 13), (0, 4, 13, 40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [8, 16])
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_states_after_each_few_tokens(kernel, every):
+    problem = variant(every=every)
+    operands = drawn(problem, 6)
+    with tg.use_kernel(kernel):
+        outputs = call(problem, operands)
+    held(problem, operands, outputs)
+    assert outputs[2].shape == (2, 19 // every, 4, 13, 40)
+    for i in range(19 // every):
+        head = [x[:, : (i + 1) * every] for x in operands]
+        state = call(variant(length=head[0].shape[1]), head)[1]
+        np.testing.assert_allclose(outputs[2][:, i], state, rtol=1e-5, atol=1e-6)
+
+
+def test_fewer_tokens_than_every():
+    problem = variant(every=20)
+    outputs = call(problem, drawn(problem))
+    assert outputs[2].shape == (2, 0, 4, 13, 40)
+
+
+EQUAL, RESETS = "equal keys", "strong resets"
+HARD = [
+    *((EQUAL, beta, decay) for beta in (0.999, 1.99) for decay in (0.9999, 0.97)),
+    *((RESETS, 0.5, low) for low in (0.0, 1e-37, 1e-12)),
+]
+
+
+def hard(kind, beta, decay, length, dim=64):
+    """Return operands that some implementation or other has gone wrong on."""
+    random = np.random.default_rng(8)
+    q, k = random.standard_normal((2, 1, length, 1, dim))
+    gamma = np.full((1, length, 1), decay)
+    if kind == EQUAL:
+        k[:] = k[:, :1]
+    else:
+        gamma = np.where(random.random((1, length, 1)) < 0.1, decay, 0.999)
+    q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True)) for x in (q, k))
+    v = random.standard_normal((1, length, 1, 16))
+    arrays = (q, k, v, gamma, np.full((1, length, 1), beta))
+    return [mx.array(x.astype(np.float32)) for x in arrays]
+
+
+def recurrence_in_float32(q, k, v, gamma, beta):
+    """Return y of the rule as it is written, in NumPy's float32."""
+    arrays = [np.array(x)[0, :, 0] for x in (q, k, v, gamma, beta)]
+    state, rows = np.zeros((16, 64), dtype=np.float32), []
+    for query, key, value, decay, rate in zip(*arrays, strict=True):
+        state = state * decay
+        state = state + rate * np.outer(value - state @ key, key)
+        rows.append(np.float32(SCALE) * (state @ query))
+    return np.stack(rows)[None, :, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [16, 96])
+@pytest.mark.parametrize("kernel", FORWARD)
+@pytest.mark.parametrize("case", HARD, ids=str)
+def test_hard_cases_keep_float32(kernel, case, length):
+    """A beta near 2 keeps an error for hundreds of tokens, whoever adds up in float32."""
+    operands = hard(*case, length=length)
+    problem = replace(
+        variant(), batch=1, length=length, key_heads=1, value_heads=1, key_dim=64, value_dim=16
+    )
+    wanted = family_of(problem).reference(problem, operands, (SCALE,))[0].value
+    with tg.use_kernel(kernel):
+        y, _ = call(problem, operands)
+
+    def error(found):
+        return np.abs(np.array(found) - wanted).max() / np.abs(wanted).max()
+
+    assert error(y) <= max(5e-7, 2 * error(recurrence_in_float32(*operands)))
+
+
+def test_it_is_mlx_where_mlx_is_exact():
+    problem = variant(state=True)
+    operands = drawn(problem)
+    wanted = mx.fast.gated_delta_update(*operands)
+    with tg.use_backend("mlx"):
+        got = tg.gated_delta_update(*operands)
+    assert all(map(mx.array_equal, got, wanted))
+    # MLX rounds a decay to the dtype of q; here it stays as it is.
+    narrow = [x.astype(mx.bfloat16) for x in operands[:3]]
+    near_one = mx.full(operands[3].shape, 0.999)
+    _, ours = tg.gated_delta_update(*narrow, near_one, operands[4])
+    _, exact = tg.gated_delta_update(*(x.astype(mx.float32) for x in narrow), near_one, operands[4])
+    assert mx.array_equal(ours, exact)
+
+
+def test_normalising_is_what_mlx_lm_does():
+    problem = variant()
+    q, k, *rest = drawn(problem)
+    q, k = 3 * q, 5 * k
+    size = 40**-0.5
+    norm_q = size * size * mx.fast.rms_norm(q, None, 1e-6 / 40)
+    norm_k = size * mx.fast.rms_norm(k, None, 1e-6 / 40)
+    wanted = tg.gated_delta_update(norm_q, norm_k, *rest)
+    for backend in ("emulator", "mlx"):
+        with tg.use_backend(backend), tg.use_kernel("any"):
+            got = tg.gated_delta_update(q, k, *rest, normalize=True)
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q": (2, 19, 2)}, r"Expected q of four dimensions, .*, got \(2,19,2\)\."),
+        ({"k": (2, 19, 2, 41)}, r"Expected k of shape \(2,19,2,40\)"),
+        ({"v": (2, 18, 4, 13)}, r"Expected v of shape \(2,19,4,13\)"),
+        ({"v": (2, 19, 3, 13)}, "multiple of those of q, got 3 and 2"),
+        ({"gamma": (2, 19, 2)}, r"Expected gamma of shape \(2,19,4\)"),
+        ({"gamma": (2, 19, 4, 41)}, r"Expected gamma of shape \(2,19,4,40\)"),
+        ({"beta": (2, 19, 4, 1)}, r"Expected beta of shape \(2,19,4\)"),
+        ({"initial_state": (2, 4, 40, 13)}, r"Expected initial_state of shape \(2,4,13,40\)"),
+        ({"mask": (2, 19, 1)}, r"Expected mask of shape \(2,19\)"),
+        ({"lengths": (2, 1)}, r"Expected lengths of shape \(2\)"),
+    ],
+)
+def test_shapes_are_checked(changes, message):
+    given = dict(zip(variant().operand_names, drawn(variant()), strict=True))
+    arrays = {
+        name: mx.zeros(shape, mx.int32 if name == "lengths" else mx.float32)
+        for name, shape in changes.items()
+    }
+    with pytest.raises(ProblemError, match=rf"^\[gated_delta_update\] .*{message}"):
+        tg.gated_delta_update(**{**given, **arrays})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"q": [1.0]}, "Expected q to be an mlx.core.array, got list"),
+        ({"beta": mx.zeros((2, 19, 4), mx.int32)}, "Expected beta of float32"),
+        ({"lengths": mx.zeros((2,))}, "Expected integer lengths, got float32"),
+        ({"every": 1.5}, "Expected every to be None or a whole number"),
+        ({"log_decay": "yes"}, "Expected log_decay to be a bool"),
+        ({"out_dtype": mx.int32}, "Expected a floating point out_dtype, got int32"),
+        ({"scale": "1"}, "Expected scale to be a real number"),
+    ],
+)
+def test_kinds_are_checked(changes, message):
+    given = dict(zip(variant().operand_names, drawn(variant()), strict=True))
+    with pytest.raises(DTypeError, match=rf"^\[gated_delta_update\] .*{message}"):
+        tg.gated_delta_update(**{**given, **changes})
+
+
+def test_every_is_positive():
+    with pytest.raises(ProblemError, match="every to be None or at least 1, got 0"):
+        call(variant(), drawn(variant()), every=0)
+
+
+def test_a_forced_kernel_says_why_not():
+    problem = variant(length=0)
+    with (
+        tg.use_kernel("delta_recurrent"),
+        pytest.raises(IllegalKernelError, match="there is nothing to compute"),
+    ):
+        call(problem, drawn(problem))
+
+
+def test_problems_go_into_files():
+    for problem in (variant(), variant(mask=True, vector_gate=True, every=3, q=BFLOAT16)):
+        assert from_plain(to_plain(problem, problem_types()), problem_types()) == problem
+        assert f"batch 2, {problem.length} tokens" in str(problem)
+
+
+def test_the_spelling():
+    problem = parse("1x5x2x4x64x96:bf16,f32:vector")
+    assert (problem.length, problem.key_dim, problem.value_dim) == (5, 64, 96)
+    assert (problem.q, problem.gamma, problem.y) == (BFLOAT16, FLOAT32, BFLOAT16)
+    assert problem.vector_gate
+    assert problem.state
+    assert not parse("1x5x2x4x64x96:f16:first").state
+    for wrong in ("1x5x2x4x64", "1x5x2x4x64x96:f16:fast"):
+        with pytest.raises(ProblemError, match="--gated-delta-update"):
+            parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "kernel"),
+    [
+        ("1x1x16x32x128x128:bf16,f32", "delta_recurrent"),
+        ("1x16x16x32x128x128:bf16,f32", "delta_recurrent"),
+        ("1x8x32x32x128x128:bf16,f32:vector", "delta_recurrent"),
+        ("1x512x16x32x128x128:bf16,f32", "delta_chunk"),
+        ("1x512x32x32x128x128:bf16,f32:vector", "delta_chunk"),
+        ("1x2048x30x30x96x192:bf16,f32", "delta_scan"),
+    ],
+)
+def test_the_choice(text, kernel):
+    decision = choose(parse(text), chips.get("m4-max"), mlx_competes=True)
+    assert decision.route == kernel
+    assert decision.mlx is not None
+
+
+def test_explain_says_what_serves_and_what_a_narrow_gate_loses():
+    problem = variant(gamma=FLOAT16)
+    operands = drawn(problem)
+    found = tg.explain(tg.gated_delta_update, *operands, chip="m4")
+    assert found.plan.kernel in FORWARD
+    assert any("gamma is float16" in note for note in found.notes)
+    assert any(f"{2 * 4 * 40 * 13 * 4} bytes" in note for note in found.notes)

@@ -1,0 +1,404 @@
+"""Checkpoints of codes, written to disk in each layout: they stay codes, and logits are right."""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import ceil
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
+
+import mlx_lm.utils
+from mlx_lm.models import deepseek_v3, llama
+
+import mlx_tilegemm as tg
+from mlx_tilegemm import formats
+from mlx_tilegemm.integrations import mlx_lm as integration
+from mlx_tilegemm.integrations import safetensors
+from mlx_tilegemm.nn import FP8Linear, QuantizedLinear
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 160,
+    "num_hidden_layers": 1,
+    "intermediate_size": 288,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 61,
+    "tie_word_embeddings": False,
+    "attention_bias": True,
+}
+PROMPT = mx.array([[3, 1, 4, 1, 5, 9]])
+STORED = {
+    mx.float32: "F32",
+    mx.bfloat16: "BF16",
+    mx.float16: "F16",
+    mx.uint8: "U8",
+    mx.int8: "I8",
+}
+
+
+def write(folder: Path, config: dict, tensors: dict[str, tuple[str, mx.array]]) -> None:
+    """Write a checkpoint: each tensor with the name of its format, which MLX would not write."""
+    header, blobs, at = {}, [], 0
+    for name, (form, array) in tensors.items():
+        flat = mx.contiguous(array).reshape(-1)
+        blob = np.array(flat.view(mx.uint8)).tobytes()
+        header[name] = {
+            "dtype": form,
+            "shape": [*array.shape],
+            "data_offsets": [at, at + len(blob)],
+        }
+        blobs.append(blob)
+        at += len(blob)
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    (folder / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(text)) + text + b"".join(blobs)
+    )
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def grown(scales: np.ndarray, shape: tuple[int, int], block: tuple[int, int]) -> np.ndarray:
+    across = np.repeat(np.repeat(scales, block[0], axis=0), block[1], axis=1)
+    return across[: shape[0], : shape[1]]
+
+
+def as_floats(array: mx.array) -> np.ndarray:
+    return np.array(array.astype(mx.float32))
+
+
+RANDOM = np.random.default_rng(0)
+
+
+def in_bytes(shape, form, kind, dtype, name, powers=False):
+    """Return the tensors beside ``weight`` of a weight of one code a byte, and its values."""
+    rows, columns = shape
+    stored = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2", "int8": "I8"}[form]
+    if form == "int8":
+        codes = mx.array(RANDOM.integers(-128, 128, shape).astype(np.int8))
+        values = as_floats(codes)
+    else:
+        codes = formats.encode(mx.array(RANDOM.standard_normal(shape).astype(np.float32)), form)
+        values = as_floats(formats.decode(codes, form))
+    if kind == "none":
+        return {"weight": (stored, codes)}, values
+    grid, block = {
+        "tensor": ((1,), shape),
+        "scalar": ((), shape),
+        "row": ((rows, 1), (1, columns)),
+        "block": ((ceil(rows / 128), ceil(columns / 128)), (128, 128)),
+        "groups": ((rows, ceil(columns / 32)), (1, 32)),
+    }[kind]
+    drawn = RANDOM.uniform(0.02, 0.06, grid) / (127 if form == "int8" else 1)
+    scales = mx.array((2.0 ** np.round(np.log2(drawn)) if powers else drawn).astype(np.float32))
+    if dtype == "F8_E8M0":
+        scales = formats.encode(scales, "e8m0")
+        factors = as_floats(formats.decode(scales, "e8m0"))
+    else:
+        scales = scales.astype(dtype)
+        factors = as_floats(scales)
+    form_of_scales = STORED.get(dtype, dtype)
+    factors = factors.reshape(1, 1) if factors.size == 1 else factors
+    tensors = {"weight": (stored, codes), name: (form_of_scales, scales)}
+    return tensors, values * grown(factors, shape, block)
+
+
+def in_fours(shape, packed):
+    """Return the tensors of an nvfp4 weight, whose factor divides if it is packed."""
+    dense = mx.array(0.05 * RANDOM.standard_normal(shape).astype(np.float32))
+    words, scales = mx.quantize(20 * dense, mode="nvfp4")
+    codes = words.view(mx.uint8)
+    values = as_floats(formats.dequantize(words, scales, mode="nvfp4", dtype=mx.float32)) / 20
+    if packed:
+        names = ("weight_packed", "weight_global_scale", mx.array([20.0]))
+    else:
+        names = ("weight", "weight_scale_2", mx.array(0.05))
+    tensors = {
+        names[0]: ("U8", codes),
+        "weight_scale": ("F8_E4M3", scales),
+        names[1]: ("F32", names[2]),
+    }
+    return tensors, values
+
+
+FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+LAYOUTS = {
+    "DeepSeek": (FP8, ("e4m3", "block", mx.float32, "weight_scale_inv")),
+    "Qwen3": (FP8, ("e4m3", "block", mx.bfloat16, "weight_scale_inv")),
+    "Mistral": ({"quant_method": "fp8"}, ("e4m3", "scalar", mx.bfloat16, "weight_scale_inv")),
+    "channels": (COMPRESSED, ("e4m3", "row", mx.bfloat16, "weight_scale")),
+    "tensors": (COMPRESSED, ("e4m3", "tensor", mx.float32, "weight_scale")),
+    "blocks": (
+        {**COMPRESSED, "config_groups": {"g": {"weights": {"block_structure": [128, 128]}}}},
+        ("e4m3", "block", mx.float32, "weight_scale"),
+    ),
+    "ModelOpt": (
+        {"quant_method": "modelopt", "quant_algo": "FP8"},
+        ("e4m3", "scalar", mx.float32, "weight_scale"),
+    ),
+    "ComfyUI": ({}, ("e5m2", "scalar", mx.float32, "scale_weight")),
+    "no scales": ({}, ("e5m2", "none", None, "")),
+    "W8A8": (
+        {"quant_method": "compressed-tensors", "format": "int-quantized"},
+        ("int8", "row", mx.float32, "weight_scale"),
+    ),
+}
+POWERS = {
+    "ue8m0": ({**FP8, "scale_fmt": "ue8m0"}, ("e4m3", "block", mx.float32, "weight_scale_inv")),
+    "MiniMax": (FP8, ("e4m3", "groups", "F8_E8M0", "weight_scale_inv")),
+    "blocks of F8_E8M0": (FP8, ("e4m3", "block", "F8_E8M0", "weight_scale_inv")),
+}
+
+
+def checkpoint(folder, module, settings, made, config=LLAMA, decoded=()):
+    """Write a checkpoint of a model, and return the model that has its values in float32.
+
+    Args:
+        folder: Where to.
+        module: mlx-lm's module of the model.
+        settings: What it says of its quantization.
+        made: Returns the tensors of a linear layer by their names in it, and its values.
+        config: The model's configuration.
+        decoded: Parts of the names of weights that are decoded to bfloat16 while they are loaded.
+    """
+    mx.random.seed(1)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    tensors, values = {}, {}
+    for name, array in raw_weights(model, config).items():
+        path, _, last = name.rpartition(".")
+        if last == "weight" and array.ndim == 2 and not path.endswith(("embed_tokens", "gate")):
+            own, value = made(array.shape)
+            tensors |= {f"{path}.{key}": one for key, one in own.items()}
+            tensors[f"{path}.input_scale"] = ("F32", mx.array(0.5))
+            value = mx.array(value)
+            rounds = any(part in name for part in decoded)
+            values[name] = value.astype(mx.bfloat16).astype(mx.float32) if rounds else value
+        else:
+            tensors[name] = ("F32", array.astype(mx.float32))
+            values[name] = array.astype(mx.float32)
+    write(folder, {**config, "quantization_config": settings} if settings else config, tensors)
+    model.load_weights(list(model.sanitize(values).items()))
+    model.eval()
+    return model
+
+
+def raw_weights(model, config):
+    """Return random weights under the names that checkpoints have, before ``sanitize``."""
+    found = dict(tree_flatten(model.parameters()))
+    for path, layer in list(model.named_modules()):
+        for name, parts in (("switch_mlp", "experts"),):
+            for key in [key for key in found if key.startswith(f"{path}.{name}.") and path]:
+                stacked = found.pop(key)
+                for number in range(stacked.shape[0]):
+                    found[key.replace(name, f"{parts}.{number}")] = stacked[number]
+        if isinstance(layer, deepseek_v3.DeepseekV3Attention):
+            rows = config["num_attention_heads"] * (
+                config["qk_nope_head_dim"] + config["v_head_dim"]
+            )
+            for name in ("embed_q", "unembed_out"):
+                found.pop(f"{path}.{name}.weight")
+            found[f"{path}.kv_b_proj.weight"] = mx.random.normal((rows, config["kv_lora_rank"]))
+    return found
+
+
+def bytes_of(model):
+    return sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+
+
+def hold(got, expected):
+    scale = float(mx.abs(expected).max())
+    np.testing.assert_allclose(np.array(got), np.array(expected), rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_codes_stay_codes(tmp_path, layout):
+    settings, (form, kind, dtype, name) = LAYOUTS[layout]
+    dense = checkpoint(
+        tmp_path, llama, settings, lambda shape: in_bytes(shape, form, kind, dtype, name)
+    )
+    model, config = integration.load_model(tmp_path)
+    layers = [layer for _, layer in model.named_modules() if isinstance(layer, FP8Linear)]
+    assert len(layers) == 8
+    assert {layer.format for layer in layers} == {form}
+    assert {layer.weight.dtype for layer in layers} == {mx.int8 if form == "int8" else mx.uint8}
+    if kind != "none":
+        assert {layer.scales.dtype for layer in layers} == {dtype}
+    assert not [layer for _, layer in model.named_modules() if type(layer) is nn.Linear]
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert bytes_of(model) == pytest.approx(size, rel=0.05)
+    assert config["quantization_config"] == settings
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+@pytest.mark.parametrize("layout", ["DeepSeek", "channels"])
+def test_logits_by_kernels(kernels, tmp_path, layout):
+    settings, (form, kind, dtype, name) = LAYOUTS[layout]
+    dense = checkpoint(
+        tmp_path, llama, settings, lambda shape: in_bytes(shape, form, kind, dtype, name)
+    )
+    model, _ = integration.load_model(tmp_path)
+    hold(model(PROMPT), dense(PROMPT))
+
+
+@pytest.mark.parametrize("layout", POWERS)
+def test_powers_of_two_become_mxfp8_exactly(tmp_path, layout):
+    settings, (form, kind, dtype, name) = POWERS[layout]
+    dense = checkpoint(
+        tmp_path,
+        llama,
+        settings,
+        lambda shape: in_bytes(shape, form, kind, dtype, name, powers=True),
+    )
+    model, _ = integration.load_model(tmp_path)
+    pairs = [
+        (layer, dict(dense.named_modules())[path])
+        for path, layer in model.named_modules()
+        if isinstance(layer, QuantizedLinear)
+    ]
+    assert len(pairs) == 8
+    for layer, other in pairs:
+        values = formats.dequantize(layer.weight, layer.scales, mode="mxfp8", dtype=mx.float32)
+        assert layer.mode == "mxfp8"
+        assert mx.array_equal(values, other.weight)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert bytes_of(model) == pytest.approx(size, rel=0.05)
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+def test_scales_that_are_no_powers_stay_what_they_are(tmp_path):
+    settings, made = LAYOUTS["DeepSeek"]
+    settings = {**settings, "scale_fmt": "ue8m0"}
+    dense = checkpoint(tmp_path, llama, settings, lambda shape: in_bytes(shape, *made))
+    model, _ = integration.load_model(tmp_path)
+    assert not [one for _, one in model.named_modules() if isinstance(one, QuantizedLinear)]
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["multiplier", "divisor"])
+def test_nvfp4_with_the_scale_of_a_tensor(tmp_path, packed):
+    settings = (
+        {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
+        if packed
+        else {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    )
+    dense = checkpoint(tmp_path, llama, settings, lambda shape: in_fours(shape, packed))
+    model, _ = integration.load_model(tmp_path)
+    layers = [one for _, one in model.named_modules() if isinstance(one, QuantizedLinear)]
+    assert len(layers) == 8
+    assert {layer.mode for layer in layers} == {"nvfp4"}
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert bytes_of(model) == pytest.approx(size, rel=0.05)
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+LATENT = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 61,
+    "hidden_size": 160,
+    "num_hidden_layers": 2,
+    "intermediate_size": 288,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-5,
+    "moe_intermediate_size": 64,
+    "n_shared_experts": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "kv_lora_rank": 48,
+    "q_lora_rank": 40,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 32,
+    "qk_nope_head_dim": 40,
+    "first_k_dense_replace": 1,
+    "scoring_func": "sigmoid",
+}
+
+
+def test_what_a_model_stacks_or_cuts_is_decoded(tmp_path):
+    """Experts and the latent projection; all else of DeepSeek-V3 stays codes."""
+    settings, made = LAYOUTS["DeepSeek"]
+    dense = checkpoint(
+        tmp_path,
+        deepseek_v3,
+        settings,
+        lambda shape: in_bytes(shape, *made),
+        LATENT,
+        decoded=(".experts.", "kv_b_proj"),
+    )
+    model, _ = integration.load_model(tmp_path)
+    layers = {path for path, one in model.named_modules() if isinstance(one, FP8Linear)}
+    assert "model.layers.0.mlp.gate_proj" in layers
+    assert "model.layers.1.self_attn.q_b_proj" in layers
+    assert "model.layers.1.mlp.shared_experts.up_proj" in layers
+    assert len(layers) == 4 * 2 + 3 + 3 + 1
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+def test_a_model_without_codes_is_mlx_lm_s(tmp_path):
+    dense = checkpoint(
+        tmp_path, llama, {}, lambda shape: ({"weight": ("F32", mx.ones(shape))}, np.ones(shape))
+    )
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    tensors, _ = safetensors.header(tmp_path / "model.safetensors")
+    assert {one["dtype"] for one in tensors.values()} == {"F32"}
+    with pytest.raises(ValueError, match="input_scale"):
+        integration.load_model(tmp_path)
+    model, _ = integration.load_model(tmp_path, strict=False)
+    assert [one for _, one in model.named_modules() if type(one) is nn.Linear]
+    hold(model(PROMPT), dense(PROMPT))
+
+
+def test_load_returns_what_mlx_lm_s_does(tmp_path, monkeypatch):
+    settings, made = LAYOUTS["channels"]
+    checkpoint(tmp_path, llama, settings, lambda shape: in_bytes(shape, *made))
+    monkeypatch.setattr(mlx_lm.utils, "load_tokenizer", lambda *_, **__: "tokenizer")
+    with pytest.raises(ValueError, match="float-quantized"):
+        mlx_lm.utils.load(str(tmp_path))
+    model, tokenizer, config = integration.load(tmp_path, lazy=True, return_config=True)
+    assert tokenizer == "tokenizer"
+    assert config["quantization_config"] == settings
+    assert isinstance(model.lm_head, FP8Linear)
+    assert "sanitize" not in vars(model)
+    with pytest.raises(ValueError, match="float-quantized"):
+        mlx_lm.utils.load(str(tmp_path))
+
+
+def test_scales_of_other_blocks_are_refused(tmp_path):
+    settings, made = LAYOUTS["DeepSeek"]
+    checkpoint(tmp_path, llama, settings, lambda shape: in_bytes(shape, *made))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"]["weight_block_size"] = [64, 64]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(tg.errors.ProblemError, match=r"blocks of 64 by 64, .* got \(\d,\d\)\."):
+        integration.load_model(tmp_path)
+
+
+def test_patching_and_audit_know_the_layer(tmp_path):
+    settings, made = LAYOUTS["DeepSeek"]
+    checkpoint(tmp_path, llama, settings, lambda shape: in_bytes(shape, *made))
+    model, _ = integration.load_model(tmp_path)
+    report = integration.patch(model)
+    reasons = {one.reason for one in report.left_alone if one.layer == "FP8Linear"}
+    assert reasons == {"computes through this library already"}
+    audit = tg.audit(model, PROMPT, chip="m4-max")
+    served = [row for row in audit.rows if row.primitive == "fp8_scaled_matmul"]
+    assert {row.path for row in served} == {
+        path for path, one in model.named_modules() if isinstance(one, FP8Linear)
+    }
+    assert all(row.ours for row in served)
