@@ -280,9 +280,9 @@ def run_mlx(problem: AnyProblem, arrays: Sequence[mx.array], chip: Chip) -> tupl
     """Run MLX's casts and kernels; return the result and the path in words."""
     if isinstance(problem, ScaledProblem):
         given = dict(zip(problem.operand_names, arrays, strict=True))
-        decoded = [one(problem, given).astype(mx.bfloat16) for one in (left_values, right_values)]
-        out, path = run_mlx(rival(problem), decoded, chip)
-        return out, f"{path} of a bfloat16 copy"
+        dense = [one(problem, given).astype(mx.bfloat16) for one in (left_values, right_values)]
+        result, words = run_mlx(rival(problem), dense, chip)
+        return result, f"{words} of a bfloat16 copy"
     price = family_of(problem).price(problem, chip)
     assert price is not None
     path = price.path.split(",")[0]
