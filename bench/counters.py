@@ -51,7 +51,7 @@ from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.lines import LINE_BYTES
 
-AnyProblem = GemmProblem | AttentionProblem | QuantizedProblem | ExpertProblem | ScaledProblem
+AnyProblem = GemmProblem | AttentionProblem | QuantizedProblem | ScaledProblem | ExpertProblem
 
 HERE = Path(__file__).parent
 SAMPLE = 8
@@ -148,8 +148,8 @@ def _case(name: str, problem: str, *, sample: int = SAMPLE) -> Case:
     specs: dict[str, Callable[[str], AnyProblem]] = {
         "attention": attention_spec,
         "quantized": quantized_spec,
-        "experts": experts_spec,
         "fp8": scaled_spec,
+        "experts": experts_spec,
     }
     spec = specs.get(name.split()[0], matmul_spec)
     return Case(name=name, problem=spec(problem), sample=sample)
@@ -462,6 +462,15 @@ def _quantized_result(
     return float(terms.sum()), float(np.linalg.norm(terms))
 
 
+def _scaled_result(
+    problem: ScaledProblem, arrays: Sequence[mx.array], row: int, column: int
+) -> tuple[float, float]:
+    given = dict(zip(problem.operand_names, arrays, strict=True))
+    left, right = left_values(problem, given)[row], right_values(problem, given)[column]
+    terms = _floats(left).astype(np.float64) * _floats(right)
+    return float(terms.sum()), float(np.linalg.norm(terms))
+
+
 def _expert_result(
     problem: ExpertProblem, arrays: Sequence[mx.array], row: int, column: int
 ) -> tuple[float, float]:
@@ -474,15 +483,6 @@ def _expert_result(
     }
     own = _floats(part["w"]) if problem.weight is None else weight_values(problem, part)
     terms = _floats(given["x"][source, 0]).astype(np.float64) * own[0]
-    return float(terms.sum()), float(np.linalg.norm(terms))
-
-
-def _scaled_result(
-    problem: ScaledProblem, arrays: Sequence[mx.array], row: int, column: int
-) -> tuple[float, float]:
-    given = dict(zip(problem.operand_names, arrays, strict=True))
-    left, right = left_values(problem, given)[row], right_values(problem, given)[column]
-    terms = _floats(left).astype(np.float64) * _floats(right)
     return float(terms.sum()), float(np.linalg.norm(terms))
 
 
