@@ -200,7 +200,7 @@ class MultiLinearRoute:
 
 
 class QuantizedMultiLinearRoute:
-    """The call of a layer with one quantized ``weight`` per head, as mlx-lm's latent attention."""
+    """The call of a layer with one quantized weight per head, as mlx-lm's latent attention has."""
 
     __slots__ = ()
 
