@@ -44,10 +44,11 @@ def _gemm(*rows: int, **options: Any) -> list[tuple[GemmProblem, Data]]:  # noqa
 def _simdgroup() -> list[Made]:
     small, large, kernel = "32x32x16-2x2", "64x64x16-2x2", "gemm_simdgroup"
     batched = {"a_batch": (2, 3), "b_batch": (3,), "c": BFLOAT16}
+    outer = {**batched, "b_batch": (2, 1)}
     tt = {"transpose_a": True, "transpose_b": True}
     return [
         _subject(kernel, f"{small}-staged", *_gemm(45, 9, **batched, c_shape=(3, 1, 70))),
-        _subject(kernel, f"{small}-direct", *_gemm(45, **batched, c_shape=(2, 1, 45, 70))),
+        _subject(kernel, f"{small}-direct", *_gemm(45, **outer, c_shape=(2, 1, 45, 70))),
         _subject(kernel, f"{small}-staged", *_gemm(45, 9, **tt, b=BFLOAT16, n=38)),
         _subject(kernel, f"{small}-direct", *_gemm(45, 9, **tt, out=FLOAT16, scaled=True)),
         _subject(kernel, f"{large}-staged-double", *_gemm(70, 9, n=70, k=53)),
