@@ -200,13 +200,6 @@ def draw(problem: DeltaProblem | DeltaGradientProblem, data: Data) -> list[mx.ar
     random = np.random.default_rng(data.seed)
     update = problem if isinstance(problem, DeltaProblem) else problem.update
     found = [_drawn(update, one, data, random) for one in problem.operands]
-    if update.mask:
-        names = problem.operand_names
-        v, mask = names.index("v"), names.index("mask")
-        # Whatever a masked token holds, nothing shows of it.
-        found[v] = mx.where(
-            found[mask][..., None, None], found[v], mx.array(mx.nan, found[v].dtype)
-        )
     return [as_view(x) for x in found] if data.exact else found
 
 
