@@ -342,11 +342,15 @@ class TestBuild:
 
         (program,) = dialect.convert(TEXT.format(name="k"))
         first = Counted(tmp_path, tmp_path, tmp_path / "cache")
+        assert not first.knows(program)
         bracket = first.bracket(program)
+        assert first.knows(program)
         assert len(made) == 2
         assert Counted(tmp_path, tmp_path, tmp_path / "cache").bracket(program) == bracket
         assert len(made) == 2
-        first.bracket(replace(program, code=program.code + "\n"))
+        changed = replace(program, code=program.code + "\n")
+        assert not first.knows(changed)
+        first.bracket(changed)
         assert len(made) == 4
         first.identity = "others"
         first.bracket(program)
@@ -565,6 +569,11 @@ class TestMarkdown:
         assert widest.index("| 32x32 |") < widest.index("| 64x64 |")
         assert "| gemm | 8x8 | m 4 | crash |" in text.partition("## Not compiled")[2]
 
+    def test_how_many_of_all(self):
+        assert "# Registers and spills of 1 texts\n" in markdown.markdown(full(row()), None, "c", 1)
+        text = markdown.markdown(full(row()), None, "c", 7)
+        assert "# Registers and spills of 1 of 7 texts\n" in text
+
     def test_errors_of_estimates(self):
         wider = row("32x32", "bb", high=replace(BUILD, registers=BUILD.registers + 8))
         text = markdown.markdown(full(row(), wider, row("8x8", "cc", reason="crash")), None, "c")
@@ -647,6 +656,23 @@ class TestCommand:
     def test_extent(self):
         assert cli._extent("128") == (128, 1, 1)
         assert cli._extent("32x4x2") == (32, 4, 2)
+
+
+def test_texts_of_one_name_are_not_kept_for_two(tmp_path, monkeypatch):
+    from agx import project
+
+    from mlx_tilegemm.call import compiled
+
+    monkeypatch.setattr(compiled, "TABLE", tmp_path / "compiled.tsv")
+    (text,) = project.texts_of("64x64x64:f16", "m1", "gemm_simdgroup/32x32x16-2x2-direct")
+    low, high = replace(BUILD, registers=70), BUILD
+    same = (text, compiler.Bracket(low=low, high=high))
+    assert project.keep([same, same]) == 1
+    found = compiled.compiled(text.metal)
+    compiled._table.cache_clear()
+    assert found == compiled.Compiled(low=70, high=72, spills=False)
+    with pytest.raises(ValueError, match="one text of the name"):
+        project.keep([same, (text, compiler.Bracket(low=low, high=low))])
 
 
 def front_end(program, folder):

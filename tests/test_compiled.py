@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from itertools import takewhile
+from statistics import mean
 
 import mlx.core as mx
 import pytest
+from agx import project
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import ArraySpec
@@ -74,3 +78,14 @@ def test_words():
     assert str(KNOWN) == "66-68 by Mesa's compiler for M1"
     wide = Compiled(low=130, high=130, spills=True)
     assert str(wide) == "130 by Mesa's compiler for M1, which spills"
+
+
+@pytest.mark.slow
+def test_estimates_are_near_what_was_compiled():
+    errors = defaultdict(list)
+    for text in takewhile(lambda one: one.usual, project.every_text("m1")):
+        if found := compiled.compiled(text.metal):
+            errors[text.kernel].append(text.estimate - (found.low + found.high) / 2)
+    assert sum(map(len, errors.values())) > 100
+    assert {kernel: found for kernel, found in errors.items() if mean(map(abs, found)) > 4} == {}
+    assert {kernel: found for kernel, found in errors.items() if min(found) < -10} == {}

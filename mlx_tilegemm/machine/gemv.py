@@ -48,14 +48,23 @@ class GemvTile:
 
 
 @kept
-def gemv_resources(tile: GemvTile, run: int, transpose: bool) -> Resources:
-    """Return threads, threadgroup memory and live registers; arguments are `block_columns`'s."""
+def gemv_resources(
+    tile: GemvTile, run: int, transpose: bool, registers: int | None = None
+) -> Resources:
+    """Return threads, threadgroup memory and live registers.
+
+    Args:
+        tile: The tile.
+        run: Elements of a row of the matrix as stored that a lane reads at a time.
+        transpose: The matrix is ``[n, k]``.
+        registers: Estimate of the kernel's own; None for what any of its kind has.
+    """
     by_columns = tile.rows * tile.columns + (tile.columns + 1) * run
     live = by_columns if transpose else (tile.rows + 1) * run
     return Resources(
         threads=tile.threads,
         threadgroup_bytes=0 if transpose else FLOAT32.bytes * tile.shares_elements(run),
-        registers=live + ADDRESSING_REGISTERS,
+        registers=live + ADDRESSING_REGISTERS if registers is None else registers,
     )
 
 

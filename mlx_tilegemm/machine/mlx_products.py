@@ -9,12 +9,15 @@ from ..core.dtypes import FLOAT32, DType, promote
 from ..core.plan import SIMD_WIDTH
 from .chips.record import Chip
 from .cost import DRAM_SHARE, TileWork, resident_threadgroups, residents, seconds
-from .fragment import ADDRESSING_REGISTERS, FRAGMENT
+from .fragment import FRAGMENT
 from .price import Price, make_price
 from .products import GemmTile, Product, dram_bytes, gemm_work, moved_bytes, written_bytes
 
 PADDING_BYTES = 16
 """Padding of a row in threadgroup memory."""
+
+STEEL_REGISTERS = 20
+"""Registers beside the fragments of its tiled kernels, as Mesa's compiler for M1 has it."""
 
 NEURAL_REGISTERS = 64
 NEURAL_SIMDGROUP = 32
@@ -222,7 +225,7 @@ def _steel_tile(sizes: tuple[int, int, int, int, int], product: Product) -> Gemm
         simdgroups_m=simdgroups_m,
         simdgroups_n=simdgroups_n,
         staged=True,
-        registers=2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS,
+        registers=2 * (rows * columns + rows + columns) + STEEL_REGISTERS,
         threadgroup_memory=(a_tile + b_tile) * product.a.bytes,
     )
 

@@ -13,7 +13,7 @@ from ..core.dtypes import FLOAT32
 from ..core.plan import Extent, Resources
 from .chips.record import Chip
 
-ADDING = Resources(threads=256, threadgroup_bytes=0, registers=24)
+ADDING = Resources(threads=256, threadgroup_bytes=0, registers=11)
 """What a threadgroup needs that adds shares up, one element a thread."""
 
 MIN_STEPS = 4

@@ -65,6 +65,7 @@ def _add_report(command: argparse.ArgumentParser) -> None:
     add("--against", type=Path, help="an earlier report's JSON")
     add("--json", type=Path, help="write the report here")
     add("--markdown", type=Path, help="write it for reading here; default: print it")
+    add("--known", action="store_true", help="only texts that were compiled before")
     add("--package", action="store_true", help="keep what models use in the package, for explain")
 
 
@@ -94,6 +95,9 @@ def _report(compiler: Compiler, options: argparse.Namespace) -> int:
         raise ValueError("[agx] Expected all texts for --package, got some of them.")
     earlier = report.load(options.against) if options.against else None
     texts = [text for text in _texts(options) if _holds(str(text), options.filter)]
+    of = len(texts)
+    if options.known:
+        texts = [text for text in texts if compiler.knows(text.program)]
     rows = _mapped(lambda text: _row(compiler, text), texts, options.jobs)
     made = report.Report(
         chip=options.chip,
@@ -110,7 +114,8 @@ def _report(compiler: Compiler, options: argparse.Namespace) -> int:
             for text, row in zip(texts, rows, strict=True)
             if text.usual and row.bracket
         )
-    _write(markdown.markdown(made, difference, options.command_line), options.markdown)
+    text = markdown.markdown(made, difference, options.command_line, of)
+    _write(text, options.markdown)
     worse = difference is not None and any(change.worse for change in difference.changes)
     return int(worse or any(row.bracket is None for row in made.rows))
 

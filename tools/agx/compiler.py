@@ -172,11 +172,9 @@ class Compiler:
         Raises:
             CompileError: A compiler refused it.
         """
-        if self._cache is None:
+        kept = self._place(program, flags)
+        if kept is None:
             return self._compiled(program, flags)
-        parts = (self.identity, *_FLAGS[:-1], *flags, program.code)
-        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
-        kept = self._cache / key[:2] / f"{key}.json"
         if kept.exists():
             return _read(json.loads(kept.read_text(encoding="utf-8")))
         build = self._compiled(program, flags)
@@ -185,6 +183,19 @@ class Compiler:
         partial.write_text(json.dumps(asdict(build)), encoding="utf-8")
         partial.replace(kept)
         return build
+
+    def knows(self, program: Program) -> bool:
+        """Whether both ends of a program have been compiled before."""
+        places = (self._place(program, flags) for flags in (_NO_MOTION, ()))
+        return all(place is not None and place.exists() for place in places)
+
+    def _place(self, program: Program, flags: Sequence[str]) -> Path | None:
+        """Return where the result of a program is kept; None if nothing is."""
+        if self._cache is None:
+            return None
+        parts = (self.identity, *_FLAGS[:-1], *flags, program.code)
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
+        return self._cache / key[:2] / f"{key}.json"
 
     def _compiled(self, program: Program, flags: Sequence[str]) -> Build:
         return read_build(*self.run(program, flags))

@@ -29,16 +29,20 @@ is a pair, without and with moving code out of loops; Apple's compiler is somewh
 """
 
 
-def markdown(report: Report, difference: Difference | None, command: str) -> str:
+def markdown(
+    report: Report, difference: Difference | None, command: str, of: int | None = None
+) -> str:
     """Return a report as Markdown.
 
     Args:
         report: The report.
         difference: Against an earlier one, or None.
         command: What made it.
+        of: How many texts there are, if not all are in it.
     """
+    some = f" of {of}" if of and of != len(report.rows) else ""
     parts = [
-        f"# Registers and spills of {len(report.rows)} texts\n\n{_HOW}",
+        f"# Registers and spills of {len(report.rows)}{some} texts\n\n{_HOW}",
         f"Chosen for {report.chip}. Compilers: {report.compilers}. Written by\n\n    {command}\n",
         *([_difference(difference)] if difference else []),
         _summary(report),

@@ -1,18 +1,23 @@
-"""The kernels of this project as this tool sees them; no other module here knows its inside."""
+"""The kernels of this project as this tool sees them; no other module here knows its inside.
+
+It also reads earlier commits of it, for a comparison with them: what they lack is asked for only
+where it is needed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from mlx_tilegemm.assurance import tuning
 from mlx_tilegemm.assurance.variants import variants
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.backends.metal import MetalBackend, generated_texts
-from mlx_tilegemm.call.compiled import Compiled, identity, save
+from mlx_tilegemm.backends.metal import MetalBackend
+from mlx_tilegemm.core.operand import Operand
 from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.families.attention import spelling as attention
@@ -57,7 +62,7 @@ class Text:
         program: The text.
         estimate: The project's own estimate of its registers.
         threadgroup_bytes: Threadgroup memory that the project counts for it, in bytes.
-        identity: What the package calls the text.
+        metal: The complete Metal text.
         usual: Whether models have such problems; else it is one to try a variant with.
     """
 
@@ -67,7 +72,7 @@ class Text:
     program: Program
     estimate: int
     threadgroup_bytes: int
-    identity: str
+    metal: str
     usual: bool
 
     def __str__(self) -> str:
@@ -142,10 +147,16 @@ def _spelled(text: str) -> Problem:
 
 def _texts(problem: Problem, plan: Plan, usual: bool) -> Iterator[Text]:
     """Yield the text of each stage of a plan as MLX makes it."""
+    texts: list[str] = []
+
+    def record(event: dict[str, Any]) -> None:
+        if event.get("name") == "CustomKernel":
+            texts.append(event["arguments"][1])
+
     run = kernel_run(problem, plan, MetalBackend())
     factors = (1,) * len(problem.factors)
-    operands = [mx.zeros(one.stored_shape, dtype=one.mlx) for one in problem.operands]
-    texts = generated_texts(lambda arrays: run(arrays, factors, None), operands)
+    operands = list(map(_zeros, problem.operands))
+    mx.export_function(record, lambda *arrays: run(arrays, factors, None), *operands)
     for stage, text in zip(plan.stages, texts, strict=True):
         (program,) = convert(text)
         yield Text(
@@ -155,9 +166,15 @@ def _texts(problem: Problem, plan: Plan, usual: bool) -> Iterator[Text]:
             program=program,
             estimate=stage.resources.registers,
             threadgroup_bytes=stage.resources.threadgroup_bytes,
-            identity=identity(text),
+            metal=text,
             usual=usual,
         )
+
+
+def _zeros(operand: Operand) -> mx.array:
+    if hasattr(operand, "stored_shape"):
+        return mx.zeros(operand.stored_shape, dtype=operand.mlx)
+    return mx.zeros(operand.shape, dtype=operand.dtype.mlx)
 
 
 def keep(brackets: Iterable[tuple[Text, Bracket]]) -> int:
@@ -166,12 +183,15 @@ def keep(brackets: Iterable[tuple[Text, Bracket]]) -> int:
     Raises:
         ValueError: Texts that it takes differently have one name.
     """
+    from mlx_tilegemm.call.compiled import Compiled, identity, save
+
     entries: dict[str, Compiled] = {}
     for text, bracket in brackets:
         low, high = sorted((bracket.low.registers, bracket.high.registers))
         spills = bool(bracket.low.spills or bracket.high.spills)
         entry = Compiled(low=low, high=high, spills=spills)
-        if entries.setdefault(text.identity, entry) != entry:
-            raise ValueError(f"[agx] Expected one text of the name {text.identity}, got another.")
+        name = identity(text.metal)
+        if entries.setdefault(name, entry) != entry:
+            raise ValueError(f"[agx] Expected one text of the name {name}, got another.")
     save(entries)
     return len(entries)

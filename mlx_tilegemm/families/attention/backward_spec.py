@@ -11,7 +11,7 @@ from ...core.caches import latest
 from ...core.dtypes import FLOAT16, FLOATS, DType
 from ...core.operand import Operand
 from ...core.plan import SIMD_WIDTH
-from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
+from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES
 from ...machine.limits import tiny_operand
 from .problem import AttentionProblem, MaskKind
 from .spec import (
@@ -24,8 +24,12 @@ from .spec import (
     variant,
 )
 
-SHARING_REGISTERS = 4
-"""Further registers of a head group: lane, simdgroup and where its slices begin."""
+SHARING_REGISTERS = 5
+"""Further registers of a head group: lane, simdgroup and where its slices begin. As Mesa's compiler
+for M1 has it, like the next."""
+
+MASK_REGISTERS = 9
+"""Further registers for an array mask."""
 
 MOST_REGISTERS = 114
 """Registers that a kernel may want by its estimate, which leaves some for the compiler."""
@@ -147,7 +151,8 @@ class BackwardSpec(AttentionSpec):
         """Live registers of one thread beside its own rows and its sums."""
         tiles = 3 * self.config.block // FRAGMENT + 1
         shared = SHARING_REGISTERS if self.grouped else 0
-        return 2 * tiles + ROW_REGISTERS + ADDRESSING_REGISTERS + shared
+        masked = MASK_REGISTERS if self.masked else 0
+        return 2 * tiles + ADDRESSING_REGISTERS + shared + masked
 
     def shared_bytes(self, products: int) -> int:
         """Return the bytes through which the slices of so many products are summed."""

@@ -7,13 +7,32 @@ from typing import ClassVar, NamedTuple
 
 from ...core.dtypes import DType
 from ...core.plan import SIMD_WIDTH, Resources
-from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS
+from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES
+from .problem import MaskKind
 from .spec import MASK_SIZES, ROW_SIZES, ForwardSpec
 
 NAME = "attention_chain"
 
 RUN_BYTES = 16
 """Bytes that are staged as one vector."""
+
+MOST_RUNS = 8
+"""Runs that a thread has on their way at a time while it stages; four registers each."""
+
+REREAD_REGISTERS = 6
+"""Registers, beyond the usual for addresses, of rows of q that are read again. As Mesa's compiler
+for M1 has it, like the next."""
+
+GROUP_REGISTERS = 5
+"""Further ones where simdgroups own rows together."""
+
+MASK_REGISTERS = {MaskKind.CAUSAL: 2, MaskKind.BOOLEAN: 8, MaskKind.ADDITIVE: 8}
+WINDOW_REGISTERS = 5
+POSITION_REGISTERS = 3
+"""Further ones for ``q_pe`` and ``k_pe``."""
+
+BROKEN_RUN_REGISTERS = 4
+"""Further ones for staged rows that end within a run."""
 
 
 class Config(NamedTuple):
@@ -131,11 +150,33 @@ class Spec(ForwardSpec):
     @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
-        scores = self.config.block_kv // FRAGMENT
-        kept = self.pe_fragments + self.value_fragments
-        kept += 0 if self.config.reread else self.head_fragments
         return Resources(
             threads=self.threads,
             threadgroup_bytes=self.staged_bytes + self.partial_elements * PAIR_BYTES,
-            registers=2 * (kept + 2 * scores) + ROW_REGISTERS + ADDRESSING_REGISTERS,
+            registers=self._registers,
         )
+
+    @property
+    def _registers(self) -> int:
+        """Estimated live registers of one thread: q, the result, scores and their addresses."""
+        kept = self.pe_fragments + self.value_fragments
+        kept += 0 if self.config.reread else self.head_fragments
+        scores = 9 * (self.config.block_kv // FRAGMENT) // 2
+        loaded = max(0, 4 * self._runs_on_their_way - scores) // 2
+        further = REREAD_REGISTERS * self.config.reread + GROUP_REGISTERS * self.grouped
+        further += MASK_REGISTERS.get(self.mask_kind, 0) + WINDOW_REGISTERS * self.windowed
+        further += POSITION_REGISTERS * self.positional
+        further += BROKEN_RUN_REGISTERS * (self.config.staged and self._breaks_runs)
+        return 2 * kept + scores + loaded + ADDRESSING_REGISTERS + further
+
+    @property
+    def _breaks_runs(self) -> bool:
+        rows = (self.head_dim * self.k.bytes, self.value_dim * self.v.bytes)
+        return any(row % RUN_BYTES for row in rows)
+
+    @property
+    def _runs_on_their_way(self) -> int:
+        if not self.config.staged:
+            return 0
+        widest = max(self.head_dim * self.k.bytes, self.value_dim * self.v.bytes)
+        return min(MOST_RUNS, self.config.block_kv * widest // (RUN_BYTES * self.threads))

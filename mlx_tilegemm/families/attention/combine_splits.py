@@ -13,6 +13,10 @@ from .spec import forward_outputs
 
 THREADS = 256
 REGISTERS = 24
+"""For the weights of shares. As Mesa's compiler for M1 has it, like the next."""
+
+PLAIN_REGISTERS = 9
+"""For shares that are only added up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,8 @@ class CombineSpec(Arguments):
     @property
     def resources(self) -> Resources:
         """Threads and live registers."""
-        return Resources(threads=THREADS, threadgroup_bytes=0, registers=REGISTERS)
+        registers = REGISTERS if self.softmax else PLAIN_REGISTERS
+        return Resources(threads=THREADS, threadgroup_bytes=0, registers=registers)
 
 
 @kept

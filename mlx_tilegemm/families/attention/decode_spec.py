@@ -7,19 +7,28 @@ from typing import ClassVar, NamedTuple
 
 from ...core.dtypes import FLOAT32
 from ...core.plan import SIMD_WIDTH, Resources, features
-from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES, ROW_REGISTERS, fragments
+from ...machine.fragment import FRAGMENT, PAIR_BYTES, fragments
 from .spec import MASK_SIZES, ForwardSpec
 
 NAME = "attention_decode"
 RUN_BYTES = 16
 """Bytes of a row that a lane loads at once."""
 
-STEP_REGISTERS = 12
-"""Registers beyond the usual for addresses: runs of keys and of values are on their way at a time.
-As Mesa's compiler for M1 has it, like the next."""
+WAY_REGISTERS = 19
+"""Registers of a thread for pointers, counters, bounds and its row's maximum and sum. As Mesa's
+compiler for M1 has it, like the next."""
 
-GUARD_REGISTERS = 10
-"""Registers for what is left of a row, where the last fragment is not full."""
+HEAD_GROUP_REGISTERS = 9
+"""Further ones where simdgroups share D: for the shares of the scores."""
+
+KEY_GROUP_REGISTERS = 9
+"""Further ones where simdgroups share the keys: for what they bring together."""
+
+SPLIT_REGISTERS = 4
+"""Further ones for the outputs of a share."""
+
+MASK_REGISTERS = 5
+"""Further ones for an array mask."""
 
 
 class Tile(NamedTuple):
@@ -171,6 +180,9 @@ class Spec(ForwardSpec):
                 v_bytes=self.v.bytes,
                 head_groups=self.config.head_groups,
                 block_kv=self.config.block_kv,
+                shares_keys=self.shares_keys,
+                split=self.split,
+                masked=self.masked,
             ),
         )
 
@@ -195,13 +207,16 @@ def registers(
     v_bytes: int,
     head_groups: int,
     block_kv: int,
+    shares_keys: bool,
+    split: bool,
+    masked: bool,
 ) -> int:
     """Return the estimated live registers of a thread: q, the result, scores and what they meet."""
     keys = block_kv // FRAGMENT
     k_run = 2 * k_bytes * run_length(head_dim, head_groups, RUN_BYTES // k_bytes)
     v_run = 2 * v_bytes * run_length(value_dim, head_groups, RUN_BYTES // (2 * v_bytes))
     held = sum(fragments(size, head_groups) for size in (head_dim, pe_dim, value_dim))
-    loaded = max(k_run, v_run) * keys // 4
-    guarded = any(size % (FRAGMENT * head_groups) for size in (head_dim, pe_dim, value_dim))
-    own = STEP_REGISTERS + GUARD_REGISTERS * guarded + ROW_REGISTERS + ADDRESSING_REGISTERS
-    return 2 * (held + 2 * keys) + loaded + own
+    loaded = (k_run + v_run) * keys // 4
+    further = HEAD_GROUP_REGISTERS * (head_groups > 1) + KEY_GROUP_REGISTERS * shares_keys
+    further += SPLIT_REGISTERS * split + MASK_REGISTERS * masked
+    return 2 * (held + keys) + loaded + WAY_REGISTERS + further

@@ -132,7 +132,7 @@ def _gemv() -> list[Made]:
                 c_shape=(3, 1, 38),
             ),
         ),
-        _subject("gemv", "16x4-4", *_gemm(13, 7, k=300, n=37, transpose_b=True)),
+        _subject("gemv", "16x2-4", *_gemm(13, 7, k=300, n=37, transpose_b=True)),
         _subject("gemv", "4x4-8", *_gemm(3, k=300, n=37, transpose_b=True)),
         _subject("gemv", "4x4-8", *_gemm(3, 2, 7, k=43, n=300)),
         _subject("gemv", "4x4-8", *_gemm(3, k=256, n=300)),

@@ -8,7 +8,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import BFLOAT16, FLOAT32, DType
+from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
 from ....core.operand import Operand
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, features
@@ -32,15 +32,26 @@ from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes
 
 NAME = "attention_backward_key_value"
 
-KEY_VALUE_REGISTERS = 26
-"""Registers beyond those of a step for the way through the queries of several heads, and for their
-sums and deltas. As Mesa's compiler for M1 has it, like the next two."""
+KEY_VALUE_REGISTERS = 17
+"""Registers beyond those of a step for the way through the queries of several heads. As Mesa's
+compiler for M1 has it, like the next."""
 
-DIRECT_REGISTERS = 6
+SOFTMAX_REGISTERS = 9
+"""Further ones for the sums and deltas of rows."""
+
+ARRAY_MASK_REGISTERS = 13
+"""Further ones for an array mask, beyond those of a step."""
+
+CAUSAL_REGISTERS = 4
+
+DIRECT_REGISTERS = 7
 """Further ones where fragments load from device memory, for addresses and bounds."""
 
-WIDE_REGISTERS = 4
-"""Further ones where gradients are float32, and where an operand has to be widened."""
+UNLIKE_REGISTERS = 9
+"""Further ones where they do for D and Dv that differ."""
+
+WIDE_REGISTERS = 3
+"""Further ones where gradients are float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +84,25 @@ class Spec(BackwardSpec):
     @property
     def _way_registers(self) -> int:
         """Live registers for the way through the queries of several heads."""
-        dtypes = (self.q, self.k, self.v, self.grad)
-        kinds = (not self.config.staged, self.grad is FLOAT32, BFLOAT16 in dtypes)
-        weights = (DIRECT_REGISTERS, WIDE_REGISTERS, WIDE_REGISTERS)
-        return KEY_VALUE_REGISTERS + sum(w for w, kind in zip(weights, kinds, strict=True) if kind)
+        direct, wide = not self.config.staged, self.grad is FLOAT32
+        needs = (
+            (SOFTMAX_REGISTERS, self.softmax),
+            (ARRAY_MASK_REGISTERS, self.masked),
+            (CAUSAL_REGISTERS, self.causal),
+            (DIRECT_REGISTERS, direct),
+            (WIDE_REGISTERS, wide),
+        )
+        return KEY_VALUE_REGISTERS + sum(registers for registers, there in needs if there)
+
+    @property
+    def _loading(self) -> int:
+        """Live registers for a simdgroup's own rows where they load anew at every step."""
+        if self.keeps_rows:
+            return 0
+        if not self.grouped:
+            return (self.head_fragments + self.value_fragments + 6) // 4
+        unlike = self.head_dim != self.value_dim and not self.config.staged
+        return 2 + UNLIKE_REGISTERS * unlike
 
     @property
     def resources(self) -> Resources:
@@ -87,13 +113,20 @@ class Spec(BackwardSpec):
         return Resources(
             threads=self.threads,
             threadgroup_bytes=shared + self.staged_bytes,
-            registers=2 * kept + self.step_registers + self._way_registers,
+            registers=7 * kept // 4 + self._loading + self.step_registers + self._way_registers,
         )
+
+
+NARROW_HEAD_DIM = 80
+"""Heads up to this size need no narrow block: more streamed rows fit beside their sums."""
+
+NARROW = Config(simdgroups=4, block=8, staged=True, cached=False)
+"""For heads that no head groups can share, because they have no equal slices."""
 
 
 def candidates(problem: KeyValueGradientProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
-    yield from (*CONFIGS, *GROUPED_CONFIGS)
+    yield from (*CONFIGS, *GROUPED_CONFIGS, NARROW)
 
 
 def reject(problem: KeyValueGradientProblem, config: Config, chip: Chip) -> str | None:
@@ -109,6 +142,8 @@ def _reject_tile(problem: KeyValueGradientProblem, config: Config) -> str | None
     reason = reject_backward(p, config, _staged(problem))
     if reason:
         return reason
+    if config == NARROW and max(p.head_dim, p.value_dim) <= NARROW_HEAD_DIM:
+        return f"heads of up to {NARROW_HEAD_DIM} need no narrow block"
     needs = _resources(backward_fields(p), config)
     reason = reject_resources(needs) or reject_grid(_grid(p, config, needs.threads))
     return reason or reject_sizes(attention_sizes(p).values())
@@ -117,7 +152,8 @@ def _reject_tile(problem: KeyValueGradientProblem, config: Config) -> str | None
 @latest
 def _fewest_registers(problem: KeyValueGradientProblem) -> int:
     """Return the registers of the configuration that wants the fewest; 0 where none is legal."""
-    legal = (config for config in (*CONFIGS, *GROUPED_CONFIGS) if not _reject_tile(problem, config))
+    configs = (*CONFIGS, *GROUPED_CONFIGS, NARROW)
+    legal = (config for config in configs if not _reject_tile(problem, config))
     fields = backward_fields(problem.attention)
     return min((_resources(fields, config).registers for config in legal), default=0)
 

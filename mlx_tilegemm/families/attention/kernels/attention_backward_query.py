@@ -30,6 +30,9 @@ from ..spec import MASK_SIZES, ROW_SIZES, Fields, as_fields, attention_sizes, ke
 
 NAME = "attention_backward_query"
 
+SOFTMAX_REGISTERS = 3
+"""Registers for the sums and deltas of rows, as Mesa's compiler for M1 has it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(BackwardSpec):
@@ -83,7 +86,7 @@ class Spec(BackwardSpec):
         return Resources(
             threads=self.threads,
             threadgroup_bytes=shared + self.staged_bytes,
-            registers=2 * kept + loading + self.step_registers,
+            registers=2 * kept + loading + self.step_registers + SOFTMAX_REGISTERS * self.softmax,
         )
 
 

@@ -41,12 +41,12 @@ SIMDGROUPS = 4
 """Simdgroups of a threadgroup, where head groups do not make them more. They wait for each other
 only at the end, so that larger threadgroups would just leave more registers of a core unused."""
 
-MOST_REGISTERS = 108
+MOST_REGISTERS = 112
 """Registers that a candidate may want by its estimate, which leaves some for the compiler."""
 
-FEW_REGISTERS = 64
-"""Registers that leave room for twice the threads of 128; it takes more head groups, which have to
-meet at every step."""
+FEWER_REGISTERS = (64, 52)
+"""Registers that leave room for twice the threads of 128, and for as many as a core can hold; it
+takes more head groups, which have to meet at every step."""
 
 MAX_QUERIES = 64
 """Length of q up to which this may be what decoding and its like ask for."""
@@ -113,10 +113,11 @@ def _groups(
 ) -> tuple[tuple[int, int], ...]:
     """Return the fewest head groups, and then the longest steps, that registers allow.
 
-    First with as many registers as there are, then with few.
+    First with few registers, which leave more threads on a core where times are alike, and at last
+    with as many as there are.
     """
     found = []
-    for most in (MOST_REGISTERS, FEW_REGISTERS):
+    for most in (*FEWER_REGISTERS, MOST_REGISTERS):
         for head_groups, block_kv in product((1, 2, 4, 8), (32, 16, 8)):
             needed = registers(
                 head_dim=head_dim,
@@ -126,6 +127,9 @@ def _groups(
                 v_bytes=v_bytes,
                 head_groups=head_groups,
                 block_kv=block_kv,
+                shares_keys=head_groups < SIMDGROUPS,
+                split=True,
+                masked=False,
             )
             if needed <= most:
                 found.append((head_groups, block_kv))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ....core.caches import kept, latest
-from ....core.dtypes import FLOATS, DType
+from ....core.dtypes import BFLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
+from ....machine.fragment import ALIGNED_ROWS, FRAGMENT, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import GemmProblem
@@ -29,6 +29,34 @@ from ..spec import (
 from ..spec import variant_problems as gemm_variant_problems
 
 NAME = "gemm_simdgroup"
+
+RUN_BYTES = 16
+"""Bytes that are staged as one vector."""
+
+STAGED_REGISTERS = 20
+"""Registers beside the fragments of a staged kernel, for pointers, counters and bounds. As Mesa's
+compiler for M1 has it, like the next."""
+
+DIRECT_REGISTERS = 14
+"""The same of a direct kernel."""
+
+GUARDED_REGISTERS = 5
+"""Further ones of a staged kernel whose rows are guarded always."""
+
+RAGGED_REGISTERS = 4
+"""Further ones where n or k is no multiple of the block."""
+
+WIDE_REGISTERS = 4
+"""Further ones where an operand is float32."""
+
+WIDENED_REGISTERS = 9
+"""Further ones of a staged kernel without such guards where both operands are bfloat16."""
+
+BROKEN_RUN_REGISTERS = 14
+"""Further ones of a staged kernel for rows that end within a run."""
+
+TRANSPOSED_REGISTERS = 13
+"""Further ones of a direct kernel whose ``a`` is stored by columns, m apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,23 +173,65 @@ def staged_tiles(config: Config, a: DType, b: DType, transpose_a: bool, transpos
     )
 
 
+class Operands(NamedTuple):
+    """Types, layouts and ends of both operands, as far as a text's resources depend on them.
+
+    Attributes:
+        a: Element type of ``a``. Likewise ``b``.
+        b: See ``a``.
+        transpose_a: ``a`` is stored ``[k, m]``.
+        transpose_b: ``b`` is stored ``[n, k]``.
+        ragged: n or k is no multiple of the block.
+        broken: A stored row may end within a run of elements that moves as one vector.
+    """
+
+    a: DType
+    b: DType
+    transpose_a: bool
+    transpose_b: bool
+    ragged: bool
+    broken: bool
+
+
 @kept
-def resources(
-    config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool
-) -> Resources:
+def resources(config: Config, operands: Operands) -> Resources:
     """Return threads, threadgroup memory and live registers."""
+    a, b, transpose_a, transpose_b, _, _ = operands
     tiles = staged_tiles(config, a, b, transpose_a, transpose_b)
     staged = tiles.a_elements * a.bytes + tiles.b_elements * b.bytes
-    rows, columns = config.fragments_m, config.fragments_n
     return Resources(
         threads=config.threads,
         threadgroup_bytes=config.buffers * staged if config.staged else 0,
-        registers=2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS,
+        registers=registers(config, operands),
     )
 
 
+def registers(config: Config, operands: Operands) -> int:
+    """Return the estimated live registers of a thread: fragments, and what their addresses take."""
+    rows, columns = config.fragments_m, config.fragments_n
+    further = RAGGED_REGISTERS * operands.ragged
+    further += WIDE_REGISTERS * (FLOAT32 in (operands.a, operands.b))
+    if config.staged:
+        further += STAGED_REGISTERS + GUARDED_REGISTERS * (config.block_m < ALIGNED_ROWS)
+        further += BROKEN_RUN_REGISTERS * operands.broken
+        widened = operands.a is operands.b is BFLOAT16 and config.block_m >= ALIGNED_ROWS
+        further += WIDENED_REGISTERS * widened
+    else:
+        further += DIRECT_REGISTERS + TRANSPOSED_REGISTERS * operands.transpose_a
+    return 2 * (rows * columns + rows + columns) + further
+
+
+def _operands(p: GemmProblem | Product, config: Config) -> Operands:
+    _, block_n, block_k = config.block
+    b_columns = p.k if p.transpose_b else p.n
+    # m is run-time: a row of it may always end within a run.
+    broken = p.transpose_a or p.k * p.a.bytes % RUN_BYTES or b_columns * p.b.bytes % RUN_BYTES
+    ragged = p.n % block_n or p.k % block_k
+    return Operands(p.a, p.b, p.transpose_a, p.transpose_b, bool(ragged), bool(broken))
+
+
 def _resources(p: GemmProblem | Product, config: Config) -> Resources:
-    return resources(config, p.a, p.b, p.transpose_a, p.transpose_b)
+    return resources(config, _operands(p, config))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,13 +355,12 @@ def cost(problem: GemmProblem, config: Config, chip: Chip) -> float:
 def work(product: Product, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
     p = product
-    tile = _tile(config, p.a, p.b, p.transpose_a, p.transpose_b)
-    return gemm_work(product, tile, chip)
+    return gemm_work(product, _tile(config, _operands(p, config)), chip)
 
 
 @kept
-def _tile(config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool) -> GemmTile:
-    needs = resources(config, a, b, transpose_a, transpose_b)
+def _tile(config: Config, operands: Operands) -> GemmTile:
+    needs = resources(config, operands)
     return GemmTile(
         block_m=config.block_m,
         block_n=config.block_n,

@@ -42,10 +42,11 @@ VECTOR_BYTES = 16
 CONFIGS = (
     GemvTile(rows=1, columns=4, simdgroups=8),
     GemvTile(rows=4, columns=4, simdgroups=8),
-    GemvTile(rows=16, columns=4, simdgroups=4),
+    GemvTile(rows=16, columns=2, simdgroups=4),
 )
 """Few heights, so that decoding in batches of any size needs few kernels. Several columns share
-what is read of ``a``, which with many rows is most of what a simdgroup reads."""
+what is read of ``a``, which with many rows is most of what a simdgroup reads; more than two of them
+would want more registers than there are beside sixteen rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,23 @@ def reject(problem: GemmProblem, config: GemvTile, chip: Chip) -> str | None:
 
 
 def _resources(problem: GemmProblem, config: GemvTile) -> Resources:
-    return gemv_resources(config, vector_length(problem.b, config.rows), problem.transpose_b)
+    length = vector_length(problem.b, config.rows)
+    registers = _registers(problem, config, length)
+    return gemv_resources(config, length, problem.transpose_b, registers)
+
+
+def _registers(problem: GemmProblem, config: GemvTile, length: int) -> int:
+    """Return the estimated live registers of a thread, as Mesa's compiler for M1 has them."""
+    rows = config.rows
+    if not problem.transpose_b:
+        transposed = 3 * rows // 2 if problem.transpose_a else 0
+        return (rows + 1) * length + 3 * rows // 2 + 12 + transposed
+    # Sums, runs of b and a place for each row of a.
+    runs = config.columns * length * problem.b.bytes // FLOAT32.bytes
+    loops = problem.k >= SIMD_WIDTH * length
+    places = 4 if loops else 3 * (problem.a is not FLOAT16)
+    further = 7 * (problem.b is BFLOAT16) + (9 * rows + 36) * problem.transpose_a
+    return rows * config.columns + runs + rows * places // 2 + 23 + further
 
 
 def _block_columns(problem: GemmProblem, config: GemvTile) -> int:

@@ -31,6 +31,10 @@ from ..spec import (
 from ..spec import variant_problems as quantized_variant_problems
 
 NAME = "quantized_gemm"
+
+DECODING_REGISTERS = 52
+"""Registers beside the sums while the weight is decoded, as Mesa's compiler for M1 has it."""
+
 BLOCK_K = 32
 """Depth of a step: a multiple of every run and at most the smallest group of most weights."""
 
@@ -129,20 +133,21 @@ def staged_tiles(config: Config, x: DType, transpose: bool) -> Tiles:
 
 
 @kept
-def resources(config: Config, x: DType, bits: int, transpose: bool) -> Resources:
+def resources(config: Config, x: DType, transpose: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     tiles = staged_tiles(config, x, transpose)
     rows, columns = config.fragments_m, config.fragments_n
-    multiplying = 2 * (rows * columns + rows + columns)
+    multiplying = 2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS
+    decoding = 2 * rows * columns + DECODING_REGISTERS
     return Resources(
         threads=config.threads,
         threadgroup_bytes=tiles.x_elements * x.bytes + tiles.w_elements * FLOAT32.bytes,
-        registers=max(multiplying, 2 * rows * columns + tile_run(bits)) + ADDRESSING_REGISTERS,
+        registers=max(multiplying, decoding),
     )
 
 
 def _resources(problem: QuantizedProblem, config: Config) -> Resources:
-    return resources(config, problem.x, problem.weight.bits, problem.transpose)
+    return resources(config, problem.x, problem.transpose)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
