@@ -14,7 +14,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.caches import forget_prepared
-from mlx_tilegemm.core.context import noting_problems
+from mlx_tilegemm.core.context import current_settings, noting_problems
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOATS
 from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.core.reference import hold
@@ -262,7 +262,7 @@ def test_a_mapped_axis_is_more_batch():
     rule = family_of(problem).rule(problem, backend_named("emulator"))
     pairs = [mx.stack([x, 0.5 * x], axis=1) for x in operands[:5]]
     mapped = rule.vmap([*pairs, operands[5]], (SCALE,), None, (1,) * 5 + (None,))
-    run = gradients_module._backward_run(problem, backend_named("emulator"), None)
+    run = gradients_module._backward_run(problem, backend_named("emulator"), current_settings())
     for i in range(2):
         single = update(problem)(*(x[:, i] for x in pairs), operands[5])
         close([x[i] for x in mapped], single, 1e-6)

@@ -170,8 +170,7 @@ def test_published_shapes(name):
 @pytest.mark.parametrize("kernel", [None, *FORWARD], ids=lambda name: name or "mlx")
 def test_masks_lengths_and_states(kernel):
     """One text, many meanings: dropped tokens, separate calls, and a state handed on."""
-    problem = variant(state=True, mask=True, length=19)
-    q, k, v, gamma, beta, state, _ = drawn(problem, 3)
+    q, k, v, gamma, beta, state = drawn(variant(state=True, length=19), 3)
     mask = mx.array(RANDOM.random((2, 19)) < 0.6)
     where = tg.use_kernel(kernel) if kernel else tg.use_backend("mlx")
     with where:
@@ -180,8 +179,8 @@ def test_masks_lengths_and_states(kernel):
             return tg.gated_delta_update(first, *tokens, state, **options)
 
         # Masked tokens are as if they were not there, whatever they hold.
-        dirty = mx.where(mask[..., None, None], k, mx.nan)
-        y, last = run(q, dirty, v, gamma, beta, mask=mask)
+        dirty = [mx.where(mask[..., None, None], x, mx.nan) for x in (q, k, v)]
+        y, last = run(*dirty, gamma, beta, mask=mask)
         for b in range(2):
             seen = mx.array(np.flatnonzero(np.array(mask[b])))
             tokens = [x[b : b + 1, seen] for x in (q, k, v, gamma, beta)]

@@ -24,11 +24,11 @@ def subjects() -> Iterator[Made]:
     mixed: dict[str, Any] = {"q": BFLOAT16, "k": FLOAT16, "gamma": FLOAT16, "y": BFLOAT16}
     masked: dict[str, Any] = {"state": True, "mask": True}
     prepared: dict[str, Any] = {"log_decay": True, "normalize": True}
-    yield _update("delta_recurrent", "4-2", (1, 5, 11), **mixed, **masked, **prepared)
+    yield _update("delta_recurrent", "4-2", (1, 5, 11), key_dim=38, **mixed, **masked, **prepared)
     yield _update("delta_recurrent", "8-2", (7, 3), vector_gate=True, key_dim=60, every=3)
-    yield _update("delta_chunk", "8-2", (19, 8, 5), **mixed, **masked, **prepared)
+    yield _update("delta_chunk", "8-2", (19, 8, 5), key_dim=38, **mixed, **masked, **prepared)
     yield _update("delta_chunk", "16-2", (9, 16), key_dim=36)
-    yield _update("delta_chunk", "8-2", (24, 17), vector_gate=True, key_dim=60, every=CHUNK)
+    yield _update("delta_chunk", "8-2", (24, 17), vector_gate=True, key_dim=60, every=2 * CHUNK)
     yield _update("delta_scan", "8-2", (19, 5), **mixed, **masked, **prepared)
     yield _gradients("4", (19, 9), **mixed, **masked)
     yield _gradients("8", (17,), vector_gate=True, key_dim=60, state=True)
