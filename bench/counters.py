@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
+import mlx_experts
 import mlx_kernels
 import numpy as np
 from counters_report import markdown
@@ -28,7 +29,7 @@ from counters_report import markdown
 from mlx_tilegemm import emulator
 from mlx_tilegemm.backends.emulator import EmulatorBackend
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, promote
+from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, DType, promote
 from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.core.weights import weight_values
 from mlx_tilegemm.dispatch import choose
@@ -36,6 +37,9 @@ from mlx_tilegemm.emulator import Counters, Space
 from mlx_tilegemm.families import family_of
 from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind
 from mlx_tilegemm.families.attention.spelling import parse as attention_spec
+from mlx_tilegemm.families.experts.problem import ExpertProblem
+from mlx_tilegemm.families.experts.reference import chosen
+from mlx_tilegemm.families.experts.spelling import parse as experts_spec
 from mlx_tilegemm.families.gemm.problem import GemmProblem
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.families.quantized.problem import QuantizedProblem
@@ -47,7 +51,7 @@ from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip
 from mlx_tilegemm.machine.lines import LINE_BYTES
 
-AnyProblem = GemmProblem | AttentionProblem | QuantizedProblem | ScaledProblem
+AnyProblem = GemmProblem | AttentionProblem | QuantizedProblem | ScaledProblem | ExpertProblem
 
 HERE = Path(__file__).parent
 SAMPLE = 8
@@ -145,6 +149,7 @@ def _case(name: str, problem: str, *, sample: int = SAMPLE) -> Case:
         "attention": attention_spec,
         "quantized": quantized_spec,
         "fp8": scaled_spec,
+        "experts": experts_spec,
     }
     spec = specs.get(name.split()[0], matmul_spec)
     return Case(name=name, problem=spec(problem), sample=sample)
@@ -181,6 +186,7 @@ def cases_to_count() -> list[Case]:
         _case("fp8 decode 1 blocks", "1x4096x4096:bf16,f32:e4m3-128x128"),
         _case("fp8 decode 8 blocks", "8x4096x4096:bf16,f32:e4m3-128x128"),
         _case("fp8 prefill 64 blocks", "64x4096x4096:bf16,f32:e4m3-128x128"),
+        *_experts_cases(),
     ]
 
 
@@ -201,6 +207,21 @@ def _quantized_cases() -> list[Case]:
             ("prefill", "512x4096x4096", SAMPLE),
         )
         for kind, weight in (
+            ("affine", "bf16:affine4x64"),
+            ("affine mixed", "bf16,f16:affine4x64"),
+            ("mxfp4", "bf16:mxfp4"),
+        )
+    ]
+
+
+def _experts_cases() -> list[Case]:
+    """Return rows of tokens that choose 8 of 128 experts each."""
+    return [
+        _case(f"experts {name} {kind}", f"{tokens}x8x128x384x1024:{weight}")
+        for name, tokens in (("decode 1", 1), ("decode 8", 8), ("decode 64", 64), ("prefill", 512))
+        for kind, weight in (
+            ("bf16", "bf16"),
+            ("mixed", "bf16,f16"),
             ("affine", "bf16:affine4x64"),
             ("affine mixed", "bf16,f16:affine4x64"),
             ("mxfp4", "bf16:mxfp4"),
@@ -259,13 +280,13 @@ def run_mlx(problem: AnyProblem, arrays: Sequence[mx.array], chip: Chip) -> tupl
     """Run MLX's casts and kernels; return the result and the path in words."""
     if isinstance(problem, ScaledProblem):
         given = dict(zip(problem.operand_names, arrays, strict=True))
-        decoded = [one(problem, given).astype(mx.bfloat16) for one in (left_values, right_values)]
-        out, path = run_mlx(rival(problem), decoded, chip)
-        return out, f"{path} of a bfloat16 copy"
+        dense = [one(problem, given).astype(mx.bfloat16) for one in (left_values, right_values)]
+        result, words = run_mlx(rival(problem), dense, chip)
+        return result, f"{words} of a bfloat16 copy"
     price = family_of(problem).price(problem, chip)
     assert price is not None
     path = price.path.split(",")[0]
-    if isinstance(problem, QuantizedProblem):
+    if isinstance(problem, (QuantizedProblem, ExpertProblem)):
         return _run_quantized(problem, arrays, path, chip)
     dtypes = operand_dtypes(problem)
     compute = reduce(promote, dtypes)
@@ -280,10 +301,12 @@ def run_mlx(problem: AnyProblem, arrays: Sequence[mx.array], chip: Chip) -> tupl
 
 
 def _run_quantized(
-    problem: QuantizedProblem, arrays: Sequence[mx.array], path: str, chip: Chip
+    problem: QuantizedProblem | ExpertProblem, arrays: Sequence[mx.array], path: str, chip: Chip
 ) -> tuple[np.ndarray, str]:
     compute = problem.computed
     dtypes = {"x": problem.x, "scales": problem.scales, "biases": problem.biases}
+    if isinstance(problem, ExpertProblem) and problem.weight is None:
+        dtypes["w"] = problem.w
     inputs: dict[str, mlx_kernels.Array] = {}
     copies = 0
     for name, array in zip(problem.operand_names, arrays, strict=True):
@@ -296,7 +319,10 @@ def _run_quantized(
             inputs[name] = mlx_kernels.cast(inputs[name], dtype, compute)
             inputs[name] = inputs[name].reshape(array.shape)
             copies += 1
-    out = mlx_kernels.run_quantized(problem, path, inputs, compute, chip)
+    if isinstance(problem, ExpertProblem):
+        out = mlx_experts.run_experts(problem, inputs, compute)
+    else:
+        out = mlx_kernels.run_quantized(problem, path, inputs, compute, chip)
     text = f"{path}, {copies} cast{'s' if copies > 1 else ''}" if copies else path
     return mlx_kernels.decode(out, compute).astype(np.float32), text
 
@@ -365,6 +391,8 @@ def _scaled(launch: Counters) -> dict[str, int]:
 
 def needed(problem: AnyProblem) -> int:
     """Return the multiply-adds that the result needs."""
+    if isinstance(problem, ExpertProblem):
+        return problem.rows * problem.n * problem.k
     if not isinstance(problem, AttentionProblem):
         return problem.batch_size * problem.m * problem.n * problem.k
     pairs = problem.q_len * problem.kv_len
@@ -383,7 +411,11 @@ def check(problem: AnyProblem, arrays: Sequence[mx.array], out: np.ndarray) -> N
     assert len(written) >= min(CHECKED, flat.size // 600), "too few results"
     rng = np.random.default_rng(0)
     for index in rng.choice(written, min(CHECKED, len(written)), replace=False):
-        value, magnitude = one_result(problem, arrays, np.unravel_index(index, out.shape))
+        if isinstance(problem, ExpertProblem):
+            value, magnitude = _expert_result(problem, arrays, *divmod(int(index), problem.n))
+        else:
+            place = np.unravel_index(index, out.shape)
+            value, magnitude = one_result(problem, arrays, place)
         assert abs(flat[index] - value) <= TOLERANCE * magnitude, (index, value, flat[index])
 
 
@@ -403,6 +435,7 @@ def one_result(
         return _scaled_result(problem, arrays, int(index[-2]), int(index[-1]))
     if isinstance(problem, QuantizedProblem):
         return _quantized_result(problem, arrays, int(index[-2]), int(index[-1]))
+    assert isinstance(problem, AttentionProblem)
     head, row, column = (int(i) for i in index[1:])
     shared = problem.num_heads // problem.num_kv_heads
     q = _floats(arrays[0][0, head, row]).astype(np.float64)
@@ -438,6 +471,21 @@ def _scaled_result(
     return float(terms.sum()), float(np.linalg.norm(terms))
 
 
+def _expert_result(
+    problem: ExpertProblem, arrays: Sequence[mx.array], row: int, column: int
+) -> tuple[float, float]:
+    given = dict(zip(problem.operand_names, arrays, strict=True))
+    expert, source = (int(one[row]) for one in chosen(problem, given))
+    part: dict[str, mx.array] = {
+        name: given[name][expert, column : column + 1]
+        for name in ("w", "scales", "biases")
+        if name in given
+    }
+    own = _floats(part["w"]) if problem.weight is None else weight_values(problem, part)
+    terms = _floats(given["x"][source, 0]).astype(np.float64) * own[0]
+    return float(terms.sum()), float(np.linalg.norm(terms))
+
+
 def describe(problem: AnyProblem) -> str:
     """Return a problem in a few words."""
     short = {FLOAT16: "f16", FLOAT32: "f32", BFLOAT16: "bf16"}
@@ -451,6 +499,12 @@ def describe(problem: AnyProblem) -> str:
     elif isinstance(problem, QuantizedProblem):
         size = f"{problem.m}x{problem.n}x{problem.k} {problem.layout} {problem.weight}"
         dtypes = [problem.x, *([problem.scales] if problem.biases else [])]
+    elif isinstance(problem, ExpertProblem):
+        size = f"{problem.sources} x {problem.fanout} of {problem.experts} "
+        size += f"{problem.n}x{problem.k} {problem.layout}"
+        size += f" {problem.weight}" if problem.weight else ""
+        second = problem.scales if problem.biases else problem.w
+        dtypes = [problem.x, *([second] if second in FLOATS else [])]
     else:
         heads = f"{problem.num_heads}/{problem.num_kv_heads}"
         size = f"{heads} heads {problem.q_len}x{problem.kv_len} D={problem.head_dim}"

@@ -2,6 +2,7 @@
 
     python bench/cuda_sweep.py --json sweep.json
     python bench/cuda_sweep.py --only attention --candidates 6
+    python bench/cuda_sweep.py --ship mlx_tilegemm/assurance/shipped/sm_90.json --json sweep.json
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
 the model of an Apple chip, which here is only an order to try them in. Processes compile them; one
@@ -30,13 +31,16 @@ import mlx.core as mx
 import numpy as np
 from run import SPECS
 
+from mlx_tilegemm.assurance.measurements import key
 from mlx_tilegemm.assurance.tuning.calls import launches
 from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, measure, spread
+from mlx_tilegemm.assurance.userfile import now
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.operand import Operand, Role
 from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
+from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
 from mlx_tilegemm.dispatch import MLX, choose
 from mlx_tilegemm.families import family_of
@@ -59,6 +63,8 @@ TOLERANCE = 0.02
 
 def problems() -> Iterator[tuple[str, str]]:
     """Yield an op and the spelling of each problem of the sweep."""
+    for keys, rows, dtypes in product((4096, 32768, 131072), (1, 4), ("f16,bf16,bf16", "f16")):
+        yield "attention", f"1x32x8x{rows}x{keys}x128:{dtypes}:causal"
     for m, pair in product(ROWS, PAIRS):
         yield "matmul", f"{m}x4096x4096:{pair}:nt"
     for m, pair in product((2048, 4096), PAIRS[:2]):
@@ -70,8 +76,6 @@ def problems() -> Iterator[tuple[str, str]]:
         yield "quantized_matmul", f"{m}x4096x4096:{weight}"
     for length, heads, dtypes in product((512, 2048, 8192), (8, 32), ("f16,bf16,bf16", "f16")):
         yield "attention", f"1x32x{heads}x{length}x{length}x128:{dtypes}:causal"
-    for keys, rows, dtypes in product((4096, 32768, 131072), (1, 4), ("f16,bf16,bf16", "f16")):
-        yield "attention", f"1x32x8x{rows}x{keys}x128:{dtypes}:causal"
 
 
 def problem_of(op: str, text: str) -> Problem:
@@ -201,15 +205,54 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
+    """Return a sweep in the form in which the library keeps measurements: the fastest and MLX's.
+
+    The sweep keeps medians alone, which stand for their quartiles too.
+    """
+    entries = {}
+    for one in found["rows"]:
+        problem = problem_of(one["op"], one["problem"])
+        known = plans(problem, 99)
+        names = [
+            MLX,
+            *sorted((x for x in one["times_us"] if x != MLX), key=one["times_us"].get)[:3],
+        ]
+        times = [
+            {
+                "candidate": name,
+                **dict.fromkeys(("median", "low", "high"), one["times_us"][name] / 1e6),
+                "text": text_name(known[name]) if name in known else "",
+            }
+            for name in names
+        ]
+        entries[key(problem.alike())] = {"when": when, "times": times}
+    machine = ", ".join((found["environment"]["device"], f"MLX {found['environment']['mlx']}"))
+    return {
+        "about": "Times of kernels of mlx_tilegemm and of MLX's own ops, in seconds, that stand in "
+        "on machines with such a GPU until `mlx-tilegemm tune` measures them there.",
+        "command": "python bench/cuda_sweep.py",
+        "machine": machine,
+        "environment": found["environment"],
+        "problems": entries,
+    }
+
+
 def main() -> None:
-    """Measure the sweep."""
+    """Measure the sweep, or ship one that was measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", default="", help="an op")
     parser.add_argument("--candidates", type=int, default=5, help="of a kernel")
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1e9, help="after which no more is timed")
+    parser.add_argument("--ship", type=Path, help="write what --json holds for the library")
+    parser.add_argument("--when", default=now(), help="time of the sweep to ship, in UTC")
     options = parser.parse_args()
+    if options.ship:
+        kept = shipped(json.loads(options.json.read_text(encoding="utf-8")), options.when)
+        options.ship.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return
     start = time.perf_counter()
     tasks = [(*one, options.candidates) for one in problems() if options.only in ("", one[0])]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:

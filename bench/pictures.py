@@ -28,6 +28,7 @@ from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.dispatch import ANY, Decision, choose
 from mlx_tilegemm.families import families
 from mlx_tilegemm.families.attention.spelling import parse as attention
+from mlx_tilegemm.families.gated_delta.spelling import parse as gated_delta
 from mlx_tilegemm.families.gemm.kernels import gemm_simdgroup
 from mlx_tilegemm.families.gemm.spelling import parse as matmul
 from mlx_tilegemm.machine import chips
@@ -39,6 +40,7 @@ TUTORIAL = ROOT / "docs" / "guides" / "a-kernel-of-your-own.md"
 CHIPS = ("m1", "m2-pro", "m3-max", "m4", "m5-max")
 PAIR = ("m1-max", "m4-max")
 SIZES = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 PROBLEMS: dict[str, Problem] = {
     "prefill, f16 x f16": matmul("512x4096x4096:f16:nt"),
@@ -113,6 +115,21 @@ def over_context() -> Data:
         for side, who in enumerate(("ours", "MLX, its casts included")):
             series[f"{title}: {who}"] = [rounded(one[side] * 1e6) for one in found]
     return {"context": list(CONTEXTS), "chip": "m4-max", "microseconds": series}
+
+
+def over_tokens() -> Data:
+    """Return modelled microseconds of gated delta updates over their tokens, by gate and kernel."""
+    series = {}
+    spellings = {
+        "a decay each head": "1x{0}x16x32x128x128:bf16,f32",
+        "a decay each key element": "1x{0}x32x32x128x128:bf16,f32:vector",
+    }
+    for title, spelling in spellings.items():
+        problems = [gated_delta(spelling.format(n)) for n in TOKENS]
+        for who, force in (("as chosen", ANY), ("token by token", "delta_recurrent")):
+            found = [choose(problem, chips.get("m4-max"), force) for problem in problems]
+            series[f"{title}: {who}"] = [rounded(ours(one) * 1e6) for one in found]
+    return {"tokens": list(TOKENS), "chip": "m4-max", "microseconds": series}
 
 
 def published() -> Data:
@@ -204,6 +221,7 @@ PICTURES: dict[str, Callable[[], Data]] = {
     "against-mlx": against_mlx,
     "over-n": over_n,
     "over-context": over_context,
+    "over-tokens": over_tokens,
     "model": published,
     "race": race,
     "roofline-m1-max": partial(roofline_of, "m1-max"),

@@ -191,6 +191,17 @@ def over_context(data: Data) -> Figure:
     return figure
 
 
+def over_tokens(data: Data) -> Figure:
+    """Draw the time of gated delta updates over the tokens of a sequence."""
+    figure, axes = _plot(9, 5)
+    _curves(axes, data["tokens"], data["microseconds"])
+    axes.set(xlabel="tokens", ylabel="microseconds", yscale="log")
+    axes.set_title(
+        f"Gated delta nets on {data['chip']}, 32 heads of 128, bfloat16: modelled, not measured"
+    )
+    return figure
+
+
 def published(data: Data) -> Figure:
     """Draw the model's rates over the published ones."""
     figure, axes = _plot(8, 6.5)
@@ -241,6 +252,7 @@ DRAWN: dict[str, Callable[[Data], Figure]] = {
     "against-mlx": against_mlx,
     "over-n": over_n,
     "over-context": over_context,
+    "over-tokens": over_tokens,
     "model": published,
     "race": race,
 }

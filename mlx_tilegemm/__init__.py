@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from . import cuda, emulator, errors, formats, integrations, nn
     from .assurance.tuning import record
     from .backends import use_backend
+    from .call.batching import vmap
     from .call.explanation import explain
     from .core.arguments import ArraySpec
     from .core.context import use_gradients, use_kernel, use_precision
@@ -57,6 +58,7 @@ __all__ = [
     "use_gradients",
     "use_kernel",
     "use_precision",
+    "vmap",
 ]
 
 
@@ -66,6 +68,7 @@ _MODULES = {
     "explain": ".call.explanation",
     "record": ".assurance.tuning",
     "use_backend": ".backends",
+    "vmap": ".call.batching",
     **dict.fromkeys(("Audit", "audit"), ".layers.audit"),
     **dict.fromkeys(("PatchReport", "patch", "patched", "unpatch"), ".layers.patching"),
     **dict.fromkeys(("use_gradients", "use_kernel", "use_precision"), ".core.context"),

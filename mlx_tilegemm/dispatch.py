@@ -133,6 +133,7 @@ class Decision:
         mlx: What MLX's own ops would run; None where they cannot stand in.
         mlx_competes: Whether they could be chosen for being faster: only if they are as exact.
         where: Machine and date of measured times; empty where all are modelled.
+        modelled: Whether modelled times decide where none were measured.
         tied: Names of the candidates whose times the chosen one's cannot be told from; it is
             declared before them.
     """
@@ -143,6 +144,7 @@ class Decision:
     mlx: Candidate | None = None
     mlx_competes: bool = False
     where: str = ""
+    modelled: bool = True
     tied: tuple[str, ...] = ()
 
     @property
@@ -158,6 +160,7 @@ class Priced(NamedTuple):
     mlx: Candidate | None
     mlx_competes: bool
     where: str = ""
+    modelled: bool = True
 
 
 class Verdict(NamedTuple):
@@ -176,6 +179,7 @@ def choose(
     *,
     mlx_competes: bool = False,
     measurements: Measurements | None = None,
+    modelled: bool = True,
 ) -> Decision:
     """Return the cheapest legal plan for a problem on a chip.
 
@@ -190,6 +194,8 @@ def choose(
             would run on the same chip: on Metal.
         measurements: What candidates for this problem, or the one it shares with, took there. One
             that was measured is preferred to all that are only modelled.
+        modelled: Whether times are modelled for the device. Where they are not, MLX's own ops serve
+            what nothing was measured for.
 
     Raises:
         IllegalKernelError: ``force`` names nothing known, or nothing that may serve the problem;
@@ -197,10 +203,14 @@ def choose(
     """
     like = problem.alike()
     if like != problem:
-        shared = _shared_choice(problem, like, chip, force, measurements, mlx_competes=mlx_competes)
+        shared = _shared_choice(
+            problem, like, chip, force, measurements, mlx_competes=mlx_competes, modelled=modelled
+        )
         if shared is not None:
             return shared
-    own = _own_choice(problem, chip, force, measurements, mlx_competes=mlx_competes)
+    own = _own_choice(
+        problem, chip, force, measurements, mlx_competes=mlx_competes, modelled=modelled
+    )
     return _decision(*own)
 
 
@@ -212,6 +222,7 @@ def _decision(priced: Priced, verdict: Verdict) -> Decision:
         mlx=priced.mlx,
         mlx_competes=priced.mlx_competes,
         where=priced.where,
+        modelled=priced.modelled,
         tied=verdict.tied,
     )
 
@@ -224,10 +235,13 @@ def _shared_choice(
     measurements: Measurements | None,
     *,
     mlx_competes: bool,
+    modelled: bool,
 ) -> Decision | None:
     """Return the choice for a problem that is alike, bound to this one; None if that is refused."""
     try:
-        priced, verdict = _own_choice(like, chip, force, measurements, mlx_competes=mlx_competes)
+        priced, verdict = _own_choice(
+            like, chip, force, measurements, mlx_competes=mlx_competes, modelled=modelled
+        )
     except IllegalKernelError:
         return None
     best = verdict.best and _bound(verdict.best, problem)
@@ -256,6 +270,7 @@ def _own_choice(
     measurements: Measurements | None,
     *,
     mlx_competes: bool,
+    modelled: bool,
 ) -> tuple[Priced, Verdict]:
     price = family_of(problem).price(problem, chip)
     mlx = _mlx(price, exact=problem.exact) if price else None
@@ -263,6 +278,7 @@ def _own_choice(
         candidates=tuple(_candidates(problem, chip)),
         mlx=mlx,
         mlx_competes=mlx_competes and mlx is not None and mlx.reason is None,
+        modelled=modelled,
     )
     priced = _with_times(priced, measurements)
     return priced, _best(priced, problem, force)
@@ -310,7 +326,7 @@ def refuse(
         else one
         for one in decision.candidates
     )
-    priced = Priced(found, decision.mlx, decision.mlx_competes, decision.where)
+    priced = Priced(found, decision.mlx, decision.mlx_competes, decision.where, decision.modelled)
     return _decision(priced, _best(priced, problem, force))
 
 
@@ -331,6 +347,8 @@ def _best(priced: Priced, problem: Problem, force: str | None) -> Verdict:
     measured = [one for one in legal if one.measured]
     if measured:
         return _fastest(measured, rival, asked_for=force not in (None, ANY))
+    if force is None and priced.mlx is not None and not priced.modelled:
+        return Verdict(None, "nothing was measured for it here, and no model knows this device")
     best, *tied = nearest(legal, rival)
     names = tuple(map(str, tied))
     if force not in (None, ANY):

@@ -7,12 +7,15 @@ hold that difference; patching puts them on layers that exist already.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
+from .backends import resolve
+from .core.context import current_settings
 from .core.dtypes import FLOATS
 from .errors import DTypeError
 from .families.experts.ops import gathered
@@ -324,31 +327,67 @@ class SwitchRoute:
         return switch_linear(self, x, indices, sorted_indices)
 
 
+SORTED_ROWS = 64
+"""Rows that choose experts from which mlx-lm sorts them."""
+
+
+def _by_experts(
+    x: mx.array, indices: mx.array, layers: Callable[[mx.array, mx.array, bool], mx.array]
+) -> mx.array:
+    """Return what layers make of each row with each expert that it chooses.
+
+    Args:
+        x: ``[..., k]``.
+        indices: ``[..., experts of a row]``.
+        layers: Takes rows ``[..., 1, k]``, their experts, and whether these are sorted.
+    """
+    indices, rows = mx.stop_gradient(indices), mx.expand_dims(x, (-2, -3))
+    settings = current_settings()
+    ours = settings.stand_in is not None or resolve(settings=settings).backend is not None
+    if ours or indices.size < SORTED_ROWS:
+        return mx.squeeze(layers(rows, indices, False), -2)
+    # MLX's own ops read an expert once only for sorted rows; once is enough for all layers.
+    flat = mx.flatten(indices)
+    order = mx.argsort(flat)
+    rows = mx.take(mx.flatten(rows, 0, -3), order // indices.shape[-1], axis=0)
+    y = mx.take(layers(rows, mx.take(flat, order), True), mx.argsort(order), axis=0)
+    return mx.squeeze(mx.unflatten(y, 0, indices.shape), -2)
+
+
 class SwitchGluRoute:
-    """The call of gated layers of experts, as mlx-lm's ``SwitchGLU``, without sorting rows."""
+    """The call of gated layers of experts, as mlx-lm's ``SwitchGLU``, whose rows kernels gather."""
 
     __slots__ = ()
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return ``down(activation(up(x), gate(x)))`` of each row and each expert it chooses."""
         layer: Any = self
-        rows, indices = mx.expand_dims(x, (-2, -3)), mx.stop_gradient(indices)
-        up, gate = layer.up_proj(rows, indices), layer.gate_proj(rows, indices)
-        y: mx.array = layer.down_proj(layer.activation(up, gate), indices)
-        return mx.squeeze(y, -2)
+
+        def layers(rows: mx.array, chosen: mx.array, ordered: bool) -> mx.array:
+            up = layer.up_proj(rows, chosen, sorted_indices=ordered)
+            gate = layer.gate_proj(rows, chosen, sorted_indices=ordered)
+            hidden = layer.activation(up, gate)
+            y: mx.array = layer.down_proj(hidden, chosen, sorted_indices=ordered)
+            return y
+
+        return _by_experts(x, indices, layers)
 
 
 class SwitchMlpRoute:
-    """The call of two layers of experts, as mlx-lm's ``SwitchMLP``, without sorting rows."""
+    """The call of two layers of experts, as mlx-lm's ``SwitchMLP``, whose rows kernels gather."""
 
     __slots__ = ()
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """Return ``fc2(activation(fc1(x)))`` of each row and each expert it chooses."""
         layer: Any = self
-        rows, indices = mx.expand_dims(x, (-2, -3)), mx.stop_gradient(indices)
-        y: mx.array = layer.fc2(layer.activation(layer.fc1(rows, indices)), indices)
-        return mx.squeeze(y, -2)
+
+        def layers(rows: mx.array, chosen: mx.array, ordered: bool) -> mx.array:
+            hidden = layer.activation(layer.fc1(rows, chosen, sorted_indices=ordered))
+            y: mx.array = layer.fc2(hidden, chosen, sorted_indices=ordered)
+            return y
+
+        return _by_experts(x, indices, layers)
 
 
 class LowRankSwitchRoute:

@@ -64,7 +64,7 @@ def close(got, expected, share=1e-5):
     np.testing.assert_allclose(got, expected, rtol=0, atol=share * scale + 1e-6)
 
 
-@pytest.mark.parametrize("backend", ["kernels", "mlx"])
+@pytest.mark.parametrize("backend", [pytest.param("kernels", marks=pytest.mark.slow), "mlx"])
 class TestGradients:
     @pytest.fixture(autouse=True)
     def on(self, request, backend):
@@ -225,8 +225,12 @@ MAPPED = {
 }
 
 
-@pytest.mark.parametrize("kind", ["tensor", "block"])
-@pytest.mark.parametrize("a_shape", [(5, 96), (96,), (2, 5, 96)], ids=str)
+@pytest.mark.parametrize("kind", [pytest.param("tensor", marks=pytest.mark.slow), "block"])
+@pytest.mark.parametrize(
+    "a_shape",
+    [(5, 96), *(pytest.param(one, marks=pytest.mark.slow) for one in ((96,), (2, 5, 96)))],
+    ids=str,
+)
 @pytest.mark.parametrize("name", MAPPED)
 def test_batching_rule(kernels, name, a_shape, kind):
     """The rule, on values: MLX asks for it only while it traces, when there are none."""

@@ -41,7 +41,8 @@ class TestResolve:
             ("auto", "metal", mx.gpu, mx.cpu, "mlx"),
             ("auto", "metal", mx.cpu, None, "mlx"),
             ("auto", "metal", mx.cpu, mx.gpu, "metal"),
-            ("auto", "cuda", mx.gpu, None, "mlx"),
+            ("auto", "cuda", mx.gpu, None, "cuda"),
+            ("auto", "cuda", mx.gpu, mx.cpu, "mlx"),
             ("auto", "cuda", mx.cpu, None, "mlx"),
             ("auto", "neither", mx.cpu, None, "mlx"),
             ("auto", "neither", mx.cpu, mx.cpu, "mlx"),
@@ -83,6 +84,7 @@ class TestResolve:
         monkeypatch.setattr(compiler, "missing", lambda: "[cuda] Expected NVRTC, got none.")
         with tg.use_backend("cuda"), pytest.raises(BackendError, match=r"Expected NVRTC"):
             tg.matmul(mx.zeros((3, 3)), mx.zeros((3, 3)))
+        assert resolve().reason == "MLX runs on CUDA, and the kernels are Metal"
 
     @pytest.mark.parametrize(
         "stream",

@@ -127,6 +127,12 @@ class TestWrongValues:
             (["verify", "--jobs", "-1"], "0 or more jobs, got -1"),
             (["verify", "--sample", "-1"], "a sample of 0 or more"),
             (["verify", "--repeats", "0"], "at least one repeat"),
+            (["verify", "--backend", "opencl"], "got 'opencl'"),
+            pytest.param(
+                ["verify", "--backend", "cuda"],
+                "got cuda: ",
+                marks=pytest.mark.skipif(mx.cuda.is_available(), reason="MLX has CUDA here"),
+            ),
             (["explain", *PRODUCT, "--dtypes", ""], "float16 (f16)"),
             (["explain", *PRODUCT, "--dtypes", "f16,"], "float16 (f16)"),
             (["explain", "matmul", "", "5x5"], "sizes like 100x300"),

@@ -68,6 +68,7 @@ def test_staged_products(config, problem):
         assert loaded < work.tiles * work.cache_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "config", "spelled"),
     [
@@ -94,6 +95,7 @@ def test_quantized_products(kernel, config, spelled):
         assert counted.threadgroup_bytes == work.threadgroup_memory
 
 
+@pytest.mark.slow
 def test_shares_of_a_quantized_product():
     problem = quantized_spec("16x128x1024:f16")
     config = next(one for one in split_k.CONFIGS if one.splits == 4)

@@ -139,6 +139,34 @@ def test_everything_that_a_caller_may_choose(length, heads, key_dim, value_dim, 
             held(problem, operands, call(problem, operands))
 
 
+# Of the tests of MLX, flash-linear-attention and FlashKDA, with fewer heads: B, T, Hk, Hv, Dk, Dv.
+PUBLISHED = {
+    "mlx": (1, 33, 2, 6, 128, 128),
+    "fla chunk": (2, 75, 4, 4, 64, 64),
+    "OLMo-Hybrid": (1, 33, 2, 2, 96, 192),
+    "FlashKDA": (1, 64, 2, 2, 128, 128),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_shapes(name):
+    batch, length, key_heads, value_heads, key_dim, value_dim = PUBLISHED[name]
+    problem = variant(
+        batch=batch,
+        length=length,
+        key_heads=key_heads,
+        value_heads=value_heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        vector_gate=name == "FlashKDA",
+        state=True,
+    )
+    operands = drawn(problem, 9)
+    with tg.use_kernel("any"):
+        held(problem, operands, call(problem, operands))
+
+
 @pytest.mark.parametrize("kernel", [None, *FORWARD], ids=lambda name: name or "mlx")
 def test_masks_lengths_and_states(kernel):
     """One text, many meanings: dropped tokens, separate calls, and a state handed on."""

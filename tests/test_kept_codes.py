@@ -240,7 +240,7 @@ def test_codes_stay_codes(tmp_path, layout):
         hold(model(PROMPT), dense(PROMPT))
 
 
-@pytest.mark.parametrize("layout", ["DeepSeek", "channels"])
+@pytest.mark.parametrize("layout", ["DeepSeek", pytest.param("channels", marks=pytest.mark.slow)])
 def test_logits_by_kernels(kernels, tmp_path, layout):
     settings, (form, kind, dtype, name) = LAYOUTS[layout]
     dense = checkpoint(

@@ -8,6 +8,7 @@ from mlx.utils import tree_flatten
 
 pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 
+from mlx_lm.models.mla import MultiLinear
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear, SwitchMLP
 from mlx_lm.tuner.lora import LoRASwitchLinear
 
@@ -164,3 +165,14 @@ def test_audit_counts_them(kind):
     weight = EXPERTS * HIDDEN * WIDTH * (4 if kind == "float" else 4 / 8 + 8 / 32)
     rows = 4 * MANY * (HIDDEN + CHOSEN * WIDTH)
     assert found.rows[0].bytes == weight + rows + 4 * MANY * CHOSEN
+
+
+@pytest.mark.parametrize("transpose", [True, False])
+def test_quantized_projections_of_heads(transpose):
+    layer = MultiLinear(64, 32, 4).to_quantized(32, 4)
+    x = random(6, 2, 4, 3, 64 if transpose else 32)
+    with tg.use_backend("mlx"):
+        expected = layer(x, transpose=transpose)
+        with integration.patched(layer) as report:
+            assert error(layer(x, transpose=transpose), expected) < 1e-5
+    assert [one.op for one in report.replaced] == ["quantized_matmul"]

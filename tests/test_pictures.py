@@ -55,7 +55,7 @@ def test_every_picture_is_small_and_shown():
 
 
 def test_a_picture_of_times_says_that_they_are_modelled():
-    for name in ("against-mlx", "over-n", "over-context", "roofline-m4-max"):
+    for name in ("against-mlx", "over-n", "over-context", "over-tokens", "roofline-m4-max"):
         words = re.sub(r"<[^>]*>", " ", (FOLDER / f"{name}.svg").read_text().partition("<g ")[2])
         assert "modelled, not measured" in words
 

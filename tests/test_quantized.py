@@ -123,34 +123,37 @@ class TestEveryWeight:
 
     def test_few_rows(self, kernels, forced, weight, transpose):
         in_pairs = not transpose and weight[1] in (1, 3, 5)
-        self.check("quantized_gemv", forced, weight, transpose, [2] if in_pairs else [3, 4])
+        check("quantized_gemv", forced, weight, transpose, [2] if in_pairs else [3, 4])
 
     @pytest.mark.slow
     def test_many_rows(self, kernels, forced, weight, transpose):
-        self.check("quantized_gemm/16x32-1x4", forced, weight, transpose, [19, 33, 1])
+        check("quantized_gemm/16x32-1x4", forced, weight, transpose, [19, 33, 1])
 
-    @pytest.mark.slow
-    def test_shares_of_k(self, kernels, forced, weight, transpose):
-        # The last of the shares is the shortest, and ends within a step where groups allow it.
-        depth = weight[2] * (900 // weight[2] | 1) if transpose else 611
-        config = "quantized_split_k/16x64-1x4-split4"
-        self.check(config, forced, weight, transpose, [19, 33, 1], depth)
 
-    def check(self, kernel, forced, weight, transpose, counts, depth=0):
-        mode, bits, group = weight
-        n, k = (37, depth or 5 * group) if transpose else (3 * group, depth or 43)
-        w, scales, biases = made(
-            bits, *((n, k) if transpose else (k, n)), *weight, (mx.float16, mx.bfloat16)
-        )
-        values = own_values(w, scales, biases, *weight)
-        for m in counts:
-            x = random_rows(m, (m, k), mx.float16)
-            with forced(kernel):
-                got = tg.quantized_matmul(
-                    x, w, scales, biases, transpose, group, bits, mode, out_dtype=mx.bfloat16
-                )
-            assert got.shape == (m, n)
-            close(got, x, values.T if transpose else values, mx.bfloat16)
+@pytest.mark.slow
+@pytest.mark.parametrize("transpose", [True, False], ids=["nt", "nn"])
+@pytest.mark.parametrize("weight", FEW[2::3], ids=lambda one: "{}{}x{}".format(*one))
+def test_shares_of_k(kernels, forced, weight, transpose):
+    # The last of the shares is the shortest, and ends within a step where groups allow it.
+    depth = weight[2] * (900 // weight[2] | 1) if transpose else 611
+    check("quantized_split_k/16x64-1x4-split4", forced, weight, transpose, [19, 33, 1], depth)
+
+
+def check(kernel, forced, weight, transpose, counts, depth=0):
+    mode, bits, group = weight
+    n, k = (37, depth or 5 * group) if transpose else (3 * group, depth or 43)
+    w, scales, biases = made(
+        bits, *((n, k) if transpose else (k, n)), *weight, (mx.float16, mx.bfloat16)
+    )
+    values = own_values(w, scales, biases, *weight)
+    for m in counts:
+        x = random_rows(m, (m, k), mx.float16)
+        with forced(kernel):
+            got = tg.quantized_matmul(
+                x, w, scales, biases, transpose, group, bits, mode, out_dtype=mx.bfloat16
+            )
+        assert got.shape == (m, n)
+        close(got, x, values.T if transpose else values, mx.bfloat16)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from oracle import assert_close
 import mlx_tilegemm as tg
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT8_E4M3, FLOAT32
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
@@ -157,16 +158,19 @@ def close(got, left, right, out, bias=None):
     assert_close(got, value, bound + unit * (np.abs(value) + bound) + step)
 
 
-PAIRS = [
+FEW = [
     (None, "e4m3", "none", "block"),
+    ("e5m2", "e4m3", "power", "power"),
+    ("int8", "int8", "row", "row"),
+]
+MORE = [
     (None, "e5m2", "none", "row"),
     ("e4m3", "e4m3", "block", "block"),
-    ("e5m2", "e4m3", "power", "power"),
     ("e4m3", "e5m2", "row", "tensor"),
-    ("int8", "int8", "row", "row"),
     ("int8", "int8", "block", "block"),
     (None, "int8", "none", "row"),
 ]
+PAIRS = [*FEW, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE)]
 
 
 @pytest.mark.parametrize("nt", [True, False], ids=["nt", "nn"])
@@ -581,3 +585,12 @@ def test_part_of_a_call_is_held_like_the_whole():
     assert hold(part.problem, part.outputs, cases.expected(part.problem, part.operands))[1] == []
     wrong = replace(part, outputs=[part.outputs[0] + 1])
     assert hold(part.problem, wrong.outputs, cases.expected(part.problem, part.operands))[1]
+
+
+def test_the_command_line_takes_blocks(capsys):
+    call = "explain fp8_scaled_matmul 1x7168 4096x7168 --dtypes bf16,u8 --b-scales 32x56:f32"
+    assert main([*call.split(), "--block", "128x128", "--transpose-b", "--chip", "m4-max"]) == 0
+    assert "scaled_gemv" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*call.split(), "--block", "128x", "--transpose-b"])
+    assert "argument --block" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Times of candidates on this machine: the per-user file, and what of it holds for a problem.
 
+Before a machine is tuned, times that were shipped for its GPU's architecture stand in.
+
 Times hold for the very problem they were measured for, sizes included, and for those that share its
 choice (see `Problem.alike`); on one chip, operating system and version of MLX; and for the very
 texts: a kernel whose text has changed since counts as not measured. Dispatch gets them as a value.
@@ -14,6 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from ..backends import canary_setting
 from ..core.plain import to_plain
@@ -124,11 +128,24 @@ def key(problem: Problem) -> str:
     return f"{stored} #{hashlib.blake2s(plain.encode(), digest_size=6).hexdigest()}"
 
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""Measurements that come with the library, a file for each architecture of GPUs: `sm_90.json`."""
+
+
 @lru_cache(maxsize=1)
-def _known() -> tuple[str, dict[str, Tuned]]:
-    """Return the machine, and this process's view of the file."""
+def _known() -> dict[str, tuple[str, Tuned]]:
+    """Return what is known of problems, and of which machine: this one's before another's."""
     file = open_file()
-    return file.machine, file.read_all()
+    return _shipped() | {name: (file.machine, one) for name, one in file.read_all().items()}
+
+
+def _shipped() -> dict[str, tuple[str, Tuned]]:
+    """Return the measurements that were shipped for this machine's GPU."""
+    path = SHIPPED / f"{mx.device_info().get('architecture', 'unknown')}.json"
+    if not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return {name: (kept["machine"], _parse(one)) for name, one in kept["problems"].items()}
 
 
 def forget() -> None:
@@ -144,13 +161,12 @@ def measured(problem: Problem, chip: Chip) -> Measurements | None:
         problem: The problem.
         chip: This machine's chip.
     """
-    return _measured(problem.alike(), chip) if _known()[1] else None
+    return _measured(problem.alike(), chip) if _known() else None
 
 
 @lru_cache(maxsize=1024)
 def _measured(problem: Problem, chip: Chip) -> Measurements | None:
-    machine, entries = _known()
-    found = entries.get(key(problem))
+    machine, found = _known().get(key(problem), ("", None))
     if found is None:
         return None
     timings = current(found, choose(problem, chip).candidates)

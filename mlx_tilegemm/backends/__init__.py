@@ -56,7 +56,8 @@ def use_backend(backend: str | Backend) -> AbstractContextManager[None]:
         backend: ``"metal"`` runs the kernels on an Apple GPU; ``"cuda"`` runs the same kernels on
             an NVIDIA GPU; ``"emulator"`` runs them on the CPU, checked and slowly; ``"mlx"``
             computes the same results with MLX's own ops; ``"auto"``, the default, is metal on an
-            Apple GPU and mlx everywhere else. A `Backend` object is taken as it is.
+            Apple GPU, cuda on an NVIDIA GPU for which NVRTC is installed, and mlx everywhere else.
+            A `Backend` object is taken as it is.
 
     Raises:
         ProblemError: An unknown name.

@@ -43,6 +43,8 @@ class Capabilities:
         checks_launches: Every launch is checked for what a kernel may not do, so that kernels need
             no proof before they serve calls.
         rivals_mlx: MLX's own ops would run on the same device, so that their times compare.
+        modelled: Times of kernels are modelled for its device; else they serve calls that do not
+            ask for them only where they were measured.
         has_clock: Times of calls say something about a device.
         compiles: It compiles texts itself; else MLX does when a kernel first runs.
         parallel: Several processes may run kernels side by side without slowing each other.
@@ -57,6 +59,7 @@ class Capabilities:
     has_clock: bool
     compiles: bool
     parallel: bool
+    modelled: bool = True
     language: tuple[int, int] = (3, 2)
     simd_width: int = SIMD_WIDTH
     lane_layout: str = "apple"

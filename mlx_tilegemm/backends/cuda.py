@@ -23,6 +23,7 @@ class CudaBackend(Backend):
         has_clock=True,
         compiles=True,
         parallel=False,
+        modelled=False,
     )
 
     def compile(self, source: Source) -> Executable:
@@ -50,6 +51,15 @@ class CudaBackend(Backend):
         if place.given and not place.on_gpu:
             return Route(backend=None, reason="the call's stream is on the CPU")
         return Route(backend=self, reason=ASKED)
+
+    def automatic(self, place: Place) -> Route | None:
+        """Return this backend where MLX's own ops would run on an NVIDIA GPU, and NVRTC is there.
+
+        They serve all the same what kernels were not measured to be faster at.
+        """
+        if not place.cuda or not place.on_gpu or self.missing() is not None:
+            return None
+        return Route(backend=self, reason="CUDA is available")
 
     def compiler_name(self, asked: str) -> str:
         """Return NVRTC and its version."""

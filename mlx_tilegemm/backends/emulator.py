@@ -115,6 +115,6 @@ def _evaluate(inputs: Sequence[mx.array]) -> None:
             raise
         raise BackendError(
             "[emulator] Expected arrays with values, got arrays traced by mx.compile, mx.vmap or "
-            "an export: the emulator evaluates at once. Call the op outside the traced function, "
-            'or inside `with use_backend("mlx"):`.'
+            "an export: the emulator evaluates at once. Map it by `mlx_tilegemm.vmap`, or call the "
+            'op outside the traced function, or inside `with use_backend("mlx"):`.'
         ) from error

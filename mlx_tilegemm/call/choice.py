@@ -76,6 +76,7 @@ def chosen(
         force,
         mlx_competes=rivals or not here,
         measurements=measured(problem, place) if here and _is_clocked(backend) else None,
+        modelled=not here or backend is None or backend.capabilities.modelled,
     )
     solved = family_of(problem).differentiable(problem) if gradients else problem
     needed = here and backend is not None and canary.is_needed(backend)

@@ -14,6 +14,7 @@ from ..core.problem import Problem
 from ..dispatch import ANY, MLX
 from ..errors import BackendError, IllegalKernelError
 from ..families import family_of
+from .batching import batched_call
 from .choice import chosen
 from .transforms import evaluating, refusing_shapeless, transformable
 
@@ -64,9 +65,11 @@ def kernel_call(
     gradients: bool = True,
 ) -> Run | None:
     """Return the call of kernels that solves a problem, as `prepare`; None for MLX's own ops."""
-    note = current_settings().recorder
-    if note is not None:
-        note(problem)
+    settings = current_settings()
+    if settings.batched:
+        return _batched(op, problem, backend, force)
+    if settings.recorder is not None:
+        settings.recorder(problem)
     if backend is None:
         check_not_forced(op, force)
         return None
@@ -82,6 +85,20 @@ def kernel_call(
     # MLX's own ops serve any size, unless a kernel is asked for.
     anysize = family.fallback(problem) if force is None else None
     return transformable(run, rule, anysize or refusing_shapeless(op))
+
+
+def _batched(op: str, problem: Problem, backend: Backend | None, force: str | None) -> Run:
+    family = family_of(problem)
+    solved, rule = family.differentiable(problem), family.rule(problem, backend)
+    if rule is None:
+        raise BackendError(f"[{op}] Expected a problem that vmap can batch, got {problem}.")
+
+    def again() -> Run:
+        run = kernel_call(op, problem, backend, force=force) or family.fallback(solved)
+        assert run is not None
+        return run
+
+    return batched_call(op, solved.results, rule, again)
 
 
 def check_not_forced(op: str, force: str | None) -> None:

@@ -52,6 +52,21 @@ def transformable(run: Run, rule: Rule | None, anysize: Run | None = None) -> Ru
     return call
 
 
+def custom_calls(run: Run, rule: Rule) -> Run:
+    """Return the call ``run`` with the derivatives and the batching of ``rule`` wherever it is."""
+
+    @lru_cache(maxsize=64)
+    def function(factors: Factors, stream: StreamOrDevice) -> Callable[..., list[mx.array]]:
+        return _custom_function(run, rule, factors, stream)
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        return function(factors, stream)(*operands)
+
+    return call
+
+
 def refusing_shapeless(op: str) -> Run:
     """Return the call of a kernel, which is launched for one size, where sizes may change."""
 

@@ -66,6 +66,8 @@ def _add_option(
         add(flag, type=int)
     elif kind.startswith(("float", "Number")):
         add(flag, type=float)
+    elif kind.startswith("tuple"):
+        add(flag, type=_shape, metavar="sizes", help="128x128")
     else:
         add(flag)
 

@@ -18,8 +18,9 @@ from ..assurance.verify import (
     verify,
     write,
 )
+from ..backends import Backend, backend_named
 from ..core.progress import Counting
-from ..errors import ProblemError
+from ..errors import BackendError, ProblemError
 
 _STATUS = {
     Verdict.PASSED: 0,
@@ -40,6 +41,7 @@ exit status:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add what to check, and how."""
     add = command.add_argument
+    add("--backend", default="", help="metal, cuda or emulator; default: what runs kernels here")
     add("--kernel", default="", help="only this kernel, or kernel/config")
     add("--sample", type=int, default=0, help="check so many variants; default: all")
     add("--repeats", type=int, default=12, help="runs of each variant, with new buffers")
@@ -64,7 +66,7 @@ def run_verify(options: argparse.Namespace) -> int:
     if options.jobs < 0:
         raise ProblemError(f"[verify] Expected 0 or more jobs, got {options.jobs}.")
     request = Request(
-        backend=backend_here().name,
+        backend=_backend(options.backend).name,
         kernel=options.kernel,
         sample=options.sample,
         repeats=options.repeats,
@@ -85,6 +87,19 @@ def run_verify(options: argparse.Namespace) -> int:
     paths = write(report, options.report)
     print(_plain(report, paths) if options.json else _said(report, paths))
     return _STATUS[report.verdict]
+
+
+def _backend(name: str) -> Backend:
+    """Return the backend that is asked for, once it can run kernels here."""
+    if not name:
+        return backend_here()
+    found = backend_named(name)
+    lacking = found.missing()
+    if lacking is not None:
+        raise BackendError(
+            f"[verify] Expected a backend that runs kernels here, got {name}: {lacking}"
+        )
+    return found
 
 
 def _require_writable(directory: Path) -> None:

@@ -24,6 +24,7 @@ class Settings(NamedTuple):
         kernel: What `use_kernel` forces, or None.
         gradients: Whether calls carry their derivatives.
         precision: What `use_precision` asks for, or None.
+        batched: Whether `mlx_tilegemm.vmap` is following the call.
         recorder: Takes the problems that are asked for, or None. In each recording block calls are
             prepared, and noted, anew.
         stand_in: Prepares calls in place of this library, for who wants to see them and not to
@@ -34,6 +35,7 @@ class Settings(NamedTuple):
     kernel: str | None = None
     gradients: bool = True
     precision: str | None = None
+    batched: bool = False
     recorder: Recorder | None = None
     stand_in: StandIn | None = None
 
@@ -42,6 +44,12 @@ _settings: ContextVar[Settings] = ContextVar("mlx_tilegemm_settings", default=Se
 
 current_settings: Callable[[], Settings] = _settings.get
 """Returns the settings of the running thread or asynchronous task."""
+
+
+def inner_settings() -> Settings:
+    """Return the settings of the calls that a rule of derivatives makes, where none is forced."""
+    around = _settings.get()
+    return Settings(batched=around.batched, recorder=around.recorder)
 
 
 @contextmanager

@@ -201,7 +201,7 @@ def _never(problem: Problem) -> bool:
     return False
 
 
-def _no_rule(problem: Problem, backend: Backend) -> None:
+def _no_rule(problem: Problem, backend: Backend | None) -> None:
     return None
 
 
@@ -252,7 +252,7 @@ class Family(Generic[P]):
     price: Callable[[P, Chip], Price | None] = _no_price
     multiplies_float32: Callable[[P], bool] = _never
     differentiable: Callable[[P], P] = _itself
-    rule: Callable[[P, Backend], Rule | None] = _no_rule
+    rule: Callable[[P, Backend | None], Rule | None] = _no_rule
     notes: Callable[[P, Decision, Route, Chip], list[str]] = _no_notes
     spelling: Spelling[P] | None = None
     subjects: Callable[[], Iterator[Subject[P]]] | None = None

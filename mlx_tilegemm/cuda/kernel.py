@@ -164,7 +164,8 @@ class CudaKernel:
             init_value=init_value,
             # Strides are those of a contiguous array, also for who would have taken others.
             ensure_row_contiguous=self._contiguous or ready.takes_shapes,
-            stream=stream,
+            # As for Metal, the GPU's even where the default device is another.
+            stream=mx.gpu if stream is None else stream,
         )
 
 

@@ -154,6 +154,13 @@ class TestLaunch:
         assert cuda.launches[0]["threadgroup"] == (8, 1, 1)
         assert cuda.launches[0]["scalars"] == ()
 
+    def test_a_call_that_names_no_stream_is_of_the_gpu(self, cuda):
+        kernel = metal_kernel("small", [], ["y"], "y[thread_position_in_grid.x] = 1.0f;")
+        launch(kernel, grid=(8, 1, 1), group=(8, 1, 1))
+        stream = mx.default_stream(mx.cpu)
+        launch(kernel, grid=(8, 1, 1), group=(8, 1, 1), stream=stream)
+        assert [one["stream"] for one in cuda.launches] == [mx.gpu, stream]
+
     def test_an_empty_grid_launches_nothing(self, cuda):
         kernel = metal_kernel("small", [], ["y"], "y[thread_position_in_grid.x] = 1.0f;")
         (y,) = launch(kernel, grid=(0, 1, 1), group=(8, 1, 1), init_value=3)

@@ -85,13 +85,13 @@ def tune(
         progress: Is told of every problem.
 
     Raises:
-        BackendError: This machine has no Metal: other times say nothing about a GPU.
+        BackendError: Kernels run on no GPU here: other times say nothing about one.
     """
     backend = runner(clock=True)
     if backend is None:
         raise BackendError(
-            "[tune] Expected Metal, got an MLX without it; times of the emulator or of a CPU say "
-            "nothing about a GPU. A dry run lists what would be measured."
+            "[tune] Expected Metal, or CUDA with NVRTC, got an MLX without; times of the emulator "
+            "or of a CPU say nothing about a GPU. A dry run lists what would be measured."
         )
     problems = tuple(dict.fromkeys(problem.alike() for problem in problems))
     file = measurements.open_file()

@@ -33,7 +33,7 @@ class Request:
     """Request of a campaign: which variants to check, and how.
 
     Attributes:
-        backend: ``metal`` or ``emulator``.
+        backend: ``metal``, ``cuda`` or ``emulator``.
         kernel: Only this kernel, or ``kernel/config``; empty for all.
         sample: Check only about so many variants; 0 for all.
         repeats: Times each is run.

@@ -74,7 +74,7 @@ def _differentiable(problem: AnyProblem) -> AnyProblem:
     return with_row_operands(problem) if isinstance(problem, AttentionProblem) else problem
 
 
-def _rule(problem: AnyProblem, backend: Backend) -> Rule | None:
+def _rule(problem: AnyProblem, backend: Backend | None) -> Rule | None:
     if not isinstance(problem, AttentionProblem):
         return None
     return AttentionRule(problem=problem, backend=backend)

@@ -19,9 +19,9 @@ import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
 from ...call.prepare import kernel_call
-from ...call.transforms import transformable
+from ...call.transforms import custom_calls, transformable
 from ...core.caches import prepared
-from ...core.context import Recorder, current_settings
+from ...core.context import Settings, inner_settings
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...core.shapes import Shape
@@ -52,7 +52,7 @@ LseGradient = NewType("LseGradient", bool)
 
 
 @prepared
-def _forward_run(problem: AttentionProblem, backend: Backend, _recorder: Recorder | None) -> Run:
+def _forward_run(problem: AttentionProblem, backend: Backend | None, _settings: Settings) -> Run:
     """Prepare an attention that returns what gradients need of rows, asked for or not."""
     run = kernel_call(OP, problem, backend)
     return run or fallback.attention(with_row_operands(problem))
@@ -62,20 +62,25 @@ def _forward_run(problem: AttentionProblem, backend: Backend, _recorder: Recorde
 def _backward_run(
     problem: AttentionProblem,
     lse_gradient: LseGradient,
-    backend: Backend,
-    _recorder: Recorder | None,
+    backend: Backend | None,
+    settings: Settings,
 ) -> Run:
     """Prepare the gradients of q, k, v, q_pe, k_pe and, for each batch row, of the sinks.
 
     The call takes the attention's operands, the gradient of the result and, with the softmax, that
     of the log-sum-exp if there is one, the result and what is known of its rows.
     """
+    by_mlx = partial(_gradients_by_mlx, problem, lse_gradient)
+    rule = _BackwardRule(
+        problem=problem, lse_gradient=lse_gradient, backend=backend, formula=by_mlx
+    )
+    if settings.batched:
+        return custom_calls(by_mlx, rule)
     joined = joined_problem(problem)
     of_query = QueryGradientProblem(attention=joined, lse_gradient=lse_gradient)
     of_key_value = KeyValueGradientProblem(attention=joined)
     query = kernel_call(OP, of_query, backend, gradients=False)
     key_value = kernel_call(OP, of_key_value, backend, gradients=False)
-    by_mlx = partial(_gradients_by_mlx, problem, lse_gradient)
     if query is None or key_value is None:
         return by_mlx
     fused = FusedBackward(
@@ -85,9 +90,6 @@ def _backward_run(
         key_value_names=of_key_value.operand_names,
         query=query,
         key_value=key_value,
-    )
-    rule = _BackwardRule(
-        problem=problem, lse_gradient=lse_gradient, backend=backend, formula=by_mlx
     )
     return transformable(fused, rule)
 
@@ -161,7 +163,7 @@ class AttentionRule:
     """Transforms of an attention."""
 
     problem: AttentionProblem
-    backend: Backend
+    backend: Backend | None
 
     def vjp(
         self,
@@ -176,9 +178,7 @@ class AttentionRule:
         given = cotangents[:2] if lse_gradient else cotangents[:1]
         # The log-sum-exp that a caller wants stands before what an additive mask's gradients need.
         rows = (outputs[0], outputs[-1]) if self.problem.softmax else ()
-        run = _backward_run(
-            self.problem, LseGradient(lse_gradient), self.backend, current_settings().recorder
-        )
+        run = _backward_run(self.problem, LseGradient(lse_gradient), self.backend, inner_settings())
         gradients = run((*operands, *given, *rows), factors, stream)
         names = self.problem.operand_names
         found = dict(zip((name for name in names if name != "mask"), gradients, strict=True))
@@ -229,9 +229,7 @@ class AttentionRule:
         if _maps_sinks(names, axes):
             return _mapped_by_mlx(partial(self._by_mlx, factors, stream), operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
-        outputs = _forward_run(problem, self.backend, current_settings().recorder)(
-            folded, factors, stream
-        )
+        outputs = _forward_run(problem, self.backend, inner_settings())(folded, factors, stream)
         return [_unfolded(x, count) for x in outputs]
 
     def _by_mlx(
@@ -248,7 +246,7 @@ class _BackwardRule:
 
     problem: AttentionProblem
     lse_gradient: bool
-    backend: Backend
+    backend: Backend | None
     formula: Run
 
     def vjp(
@@ -304,9 +302,7 @@ class _BackwardRule:
 
             return _mapped_by_mlx(gradients, operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
-        run = _backward_run(
-            problem, LseGradient(self.lse_gradient), self.backend, current_settings().recorder
-        )
+        run = _backward_run(problem, LseGradient(self.lse_gradient), self.backend, inner_settings())
         return [_unfolded(x, count) for x in run(folded, factors, stream)]
 
 

@@ -151,7 +151,7 @@ def _grouped_gradients(kernel: str, of: type[Any]) -> list[Made]:
     window = {"mask_kind": MaskKind.CAUSAL, "window": 7}
     boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
     staged = {"head_dim": 144, "value_dim": 48, "v": FLOAT16, "out": FLOAT16}
-    direct = {"head_dim": 130, "value_dim": 34}
+    direct = {"head_dim": 122, "value_dim": 34}
     return [
         _subject(kernel, "16x16-staged-reloaded-heads2", *_gradients(of, **window, **staged)),
         _subject(kernel, "16x16-direct-cached-heads2", *_gradients(of, **boolean, **direct)),

@@ -50,15 +50,12 @@ class AttentionTile:
         """Rows of q of a threadgroup."""
         return self.simdgroups // self.head_groups * FRAGMENT
 
-    def fragments(self, columns: int) -> int:
-        """Return the fragments along some columns that one simdgroup has."""
-        return fragments(columns, self.head_groups)
-
 
 def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -> TileWork:
     """Return the work of a fused attention that holds its rows of q and the result in registers."""
-    head, value = tile.fragments(problem.head_dim), tile.fragments(problem.value_dim)
-    positional = tile.fragments(problem.pe_dim)
+    groups = tile.head_groups
+    head, value = fragments(problem.head_dim, groups), fragments(problem.value_dim, groups)
+    positional = fragments(problem.pe_dim, groups)
     products = head + positional + value
     scores = ceil(tile.block_kv / FRAGMENT)
     steps = mean_steps(problem, tile.block_q, tile.block_kv)
@@ -88,7 +85,7 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
         registers=tile.registers,
         threadgroup_memory=tile.threadgroup_memory,
         shared_bytes=bytes_in_flight(
-            key_value_bytes(problem) / matrices,
+            _matrix_bytes(problem),
             matrices,
             blocks * (problem.num_heads // problem.num_kv_heads),
             tile.simdgroups,
@@ -173,6 +170,12 @@ def attention_bytes(problem: AttentionProblem) -> int:
     """Return the bytes an attention has to move at least."""
     positional = problem.nbytes("q_pe")
     return problem.nbytes("q") + positional + key_value_bytes(problem) + problem.results[0].nbytes
+
+
+@latest
+def _matrix_bytes(problem: AttentionProblem) -> float:
+    """Return the bytes of one head's keys and values, in the mean."""
+    return key_value_bytes(problem) / (problem.batch * problem.num_kv_heads)
 
 
 def key_value_bytes(problem: AttentionProblem) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
-from ...core.context import Settings, current_settings
+from ...core.context import inner_settings
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE, unpack
 from .fallback import mlx_call
@@ -45,7 +45,7 @@ def _call(
         arrays=stated(arrays),
         options=tuple(options.items()),
         backend=backend,
-        settings=Settings(recorder=current_settings().recorder),
+        settings=inner_settings(),
     )
     return expert_call(key).run(list(arrays.values()), (), stream)[0]
 

@@ -126,7 +126,9 @@ def _tiles(problem: ExpertProblem, compute: DType, chip: Chip) -> tuple[str, flo
     product = _product(problem, compute, rows)
     if neural_rate(compute, chip):
         path, time = same_dtype_gemm(product, chip)
-        return f"{path}-sorted", time
+        # The product of all rows knows of one weight.
+        moving = chip.launch_seconds + streaming_seconds(moved_bytes(problem), chip)
+        return f"{path}-sorted", max(time, moving)
     tile = SORTED_TILE if problem.weight is None else QUANTIZED_TILE
     work = gemm_work(product, tile, chip)
     decoded = ceil(problem.k / tile.block_k) * tile.block_k * tile.block_n / SIMD_WIDTH

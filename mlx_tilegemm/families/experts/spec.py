@@ -285,7 +285,7 @@ def variant(
     k: int,
     *,
     m: int = 1,
-    experts: int = 5,
+    experts: int = 9,
     fanout: int = 1,
     mode: str | None = None,
     bits: int | None = None,
@@ -341,7 +341,7 @@ def plain_problems() -> Iterator[ExpertProblem]:
         for x, w in zip(FLOATS, (*FLOATS[1:], FLOATS[0]), strict=True):
             yield shape(x=x, w=w, out=x, fanout=0)
             yield shape(x=w, w=w, bias=x, out=w, grouped=True)
-        yield shape(m=3, experts=9)
+        yield shape(m=3, experts=33)
         yield shape(bias=BFLOAT16, out=FLOAT32)
         yield variant(*ALIGNED, transpose=transpose)
 
@@ -359,7 +359,7 @@ def quantized_problems() -> Iterator[ExpertProblem]:
             yield shape(mode=mode)
         yield shape(mode=AFFINE, x=BFLOAT16, scales=FLOAT16, biases=FLOAT32, fanout=0)
         yield shape(mode="nvfp4", x=FLOAT32, tensor_scale=True, bias=FLOAT32, out=FLOAT32)
-        yield shape(mode="mxfp4", bias=BFLOAT16, out=BFLOAT16, m=3)
+        yield shape(mode="mxfp4", bias=BFLOAT16, out=BFLOAT16, m=3, experts=33)
 
 
 def variant_problems() -> Iterator[ExpertProblem]:

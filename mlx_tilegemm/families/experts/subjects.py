@@ -33,8 +33,8 @@ def _plain(transpose: bool) -> Iterator[Made]:
     yield _subject(
         "expert_gemv",
         few,
-        _trial(29, sizes, bias=FLOAT16, fanout=0, m=2, **mixed),
-        _trial(45, sizes, bias=FLOAT16, fanout=0, m=1, experts=37, **mixed),
+        _trial(29, sizes, bias=FLOAT16, fanout=0, m=2, experts=33, **mixed),
+        _trial(45, sizes, bias=FLOAT16, fanout=0, m=1, experts=41, **mixed),
     )
     yield _subject("expert_gemv", "1x1-4", _trial(13, sizes, fanout=3, **mixed))
     yield _subject("expert_gemv", few, _trial(33, sizes, grouped=True, **mixed))
@@ -55,7 +55,7 @@ def _quantized(transpose: bool) -> Iterator[Made]:
     layout: Options = {"transpose": transpose}
     yield _subject("expert_gemv", few, _trial(29, sizes, mode="affine", **mixed, **layout))
     yield _subject("expert_gemm", "16x64-1x4", _trial(61, (70, 71), **scaled, **layout))
-    yield _subject("expert_gemm", "8x32-1x4", _trial(29, (70, 71), mode="mxfp8", **layout))
+    yield _subject("expert_gemm", "8x64-1x4", _trial(29, (70, 71), mode="mxfp8", **layout))
 
 
 def _segmented() -> Iterator[Made]:

@@ -71,7 +71,7 @@ def _price(problem: AnyProblem, chip: Chip) -> Price | None:
     return price.price(problem, chip) if isinstance(problem, DeltaProblem) else None
 
 
-def _rule(problem: AnyProblem, backend: Backend) -> Rule | None:
+def _rule(problem: AnyProblem, backend: Backend | None) -> Rule | None:
     if not isinstance(problem, DeltaProblem):
         return None
     return DeltaRule(problem=problem, backend=backend)

@@ -16,9 +16,9 @@ import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
 from ...call.prepare import kernel_call
-from ...call.transforms import transformable
+from ...call.transforms import custom_calls, transformable
 from ...core.caches import prepared
-from ...core.context import Recorder, current_settings
+from ...core.context import Settings, inner_settings
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from . import fallback
@@ -33,12 +33,12 @@ Arrays = Sequence[mx.array]
 
 
 @prepared
-def _forward_run(problem: DeltaProblem, backend: Backend, _recorder: Recorder | None) -> Run:
+def _forward_run(problem: DeltaProblem, backend: Backend | None, _settings: Settings) -> Run:
     return kernel_call(NAME, problem, backend) or fallback.delta(problem)
 
 
 @prepared
-def _backward_run(problem: DeltaProblem, backend: Backend, _recorder: Recorder | None) -> Run:
+def _backward_run(problem: DeltaProblem, backend: Backend | None, settings: Settings) -> Run:
     """Prepare the gradients of all operands but the mask.
 
     The call takes the operands and the gradients of all results.
@@ -46,6 +46,9 @@ def _backward_run(problem: DeltaProblem, backend: Backend, _recorder: Recorder |
     by_mlx = partial(_gradients_by_mlx, problem)
     if problem.every or problem.is_empty:
         return by_mlx
+    rule = _BackwardRule(problem=problem, backend=backend, formula=by_mlx)
+    if settings.batched:
+        return custom_calls(by_mlx, rule)
 
     def forward(one: DeltaProblem) -> Run:
         return kernel_call(NAME, one, backend, gradients=False) or fallback.delta(one)
@@ -55,7 +58,7 @@ def _backward_run(problem: DeltaProblem, backend: Backend, _recorder: Recorder |
     )
     if fused is None:
         return by_mlx
-    return transformable(fused, _BackwardRule(problem=problem, backend=backend, formula=by_mlx))
+    return transformable(fused, rule)
 
 
 def _gradients_by_mlx(
@@ -77,7 +80,7 @@ class DeltaRule:
     """Transforms of an update."""
 
     problem: DeltaProblem
-    backend: Backend
+    backend: Backend | None
 
     def vjp(
         self,
@@ -88,7 +91,7 @@ class DeltaRule:
         outputs: Arrays,
     ) -> list[mx.array]:
         """Return a gradient for every operand; that of a mask is zero."""
-        run = _backward_run(self.problem, self.backend, current_settings().recorder)
+        run = _backward_run(self.problem, self.backend, inner_settings())
         found = run((*operands, *cotangents), factors, stream)
         return [*found, *map(mx.zeros_like, operands[len(found) :])]
 
@@ -112,7 +115,7 @@ class DeltaRule:
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each, which becomes more batch."""
         problem, folded = _folded(self.problem, operands, axes)
-        run = _forward_run(problem, self.backend, current_settings().recorder)
+        run = _forward_run(problem, self.backend, inner_settings())
         return [_unfolded(x, self.problem) for x in run(folded, factors, stream)]
 
 
@@ -121,7 +124,7 @@ class _BackwardRule:
     """Transforms of the gradients of an update; their derivatives are MLX's."""
 
     problem: DeltaProblem
-    backend: Backend
+    backend: Backend | None
     formula: Run
 
     def vjp(
@@ -164,7 +167,7 @@ class _BackwardRule:
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each."""
         problem, folded = _folded(self.problem, operands, axes)
-        run = _backward_run(problem, self.backend, current_settings().recorder)
+        run = _backward_run(problem, self.backend, inner_settings())
         return [_unfolded(x, self.problem) for x in run(folded, factors, stream)]
 
 

@@ -134,7 +134,15 @@ def _float_gemm(
         a, b = a.astype(cast, stream=stream), b.astype(cast, stream=stream)
         return [_product(a, b, c, factors, stream).astype(out, stream=stream)]
 
-    return call
+    def call_as_written(
+        operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
+    ) -> list[mx.array]:
+        # What one writes for MLX takes half the time of its functions with a stream.
+        if stream is None and factors[0] == 1 and len(operands) == 2 and operands[1].ndim == 2:
+            return [operands[0] @ (operands[1].T if transpose_b else operands[1])]
+        return call(operands, factors, stream)
+
+    return call if transpose_a or cast is not None else call_as_written
 
 
 def _product(

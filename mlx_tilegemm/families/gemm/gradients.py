@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
 from ...call.transforms import fold_mapped, sum_to
-from ...core.context import Settings, current_settings
+from ...core.context import inner_settings
 from ...core.problem import Factors, Number
 from ...core.shapes import Shape
 from .key import (
@@ -37,7 +37,7 @@ def multiply(
     out_dtype: mx.Dtype,
     batch_invariant: bool = False,
     exact: bool,
-    backend: Backend,
+    backend: Backend | None,
     stream: StreamOrDevice,
 ) -> mx.array:
     """Return ``alpha * op(a) @ op(b) + beta * c`` on a given backend, differentiable in turn."""
@@ -58,7 +58,7 @@ def multiply(
         BatchInvariant(batch_invariant),
         Exact(exact),
         backend,
-        Settings(recorder=current_settings().recorder),
+        inner_settings(),
     )
     return call((a, b) if c is None else (a, b, c), factors, stream)[0]
 
@@ -72,7 +72,7 @@ class ProductRule:
     """
 
     problem: GemmProblem
-    backend: Backend
+    backend: Backend | None
 
     def vjp(
         self,

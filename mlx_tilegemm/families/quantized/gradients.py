@@ -15,7 +15,7 @@ import mlx.core as mx
 from ...backends import Backend, StreamOrDevice
 from ...call.precision import refuse_rounding
 from ...call.transforms import sum_to
-from ...core.context import Settings, current_settings
+from ...core.context import inner_settings
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...core.shapes import Shape, pad
@@ -234,7 +234,7 @@ class QuantizedRule:
                 batch_invariant=self.problem.batch_invariant,
                 exact=self.problem.exact,
                 backend=self.backend,
-                settings=Settings(recorder=current_settings().recorder),
+                settings=inner_settings(),
             )
         )
         return call([given[name] for name in ARRAYS if name in given], (), stream)[0]

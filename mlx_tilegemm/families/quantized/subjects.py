@@ -54,7 +54,7 @@ def _many_rows(
     yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **mixed, **batched))
     yield _subject(kernel, "32x32-2x2", *_products(n, k, transpose, 35, 11, **scaled))
     yield _subject(kernel, "64x64-2x2", *_products(*sizes, transpose, 64, 128, bits=5, group=32))
-    yield _subject(kernel, "32x64-1x4", *_products(n, k, transpose, 11, mode="mxfp8"))
+    yield _subject(kernel, "32x64-1x4", *_products(n, k, transpose, 27, mode="mxfp8"))
     # Shares of several steps, the last one shorter and with a last step that is.
     deep = (37, 1136) if transpose else (80, 555)
     shares = _products(*deep, transpose, 19, 33, **scaled)

@@ -15,7 +15,7 @@ import mlx.core as mx
 from ...backends import Backend, StreamOrDevice
 from ...call.precision import refuse_rounding
 from ...call.transforms import sum_to
-from ...core.context import Settings, current_settings
+from ...core.context import inner_settings
 from ...core.dtypes import FLOAT8_E8M0, FLOAT32, DType, Kind, from_mlx
 from ...core.problem import Factors
 from ...core.shapes import Shape, pad
@@ -217,7 +217,7 @@ class ScaledRule:
             batch_invariant=self.problem.batch_invariant,
             exact=self.problem.exact,
         )
-        settings = Settings(recorder=current_settings().recorder)
+        settings = inner_settings()
         call = problem_call(problem, self.backend, settings)
         return call([given[name] for name in problem.operand_names], (), stream)[0]
 

@@ -314,6 +314,7 @@ def variant_problems() -> Iterator[ScaledProblem]:
             yield shape(a=a, b_scales=ROWS(dtype=scales), bias=scales, out=a)
         yield shape(a=INT8, b=INT8, out=INT32)
         yield shape(b=INT8, a_scales=Scaling(dtype=FLOAT32), b_scales=Scaling(dtype=FLOAT8_E8M0))
+        yield shape(b_scales=Scaling(dtype=FLOAT32, width=32))
         own = Scaling(dtype=FLOAT32, batched=True)
         rows = Scaling(dtype=FLOAT32, height=1, batched=True)
         for a_batch, b_batch in (((3,), (3,)), ((2, 3), (3,))):

@@ -7,6 +7,7 @@ sizes that are run-time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ...core.dtypes import (
@@ -34,14 +35,17 @@ def subjects() -> Iterator[Made]:
         "b": FLOAT8_E5M2,
         "bias": FLOAT32,
     }
-    powers = {"a": FLOAT8_E5M2, "a_scales": POWERS, "b_scales": POWERS, "out": BFLOAT16}
+    wide = replace(POWERS, height=0)
+    powers = {"a": FLOAT8_E5M2, "a_scales": POWERS, "b_scales": wide, "out": BFLOAT16}
     rows = ROWS(dtype=FLOAT32)
     integers = {"a": INT8, "b": INT8, "a_scales": rows, "b_scales": rows, "out": FLOAT32}
-    own = {"a_batch": (2, 3), "b_batch": (3,), "b_scales": Scaling(dtype=FLOAT32, batched=True)}
-    own |= {"a": FLOAT8_E4M3, "a_scales": Scaling(dtype=FLOAT32, height=1, batched=True)}
+    own = {"b_scales": Scaling(dtype=FLOAT32, batched=True), "a": FLOAT8_E4M3}
+    own |= {"a_scales": Scaling(dtype=FLOAT32, height=1, batched=True), "a_batch": (2, 3)}
+    # Each of the axes is one along which b stays, once.
+    inner, outer = ({**own, "b_batch": batch} for batch in ((3,), (2, 1)))
     for layout in (True, False):
-        yield from _few_rows(layout, blocks, powers, integers, own)
-        yield from _many_rows(layout, blocks, powers, integers, own)
+        yield from _few_rows(layout, blocks, powers, integers, inner)
+        yield from _many_rows(layout, blocks, powers, integers, outer)
 
 
 def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
@@ -52,6 +56,10 @@ def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
     kernel = "scaled_gemv"
     for one in options:
         yield _subject(kernel, few, *_products(n, k, transpose_b, 3, 4, **one))
+    scales = {"b_scales": block_scaling(FLOAT32)}
+    yield _subject(kernel, "2x1-4", *_products(n, k, transpose_b, 2, **scales))
+    # Whole runs along the rows of b.
+    n, k = (37, 640) if transpose_b else (672, 37)
     yield _subject(kernel, "1x2-4", *_products(n, k, transpose_b, 1, a=INT8, b=INT8, out=INT32))
 
 
@@ -63,8 +71,8 @@ def _many_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
     # Rows without guards, columns with; and sums that go on after they were added up.
     scales = {"b_scales": block_scaling(FLOAT32)}
     yield _subject(kernel, "64x64-2x2", *_products(70, 96, transpose_b, 64, 128, **scales))
-    deep = {"a": INT8, "b": INT8, "out": INT32}
-    yield _subject(kernel, "16x32-1x4", *_products(37, 2100, transpose_b, 11, **deep))
+    deep = variant(11, 37, 2100, transpose_b=transpose_b, a=INT8, b=INT8, out=INT32)
+    yield _subject(kernel, "16x32-1x4", (deep, Data(seed=11, exact=True)))
 
 
 def _products(

@@ -91,7 +91,7 @@ CONFIGS = (
     Config(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
     Config(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
     Config(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    Config(block_m=8, block_n=64, simdgroups_m=1, simdgroups_n=4),
 )
 """Low blocks are for few rows of an expert, which taller ones would pad."""
 

@@ -65,14 +65,25 @@ class Config:
 CONFIGS = (
     Config(rows=1, columns=4, simdgroups=4),
     Config(rows=1, columns=1, simdgroups=4),
+    Config(rows=2, columns=4, simdgroups=4),
     Config(rows=2, columns=2, simdgroups=4),
     Config(rows=2, columns=1, simdgroups=4),
+    Config(rows=4, columns=4, simdgroups=4),
     Config(rows=4, columns=2, simdgroups=4),
     Config(rows=4, columns=1, simdgroups=4),
-    Config(rows=8, columns=2, simdgroups=4),
-    Config(rows=8, columns=1, simdgroups=4),
 )
 """Several columns share what is read of ``x``; runs of 32 leave registers for fewer."""
+
+
+PLAIN_ROWS = 64
+"""Rows from which a plain weight is the tiles', as it is MLX's: they ask for ``x`` less often than
+simdgroups that have a few columns each."""
+
+QUANTIZED_ROWS = 16
+"""Likewise of a quantized weight, whose rows for each expert have to be `ROWS_OF_EXPERT` too."""
+
+ROWS_OF_EXPERT = 4
+"""See `QUANTIZED_ROWS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +151,13 @@ def is_direct(problem: ExpertProblem, config: Config) -> bool:
     return config.rows == 1 and not problem.grouped
 
 
+def most_rows(problem: ExpertProblem) -> int:
+    """Return the rows from which tiles are to serve."""
+    if problem.weight is None:
+        return PLAIN_ROWS
+    return max(QUANTIZED_ROWS, ROWS_OF_EXPERT * problem.experts)
+
+
 def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
@@ -149,6 +167,8 @@ def reject(problem: ExpertProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_experts(problem):
         return reason
+    if problem.rows >= most_rows(problem):
+        return f"{problem.rows} rows of {problem.experts} experts are enough for tiles"
     if not problem.transpose and config.columns > 1:
         return "each lane has columns of its own where the weight is [k, n]"
     needs = resources(config, _run(problem), problem.transpose)
