@@ -86,6 +86,6 @@ def test_estimates_are_near_what_was_compiled():
     for text in takewhile(lambda one: one.usual, project.every_text("m1")):
         if found := compiled.compiled(text.metal):
             errors[text.kernel].append(text.estimate - (found.low + found.high) / 2)
-    assert sum(map(len, errors.values())) > 100
+    assert sum(map(len, errors.values())) > 50
     assert {kernel: found for kernel, found in errors.items() if mean(map(abs, found)) > 4} == {}
     assert {kernel: found for kernel, found in errors.items() if min(found) < -10} == {}

@@ -192,6 +192,8 @@ def _quantized() -> Iterator[Case]:
             group="Product of one row with a quantized matrix",
             name=f"{kernel}, {bits} bits, group 64, {kind}",
             mlx=partial(instance, _QUANTIZED, kernel, arguments, (32, 2, 1)),
+            spelled=f"1x4096x4096:{kind}:affine{bits}x64",
+            kernels=("quantized_gemv",) if kernel == "affine_qmv_fast" else (),
         )
 
 

@@ -18,7 +18,7 @@ WAY_REGISTERS = 19
 """Registers of a thread for pointers, counters, bounds and its row's maximum and sum. As Mesa's
 compiler for M1 has it, like the next."""
 
-HEAD_GROUP_REGISTERS = 9
+HEAD_GROUP_REGISTERS = 6
 """Further ones where simdgroups share D: for the shares of the scores."""
 
 KEY_GROUP_REGISTERS = 9
