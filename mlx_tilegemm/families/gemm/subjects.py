@@ -103,11 +103,12 @@ def _split_k() -> list[Made]:
 def _scalar() -> list[Made]:
     config, kernel = "32x32x16-4x4-thread", "gemm_scalar"
     batched = {"a_batch": (2, 3), "b_batch": (3,), "c": BFLOAT16}
+    column = {"c": BFLOAT16, "c_shape": (45, 1)}
     integers = {"a": UINT8, "b": INT16, "transpose_a": True, "transpose_b": True, "scaled": True}
     return [
         _subject(kernel, config, *_gemm(45, 9, **batched, c_shape=(3, 1, 70))),
         _subject(kernel, config, *_gemm(45, 9, **integers)),
-        _subject(kernel, "8x32x32-2x2-thread", *_gemm(45, 9, b=BFLOAT16, out=FLOAT16)),
+        _subject(kernel, "8x32x32-2x2-thread", *_gemm(45, b=BFLOAT16, out=FLOAT16, **column)),
         _subject(
             kernel, "8x32x32-2x2-thread", *_gemm(45, 9, transpose_a=True, transpose_b=True, k=75)
         ),
