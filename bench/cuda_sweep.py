@@ -264,10 +264,11 @@ def main() -> None:
             print(f"out of time: {len(tasks) - len(rows)} problems were not run")
             break
         rows.append(row(*task[:2], *timed(*task)))
-    found = {"environment": environment(), "rows": rows}
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(found["environment"])
+        print(*(rows[-1][name] for name in ("problem", "kernel", "ours_us", "mlx_us")), flush=True)
+        if options.json:  # after each, so that a sweep that is cut off leaves what it found
+            found = {"environment": environment(), "rows": rows}
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(environment())
     print(table(rows))
     for one in rows:
         for name, reason in one["wrong"].items():
