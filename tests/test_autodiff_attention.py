@@ -345,7 +345,7 @@ def test_head_groups(kind, config):
     """Slices of whole fragments and others, masks and windows, the softmax and none."""
     module, of = KERNELS[kind]
     staged = {2: (80, 48), 4: (128, 96), 8: (192, 128)}
-    direct = {2: (66, 20), 4: (108, 84), 8: (184, 88)}
+    direct = {2: (66, 12), 4: (108, 84), 8: (184, 88)}
     sizes = (staged if config.staged else direct)[config.head_groups]
     options = {"softmax": config.staged or config.cached}
     for lengths in ((1, 9), (17, 33), (33, 17)):

@@ -39,14 +39,15 @@ def documented(built: Path) -> set[str]:
 @pytest.mark.slow
 def test_it_builds_and_has_every_public_name(built):
     names = documented(built)
-    modules = {"emulator", "errors", "formats", "integrations", "nn"}
+    modules = {"cuda", "emulator", "errors", "formats", "integrations", "nn"}
     public = {f"mlx_tilegemm.{name}" for name in tg.__all__ if name not in modules}
     public |= {"mlx_tilegemm.nn.Linear", "mlx_tilegemm.nn.MultiHeadAttention"}
     functions = ("decode", "encode", "unpack", "pack", "dequantize", "quantize")
     public |= {f"mlx_tilegemm.formats.{name}" for name in functions}
     public |= {
-        f"mlx_tilegemm.emulator.{name}"
-        for name in tg.emulator.__all__
+        f"{executor.__name__}.{name}"
+        for executor in (tg.cuda, tg.emulator)
+        for name in executor.__all__
         if name not in vars(tg.errors)
     }
     public |= {

@@ -23,6 +23,10 @@ COLOURS = {OURS: "#0060a0", MLX: "#c05000"}
 
 MARKS = {OURS: "o", MLX: "s"}
 
+AXES_INCHES = 5.0
+KEY_INCHES = 0.2
+"""Height of the picture, and more of it for the line of each problem."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
@@ -143,7 +147,8 @@ def figure(
     figure_type, _ = _matplotlib()
     found = points(problems, chip, known)
     where = next((one.where for one in known.values()), "")
-    drawn = figure_type(figsize=(10, 6.4), layout="constrained")
+    height = AXES_INCHES + KEY_INCHES * len(problems)
+    drawn = figure_type(figsize=(10, height), layout="constrained")
     axes = drawn.subplots()
     _draw_roof(axes, chip, found)
     _draw_points(axes, found)

@@ -87,12 +87,18 @@ def covering_texts() -> tuple[Rendered, ...]:
 
 def _values(value: object) -> Iterator[tuple[str, object]]:
     """Yield the fields of a spec by name, and those of its configuration and of its problem."""
-    for field in fields(cast(Any, value)):
-        one = getattr(value, field.name)
-        if field.name in ("config", "text"):
+    for name in _names(value):
+        one = getattr(value, name)
+        if name in ("config", "text"):
             yield from _values(one)
         else:
-            yield field.name, one
+            yield name, one
+
+
+def _names(value: object) -> list[str]:
+    """Return the names of the fields of a data class or of a tuple that has names."""
+    named = getattr(value, "_fields", None)
+    return list(named) if named else [one.name for one in fields(cast(Any, value))]
 
 
 def _traits(spec: Spec) -> set[object]:

@@ -105,7 +105,7 @@ class Rule:
         return [y.reshape(x.shape), counted.reshape(d.shape)]
 
 
-def _rule(problem: RowScale, backend: Backend) -> Rule:
+def _rule(problem: RowScale, backend: Backend | None) -> Rule:
     return Rule(problem)
 
 
