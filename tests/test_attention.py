@@ -179,7 +179,7 @@ def test_rows_masked_everywhere_are_zero(mask_kind):
     [(1, 1, 1, 1), (33,), (9, 33), (9, 1), (2, 1, 1, 33), (4, 1, 33), (2, 4, 9, 33)],
     ids=str,
 )
-@pytest.mark.parametrize("mask_kind", ["boolean", "additive"])
+@pytest.mark.parametrize("mask_kind", ["boolean", pytest.param("additive", marks=pytest.mark.slow)])
 def test_masks_broadcast(mask_kind, shape):
     q, k, v = operands((2, 4, 9, 16), (2, 2, 33, 16), (2, 2, 33, 16))
     rng = np.random.default_rng(5)

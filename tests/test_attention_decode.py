@@ -171,6 +171,7 @@ def test_rows_before_the_first_key_are_zero():
 
 @emulated
 @pytest.mark.parametrize("splits", [pytest.param("split1", marks=pytest.mark.slow), "split2"])
+@pytest.mark.slow
 def test_windows(splits):
     for kv_len, window in ((300, 1), (300, 129), (300, 200), (300, 299), (200, 190)):
         q, k, v = operands(1, (4, 2), (5, kv_len), (32, 16))

@@ -443,6 +443,7 @@ def test_a_model_trains():
     checked_model(model_gradients(ours), model_gradients(plain))
 
 
+@pytest.mark.slow
 def test_a_checkpointed_model_trains():
     wrapped = model_gradients(ours, lambda model: nn.utils.checkpoint(model))
     checked_model(wrapped, model_gradients(plain))

@@ -725,6 +725,7 @@ def test_masks_of_gradient_problems():
 
 
 @pytest.mark.parametrize("softmax", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_narrow_block_for_heads_without_equal_slices(softmax):
     q, k, v = operands((1, 2, 19, 105), (1, 1, 41, 105), (1, 1, 41, 105), dtype=mx.float16)
     problem = tg.explain("attention_chain", q, k, v, mask="causal").problem

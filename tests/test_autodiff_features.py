@@ -144,6 +144,7 @@ def test_large_heads(shape, options, lazy):
         assert difference.max() <= 4e-3 * mx.abs(expected[name]).max(), name
 
 
+@pytest.mark.slow
 def test_a_row_of_nothing_but_a_sink_has_no_gradient_but_the_sink_s(lazy):
     arrays = drawn(lengths=(9, 3), sinks=True)
     found = gradients(arrays, {"mask": "causal", "window": 2})

@@ -193,6 +193,7 @@ def test_spans_are_joined(monkeypatch, length):
     forget_prepared()
 
 
+@pytest.mark.slow
 def test_a_decay_of_zero_has_its_own_gradient():
     problem = variant(length=9, state=True)
     (q, k, v, gamma, *rest), mask, slopes = parted(problem, 3)
@@ -314,6 +315,7 @@ def test_second_derivatives():
     close([got], [wanted], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_scale_that_is_followed_has_a_gradient():
     problem = variant(length=5)
     operands, *_ = parted(problem, 7)

@@ -39,7 +39,9 @@ def products(work):
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ("64x64x16-2x2-staged", matmul_spec("128x128x48:f16,f32")),
+        pytest.param(
+            "64x64x16-2x2-staged", matmul_spec("128x128x48:f16,f32"), marks=pytest.mark.slow
+        ),
         ("64x64x16-2x2-staged", matmul_spec("70x100x40:f32,f16:nt")),
         ("64x64x16-2x2-staged-double", matmul_spec("128x128x48:f16,f32")),
         ("32x32x16-2x2-staged", matmul_spec("96x64x64:f16")),

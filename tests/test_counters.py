@@ -97,6 +97,7 @@ def test_decode_is_counted_with_mlx_s_gemv(counters):
         ),
     ],
 )
+@pytest.mark.slow
 def test_few_rows_are_counted_with_mlx_s_wide_gemv(counters, m, n, passes, rows):
     problem = matmul_spec(f"{m}x{n}x512:f16:nt")
     case = counters.Case(name="small", problem=problem, sample=0)

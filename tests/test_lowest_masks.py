@@ -103,6 +103,7 @@ def test_backward(name):
 
 
 @pytest.mark.parametrize("rows", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_backward_of_sinks(rows):
     """A sink among numbers as low as the mask's has a share; one far above them has all."""
     arrays = [*operands(rows), mx.array([-1e9, 0.5])]

@@ -100,7 +100,7 @@ class TestAsking:
         assert problems[0] == problems[1]
         assert ["precision float32" in str(problem) for problem in problems[1:]] == [True, False]
 
-    @pytest.mark.parametrize("exact", [True, False])
+    @pytest.mark.parametrize("exact", [pytest.param(True, marks=pytest.mark.slow), False])
     def test_derivatives_ask_for_what_the_call_asked_for(self, kernels, exact):
         x, w = mx.random.normal((9, 16)), mx.random.normal((16, 11))
         q = mx.random.normal((1, 2, 9, 16))

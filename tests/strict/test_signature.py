@@ -137,6 +137,7 @@ def test_every_text_is_the_one_mlx_writes():
         assert compare(one.source, one.stage.launch, one.inputs, one.traced) == ()
 
 
+@pytest.mark.slow
 def test_one_name_for_one_text():
     texts: dict[str, str] = {}
     for one in every_text():
