@@ -75,6 +75,7 @@ def test_every_simdgroup_configuration(config, case):
 
 
 @given(case=strategies.gemm_cases(rows=(1, 2, 3, 5, 8, 11, 16)))
+@pytest.mark.slow
 def test_gemv_serves_few_rows(case):
     a, b = case.operands()
     kernel = "gemv" if min(a.size, b.size) >= 8 and rows(a, b, case) <= 16 else None
@@ -188,6 +189,7 @@ def test_out_dtype_rounds_the_float32_sum_once(out, kernel):
 
 
 @given(case=strategies.gemm_cases(dtypes=strategies.INTEGERS))
+@pytest.mark.slow
 def test_integers_are_exact_modulo_two_to_the_32(case):
     a, b = case.operands()
     got = tg.matmul(a, b, transpose_a=case.transpose_a, transpose_b=case.transpose_b)

@@ -37,6 +37,7 @@ def test_the_corpora_are_there():
 
 
 @pytest.mark.parametrize("path", REJECT, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_refused_for_the_stated_reason(path, reports):
     expectations = EXPECTATION.findall(path.read_text("utf-8"))
     findings = found(path, reports)
@@ -48,5 +49,6 @@ def test_refused_for_the_stated_reason(path, reports):
 
 
 @pytest.mark.parametrize("path", ACCEPT, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_taken(path, reports):
     assert found(path, reports) == ()
