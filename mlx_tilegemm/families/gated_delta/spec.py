@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -58,7 +59,7 @@ def delta_text(problem: DeltaProblem) -> DeltaText:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeltaSpec(Arguments):
+class DeltaSpec(Arguments, ABC):
     """Base of the specs of all kernels.
 
     Attributes:
@@ -94,9 +95,9 @@ class DeltaSpec(Arguments):
         return f"gated_delta/{self.KERNEL}.metal.j2"
 
     @property
+    @abstractmethod
     def variant(self) -> str:
         """The configuration as a part of a Metal name."""
-        raise NotImplementedError
 
     @property
     def label(self) -> str:
