@@ -50,7 +50,7 @@ def test_every_picture_is_small_and_shown():
     texts = "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
     texts += (ROOT / "README.md").read_text()
     for path in FOLDER.glob("*.svg"):
-        assert path.stat().st_size < 90_000
+        assert path.stat().st_size < 60_000
         assert f"pictures/{path.name}" in texts
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..core.caches import kept
 from ..core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, FLOAT32, DType
+from ..core.plan import SIMD_WIDTH
 from ..formats import AFFINE, Grouping
+from .fragment import FRAGMENT
+
+BLOCK_K = 32
+"""Depth of a step: a multiple of every run and at most the smallest group of most weights."""
 
 AFFINE_INSTRUCTIONS = 3
 """Instructions to decode an element: cut out the code, widen it, scale and bias it."""
@@ -58,3 +65,48 @@ def tile_run(bits: int) -> int:
 def lane_run(bits: int) -> int:
     """Return the elements that a lane decodes at a time: whole words, 16 bytes at most."""
     return 16 if bits % 2 == 0 else 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingTile:
+    """Tiling of a GEMM on simdgroup matrices whose weight is decoded as it is staged.
+
+    Attributes:
+        block_m: Rows of the result that a threadgroup computes.
+        block_n: Columns of the result that a threadgroup computes.
+        simdgroups_m: Simdgroups along the rows.
+        simdgroups_n: Simdgroups along the columns.
+    """
+
+    block_m: int
+    block_n: int
+    simdgroups_m: int
+    simdgroups_n: int
+
+    def __str__(self) -> str:
+        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
+
+    @property
+    def block_k(self) -> int:
+        """Depth of one step."""
+        return BLOCK_K
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
+        return (self.block_m, self.block_n, BLOCK_K)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
+
+    @property
+    def fragments_m(self) -> int:
+        """Fragments of the result that a simdgroup holds along the rows."""
+        return self.block_m // (FRAGMENT * self.simdgroups_m)
+
+    @property
+    def fragments_n(self) -> int:
+        """Fragments of the result that a simdgroup holds along the columns."""
+        return self.block_n // (FRAGMENT * self.simdgroups_n)

@@ -17,8 +17,8 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.decoding import tile_run
-from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
+from ....machine.decoding import BLOCK_K, DecodingTile, tile_run
+from ....machine.fragment import ADDRESSING_REGISTERS, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import ExpertProblem
@@ -38,60 +38,13 @@ from ..spec import (
 from ..spec import variant_problems as expert_variant_problems
 
 NAME = "expert_gemm"
-BLOCK_K = 32
-"""Depth of a step: a multiple of every run and at most the smallest group of most weights."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """A tile shape.
-
-    Attributes:
-        block_m: Rows of one expert that a threadgroup computes.
-        block_n: Columns of the result that a threadgroup computes.
-        simdgroups_m: Simdgroups along the rows.
-        simdgroups_n: Simdgroups along the columns.
-    """
-
-    block_m: int
-    block_n: int
-    simdgroups_m: int
-    simdgroups_n: int
-
-    def __str__(self) -> str:
-        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
-
-    @property
-    def block_k(self) -> int:
-        """Depth of one step."""
-        return BLOCK_K
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return (self.block_m, self.block_n, BLOCK_K)
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
-
-    @property
-    def fragments_m(self) -> int:
-        """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
-
-    @property
-    def fragments_n(self) -> int:
-        """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)
 
 
 CONFIGS = (
-    Config(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
-    Config(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=8, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
+    DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=8, block_n=64, simdgroups_m=1, simdgroups_n=4),
 )
 """Low blocks are for few rows of an expert, which taller ones would pad."""
 
@@ -114,7 +67,7 @@ class Tiles:
 
 
 @kept
-def staged_tiles(config: Config, x: DType, w: DType, transpose: bool) -> Tiles:
+def staged_tiles(config: DecodingTile, x: DType, w: DType, transpose: bool) -> Tiles:
     """Return the staged tiles, where a weight's is of the type ``w``."""
     w_rows, w_columns = BLOCK_K, config.block_n
     if transpose:
@@ -129,7 +82,7 @@ def staged_tiles(config: Config, x: DType, w: DType, transpose: bool) -> Tiles:
 
 
 @kept
-def resources(config: Config, x: DType, w: DType, run: int, transpose: bool) -> Resources:
+def resources(config: DecodingTile, x: DType, w: DType, run: int, transpose: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     tiles = staged_tiles(config, x, w, transpose)
     rows, columns = config.fragments_m, config.fragments_n
@@ -151,7 +104,7 @@ def _run(problem: ExpertProblem) -> int:
     return plain_run(problem.w) if problem.weight is None else tile_run(problem.weight.bits)
 
 
-def _resources(problem: ExpertProblem, config: Config) -> Resources:
+def _resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
     return resources(config, problem.x, staged_type(problem), _run(problem), problem.transpose)
 
 
@@ -167,7 +120,7 @@ class Spec(ExpertSpec):
 
     KERNEL: ClassVar[str] = NAME
 
-    config: Config
+    config: DecodingTile
     align_n: bool
     run: int
 
@@ -188,25 +141,25 @@ class Spec(ExpertSpec):
         return staged_tiles(self.config, self.text.x, staged, self.text.transpose)
 
 
-def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[Config]:
+def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[DecodingTile]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
 
 
-def reject(problem: ExpertProblem, config: Config, chip: Chip) -> str | None:
+def reject(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_experts(problem):
         return reason
     return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: ExpertProblem, config: Config, chip: Chip) -> float:
+def cost(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     listing = 0.0 if problem.grouped else list_seconds(problem, chip)
     return listing + seconds(work(problem, config, chip), chip)
 
 
-def work(problem: ExpertProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: a GEMM of whole blocks, whose weights differ."""
     needs = _resources(problem, config)
     tile = GemmTile(
@@ -232,7 +185,7 @@ def work(problem: ExpertProblem, config: Config, chip: Chip) -> TileWork:
     )
 
 
-def _blocks_product(problem: ExpertProblem, config: Config) -> Product:
+def _blocks_product(problem: ExpertProblem, config: DecodingTile) -> Product:
     return Product(
         m=expected_blocks(problem, config.block_m) * config.block_m,
         n=problem.n,
@@ -244,13 +197,13 @@ def _blocks_product(problem: ExpertProblem, config: Config) -> Product:
     )
 
 
-def _grid(problem: ExpertProblem, config: Config) -> Extent:
+def _grid(problem: ExpertProblem, config: DecodingTile) -> Extent:
     columns = ceil(problem.n / config.block_n)
     return (columns * config.threads, most_blocks(problem, config.block_m), 1)
 
 
 @latest
-def plan(problem: ExpertProblem, config: Config) -> Plan:
+def plan(problem: ExpertProblem, config: DecodingTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(
         text=expert_text(problem),

@@ -16,8 +16,8 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, residents, seconds, streamed_bytes
-from ....machine.decoding import decoding_instructions, tile_run
-from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
+from ....machine.decoding import BLOCK_K, DecodingTile, decoding_instructions, tile_run
+from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import QuantizedProblem
@@ -35,62 +35,14 @@ NAME = "quantized_gemm"
 DECODING_REGISTERS = 52
 """Registers beside the sums while the weight is decoded, as Mesa's compiler for M1 has it."""
 
-BLOCK_K = 32
-"""Depth of a step: a multiple of every run and at most the smallest group of most weights."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """A tile shape.
-
-    Attributes:
-        block_m: Rows of the result that a threadgroup computes.
-        block_n: Columns of the result that a threadgroup computes.
-        simdgroups_m: Simdgroups along the rows.
-        simdgroups_n: Simdgroups along the columns.
-    """
-
-    block_m: int
-    block_n: int
-    simdgroups_m: int
-    simdgroups_n: int
-
-    def __str__(self) -> str:
-        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
-
-    @property
-    def block_k(self) -> int:
-        """Depth of one step."""
-        return BLOCK_K
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return (self.block_m, self.block_n, BLOCK_K)
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
-
-    @property
-    def fragments_m(self) -> int:
-        """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
-
-    @property
-    def fragments_n(self) -> int:
-        """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)
-
 
 CONFIGS = (
-    Config(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
-    Config(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
-    Config(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
+    DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
+    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
 )
 """Low blocks are for few rows, which taller ones would pad."""
 
@@ -118,7 +70,7 @@ class Tiles:
 
 
 @kept
-def staged_tiles(config: Config, x: DType, transpose: bool) -> Tiles:
+def staged_tiles(config: DecodingTile, x: DType, transpose: bool) -> Tiles:
     """Return the staged tiles; the weight's is of float32."""
     w_rows, w_columns = BLOCK_K, config.block_n
     if transpose:
@@ -133,7 +85,7 @@ def staged_tiles(config: Config, x: DType, transpose: bool) -> Tiles:
 
 
 @kept
-def resources(config: Config, x: DType, transpose: bool) -> Resources:
+def resources(config: DecodingTile, x: DType, transpose: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     tiles = staged_tiles(config, x, transpose)
     rows, columns = config.fragments_m, config.fragments_n
@@ -146,7 +98,7 @@ def resources(config: Config, x: DType, transpose: bool) -> Resources:
     )
 
 
-def _resources(problem: QuantizedProblem, config: Config) -> Resources:
+def _resources(problem: QuantizedProblem, config: DecodingTile) -> Resources:
     return resources(config, problem.x, problem.transpose)
 
 
@@ -164,7 +116,7 @@ class Spec(DecodingSpec):
     KERNEL: ClassVar[str] = NAME
     OUTPUTS = ("out", "partials")
 
-    config: Config
+    config: DecodingTile
     align_m: bool
     align_n: bool
     split_k: int = 0
@@ -202,24 +154,24 @@ class Spec(DecodingSpec):
         return staged_tiles(self.config, self.text.x, self.text.transpose)
 
 
-def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[Config]:
+def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[DecodingTile]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
 
 
-def reject(problem: QuantizedProblem, config: Config, chip: Chip) -> str | None:
+def reject(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_quantized(problem):
         return reason
     return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: QuantizedProblem, config: Config, chip: Chip) -> float:
+def cost(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     return seconds(work(problem, config, chip), chip)
 
 
-def work(problem: QuantizedProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
     needs = _resources(problem, config)
     tile = GemmTile(
@@ -259,13 +211,15 @@ def _staged_product(problem: QuantizedProblem) -> Product:
     )
 
 
-def _read_bytes(problem: QuantizedProblem, config: Config, steps: int) -> float:
+def _read_bytes(problem: QuantizedProblem, config: DecodingTile, steps: int) -> float:
     """Return the bytes that a threadgroup reads."""
     element = problem.weight_bytes / max(1, problem.elements("w"))
     return steps * BLOCK_K * (config.block_m * problem.x.bytes + config.block_n * element)
 
 
-def _moved_bytes(problem: QuantizedProblem, config: Config, needs: Resources, chip: Chip) -> float:
+def _moved_bytes(
+    problem: QuantizedProblem, config: DecodingTile, needs: Resources, chip: Chip
+) -> float:
     batch = problem.batch_size
     held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
     moved = streamed_bytes(
@@ -281,13 +235,13 @@ def _moved_bytes(problem: QuantizedProblem, config: Config, needs: Resources, ch
     return moved * batch
 
 
-def _grid(problem: QuantizedProblem, config: Config) -> Extent:
+def _grid(problem: QuantizedProblem, config: DecodingTile) -> Extent:
     tiles_m, tiles_n = ceil(problem.m / config.block_m), ceil(problem.n / config.block_n)
     return (tiles_n * config.threads, tiles_m, problem.batch_size)
 
 
 @latest
-def plan(problem: QuantizedProblem, config: Config) -> Plan:
+def plan(problem: QuantizedProblem, config: DecodingTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(
         text=quantized_text(problem),

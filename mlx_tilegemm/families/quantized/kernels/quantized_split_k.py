@@ -17,6 +17,7 @@ from ....core.kernel import Kernel
 from ....core.plan import Launch, Plan, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
+from ....machine.decoding import BLOCK_K, DecodingTile
 from ....machine.limits import reject_grid
 from ....machine.splits import (
     ADDING,
@@ -42,7 +43,7 @@ class Config:
         splits: Shares of k, fewer where whole groups leave fewer.
     """
 
-    share: quantized_gemm.Config
+    share: DecodingTile
     splits: int
 
     def __str__(self) -> str:
@@ -50,8 +51,7 @@ class Config:
 
 
 SHARES = tuple(
-    quantized_gemm.Config(block_m=rows, block_n=64, simdgroups_m=1, simdgroups_n=4)
-    for rows in (16, 32)
+    DecodingTile(block_m=rows, block_n=64, simdgroups_m=1, simdgroups_n=4) for rows in (16, 32)
 )
 """Low blocks: a result of more rows has blocks enough."""
 
@@ -96,14 +96,12 @@ def reject(problem: QuantizedProblem, config: Config, chip: Chip) -> str | None:
         return "batch_invariant: the order of its sums depends on the number of rows"
     if reason := _reject_share(problem, config.share, chip):
         return reason
-    shares = reject_shares(problem.k, config.splits, _step(problem), quantized_gemm.BLOCK_K)
+    shares = reject_shares(problem.k, config.splits, _step(problem), BLOCK_K)
     return shares or reject_grid(adding_grid(problem.m * problem.n))
 
 
 @latest
-def _reject_share(
-    problem: QuantizedProblem, share: quantized_gemm.Config, chip: Chip
-) -> str | None:
+def _reject_share(problem: QuantizedProblem, share: DecodingTile, chip: Chip) -> str | None:
     """Return why shares of the problem may not be computed like this, or None."""
     return quantized_gemm.reject(_share_problem(problem), share, chip)
 
@@ -116,7 +114,7 @@ def _share_problem(problem: QuantizedProblem) -> QuantizedProblem:
 def _step(problem: QuantizedProblem) -> int:
     """Return what the depth of a share is a multiple of: steps, and groups along k."""
     group = problem.weight.group if problem.transpose else 1
-    return lcm(quantized_gemm.BLOCK_K, group)
+    return lcm(BLOCK_K, group)
 
 
 def _depth(problem: QuantizedProblem, config: Config) -> int:

@@ -16,7 +16,8 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, residents, seconds, streamed_bytes
-from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, FRAGMENT, staged_stride
+from ....machine.decoding import BLOCK_K, DecodingTile
+from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, staged_stride
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ..problem import ScaledProblem
@@ -32,65 +33,18 @@ from ..spec import (
 from ..spec import variant_problems as scaled_variant_problems
 
 NAME = "scaled_gemm"
-BLOCK_K = 32
-"""Depth of a step."""
 
 RUN = 8
 """Neighbours that a thread decodes at a time, so that small tiles have one for every thread."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """A tile shape.
-
-    Attributes:
-        block_m: Rows of the result that a threadgroup computes.
-        block_n: Columns of the result that a threadgroup computes.
-        simdgroups_m: Simdgroups along the rows.
-        simdgroups_n: Simdgroups along the columns.
-    """
-
-    block_m: int
-    block_n: int
-    simdgroups_m: int
-    simdgroups_n: int
-
-    def __str__(self) -> str:
-        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
-
-    @property
-    def block_k(self) -> int:
-        """Depth of one step."""
-        return BLOCK_K
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return (self.block_m, self.block_n, BLOCK_K)
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
-
-    @property
-    def fragments_m(self) -> int:
-        """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
-
-    @property
-    def fragments_n(self) -> int:
-        """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)
-
-
 CONFIGS = (
-    Config(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
-    Config(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
-    Config(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
-    Config(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
+    DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
+    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
 )
 """Low blocks are for few rows, which taller ones would pad."""
 
@@ -113,7 +67,7 @@ class Tiles:
 
 
 @kept
-def staged_tiles(config: Config, a_tile: DType, transpose_b: bool) -> Tiles:
+def staged_tiles(config: DecodingTile, a_tile: DType, transpose_b: bool) -> Tiles:
     """Return the staged tiles; that of ``b`` is of float32."""
     rows, columns = BLOCK_K, config.block_n
     if transpose_b:
@@ -128,7 +82,7 @@ def staged_tiles(config: Config, a_tile: DType, transpose_b: bool) -> Tiles:
 
 
 @kept
-def resources(config: Config, a_tile: DType, transpose_b: bool, integer: bool) -> Resources:
+def resources(config: DecodingTile, a_tile: DType, transpose_b: bool, integer: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     tiles = staged_tiles(config, a_tile, transpose_b)
     rows, columns = config.fragments_m, config.fragments_n
@@ -140,7 +94,7 @@ def resources(config: Config, a_tile: DType, transpose_b: bool, integer: bool) -
     )
 
 
-def _resources(problem: ScaledProblem, config: Config) -> Resources:
+def _resources(problem: ScaledProblem, config: DecodingTile) -> Resources:
     a_tile = scaled_text(problem).a_tile
     return resources(config, a_tile, problem.transpose_b, problem.is_integer)
 
@@ -158,7 +112,7 @@ class Spec(ScaledSpec):
     KERNEL: ClassVar[str] = NAME
     RUN: ClassVar[int] = RUN
 
-    config: Config
+    config: DecodingTile
     align_m: bool
     align_n: bool
 
@@ -178,24 +132,24 @@ class Spec(ScaledSpec):
         return staged_tiles(self.config, self.text.a_tile, self.text.transpose_b)
 
 
-def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[Config]:
+def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[DecodingTile]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
 
 
-def reject(problem: ScaledProblem, config: Config, chip: Chip) -> str | None:
+def reject(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_scaled(problem):
         return reason
     return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: ScaledProblem, config: Config, chip: Chip) -> float:
+def cost(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     return seconds(work(problem, config, chip), chip)
 
 
-def work(problem: ScaledProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
     needs = _resources(problem, config)
     tile = GemmTile(
@@ -235,13 +189,15 @@ def _staged_product(problem: ScaledProblem) -> Product:
     )
 
 
-def _read_bytes(problem: ScaledProblem, config: Config, steps: int) -> float:
+def _read_bytes(problem: ScaledProblem, config: DecodingTile, steps: int) -> float:
     """Return the bytes that a threadgroup reads."""
     element = problem.weight_bytes / problem.elements("b")
     return steps * BLOCK_K * (config.block_m * problem.a.bytes + config.block_n * element)
 
 
-def _moved_bytes(problem: ScaledProblem, config: Config, needs: Resources, chip: Chip) -> float:
+def _moved_bytes(
+    problem: ScaledProblem, config: DecodingTile, needs: Resources, chip: Chip
+) -> float:
     batch = problem.batch_size
     held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
     moved = streamed_bytes(
@@ -257,13 +213,13 @@ def _moved_bytes(problem: ScaledProblem, config: Config, needs: Resources, chip:
     return moved * batch
 
 
-def _grid(problem: ScaledProblem, config: Config) -> Extent:
+def _grid(problem: ScaledProblem, config: DecodingTile) -> Extent:
     tiles_m, tiles_n = ceil(problem.m / config.block_m), ceil(problem.n / config.block_n)
     return (tiles_n * config.threads, tiles_m, problem.batch_size)
 
 
 @latest
-def plan(problem: ScaledProblem, config: Config) -> Plan:
+def plan(problem: ScaledProblem, config: DecodingTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(
         text=scaled_text(problem),
