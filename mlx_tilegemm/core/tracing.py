@@ -24,9 +24,10 @@ T = TypeVar("T")
 
 
 class _Seen(threading.local):
-    """Whether the body ran in this thread."""
+    """Whether the body ran in this thread, and whether this thread has compiled it."""
 
     body = False
+    is_compiled = False
 
 
 def is_traced() -> bool:
@@ -120,13 +121,18 @@ def _make_probes() -> Probes:
     compiled = mx.compile(body)
     with mx.stream(mx.cpu):
         mx.compile(kept)(mx.zeros((1,)))
-    # The body runs again where it was last run for another device.
-    for device in filter(mx.is_available, (mx.cpu, mx.gpu)):
-        with mx.stream(device):
-            compiled(mx.zeros((1,)))
     placeholder, constant, broadcast = placeholders[0], mx.array([False]), mx.broadcast_arrays
 
+    def compile_here() -> None:
+        # Each thread compiles anew, and each device: else the body runs for that once more.
+        for device in filter(mx.is_available, (mx.cpu, mx.gpu)):
+            with mx.stream(device):
+                compiled(mx.zeros((1,)))
+        seen.is_compiled = True
+
     def traced() -> bool:
+        if not seen.is_compiled:
+            compile_here()
         seen.body = False
         compiled(placeholder)
         return seen.body
