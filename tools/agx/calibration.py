@@ -336,7 +336,7 @@ def _gated_delta() -> Iterator[Case]:
                 name=f"{'vector decays' if word else 'packed'}, {kind}",
                 mlx=partial(gated_delta, _TYPES[kind.partition(",")[0]], heads, bool(word)),
                 spelled=f"gated-delta-update={spelled}{word}",
-                kernels=("delta_recurrent", "delta_chunk"),
+                kernels=("delta_recurrent",),
             )
 
 
