@@ -5,10 +5,11 @@
     python bench/cuda_sweep.py --ship mlx_tilegemm/assurance/shipped/sm_90.json --json sweep.json
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
-the model of a large Apple chip, which here is only an order to try them in. Processes compile them; one
-process then runs all of them and MLX's own ops on the same arrays, leaves out what is further from
-MLX's result than rounding explains, and times the rest against each other in interleaved rounds of
-many calls each. A call is made anew each time, as in a program that builds its graph as it goes.
+the model of a large Apple chip, which here is only an order to try them in. Processes compile them;
+one process then runs all of them and MLX's own ops on the same arrays, leaves out what is further
+from MLX's result than rounding explains, and times the rest against each other in interleaved
+rounds of many calls each. A call is made anew each time, as in a program that builds its graph as
+it goes.
 `mlx-tilegemm verify` holds the texts to float64. The table says which card it is of.
 """
 
