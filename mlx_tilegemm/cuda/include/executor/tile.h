@@ -259,26 +259,12 @@ MSL_INLINE void stage_tile(
       msl_rt::copy_later(tile + row * TILE_STRIDE + column, from, valid * int(sizeof(T)));
     }
   } else {
-    // So many loads are on their way together.
-    constexpr int BATCH = 8;
 #pragma unroll 1
-    for (int first = thread_index; first < ROWS * COLUMNS; first += BATCH * THREADS) {
-      T batch[BATCH];
-#pragma unroll
-      for (int i = 0; i < BATCH; ++i) {
-        const int index = first + i * THREADS;
-        const int row = index / COLUMNS, column = index % COLUMNS;
-        const bool valid = index < ROWS * COLUMNS && (!GUARD_ROWS || row < rows) &&
-            (!GUARD_COLUMNS || column < columns);
-        batch[i] = valid ? source[size_t(row) * size_t(source_stride) + column] : T(0);
-      }
-#pragma unroll
-      for (int i = 0; i < BATCH; ++i) {
-        const int index = first + i * THREADS;
-        if (index < ROWS * COLUMNS) {
-          tile[index / COLUMNS * TILE_STRIDE + index % COLUMNS] = batch[i];
-        }
-      }
+    for (int index = thread_index; index < ROWS * COLUMNS; index += THREADS) {
+      const int row = index / COLUMNS, column = index % COLUMNS;
+      const bool valid = (!GUARD_ROWS || row < rows) && (!GUARD_COLUMNS || column < columns);
+      tile[row * TILE_STRIDE + column] =
+          valid ? source[size_t(row) * size_t(source_stride) + column] : T(0);
     }
   }
 }
