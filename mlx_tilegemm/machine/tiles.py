@@ -8,6 +8,8 @@ from math import ceil
 from ..core.caches import kept
 from ..core.dtypes import DType
 from ..core.plan import SIMD_WIDTH, Extent, Resources
+from .chips.record import Chip
+from .cost import residents, streamed_bytes
 from .fragment import FRAGMENT, staged_stride
 from .products import GemmTile
 
@@ -66,6 +68,31 @@ class BlockTile:
             staged=True,
             registers=needs.registers,
             threadgroup_memory=needs.threadgroup_bytes,
+        )
+
+    def moved_bytes(
+        self,
+        m: int,
+        n: int,
+        *,
+        a_bytes: float,
+        b_bytes: float,
+        out_bytes: float,
+        needs: Resources,
+        chip: Chip,
+    ) -> float:
+        """Return the bytes that one result of ``[m, n]`` moves, by what its operands hold."""
+        simdgroups = self.simdgroups_m * self.simdgroups_n
+        held = residents(simdgroups, needs.registers, needs.threadgroup_bytes, chip)
+        return streamed_bytes(
+            a_bytes=a_bytes,
+            b_bytes=b_bytes,
+            out_bytes=out_bytes,
+            tiles_m=ceil(m / self.block_m),
+            tiles_n=ceil(n / self.block_n),
+            wave=chip.cores * held,
+            panel=1,
+            chip=chip,
         )
 
 

@@ -9,12 +9,13 @@ from typing import ClassVar, NamedTuple
 from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
-from ....core.plan import Plan, Resources, Stage, features
+from ....core.plan import Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import ALIGNED_ROWS, FRAGMENT
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
+from ....machine.splits import SharedSpec
 from ....machine.tiles import BlockTile, StagedTiles, TiledSpec, staged_tiles
 from ..problem import GemmProblem
 from ..spec import (
@@ -175,7 +176,7 @@ def _resources(p: GemmProblem | Product, config: Config) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(TiledSpec, GemmSpec):
+class Spec(TiledSpec, SharedSpec, GemmSpec):
     """Everything that the text of one simdgroup GEMM depends on.
 
     Attributes:
@@ -187,25 +188,12 @@ class Spec(TiledSpec, GemmSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("out", "partials")
 
     config: Config
     align_m: bool
     align_n: bool
     align_k: bool
     split_k: int = 0
-
-    @property
-    def lacks(self) -> frozenset[str]:
-        """Inputs and outputs that this variant is not given."""
-        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
-        # Not plain super(): that does not survive the class a slotted dataclass makes.
-        return super(Spec, self).lacks | split
-
-    @property
-    def result(self) -> str:
-        """Name of the output that is written."""
-        return self.output_names[0]
 
     @property
     def tiles(self) -> StagedTiles:

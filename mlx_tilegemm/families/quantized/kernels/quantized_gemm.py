@@ -13,13 +13,14 @@ from typing import ClassVar
 from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage, features
+from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
-from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.cost import TileWork, seconds
 from ....machine.decoding import BLOCK_K, DecodingTile, decoding_instructions, tile_run
 from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product, gemm_work
+from ....machine.splits import SharedSpec
 from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
 from ..problem import QuantizedProblem
 from ..spec import (
@@ -67,7 +68,7 @@ def _resources(problem: QuantizedProblem, config: DecodingTile) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(TiledSpec, DecodingSpec):
+class Spec(TiledSpec, SharedSpec, DecodingSpec):
     """Everything that the text of one quantized GEMM depends on.
 
     Attributes:
@@ -78,24 +79,11 @@ class Spec(TiledSpec, DecodingSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("out", "partials")
 
     config: DecodingTile
     align_m: bool
     align_n: bool
     split_k: int = 0
-
-    @property
-    def lacks(self) -> frozenset[str]:
-        """Inputs and outputs that this variant is not given."""
-        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
-        # Not plain super(): that does not survive the class a slotted dataclass makes.
-        return super(Spec, self).lacks | split
-
-    @property
-    def result(self) -> str:
-        """Name of the output that is written."""
-        return self.output_names[0]
 
     @property
     def run(self) -> int:
@@ -168,15 +156,13 @@ def _moved_bytes(
     problem: QuantizedProblem, config: DecodingTile, needs: Resources, chip: Chip
 ) -> float:
     batch = problem.batch_size
-    held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
-    moved = streamed_bytes(
+    moved = config.moved_bytes(
+        problem.m,
+        problem.n,
         a_bytes=problem.nbytes("x") / batch,
         b_bytes=problem.weight_bytes / batch,
         out_bytes=written_bytes(problem) / batch,
-        tiles_m=ceil(problem.m / config.block_m),
-        tiles_n=ceil(problem.n / config.block_n),
-        wave=chip.cores * held,
-        panel=1,
+        needs=needs,
         chip=chip,
     )
     return moved * batch

@@ -15,7 +15,7 @@ from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
-from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.cost import TileWork, seconds
 from ....machine.decoding import BLOCK_K, DecodingTile
 from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
@@ -151,15 +151,13 @@ def _moved_bytes(
     problem: ScaledProblem, config: DecodingTile, needs: Resources, chip: Chip
 ) -> float:
     batch = problem.batch_size
-    held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
-    moved = streamed_bytes(
+    moved = config.moved_bytes(
+        problem.m,
+        problem.n,
         a_bytes=(problem.nbytes("a") + problem.nbytes("a_scales")) / batch,
         b_bytes=problem.weight_bytes / batch,
         out_bytes=written_bytes(problem) / batch,
-        tiles_m=ceil(problem.m / config.block_m),
-        tiles_n=ceil(problem.n / config.block_n),
-        wave=chip.cores * held,
-        panel=1,
+        needs=needs,
         chip=chip,
     )
     return moved * batch
