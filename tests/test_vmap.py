@@ -141,6 +141,12 @@ def test_what_is_not_mapped_is_refused():
         tg.vmap(product, in_axes=None)(X)
 
 
+@pytest.mark.parametrize("axis", [3, -4])
+def test_an_axis_that_an_argument_lacks_is_refused_as_by_mlx(axis):
+    with pytest.raises(IndexError, match=r"\[vmap\] Invalid vectorization axis"):
+        tg.vmap(product, in_axes=axis)(X)
+
+
 def test_sizes_that_stay_are_wanted():
     with tg.use_backend("mlx"), pytest.raises(BackendError, match="sizes that stay"):
         mx.compile(tg.vmap(product), shapeless=True)(X)

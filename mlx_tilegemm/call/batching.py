@@ -80,7 +80,7 @@ def vmap(
 def _mapped_size(argument: Any, axes: Any) -> int | None:  # noqa: ANN401
     """Return the size of a mapped axis of an argument, if it has one."""
     if isinstance(argument, mx.array):
-        return argument.shape[axes] if isinstance(axes, int) and argument.ndim else None
+        return _axis_size(argument, axes) if isinstance(axes, int) else None
     if isinstance(argument, dict):
         places: Sequence[Any] = tuple(argument)
     else:
@@ -88,6 +88,11 @@ def _mapped_size(argument: Any, axes: Any) -> int | None:  # noqa: ANN401
     is_one = axes is None or isinstance(axes, int)
     sizes = (_mapped_size(argument[at], axes if is_one else axes[at]) for at in places)
     return next((size for size in sizes if size is not None), None)
+
+
+def _axis_size(array: mx.array, axis: int) -> int:
+    # MLX then refuses an axis that an array lacks.
+    return array.shape[axis] if -array.ndim <= axis < array.ndim else 1
 
 
 def batched_call(op: str, results: Sequence[Operand], rule: Rule, again: Callable[[], Run]) -> Run:
