@@ -19,7 +19,7 @@ from ..backends import StreamOrDevice
 from ..core.context import using
 from ..core.problem import Factors
 from ..core.tracing import is_shapeless
-from ..errors import BackendError, ProblemError
+from ..errors import ProblemError
 from .transforms import custom_calls
 
 if TYPE_CHECKING:
@@ -95,14 +95,16 @@ def _axis_size(array: mx.array, axis: int) -> int:
     return array.shape[axis] if -array.ndim <= axis < array.ndim else 1
 
 
-def batched_call(op: str, results: Sequence[Operand], rule: Rule, again: Callable[[], Run]) -> Run:
+def batched_call(
+    results: Sequence[Operand], rule: Rule, again: Callable[[], Run], anysize: Run
+) -> Run:
     """Return the call of an op inside of `vmap`.
 
     Args:
-        op: Name to begin messages with.
         results: What it returns.
         rule: Its derivatives and its batching.
         again: Prepares the call outside, for operands of which none is mapped.
+        anysize: The call where MLX compiles for arrays of any size, which MLX maps by itself.
     """
     shapes = [(one.stored_shape, one.mlx) for one in results]
 
@@ -113,10 +115,7 @@ def batched_call(op: str, results: Sequence[Operand], rule: Rule, again: Callabl
 
     def call(operands: Arrays, factors: Factors, stream: StreamOrDevice) -> list[mx.array]:
         if is_shapeless():
-            raise BackendError(
-                f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True) around "
-                "vmap."
-            )
+            return anysize(operands, factors, stream)
         return run((_token.get(), *operands), factors, stream)
 
     return call
