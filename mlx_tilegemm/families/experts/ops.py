@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 
@@ -11,6 +11,7 @@ from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype, kind
 from ...core.context import Settings, current_settings, is_exact
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError, DTypeError
+from .fallback import of_any_size
 from .indices import as_int32, check_values, flat_indices
 from .key import (
     GATHER_MM,
@@ -65,7 +66,8 @@ def gather_mm(
     Raises:
         ProblemError: Shapes that do not fit together, or an index out of range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
-        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+        BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
+            out (a `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
@@ -134,7 +136,8 @@ def gather_qmm(
         ProblemError: Shapes or options that do not fit together, or an index out of range (a
             `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
-        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+        BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
+            out (a `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
@@ -355,6 +358,8 @@ def _gathered(
     assert isinstance(problem, ExpertProblem)
     operands = _in_own_dtypes(arrays, stream)
     x, w = list(operands.values())[:2]
+    if is_traced() and is_shapeless():
+        return _of_any_size(op, problem, operands, stream)
     lhs, rhs = (operands.pop(name, None) for name in ("lhs_indices", "rhs_indices"))
     x_batch, w_batch = x.shape[:-2], w.shape[:-2]
     shapes = [x_batch if lhs is None else lhs.shape, w_batch if rhs is None else rhs.shape]
@@ -381,6 +386,23 @@ def _in_own_dtypes(arrays: dict[str, mx.array], stream: StreamOrDevice) -> dict[
     return found
 
 
+def _of_any_size(
+    op: str, problem: ExpertProblem, operands: dict[str, mx.array], stream: StreamOrDevice
+) -> mx.array:
+    """Return products by MLX's own op, in whose graph no size is, of operands by the op's names."""
+    if not {"lhs_indices", "rhs_indices"} <= {*operands}:
+        _refuse_sizes(op, "what is not indexed is counted.")
+    if problem.is_empty:
+        _refuse_sizes(op, "one of them is 0.")
+    return of_any_size(op, problem, operands, stream)
+
+
+def _refuse_sizes(op: str, reason: str) -> NoReturn:
+    raise BackendError(
+        f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): {reason}"
+    )
+
+
 def _result(
     op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice
 ) -> mx.array:
@@ -388,8 +410,5 @@ def _result(
         if call.checks:
             check_values(op, call.problem, operands)
     elif is_shapeless():
-        raise BackendError(
-            f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): how "
-            "matrices are chosen depends on them."
-        )
+        _refuse_sizes(op, "how matrices are chosen depends on them.")
     return call.run(operands, (), stream)[0]
