@@ -20,6 +20,12 @@ DECODING_INSTRUCTIONS = {FLOAT8_E4M3: 6, FLOAT8_E5M2: 3, INT8: 1}
 """Instructions to decode a code, without its scale."""
 
 
+def byte_metal(row: DType) -> str:
+    """Return Metal's type of codes or floats as MLX binds it."""
+    # To Metal the type that MLX names int8_t is another one than char.
+    return "int8_t" if row is INT8 else row.metal
+
+
 class Lay(NamedTuple):
     """How scales lie beside the operand as it is stored.
 

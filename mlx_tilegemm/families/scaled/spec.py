@@ -28,6 +28,7 @@ from ...core.scaling import (
     UNSCALED,
     Lay,
     Scaling,
+    byte_metal,
 )
 from ...core.shapes import Shape
 from ...machine.limits import reject_sizes, tiny_operand
@@ -70,12 +71,12 @@ class ScaledText:
     @property
     def a_metal(self) -> str:
         """Metal's type of ``a`` as MLX binds it."""
-        return _bound(self.a)
+        return byte_metal(self.a)
 
     @property
     def b_metal(self) -> str:
         """Metal's type of ``b`` as MLX binds it."""
-        return _bound(self.b)
+        return byte_metal(self.b)
 
     @property
     def a_format(self) -> int:
@@ -121,11 +122,6 @@ class ScaledText:
         """How the scales of ``b`` lie; any way where there are none."""
         scaling = self.b_scales
         return scaling.lay(self.n, self.k, self.transpose_b) if scaling else UNSCALED
-
-
-def _bound(row: DType) -> str:
-    # To Metal the type that MLX names int8_t is another one than char.
-    return "int8_t" if row is INT8 else row.metal
 
 
 @latest
