@@ -3,6 +3,7 @@
 Same semantics as the kernels: float32 accumulation and one rounding. MLX's ops cast operands of
 other dtypes into copies, read a weight again for every row unless rows are sorted by it, and know
 neither a bias nor groups of rows: rows are sorted here where that is worth it, as models sort them.
+Codes of a byte, whose scales may lie in any way, are decoded into a copy first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ...call.precision import refuse_rounding, unrounded
 from ...call.transforms import on
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
-from ...formats import TENSOR_SCALE
+from ...formats import TENSOR_SCALE, byte_values
 from .key import GATHER_MM, SEGMENTED_MM
 from .problem import AnyProblem, ExpertProblem, SegmentedProblem
 
@@ -138,8 +139,7 @@ def _by_op(
     if widened:
         x = x.astype(mx.float32)
     if p.weight is None:
-        rows, columns = p.weight_shape
-        w = mx.reshape(given["w"], (p.experts, rows, columns))
+        w, experts = _matrices(p, given, experts)
         w = w.astype(mx.float32) if widened else w
         w = mx.swapaxes(w, -1, -2) if p.transpose else w
         return mx.gather_mm(x, w, sources, experts, sorted_indices=ordered)
@@ -159,6 +159,23 @@ def _by_op(
         p.weight.mode,
         sorted_indices=ordered,
     )
+
+
+def _matrices(problem: ExpertProblem, given: Given, experts: mx.array) -> tuple[mx.array, mx.array]:
+    """Return matrices of plain elements, and which of them each product takes.
+
+    Codes of a byte are decoded: of all experts, or of each product's if these are fewer.
+    """
+    p = problem
+    w = _stacked(p, given["w"])
+    if not p.has_codes:
+        return w, experts
+    scales = None if p.scaling is None else _stacked(p, given["scales"])
+    if p.products < p.experts:
+        w = mx.take(w, experts, axis=0)
+        scales = None if scales is None else mx.take(scales, experts, axis=0)
+        experts = mx.arange(p.products)
+    return byte_values(p.w, w, p.scaling, scales, p.transpose), experts
 
 
 def _stacked(problem: ExpertProblem, array: mx.array) -> mx.array:

@@ -66,11 +66,11 @@ def resources(config: DecodingTile, x: DType, w: DType, run: int, transpose: boo
 
 def staged_type(problem: ExpertProblem) -> DType:
     """Return the type in which the weight is staged: its own, or what it is decoded to."""
-    return problem.w if problem.weight is None else FLOAT32
+    return FLOAT32 if problem.is_decoded else problem.w
 
 
 def _run(problem: ExpertProblem) -> int:
-    return plain_run(problem.w) if problem.weight is None else tile_run(problem.weight.bits)
+    return tile_run(problem.w.bits) if problem.is_decoded else plain_run(problem.w)
 
 
 def _resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
@@ -97,8 +97,12 @@ class Spec(TiledSpec, ExpertSpec):
     def tiles(self) -> StagedTiles:
         """The tiles of both operands as they are staged."""
         text = self.text
-        staged = FLOAT32 if text.weight else text.w
-        return staged_tiles(self.config.block, text.x, staged, transpose_b=text.transpose)
+        return staged_tiles(self.config.block, text.x, self.staged, transpose_b=text.transpose)
+
+    @property
+    def staged(self) -> DType:
+        """Type in which the weight is staged: its own, or what it is decoded to."""
+        return FLOAT32 if self.text.is_decoded else self.text.w
 
 
 def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[DecodingTile]:
