@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
+from ..core.render import TEMPLATES
 from ..emulator.rewrite import argument, needs_expansion, rewrite
 from ..emulator.signature import EntryPoint, Source
 from ..errors import KernelCompileError
@@ -21,6 +23,14 @@ _UNROLL = (
     (re.compile(r"clang loop unroll_count\((\w+)\)"), r"unroll \1"),
     (re.compile(r"clang loop unroll\((?:full|enable)\)"), "unroll"),
     (re.compile(r"clang loop unroll\(disable\)"), "unroll 1"),
+)
+# Reads and writes of structs, which move as vectors where they are aligned so.
+_PLACE = r"\(([^();]*(?:\([^();]*\)[^();]*)*)\)"
+_READ = re.compile(
+    rf"(?<=[=(,])(\s*)\*reinterpret_cast<(const (?:device|threadgroup) [^()*;]+\*)>{_PLACE}"
+)
+_WRITE = re.compile(
+    rf"(?<=[;{{}}])(\s*)\*reinterpret_cast<(threadgroup [^()*;]+\*)>{_PLACE} = (\w+);"
 )
 _OPENED_METAL = re.compile(r"^[ \t]*namespace\s+metal\b", re.MULTILINE)
 
@@ -79,13 +89,15 @@ def translate(text: str, geometry: Geometry, *, exact: bool = False) -> Translat
         KernelCompileError: The text holds a construct that the translation does not know.
     """
     _refuse(text)
-    rewritten = rewrite(_unroll(text), {}, describes=False)
+    plain, has_tiles = (text, False) if exact else _without_tile_helpers(text)
+    rewritten = rewrite(_with_moves(_unroll(plain)), {}, describes=False)
     if len(rewritten.entries) != 1:
         raise KernelCompileError(
             f"[cuda] Expected a text of one kernel, got {len(rewritten.entries)}."
         )
     entry = rewritten.entries[0]
     macros = [*_macros(text, geometry), *(("MSL_RT_EXACT",) if exact else ())]
+    macros += ["MSL_RT_TILES"] if has_tiles else []
     options = (*(f"-D{macro}" for macro in macros), f"--fmad={'false' if exact else 'true'}")
     code = "\n".join(
         (
@@ -119,6 +131,25 @@ def _unroll(text: str) -> str:
     for pattern, spelling in _UNROLL:
         text = pattern.sub(spelling, text)
     return text
+
+
+def _with_moves(text: str) -> str:
+    """The text, with reads and writes of structs by the functions of executor/move.h."""
+    read = _READ.sub(r"\1msl_rt::loaded(reinterpret_cast<\2>(\3))", text)
+    return _WRITE.sub(r"\1msl_rt::store(reinterpret_cast<\2>(\3), \4);", read)
+
+
+@lru_cache(maxsize=1)
+def _tile_helpers() -> str:
+    """What executor/tile.h has instead of the functions of templates/lib/fragment."""
+    text = (TEMPLATES / "lib" / "fragment.metal.j2").read_text(encoding="utf-8")
+    return "".join(text.partition("// sum += left * right.")[1:])
+
+
+def _without_tile_helpers(text: str) -> tuple[str, bool]:
+    """The text without these helpers, at the same lines, and whether it had them."""
+    helpers = _tile_helpers()
+    return text.replace(helpers, "\n" * helpers.count("\n")), helpers in text
 
 
 def _macros(text: str, geometry: Geometry) -> list[str]:
