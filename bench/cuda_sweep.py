@@ -79,19 +79,17 @@ def plans(problem: Problem, count: int) -> dict[str, Plan]:
     return found
 
 
-def texts(tasks: Sequence[Task]) -> list[tuple[str, str, str]]:
-    """Return an op, a problem and a candidate for each text that tasks need, each text once."""
-    found: dict[str, tuple[str, str, str]] = {}
-    for op, text, count in tasks:
-        for name, plan in plans(problem_of(op, text), count).items():
-            found.setdefault(text_name(plan), (op, text, name))
+def texts(asked: Sequence[Problem], count: int) -> list[tuple[Problem, str]]:
+    """Return a problem and a candidate for each text that problems need, each text once."""
+    found: dict[str, tuple[Problem, str]] = {}
+    for problem in asked:
+        for name, plan in plans(problem, count).items():
+            found.setdefault(text_name(plan), (problem, name))
     return list(found.values())
 
 
-def compiled(task: tuple[str, str, str]) -> bool:
+def compiled(problem: Problem, name: str) -> bool:
     """Compile a candidate into the cache, and return whether it does compile."""
-    op, text, name = task
-    problem = problem_of(op, text)
     # Without values: only their shapes and dtypes matter.
     arrays = [mx.zeros(one.stored_shape, one.mlx) for one in problem.operands]
     try:
@@ -112,8 +110,12 @@ def _distance(outputs: Sequence[mx.array], wanted: Sequence[mx.array]) -> float:
 
 
 def timed(op: str, text: str, count: int) -> dict[str, Any]:
-    """Return the times of each candidate and of MLX's ops, and what is wrong with others."""
-    problem = problem_of(op, text)
+    """Return what is known of a problem that is spelled, from measuring it."""
+    return row(op, text, *timed_problem(problem_of(op, text), count))
+
+
+def timed_problem(problem: Problem, count: int) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the microseconds of each candidate and of MLX's ops, and what is wrong with others."""
     factors = family_of(problem).trial_factors(problem)
     sets = operand_sets(problem)
     fallback = family_of(problem).fallback(problem)
@@ -138,8 +140,7 @@ def timed(op: str, text: str, count: int) -> dict[str, Any]:
         else:
             wrong[name] = f"{distance:.2g} from MLX's result"
     samples = measure(calls, time.perf_counter, EFFORT)
-    times = {name: round(spread(one).median * 1e6, 2) for name, one in samples.items()}
-    return row(op, text, times, wrong)
+    return {name: round(spread(one).median * 1e6, 2) for name, one in samples.items()}, wrong
 
 
 def _called(run: Any, factors: Any, arrays: Sequence[mx.array]) -> Sequence[mx.array]:  # noqa: ANN401
@@ -267,6 +268,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def fastest(times: dict[str, float]) -> dict[str, float]:
+    """Return MLX's time and those of the fastest three candidates."""
+    ours = sorted((name for name in times if name != MLX), key=times.__getitem__)
+    return {name: times[name] for name in (MLX, *ours[:3])}
+
+
 def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
     """Return a sweep in the form in which the library keeps measurements: the fastest and MLX's.
 
@@ -278,17 +285,10 @@ def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
             continue
         problem = problem_of(one["op"], one["problem"])
         known = plans(problem, 99)
-        names = [
-            MLX,
-            *sorted((x for x in one["times_us"] if x != MLX), key=one["times_us"].get)[:3],
-        ]
         times = [
-            {
-                "candidate": name,
-                **dict.fromkeys(("median", "low", "high"), one["times_us"][name] / 1e6),
-                "text": text_name(known[name]) if name in known else "",
-            }
-            for name in names
+            {"candidate": name, **dict.fromkeys(("median", "low", "high"), value / 1e6)}
+            | {"text": text_name(known[name]) if name in known else ""}
+            for name, value in fastest(one["times_us"]).items()
         ]
         entries[key(problem.alike())] = {"when": when, "times": times}
     machine = ", ".join((found["environment"]["device"], f"MLX {found['environment']['mlx']}"))
@@ -302,11 +302,11 @@ def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
     }
 
 
-def compile_all(tasks: Sequence[Task], jobs: int, until: float) -> None:
-    """Compile what tasks need in processes, until a time on the monotonic clock."""
-    start, wanted = time.monotonic(), texts(tasks)
+def compile_all(asked: Sequence[Problem], count: int, jobs: int, until: float) -> None:
+    """Compile what problems need in processes, until a time on the monotonic clock."""
+    start, wanted = time.monotonic(), texts(asked, count)
     pool = multiprocessing.get_context("spawn").Pool(jobs)
-    waiting = [pool.apply_async(compiled, (one,)) for one in wanted]
+    waiting = [pool.apply_async(compiled, one) for one in wanted]
     for one in waiting:
         one.wait(max(0.0, until - time.monotonic()))
     done = [one for one in waiting if one.ready()]
@@ -358,7 +358,8 @@ def main() -> None:
         if one not in known and options.only in " ".join(one)
     ]
     if not options.calls:
-        compile_all(tasks, options.jobs, until)
+        asked = [problem_of(*task[:2]) for task in tasks]
+        compile_all(asked, options.candidates, options.jobs, until)
     for found in measured_rows(tasks, called if options.calls else timed, options.limit, until):
         kept["rows"].append(found)
         names = ("op", "problem", "kernel", "ours_us", "mlx_us", "mlx_over_ours", "failed")

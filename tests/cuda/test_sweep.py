@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from answers import answered
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.assurance import measurements
@@ -76,24 +77,14 @@ def test_operands_rotate():
 
 
 def test_a_text_is_compiled_once():
-    tasks = [("matmul", f"{m}x4096x4096:f16,bf16:nt", 3) for m in (1, 2)]
-    several = sweep.texts(tasks)
-    assert 0 < len(several) < sum(len(sweep.texts([one])) for one in tasks)
-
-
-def answered(op, text, count):
-    """Stand for a measurement that fails, hangs, ends its process or succeeds."""
-    if op == "fails":
-        raise ValueError(text)
-    if op == "hangs":
-        time.sleep(60)
-    if op == "ends":
-        sys.exit(3)
-    return {"found": text * count}
+    asked = [written.problem_of("matmul", f"{m}x4096x4096:f16,bf16:nt") for m in (1, 2)]
+    several = sweep.texts(asked, 3)
+    assert 0 < len(several) < sum(len(sweep.texts([one], 3)) for one in asked)
 
 
 @pytest.mark.slow
-def test_a_problem_that_hangs_is_given_up_and_others_go_on():
+def test_a_problem_that_hangs_is_given_up_and_others_go_on(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
     tasks = [("fails", "x", 1), ("hangs", "", 1), ("ends", "", 1), ("works", "y", 2)]
     rows = list(sweep.measured_rows(tasks, answered, 5.0, time.monotonic() + 60))
     assert [one.get("failed") for one in rows] == [
