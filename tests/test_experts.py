@@ -248,6 +248,14 @@ class TestBothRoutes:
         check_segments(tg.segmented_mm(a, b, mx.array([[0, 70]])), a, b, [[0, 70]])
 
 
+def test_segments_past_the_end_stay_inside_on_mlx_too():
+    """Its own op ends the process on a CPU."""
+    a, b = random_array(0, (33, K), mx.float16), random_array(1, (K, N), mx.bfloat16)
+    with tg.use_backend("mlx"):
+        got = tg.segmented_mm(a, b, mx.array([[-5, K + 9], [3, 2**31 - 1]]))
+    check_segments(got, a, b, [[0, K], [3, K]])
+
+
 class TestKernels:
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_rows_without_a_matrix_are_zero(self, kernel):

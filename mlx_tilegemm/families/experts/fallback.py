@@ -197,7 +197,9 @@ def _segmented(problem: SegmentedProblem) -> Run:
                 a, b = a.astype(mx.float32), b.astype(mx.float32)
             a = mx.swapaxes(a, 0, 1) if p.transpose_a else a
             b = mx.swapaxes(b, 0, 1) if p.transpose_b else b
-            value = mx.segmented_mm(a, b, segments.astype(mx.uint32))
+            # MLX's op reads what lies past the operands, or ends the process.
+            ends = mx.clip(segments, 0, p.k).astype(mx.uint32)
+            value = mx.segmented_mm(a, b, ends)
             return [mx.reshape(value, p.out_shape).astype(p.out.mlx)]
 
     return run
