@@ -32,6 +32,10 @@ _READ = re.compile(
 _WRITE = re.compile(
     rf"(?<=[;{{}}])(\s*)\*reinterpret_cast<(threadgroup [^()*;]+\*)>{_PLACE} = (\w+);"
 )
+# Elements of a fragment that were of a narrower type.
+_WIDENED = re.compile(
+    r"\bset_elements\(\s*([^;]+?), float2\(float\(([^;()]+)\), float\(([^;()]+)\)\)\);"
+)
 _OPENED_METAL = re.compile(r"^[ \t]*namespace\s+metal\b", re.MULTILINE)
 
 
@@ -89,7 +93,7 @@ def translate(text: str, geometry: Geometry, *, exact: bool = False) -> Translat
         KernelCompileError: The text holds a construct that the translation does not know.
     """
     _refuse(text)
-    plain, has_tiles = (text, False) if exact else _without_tile_helpers(text)
+    plain, helpers = (text, []) if exact else _without_helpers(text)
     rewritten = rewrite(_with_moves(_unroll(plain)), {}, describes=False)
     if len(rewritten.entries) != 1:
         raise KernelCompileError(
@@ -97,7 +101,7 @@ def translate(text: str, geometry: Geometry, *, exact: bool = False) -> Translat
         )
     entry = rewritten.entries[0]
     macros = [*_macros(text, geometry), *(("MSL_RT_EXACT",) if exact else ())]
-    macros += ["MSL_RT_TILES"] if has_tiles else []
+    macros += helpers
     options = (*(f"-D{macro}" for macro in macros), f"--fmad={'false' if exact else 'true'}")
     code = "\n".join(
         (
@@ -139,17 +143,37 @@ def _with_moves(text: str) -> str:
     return _WRITE.sub(r"\1msl_rt::store(reinterpret_cast<\2>(\3), \4);", read)
 
 
+# Functions of the templates' library that executor/tile.h has in another way, each from its first
+# comment to the end of its file, and the macro that asks for them.
+_HELPERS = (
+    ("fragment.metal.j2", "// sum += left * right.", "MSL_RT_TILES"),
+    ("stage.metal.j2", "// Copies ROWS x COLUMNS elements", "MSL_RT_STAGES"),
+)
+
+
 @lru_cache(maxsize=1)
-def _tile_helpers() -> str:
-    """What executor/tile.h has instead of the functions of templates/lib/fragment."""
-    text = (TEMPLATES / "lib" / "fragment.metal.j2").read_text(encoding="utf-8")
-    return "".join(text.partition("// sum += left * right.")[1:])
+def _helpers() -> tuple[tuple[str, str], ...]:
+    """Texts of these functions and their macros."""
+    found = []
+    for name, first, macro in _HELPERS:
+        _, comment, rest = (TEMPLATES / "lib" / name).read_text(encoding="utf-8").partition(first)
+        found.append((comment + rest, macro))
+    return tuple(found)
 
 
-def _without_tile_helpers(text: str) -> tuple[str, bool]:
-    """The text without these helpers, at the same lines, and whether it had them."""
-    helpers = _tile_helpers()
-    return text.replace(helpers, "\n" * helpers.count("\n")), helpers in text
+def _without_helpers(text: str) -> tuple[str, list[str]]:
+    """The text without these functions, at the same lines, and the macros of those it had."""
+    macros = []
+    for helper, macro in _helpers():
+        if helper in text:
+            text = text.replace(helper, "\n" * helper.count("\n"))
+            macros.append(macro)
+    return _WIDENED.sub(_set_widened, text) if macros else text, macros
+
+
+def _set_widened(found: re.Match[str]) -> str:
+    lines = "\n" * found[0].count("\n")
+    return f"set_widened({', '.join(found.groups())});{lines}"
 
 
 def _macros(text: str, geometry: Geometry) -> list[str]:

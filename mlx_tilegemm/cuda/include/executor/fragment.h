@@ -116,15 +116,14 @@ struct product_rows {
 
 // The nearest number with 11 bits; towards zero where that would be infinite, and of a NaN.
 MSL_INLINE uint tf32(float value) {
-  constexpr uint lowest_to_overflow = 0x7f7ff000u;
   const uint bits = __float_as_uint(value);
-  const bool is_near = (bits & 0x7fffffffu) < lowest_to_overflow;
-  return (is_near ? bits + 0x1000u : bits) & 0xffffe000u;
+  const float lowest_to_overflow = __uint_as_float(0x7f7ff000u);
+  return (bits + (::fabsf(value) < lowest_to_overflow ? 0x1000u : 0u)) & 0xffffe000u;
 }
 
-// What TF32 leaves of a finite number, itself in TF32.
+// What TF32 leaves of a finite number: 12 bits, of which tensor cores read 11.
 MSL_INLINE uint tf32_rest(float value, uint rounded) {
-  return tf32(value - __uint_as_float(rounded));
+  return __float_as_uint(value - __uint_as_float(rounded));
 }
 
 // rows += [upper; lower] right, for TF32. The depth is in an order of its own, in both operands.

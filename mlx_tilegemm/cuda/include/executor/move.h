@@ -33,11 +33,39 @@ __forceinline__ bool is_aligned(const volatile void* address) {
   return (reinterpret_cast<__UINTPTR_TYPE__>(address) & (Bytes - 1)) == 0;
 }
 
+// A word of elements that are aligned as a `Unit`.
+template <typename Unit>
+__forceinline__ uint32_t word_at(const Unit* source) {
+  uint32_t word = 0;
+#pragma unroll
+  for (int i = 0; i < int(4 / sizeof(Unit)); ++i) {
+    word |= uint32_t(source[i]) << (8 * sizeof(Unit) * i);
+  }
+  return word;
+}
+
+template <size_t Alignment>
+struct unit {
+  using type = uint32_t;
+};
+template <>
+struct unit<1> {
+  using type = unsigned char;
+};
+template <>
+struct unit<2> {
+  using type = uint16_t;
+};
+
 // *source, of device or threadgroup memory.
 template <typename T>
 __forceinline__ T loaded(const T* source) {
   if constexpr (moves_as_vectors<T>) {
     constexpr size_t bytes = vector_bytes<sizeof(T)>;
+    constexpr int words = int(sizeof(T) / 4);
+    struct Words {
+      uint32_t at[words];
+    } found;
     if (is_aligned<bytes>(source)) {
       using Vector = typename mover<bytes>::type;
       struct Vectors {
@@ -47,8 +75,18 @@ __forceinline__ T loaded(const T* source) {
       for (size_t i = 0; i < sizeof(T) / bytes; ++i) {
         vectors.at[i] = reinterpret_cast<const Vector*>(source)[i];
       }
-      return __builtin_bit_cast(T, vectors);
+      found = __builtin_bit_cast(Words, vectors);
+    } else {
+      // A loop, which is a branch that the other case jumps over, and no array that is indexed.
+      using Unit = typename unit<alignof(T)>::type;
+#pragma unroll 1
+      for (int i = 0; i < words; ++i) {
+#pragma unroll
+        for (int w = 0; w + 1 < words; ++w) found.at[w] = found.at[w + 1];
+        found.at[words - 1] = word_at(reinterpret_cast<const Unit*>(source) + i * 4 / sizeof(Unit));
+      }
     }
+    return __builtin_bit_cast(T, found);
   }
   return *source;
 }
@@ -72,6 +110,14 @@ __forceinline__ void store(T* target, const T& value) {
     }
   }
   *target = value;
+}
+
+// 16 bytes from device to threadgroup memory, both aligned so; past the first `bytes` zeros.
+__forceinline__ void copy_later(void* target, const void* source, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(target))),
+               "l"(__cvta_generic_to_global(source)), "r"(bytes)
+               : "memory");
 }
 
 }  // namespace msl_rt

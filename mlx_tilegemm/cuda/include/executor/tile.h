@@ -27,6 +27,18 @@ struct pair_of {
   T at[2];
 };
 
+MSL_INLINE float2 floats_of(pair_of<half> pair) {
+  return float2(static_cast<float>(pair.at[0]), static_cast<float>(pair.at[1]));
+}
+MSL_INLINE float2 floats_of(pair_of<bfloat> pair) {
+  const uint bits = __builtin_bit_cast(uint, pair);
+  return float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+}
+template <class T>
+MSL_INLINE float2 floats_of(pair_of<T> pair) {
+  return float2(static_cast<float>(pair.at[0]), static_cast<float>(pair.at[1]));
+}
+
 // Two neighbours, those of columns that exist, as floats.
 template <bool GUARD, class T, class Stride>
 MSL_INLINE float2 load_neighbours(const T* at, Stride stride, bool row_valid, int columns) {
@@ -34,8 +46,7 @@ MSL_INLINE float2 load_neighbours(const T* at, Stride stride, bool row_valid, in
     // Tiles in threadgroup memory have rows of whole vectors.
     __builtin_assume(
         !__isShared(at) || msl_rt::is_aligned<2 * sizeof(T)>(at));
-    const pair_of<T> pair = msl_rt::loaded(reinterpret_cast<const pair_of<T>*>(at));
-    return float2(static_cast<float>(pair.at[0]), static_cast<float>(pair.at[1]));
+    return floats_of(msl_rt::loaded(reinterpret_cast<const pair_of<T>*>(at)));
   }
   float2 elements = float2(0.0f, 0.0f);
   if (!GUARD || (row_valid && columns > 0)) elements.x = static_cast<float>(at[0]);
@@ -75,76 +86,108 @@ MSL_INLINE void add_to(simdgroup_matrix<float, 8>& sum, float x, float y) {
   sum.thread_elements() = vec<float, 2>(before[0] + x, before[1] + y);
 }
 
-// Sixteen rows of the sum.
-MSL_INLINE void add_rows(
-    simdgroup_matrix<float, 8>& upper_sum, simdgroup_matrix<float, 8>& lower_sum,
-    const parts_of_pair& upper, const parts_of_pair& lower, const parts_of_pair& b, bool a_exact,
-    bool b_exact) {
-  product_rows leading = {};
-  multiply_tf32(leading, upper.x, upper.y, lower.x, lower.y, b.x, b.y);
-  if (!(a_exact && b_exact)) {
-    product_rows rests = {};
+// Sixteen rows of a sum, of all depth that one call has: tensor cores truncate while they add, so
+// that what is longer adds up outside of them.
+struct sum_of_rows {
+  product_rows leading = {}, rests = {};
+
+  MSL_INLINE void add(
+      const parts_of_pair& upper, const parts_of_pair& lower, const parts_of_pair& b, bool a_exact,
+      bool b_exact) {
+    multiply_tf32(leading, upper.x, upper.y, lower.x, lower.y, b.x, b.y);
     if (!a_exact) {
       multiply_tf32(rests, upper.rest_x, upper.rest_y, lower.rest_x, lower.rest_y, b.x, b.y);
     }
     if (!b_exact) {
       multiply_tf32(rests, upper.x, upper.y, lower.x, lower.y, b.rest_x, b.rest_y);
     }
-    leading.x = joined_parts(leading.x, rests.x);
-    leading.y = joined_parts(leading.y, rests.y);
-    leading.z = joined_parts(leading.z, rests.z);
-    leading.w = joined_parts(leading.w, rests.w);
   }
-  add_to(upper_sum, leading.x, leading.y);
-  add_to(lower_sum, leading.z, leading.w);
-}
 
-// Eight rows of the sum: the rests of the left operand have the other eight.
-MSL_INLINE void add_rows(
-    simdgroup_matrix<float, 8>& sum, const parts_of_pair& a, const parts_of_pair& b, bool a_exact,
-    bool b_exact) {
-  product_rows leading = {};
-  multiply_tf32(leading, a.x, a.y, a.rest_x, a.rest_y, b.x, b.y);
-  float rest_x = leading.z, rest_y = leading.w;
-  if (!b_exact) {
-    product_rows rests = {};
-    multiply_tf32(rests, a.rest_x, a.rest_y, a.x, a.y, b.rest_x, b.rest_y);
-    rest_x += rests.x + rests.z;
-    rest_y += rests.y + rests.w;
+  MSL_INLINE void add_to_both(
+      simdgroup_matrix<float, 8>& upper, simdgroup_matrix<float, 8>& lower, bool exact) const {
+    if (exact) {
+      add_to(upper, leading.x, leading.y);
+      add_to(lower, leading.z, leading.w);
+    } else {
+      add_to(upper, joined_parts(leading.x, rests.x), joined_parts(leading.y, rests.y));
+      add_to(lower, joined_parts(leading.z, rests.z), joined_parts(leading.w, rests.w));
+    }
   }
-  if (a_exact && b_exact) {
-    add_to(sum, leading.x, leading.y);
-  } else {
-    add_to(sum, joined_parts(leading.x, rest_x), joined_parts(leading.y, rest_y));
+
+  // Of eight rows: the rests of the left operand have the other eight.
+  MSL_INLINE void add(const parts_of_pair& a, const parts_of_pair& b, bool b_exact) {
+    multiply_tf32(leading, a.x, a.y, a.rest_x, a.rest_y, b.x, b.y);
+    if (!b_exact) multiply_tf32(rests, a.rest_x, a.rest_y, a.x, a.y, b.rest_x, b.rest_y);
   }
-}
+
+  MSL_INLINE void add_to_one(
+      simdgroup_matrix<float, 8>& sum, bool a_exact, bool b_exact) const {
+    if (a_exact && b_exact) {
+      add_to(sum, leading.x, leading.y);
+    } else if (b_exact) {
+      add_to(sum, joined_parts(leading.x, leading.z), joined_parts(leading.y, leading.w));
+    } else {
+      add_to(
+          sum, joined_parts(leading.x, leading.z + rests.x + rests.z),
+          joined_parts(leading.y, leading.w + rests.y + rests.w));
+    }
+  }
+};
 
 }  // namespace _impl
 
 template <template <int, int> class Tile, int ROWS, int COLUMNS, int DEPTH>
 MSL_INLINE void tile_mma(
     Tile<ROWS, COLUMNS>& sum, Tile<ROWS, DEPTH>& left, Tile<DEPTH, COLUMNS>& right) {
+  _impl::parts_of_pair a[ROWS][DEPTH];
+  bool a_exact[ROWS];
 #pragma unroll
-  for (int d = 0; d < DEPTH; ++d) {
-    _impl::parts_of_pair a[ROWS];
+  for (int i = 0; i < ROWS; ++i) {
+    a_exact[i] = true;
 #pragma unroll
-    for (int i = 0; i < ROWS; ++i) a[i] = _impl::left_parts(left.at[i][d]);
-#pragma unroll
-    for (int j = 0; j < COLUMNS; ++j) {
-      const _impl::parts_of_pair b = _impl::right_parts(right.at[d][j]);
-      const bool b_exact = right.at[d][j].fits_tf32();
-#pragma unroll
-      for (int i = 0; i + 1 < ROWS; i += 2) {
-        const bool a_exact = left.at[i][d].fits_tf32() && left.at[i + 1][d].fits_tf32();
-        _impl::add_rows(
-            sum.at[i][j], sum.at[i + 1][j], a[i], a[i + 1], b, a_exact, b_exact);
-      }
-      if (ROWS % 2 == 1) {
-        constexpr int last = ROWS - 1;
-        _impl::add_rows(
-            sum.at[last][j], a[last], b, left.at[last][d].fits_tf32(), b_exact);
-      }
+    for (int d = 0; d < DEPTH; ++d) {
+      a[i][d] = _impl::left_parts(left.at[i][d]);
+      a_exact[i] = a_exact[i] && left.at[i][d].fits_tf32();
     }
+  }
+#pragma unroll
+  for (int j = 0; j < COLUMNS; ++j) {
+    _impl::parts_of_pair b[DEPTH];
+    bool b_exact = true;
+#pragma unroll
+    for (int d = 0; d < DEPTH; ++d) {
+      b[d] = _impl::right_parts(right.at[d][j]);
+      b_exact = b_exact && right.at[d][j].fits_tf32();
+    }
+#pragma unroll
+    for (int i = 0; i + 1 < ROWS; i += 2) {
+      const bool both_exact = a_exact[i] && a_exact[i + 1];
+      _impl::sum_of_rows rows;
+#pragma unroll
+      for (int d = 0; d < DEPTH; ++d) rows.add(a[i][d], a[i + 1][d], b[d], both_exact, b_exact);
+      rows.add_to_both(sum.at[i][j], sum.at[i + 1][j], both_exact && b_exact);
+    }
+    if constexpr (ROWS % 2 == 1) {
+      constexpr int last = ROWS - 1;
+      _impl::sum_of_rows rows;
+#pragma unroll
+      for (int d = 0; d < DEPTH; ++d) rows.add(a[last][d], b[d], b_exact);
+      rows.add_to_one(sum.at[last][j], a_exact[last], b_exact);
+    }
+  }
+}
+
+// `set_elements(tile, float2(float(x), float(y)))`.
+template <class T>
+MSL_INLINE void set_widened(simdgroup_matrix<float, 8>& tile, const T& x, const T& y) {
+  const _impl::pair_of<T> pair = {x, y};
+  const float2 elements = _impl::floats_of(pair);
+  if constexpr (sizeof(T) == 2 && _impl::fits_tf32<T>) {
+    const uint columns = _impl::transposed(__builtin_bit_cast(uint, pair));
+    tile.set(
+        elements, _impl::floats_of(__builtin_bit_cast(_impl::pair_of<T>, columns)), true, true);
+  } else {
+    tile.set(elements, elements, false, _impl::fits_tf32<T>);
   }
 }
 
@@ -181,6 +224,46 @@ MSL_INLINE void tile_load(
     }
   }
 }
+
+#if defined(MSL_RT_STAGES)
+
+// Copies of tiles that go on in the background, until the next barrier of the threadgroup. As
+// lib/stage of the templates has it.
+template <
+    int ROWS, int COLUMNS, int TILE_STRIDE, int THREADS, bool GUARD_ROWS, bool GUARD_COLUMNS,
+    typename T>
+MSL_INLINE void stage_tile(
+    T* tile, const T* source, int source_stride, int rows, int columns, int thread_index) {
+  constexpr int LENGTH = int(16 / sizeof(T));
+  constexpr int RUNS = COLUMNS / LENGTH;
+  constexpr int ALL = ROWS * RUNS;
+  static_assert(TILE_STRIDE % LENGTH == 0, "rows of tiles are whole vectors");
+  const bool aligned =
+      msl_rt::is_aligned<16>(source) && (source_stride % LENGTH == 0 || ROWS == 1);
+  if (aligned) {
+#pragma unroll
+    for (int first = 0; first < ALL; first += THREADS) {
+      const int index = first + thread_index;
+      if (ALL % THREADS != 0 && index >= ALL) break;
+      const int row = index / RUNS, column = index % RUNS * LENGTH;
+      int valid = GUARD_ROWS && row >= rows ? 0 : LENGTH;
+      if (GUARD_COLUMNS) valid = min(valid, max(columns - column, 0));
+      const T* from = source + size_t(valid > 0 ? row : 0) * size_t(source_stride) +
+          (valid > 0 ? column : 0);
+      msl_rt::copy_later(tile + row * TILE_STRIDE + column, from, valid * int(sizeof(T)));
+    }
+  } else {
+#pragma unroll 1
+    for (int index = thread_index; index < ROWS * COLUMNS; index += THREADS) {
+      const int row = index / COLUMNS, column = index % COLUMNS;
+      const bool valid = (!GUARD_ROWS || row < rows) && (!GUARD_COLUMNS || column < columns);
+      tile[row * TILE_STRIDE + column] =
+          valid ? source[size_t(row) * size_t(source_stride) + column] : T(0);
+    }
+  }
+}
+
+#endif
 
 }  // namespace metal
 
