@@ -6,14 +6,14 @@
     python bench/cuda_sweep.py --json calls.json --calls             # then: ops as users call them
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
-the model of an Apple chip, which here is only an order to try them in. Processes compile them; one
-process then runs all of them and MLX's own ops on the same arrays, leaves out what is further from
-MLX's result than rounding explains, and times the rest against each other in interleaved rounds of
-many calls each. Calls are made anew each time, as in a program that builds its graph as it goes, on
-operands that rotate, so that the GPU's cache does not hold them. A problem that takes too long is
-given up with its process, and the next one goes on in another; the file is written after each, and
-problems that it has already are not measured again. `mlx-tilegemm verify` holds the texts to
-float64. The table says which card it is of.
+the model of a large Apple chip, which here is only an order to try them in. Processes compile them;
+one process then runs all of them and MLX's own ops on the same arrays, leaves out what is further
+from MLX's result than rounding explains, and times the rest against each other in interleaved
+rounds of many calls each. Calls are made anew each time, as in a program that builds its graph as
+it goes, on operands that rotate, so that the GPU's cache does not hold them. A problem that takes
+too long is given up with its process, and the next one goes on in another; the file is written
+after each, and problems that it has already are not measured again. `mlx-tilegemm verify` holds the
+texts to float64. The table says which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments.
@@ -51,7 +51,7 @@ from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
 from mlx_tilegemm.dispatch import MLX, choose
 from mlx_tilegemm.families import family_of
-from mlx_tilegemm.machine.chips import DEFAULT
+from mlx_tilegemm.machine.chips import LARGEST
 
 EFFORT = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004)
 CALLS = Effort(rounds=15, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
@@ -70,7 +70,7 @@ def plans(problem: Problem, count: int) -> dict[str, Plan]:
     """Return the best candidates by the model, at most ``count`` of a kernel, by name."""
     found: dict[str, Plan] = {}
     taken: dict[str, int] = {}
-    candidates = [one for one in choose(problem.stored(), DEFAULT).candidates if one.plan]
+    candidates = [one for one in choose(problem.stored(), LARGEST).candidates if one.plan]
     for one in sorted(candidates, key=lambda one: one.seconds or 0.0):
         assert one.plan is not None
         taken[one.plan.kernel] = taken.get(one.plan.kernel, 0) + 1
