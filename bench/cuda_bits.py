@@ -62,12 +62,11 @@ def results(variant: Variant, backend: str) -> tuple[str, list[mx.array]]:
 
 def write(path: Path, sample: int) -> None:
     """Write the emulator's results of a sample of variants."""
-    kept: dict[str, Any] = {}
-    for variant in selected(Request(backend="emulator", sample=sample)):
+    kept: dict[str, Any] = {"sample": np.array(sample)}
+    for number, variant in enumerate(selected(Request(backend="emulator", sample=sample))):
         drawn, outputs = results(variant, "emulator")
-        kept[f"{variant}|operands"] = np.array(drawn)
-        for number, output in enumerate(outputs):
-            kept[f"{variant}|{number}"] = raw(output)
+        kept[f"{number}|operands"] = np.array(drawn)
+        kept |= {f"{number}|{place}": raw(one) for place, one in enumerate(outputs)}
     np.savez_compressed(path, **kept)
     print(f"{sample} variants, {path.stat().st_size >> 10} KiB")
 
@@ -86,25 +85,19 @@ def units(got: Raw, wanted: Raw, dtype: mx.Dtype) -> int:
 def compare(path: Path) -> list[dict[str, Any]]:
     """Return, for each variant that was written, how the GPU's results differ."""
     kept = np.load(path)
-    names = {key.rpartition("|")[0] for key in kept.files}
-    found = []
-    for variant in selected(Request(backend="emulator")):
-        if str(variant) in names:
-            found.append(_compared(variant, kept))
-    return found
+    chosen = selected(Request(backend="emulator", sample=int(kept["sample"])))
+    return [_compared(variant, number, kept) for number, variant in enumerate(chosen)]
 
 
-def _compared(variant: Variant, kept: Any) -> dict[str, Any]:  # noqa: ANN401 (an npz has no type)
+def _compared(variant: Variant, number: int, kept: Any) -> dict[str, Any]:  # noqa: ANN401 (an npz)
     row: dict[str, Any] = {"variant": str(variant), "kernel": variant.plan.kernel}
     try:
         drawn, outputs = results(variant, "cuda")
     except Exception as error:  # whatever a compiler, a driver or MLX may raise
         return row | {"failed": f"{type(error).__name__}: {error}"[:400]}
-    if drawn != str(kept[f"{variant}|operands"]):
+    if drawn != str(kept[f"{number}|operands"]):
         return row | {"failed": "other operands were drawn"}
-    pairs = [
-        (raw(one), kept[f"{variant}|{number}"], one.dtype) for number, one in enumerate(outputs)
-    ]
+    pairs = [(raw(one), kept[f"{number}|{n}"], one.dtype) for n, one in enumerate(outputs)]
     different = sum(int(np.count_nonzero(got != wanted)) for got, wanted, _ in pairs)
     return row | {
         "elements": sum(got.size for got, _, _ in pairs),

@@ -7,13 +7,13 @@
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
 the model of a large Apple chip, which here is only an order to try them in. Processes compile them;
-one process then runs all of them and MLX's own ops on the same arrays, leaves out what is further from
-MLX's result than rounding explains, and times the rest against each other in interleaved rounds of
-many calls each. Calls are made anew each time, as in a program that builds its graph as it goes, on
-operands that rotate, so that the GPU's cache does not hold them. A problem that takes too long is
-given up with its process, and the next one goes on in another; the file is written after each, and
-problems that it has already are not measured again. `mlx-tilegemm verify` holds the texts to
-float64. The table says which card it is of.
+one process then runs all of them and MLX's own ops on the same arrays, leaves out what is further
+from MLX's result than rounding explains, and times the rest against each other in interleaved
+rounds of many calls each. Calls are made anew each time, as in a program that builds its graph as
+it goes, on operands that rotate, so that the GPU's cache does not hold them. A problem that takes
+too long is given up with its process, and the next one goes on in another; the file is written
+after each, and problems that it has already are not measured again. `mlx-tilegemm verify` holds the
+texts to float64. The table says which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments.
