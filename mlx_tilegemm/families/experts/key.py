@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GATHER_MM = "gather_mm"
 GATHER_QMM = "gather_qmm"
+GATHER_FP8_MM = "gather_fp8_mm"
 GROUPED_MATMUL = "grouped_matmul"
 SEGMENTED_MM = "segmented_mm"
 
@@ -63,6 +64,7 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     states: dict[str, Callable[..., AnyProblem]] = {
         GATHER_MM: request.gather_mm_request,
         GATHER_QMM: request.gather_qmm_request,
+        GATHER_FP8_MM: request.gather_fp8_request,
         GROUPED_MATMUL: request.grouped_request,
         SEGMENTED_MM: request.segmented_request,
     }

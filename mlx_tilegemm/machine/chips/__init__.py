@@ -21,7 +21,7 @@ DEFAULT: Chip = apple9.M4
 """Stands in where there is no Apple GPU to ask."""
 
 LARGEST: Chip = max(CHIPS, key=lambda chip: chip.cores)
-"""Stands in for NVIDIA GPUs: nothing is modelled there, but they take as many shares of work."""
+"""Stands in for NVIDIA GPUs: of them nothing is modelled, but they take as many shares of work."""
 
 __all__ = [
     "CHIPS",
