@@ -47,6 +47,12 @@ class TestHelp:
         own = {one for one in names if one.startswith("mlx_tilegemm.")}
         assert own <= {*baseline, *(one for one in own if one.startswith("mlx_tilegemm.cli."))}
 
+    @pytest.mark.parametrize("name", ["demo", "explain", "tune", "verify"])
+    def test_of_a_command_imports_nothing_that_it_runs(self, name):
+        names = imported([name, "-h"])
+        tasks = ("assurance.tuning", "assurance.verify", "call.explanation", "emulator")
+        assert not {"numpy", *(f"mlx_tilegemm.{one}" for one in (*tasks, f"cli.{name}"))} & {*names}
+
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_has_one(self, name, capsys):
         with pytest.raises(SystemExit) as end:
