@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_call_arguments(command: argparse.ArgumentParser) -> None:
     """Add an op, its arrays, and the options of every op as their signatures have them."""
     add = command.add_argument
-    add("op", choices=list(ops()))
+    add("op", choices=list(ops()), metavar="op", help=", ".join(ops()))
     add("shapes", nargs="+", metavar="shape", help="of each array in the op's order: 100x300")
     add("--dtypes", default="float32", help="of each array, or one for all: float16,f32")
     add_chip_argument(command, "default: this machine's")
