@@ -146,7 +146,8 @@ def _verdicts(rows: list[Row]) -> list[str]:
     """Say of every row whether ours moves no more, and if not, what the model says."""
     below = sum(not _above(row) for row in rows)
     lines = [
-        f"At or below MLX on device and threadgroup bytes in {below} of {len(rows)} rows. The others:",
+        f"At or below MLX on device and threadgroup bytes in {below} of {len(rows)} rows. "
+        "The others:",
         "",
     ]
     for row in rows:
