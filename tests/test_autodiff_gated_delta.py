@@ -84,14 +84,20 @@ def gradient_problem(**changes):
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 19])
 def test_the_kernel_is_within_the_bound(length):
     problem = gradient_problem(length=length)
-    operands = drawn(problem, length)
+    outputs, wanted = within_the_bound(problem)
+    for output, one in zip(outputs, wanted, strict=True):
+        assert np.abs(np.array(output) - one.value).max() <= 1e-6 * np.abs(one.value).max()
+
+
+def within_the_bound(problem):
+    """Run the chosen kernel, hold it to its reference, and return both results."""
+    operands = drawn(problem, problem.update.length)
     plan = choose(problem, M4).plan
     run = kernel_run(problem, plan, backend_named("emulator"))
     outputs = run(operands, (SCALE,), None)
     wanted = family_of(problem).reference(problem, operands, (SCALE,))
     assert not hold(problem, outputs, wanted)[1]
-    for output, one in zip(outputs, wanted, strict=True):
-        assert np.abs(np.array(output) - one.value).max() <= 1e-6 * np.abs(one.value).max()
+    return outputs, wanted
 
 
 @pytest.mark.parametrize("vector", [False, True])
@@ -327,9 +333,32 @@ def test_a_scale_that_is_followed_has_a_gradient():
     assert float(slope) == pytest.approx(float(value) / 2, rel=1e-5)
 
 
-def test_gradients_of_states_in_between():
-    problem = variant(length=19, every=8, state=True)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("length", "every", "flags"),
+    [
+        (19, 8, {"state": True}),
+        (16, 8, {"mask": True}),
+        (7, 3, {"state": True, "mask": True, "normalize": True, "log_decay": True}),
+        (5, 8, {}),
+    ],
+)
+def test_gradients_of_states_in_between(length, every, flags):
+    """Back from each state that was returned to the one before it, on kernels."""
+    problem = variant(length=length, every=every, **flags)
     case = parted(problem, 8)
     with tg.use_backend("mlx"):
         wanted = gradients(problem, *case)
-    close(gradients(problem, *case), wanted, 1e-6)
+    noted = []
+    with noting_problems(noted.append):
+        got = gradients(problem, *case)
+    close(got, wanted, 2e-6)
+    served = {one.update.length for one in noted if isinstance(one, DeltaGradientProblem)}
+    assert served == {min(every, length), length % every} - {0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(192, 128), (128, 256)])
+def test_heads_of_unequal_dims_have_gradients_on_kernels(key_dim, value_dim):
+    dims = {"key_heads": 1, "value_heads": 1, "key_dim": key_dim, "value_dim": value_dim}
+    within_the_bound(gradient_problem(batch=1, length=9, **dims))

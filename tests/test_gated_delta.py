@@ -467,3 +467,13 @@ def test_explain_says_what_serves_and_what_a_narrow_gate_loses():
     assert found.plan.kernel in FORWARD
     assert any("gamma is float16" in note for note in found.notes)
     assert any(f"{2 * 4 * 40 * 13 * 4} bytes" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("dim", "told"), [(128, False), (256, True)])
+def test_explain_says_who_computes_gradients(dim, told):
+    keys = tg.ArraySpec(shape=(1, 64, 8, dim), dtype=mx.bfloat16)
+    gates = tg.ArraySpec(shape=(1, 64, 8), dtype=mx.float32)
+    found = tg.explain("gated_delta_update", keys, keys, keys, gates, gates, chip="m4")
+    assert found.plan is not None
+    note = "gradients go through MLX's own ops: 36584 bytes of threadgroup memory exceed 32768"
+    assert any(note in one for one in found.notes) is told

@@ -2,7 +2,8 @@
 
 Nothing but the operands is kept from the forward pass. Going back, the forward kernel leaves the
 state once for each span of tokens, then, one span after another from the last, after each chunk of
-it, where the gradients' kernel takes over.
+it, where the gradients' kernel takes over. Where the update also returned states, it is gone back
+from one to the one before it, and the gradient of each is added on the way.
 """
 
 from __future__ import annotations
@@ -126,6 +127,54 @@ class FusedBackward:
         return parts[::-1], slope
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockwiseBackward:
+    """The backward pass of an update that also returned states, a block between two at a time.
+
+    Attributes:
+        problem: The update that was asked for.
+        states: Runs it for the states between blocks; None for a single block.
+        blocks: Backward passes of blocks, each from its initial state, by their lengths.
+    """
+
+    problem: DeltaProblem
+    states: Run | None
+    blocks: dict[int, FusedBackward]
+
+    def __call__(
+        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        """Return the gradients of q, k, v, gamma, beta and the initial state, if there is one."""
+        with on(stream):
+            return self._gradients(operands, factors, stream)
+
+    def _gradients(
+        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        p = self.problem
+        *arrays, grad, slope, state_grads = operands
+        given = dict(zip(p.operand_names, arrays, strict=True))
+        tokens = {name: x for name, x in given.items() if name != "initial_state"}
+        first = given.get("initial_state", mx.zeros(p.state_shape))
+        states = None if self.states is None else self.states(arrays, factors, stream)[2]
+        parts = []
+        for start in reversed(range(0, p.length, p.every)):
+            end = min(start + p.every, p.length)
+            if end % p.every == 0:
+                slope = slope + state_grads[:, end // p.every - 1]
+            block = {name: x[:, start:end] for name, x in tokens.items()}
+            block["initial_state"] = first
+            if start:
+                assert states is not None
+                block["initial_state"] = states[:, start // p.every - 1]
+            run = self.blocks[end - start]
+            taken = [block[name] for name in run.problem.operand_names]
+            *found, slope = run([*taken, grad[:, start:end], slope], factors, stream)
+            parts.append(found)
+        joined = (mx.concatenate([*x], axis=1) for x in zip(*reversed(parts), strict=True))
+        return [*joined, *([slope] if p.state else [])]
+
+
 def spans(length: int) -> Iterator[tuple[int, int]]:
     """Yield where spans of tokens begin and end."""
     for start in range(0, length, SPAN):
@@ -160,3 +209,18 @@ def fused_backward(
         forward=forward,
         backward=backward,
     )
+
+
+def blockwise_backward(
+    problem: DeltaProblem, prepare: Prepare, prepare_gradients: Refusable
+) -> BlockwiseBackward | None:
+    """Return the backward pass of an update that also returned states; else as `fused_backward`."""
+    blocks = {}
+    for length in {min(problem.every, problem.length), problem.length % problem.every} - {0}:
+        block = replace(problem, length=length, state=True, every=0)
+        run = fused_backward(block, prepare, prepare_gradients)
+        if run is None:
+            return None
+        blocks[length] = run
+    states = prepare(problem) if problem.length > problem.every else None
+    return BlockwiseBackward(problem=problem, states=states, blocks=blocks)
