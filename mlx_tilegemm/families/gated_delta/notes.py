@@ -10,6 +10,7 @@ from ...dispatch import Decision
 from ...machine.chips.record import Chip
 from .fused_backward import SPAN, multiplied_problem
 from .kernels import delta_backward
+from .price import mlx_lm_kernel
 from .problem import CHUNK, DeltaGradientProblem, DeltaProblem
 
 
@@ -21,6 +22,8 @@ def notes(problem: DeltaProblem, decision: Decision, route: Route, chip: Chip) -
         found.append(f"MLX's own ops run {problem.length} steps one after another, in float32")
     elif reason := _without_gradients(problem, chip):
         found.append(f"its gradients go through MLX's own ops: {reason}")
+    if rival := mlx_lm_kernel(problem, chip):
+        found.append(f"the kernel of {rival.path} is modelled at {1e6 * rival.seconds:.1f} us")
     if not problem.log_decay and problem.gamma is not FLOAT32:
         found.append(
             f"gamma is {problem.gamma}, in which decays near 1 are few: float32, or the logarithm "
