@@ -249,6 +249,20 @@ def test_states_after_each_few_tokens(kernel, every):
         np.testing.assert_allclose(outputs[2][:, i], state, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", FORWARD)
+@pytest.mark.parametrize("name", ["q", "v"])
+def test_what_is_infinite_is_not_seen_by_tokens_before_it(kernel, name):
+    problem = variant()
+    operands = drawn(problem)
+    place = problem.operand_names.index(name)
+    at = (mx.arange(19) == 12)[None, :, None, None]
+    operands[place] = mx.where(at, float("inf"), operands[place])
+    with tg.use_kernel(kernel):
+        y, _ = call(problem, operands)
+    finite = mx.all(mx.isfinite(y), axis=(0, 2, 3)).tolist()
+    assert finite == [t != 12 if name == "q" else t < 12 for t in range(19)]
+
+
 def test_fewer_tokens_than_every():
     problem = variant(every=20)
     outputs = call(problem, drawn(problem))
