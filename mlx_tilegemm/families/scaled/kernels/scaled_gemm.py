@@ -110,7 +110,6 @@ class Spec(ScaledSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    RUN: ClassVar[int] = RUN
 
     config: DecodingTile
     align_m: bool
@@ -120,6 +119,11 @@ class Spec(ScaledSpec):
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
         return self.config.block
+
+    @property
+    def run(self) -> int:
+        """Neighbours of a row of an operand that are decoded together."""
+        return RUN
 
     @property
     def threads(self) -> int:
