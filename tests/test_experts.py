@@ -25,6 +25,7 @@ from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of, kernel_named, problem_types
+from mlx_tilegemm.families.experts import ops as experts
 from mlx_tilegemm.families.experts.kernels.segmented_gemm import variant as segmented_variant
 from mlx_tilegemm.families.experts.spec import variant
 from mlx_tilegemm.families.experts.spelling import parse
@@ -772,7 +773,7 @@ DTYPES_REFUSED = [
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
-def test_shapes_and_values_that_are_refused(kernels, call, message):
+def test_shapes_and_values_that_are_refused(either, call, message):
     with pytest.raises(tg.errors.ProblemError, match=re.escape(message)):
         call()
 
@@ -783,6 +784,23 @@ def test_shapes_and_values_that_are_refused(kernels, call, message):
 def test_dtypes_that_are_refused(kernels, call, message):
     with pytest.raises(tg.errors.DTypeError, match=re.escape(message)):
         call()
+
+
+def test_values_are_asked_for_on_a_cpu_alone(monkeypatch):
+    """Of a GPU's arrays none is evaluated, and of what is followed there are none."""
+    wrong = mx.array([5, 0])
+
+    def product(a):
+        return tg.gather_mm(a, B, rhs_indices=wrong, transpose_b=True)
+
+    with tg.use_backend("mlx"):
+        with pytest.raises(tg.errors.ProblemError, match="from 0 to 4, got 5"):
+            product(A[:2, 0])
+        assert mx.compile(product)(A[:2, 0]).shape == (2, 1, N)
+        monkeypatch.setattr(experts, "is_on_cpu", lambda stream: stream is not None)
+        monkeypatch.setattr(experts, "check_values", lambda *_: pytest.fail("it is asked for"))
+        assert product(A[:2, 0]).shape == (2, 1, N)
+        assert tg.gather_mm(A[:2, 0], B, rhs_indices=wrong, transpose_b=True, stream=mx.cpu).shape
 
 
 def test_sizes_that_change_are_refused():

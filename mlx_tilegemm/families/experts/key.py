@@ -46,12 +46,14 @@ class ExpertCall(NamedTuple):
     Attributes:
         problem: What it solves.
         run: The call of operands in the problem's order.
-        checks: Whether its indices have values that can be checked: where arrays are evaluated.
+        is_eager: Whether arrays are evaluated at once, so that values of indices are known.
+        is_mlx_s: Whether MLX's own ops serve, which trust indices.
     """
 
     problem: AnyProblem
     run: Run
-    checks: bool
+    is_eager: bool
+    is_mlx_s: bool
 
 
 @prepared
@@ -79,8 +81,13 @@ def expert_call(key: ExpertKey) -> ExpertCall:
         force=settings.kernel,
         gradients=settings.gradients,
     )
-    checks = key.backend is not None and not key.backend.capabilities.lazy
-    return ExpertCall(problem=problem, run=run, checks=checks)
+    backend = key.backend
+    return ExpertCall(
+        problem=problem,
+        run=run,
+        is_eager=backend is not None and not backend.capabilities.lazy,
+        is_mlx_s=backend is None,
+    )
 
 
 def stated(arrays: dict[str, mx.array]) -> tuple[Stated, ...]:

@@ -12,7 +12,7 @@ from ...core.context import Settings, current_settings, is_exact
 from ...core.scaling_request import as_block
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError, DTypeError
-from .fallback import of_any_size
+from .fallback import is_on_cpu, of_any_size
 from .indices import as_int32, check_values, flat_indices
 from .key import (
     GATHER_FP8_MM,
@@ -53,8 +53,10 @@ def gather_mm(
             Integers beside a float are cast to what MLX promotes them to.
         lhs_indices: Integers; None takes the matrices of ``a`` in order, in the shape of its batch
             axes.
-        rhs_indices: Integers; None likewise takes those of ``b``. A kernel makes rows zero whose
-            index is of no matrix; where arrays are evaluated at once such an index is refused.
+        rhs_indices: Integers; None likewise takes those of ``b``. An index of no matrix is refused
+            where values are known: on a CPU and in the emulator, outside of `mx.compile` and of
+            derivatives. On a GPU nothing is evaluated for it: there a kernel makes its row zero,
+            and MLX's own ops, where they serve, read what is not the operand's.
         sorted_indices: Whether ``rhs_indices`` are promised to be sorted, which MLX's own op gains
             from. Kernels take them in any order.
         transpose_b: Swap the last two axes of ``b`` as it is read; no copy is made.
@@ -66,7 +68,8 @@ def gather_mm(
         ``a`` and without ``n`` for a 1-D ``b``.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or an index out of range (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known, an index out of
+            range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
             out (a `RuntimeError`).
@@ -135,8 +138,8 @@ def gather_qmm(
         ``[..., m, n]`` after the shape to which the indices broadcast.
 
     Raises:
-        ProblemError: Shapes or options that do not fit together, or an index out of range (a
-            `ValueError`).
+        ProblemError: Shapes or options that do not fit together, or, where values are known, an
+            index out of range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
             out (a `RuntimeError`).
@@ -214,8 +217,8 @@ def gather_fp8_mm(
         ``[..., m, n]`` after the shape to which the indices broadcast.
 
     Raises:
-        ProblemError: Shapes, formats or options that do not fit together, or an index out of range
-            (a `ValueError`).
+        ProblemError: Shapes, formats or options that do not fit together, or, where values are
+            known, an index out of range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
 
@@ -269,8 +272,8 @@ def grouped_matmul(
         ``[rows, n]``.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
-            offsets that fall or are past the rows (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known as for
+            `gather_mm`, offsets that fall or are past the rows (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
 
@@ -313,8 +316,8 @@ def segmented_mm(
         ``[..., m, n]`` after the shape of ``segments`` without its last axis.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
-            segments past ``k`` (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known as for
+            `gather_mm`, segments past ``k`` (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
 
@@ -481,11 +484,20 @@ def _refuse_sizes(op: str, reason: str) -> NoReturn:
     )
 
 
+def _are_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether values can be asked for without waiting for another processor.
+
+    MLX does not say whether an array has been evaluated. On a CPU asking costs no more than the
+    evaluation that is due anyway; on a GPU it would stop the calls that are to follow.
+    """
+    return is_on_cpu(stream) and is_on_cpu(None)
+
+
 def _result(
     op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice
 ) -> mx.array:
     if not is_traced():
-        if call.checks:
+        if call.is_eager or (call.is_mlx_s and _are_on_cpu(stream)):
             check_values(op, call.problem, operands)
     elif is_shapeless():
         _refuse_sizes(op, "how matrices are chosen depends on them.")
