@@ -25,6 +25,7 @@ from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of, kernel_named, problem_types
+from mlx_tilegemm.families.experts import ops as experts
 from mlx_tilegemm.families.experts.kernels.segmented_gemm import variant as segmented_variant
 from mlx_tilegemm.families.experts.spec import variant
 from mlx_tilegemm.families.experts.spelling import parse
@@ -249,10 +250,11 @@ class TestBothRoutes:
 
 
 def test_segments_past_the_end_stay_inside_on_mlx_too():
-    """Its own op ends the process on a CPU."""
+    """Its own op ends the process on a CPU, and inside a compilation no values are known."""
     a, b = random_array(0, (33, K), mx.float16), random_array(1, (K, N), mx.bfloat16)
+    segments = mx.array([[-5, K + 9], [3, 2**31 - 1]])
     with tg.use_backend("mlx"):
-        got = tg.segmented_mm(a, b, mx.array([[-5, K + 9], [3, 2**31 - 1]]))
+        got = mx.compile(lambda a, b, segments: tg.segmented_mm(a, b, segments))(a, b, segments)
     check_segments(got, a, b, [[0, K], [3, K]])
 
 
@@ -772,7 +774,7 @@ DTYPES_REFUSED = [
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
-def test_shapes_and_values_that_are_refused(kernels, call, message):
+def test_shapes_and_values_that_are_refused(either, call, message):
     with pytest.raises(tg.errors.ProblemError, match=re.escape(message)):
         call()
 
@@ -783,6 +785,23 @@ def test_shapes_and_values_that_are_refused(kernels, call, message):
 def test_dtypes_that_are_refused(kernels, call, message):
     with pytest.raises(tg.errors.DTypeError, match=re.escape(message)):
         call()
+
+
+def test_values_are_asked_for_on_a_cpu_alone(monkeypatch):
+    """Of a GPU's arrays none is evaluated, and of what is followed there are none."""
+    wrong = mx.array([5, 0])
+
+    def product(a):
+        return tg.gather_mm(a, B, rhs_indices=wrong, transpose_b=True)
+
+    with tg.use_backend("mlx"):
+        with pytest.raises(tg.errors.ProblemError, match="from 0 to 4, got 5"):
+            product(A[:2, 0])
+        assert mx.compile(product)(A[:2, 0]).shape == (2, 1, N)
+        monkeypatch.setattr(experts, "is_on_cpu", lambda stream: stream is not None)
+        monkeypatch.setattr(experts, "check_values", lambda *_: pytest.fail("it is asked for"))
+        assert product(A[:2, 0]).shape == (2, 1, N)
+        assert tg.gather_mm(A[:2, 0], B, rhs_indices=wrong, transpose_b=True, stream=mx.cpu).shape
 
 
 def test_sizes_that_change_are_refused():

@@ -96,6 +96,7 @@ def _featured() -> list[Made]:
         _subject(kernel, "16x32-staged", *_chain(**window, pe_dim=12)),
         _subject(kernel, "16x32-direct", *_chain(pe_dim=12)),
         _subject(kernel, "32x16-staged-reread", *_chain(**window, pe_dim=12)),
+        _subject(kernel, "16x8-staged-heads2", *_chain(**large, return_norm=True)),
         _subject(kernel, "16x8-staged-heads2", *_chain(**large, **window, pe_dim=12)),
         _subject(kernel, "16x16-direct-heads2", *_chain(**large, **sinks, pe_dim=12)),
     ]

@@ -46,7 +46,7 @@ def of_any_size(op: str, problem: ExpertProblem, given: Given, stream: StreamOrD
     if problem.exact and multiplies_float32(problem):
         refuse_rounding(op, stream)
     with on(stream):
-        if problem.computed is not problem.natural or _is_on_cpu(stream):
+        if problem.computed is not problem.natural or is_on_cpu(stream):
             given = {name: _widened(x) for name, x in given.items()}
         return _chosen_of(problem, given).astype(problem.out.mlx)
 
@@ -135,7 +135,7 @@ def _by_op(
 ) -> mx.array:
     """Call MLX's op; on a CPU it multiplies float32 alone, or sums in the operands' dtype."""
     p = problem
-    widened = p.computed is not p.natural or _is_on_cpu(stream)
+    widened = p.computed is not p.natural or is_on_cpu(stream)
     if widened:
         x = x.astype(mx.float32)
     if p.weight is None:
@@ -193,7 +193,7 @@ def _segmented(problem: SegmentedProblem) -> Run:
         with on(stream):
             if p.is_empty:
                 return [mx.zeros(p.out_shape, p.out.mlx)]
-            if p.computed is not p.natural or _is_on_cpu(stream):
+            if p.computed is not p.natural or is_on_cpu(stream):
                 a, b = a.astype(mx.float32), b.astype(mx.float32)
             a = mx.swapaxes(a, 0, 1) if p.transpose_a else a
             b = mx.swapaxes(b, 0, 1) if p.transpose_b else b
@@ -236,5 +236,6 @@ def _chosen_of(problem: ExpertProblem, given: Given) -> mx.array:
     return value
 
 
-def _is_on_cpu(stream: StreamOrDevice) -> bool:
+def is_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether MLX's ops of a stream run on the CPU; None is the default one."""
     return device_type(mx.default_device() if stream is None else stream) == mx.cpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -140,17 +141,14 @@ class ScaledSpec(ProductSpec):
 
     text: ScaledText
 
-    RUN: ClassVar[int]
-    """Neighbours of a row of an operand that are decoded together."""
-
     FAMILY = "scaled"
     INPUTS: ClassVar[tuple[str, ...]] = ("a", "b", "a_scales", "b_scales", "bias", "sizes")
     STEPPED = ("a", "b")
 
     @property
+    @abstractmethod
     def run(self) -> int:
         """Neighbours of a row of an operand that are decoded together."""
-        return self.RUN
 
     @property
     def label(self) -> str:

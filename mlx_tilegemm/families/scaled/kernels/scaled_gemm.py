@@ -79,11 +79,15 @@ class Spec(TiledSpec, ScaledSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    RUN: ClassVar[int] = RUN
 
     config: DecodingTile
     align_m: bool
     align_n: bool
+
+    @property
+    def run(self) -> int:
+        """Neighbours of a row of an operand that are decoded together."""
+        return RUN
 
     @property
     def tiles(self) -> StagedTiles:
