@@ -21,6 +21,8 @@ from ..nn import (
     AllToShardedRoute,
     EmbeddingRoute,
     FP8Linear,
+    FP8MultiLinear,
+    FP8SwitchLinear,
     LinearRoute,
     QuantizedAllToShardedRoute,
     QuantizedEmbeddingRoute,
@@ -182,7 +184,9 @@ RULES = (
 
 ROUTED = "computes through this library already"
 
-REASONS: tuple[tuple[type, str], ...] = ((FP8Linear, ROUTED),)
+REASONS: tuple[tuple[type, str], ...] = tuple(
+    (kind, ROUTED) for kind in (FP8Linear, FP8SwitchLinear, FP8MultiLinear)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
