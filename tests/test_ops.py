@@ -3,6 +3,7 @@
 Values are checked on MLX's own ops here; the kernels' values have tests of their own.
 """
 
+import inspect
 import itertools
 import threading
 from dataclasses import replace
@@ -607,3 +608,29 @@ def test_metal_calls_are_lazy_graph_nodes():
     assert len(kernels) == 1
     shapes_and_dtypes = [output[1:] for output in kernels[0]["outputs"]]
     assert shapes_and_dtypes == [((33, 19), mx.float32)]
+
+
+MLX_OPS = {
+    **{name: getattr(mx, name) for name in ("matmul", "addmm", "quantized_matmul", "gather_mm")},
+    **{name: getattr(mx, name) for name in ("gather_qmm", "segmented_mm")},
+    "gated_delta_update": mx.fast.gated_delta_update,
+}
+
+
+def parameters_of_mlx(name):
+    """Return a function of the parameters that MLX's namesake has, by its documentation."""
+    line = next(one for one in MLX_OPS[name].__doc__.splitlines() if one.startswith(f"{name}("))
+    inside = line[len(name) + 1 : line.rindex(")")]
+    names = [one.partition(":")[0].strip() for one in inside.split(",")]
+    spelled = ", ".join(one if one in "/*" else f"{one}=None" for one in names)
+    return inspect.signature(eval(f"lambda {spelled}: None")).parameters
+
+
+@pytest.mark.parametrize("name", MLX_OPS)
+def test_arguments_are_spelled_as_those_of_the_namesake_in_mlx(name):
+    ours = inspect.signature(getattr(tg, name)).parameters
+    theirs = parameters_of_mlx(name)
+    assert "stream" in theirs
+    by_place = [one for one, kind in theirs.items() if kind.kind is not kind.KEYWORD_ONLY]
+    assert list(ours)[: len(by_place)] == by_place
+    assert {one: ours[one].kind for one in theirs} == {one: theirs[one].kind for one in theirs}
