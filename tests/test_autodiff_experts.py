@@ -24,6 +24,7 @@ def random(seed, *shape):
 X, W, BIAS = random(0, 6, 1, 1, K), random(1, 5, N, K), random(2, 5, N)
 ROWS, A, B = random(3, 9, K), random(4, 33, K), random(5, K, N)
 CODES, SCALES, BIASES = mx.quantize(W, 64, 4)
+BYTES, BLOCKS = tg.formats.encode(W, "e4m3"), 1 + mx.abs(random(6, 5, 2, 3))
 
 
 def close(got, expected, share=1e-5):
@@ -58,6 +59,11 @@ def decoded(x, scales, biases):
     return own_rows(x, w)
 
 
+def of_codes(x, scales):
+    grown = mx.repeat(mx.repeat(scales, 16, axis=1), 24, axis=2)[:, :N, :K]
+    return own_rows(x, tg.formats.decode(BYTES, "e4m3") * grown)
+
+
 LEFT, RIGHT = mx.array([[5], [0], [5]]), mx.array([4, 1, 1])
 MATRICES = random(6, 2, 3, 2, N)
 CALLS = {
@@ -81,6 +87,11 @@ CALLS = {
         lambda x, s, b: tg.gather_qmm(x, CODES, s, b, rhs_indices=CHOSEN),
         decoded,
         (X, SCALES, BIASES),
+    ),
+    "codes": (
+        lambda x, s: tg.gather_fp8_mm(x, BYTES, s, rhs_indices=CHOSEN, block=(16, 24)),
+        of_codes,
+        (X, BLOCKS),
     ),
 }
 
@@ -210,6 +221,30 @@ def test_batching_rule(kernels, name):
             for one, axis in zip(several, axes, strict=True)
         )
         close(got[i], taken(x, w.swapaxes(-1, -2), mx.arange(6), rhs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [(0, None, None, None), (None, 0, 1, None), (0, 0, 0, 0)])
+def test_batching_rule_of_codes(kernels, axes):
+    single = {"x": X[:, 0], "w": BYTES, "scales": BLOCKS, "rhs_indices": CHOSEN[:, 0]}
+    specs = {name: ArraySpec(shape=one.shape, dtype=one.dtype) for name, one in single.items()}
+    options = {"format": "e4m3", "block": (16, 24), "transpose": True}
+    options |= {"sorted_indices": False, "out_dtype": None}
+    problem = ops()["gather_fp8_mm"].request("gather_fp8_mm", specs, options)
+    several = [
+        one if axis is None else mx.stack([one, one[::-1]], axis)
+        for one, axis in zip(single.values(), axes, strict=True)
+    ]
+    (got,) = (
+        family_of(problem).rule(problem, backend_named("emulator")).vmap(several, (), None, axes)
+    )
+    for i in range(2):
+        x, w, scales, chosen = (
+            one if axis is None else mx.take(one, i, axis)
+            for one, axis in zip(several, axes, strict=True)
+        )
+        wanted = tg.gather_fp8_mm(x, w, scales, rhs_indices=chosen, block=(16, 24))
+        close(got[i], wanted)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 GATHER_MM = "gather_mm"
 GATHER_QMM = "gather_qmm"
+GATHER_FP8_MM = "gather_fp8_mm"
 GROUPED_MATMUL = "grouped_matmul"
 SEGMENTED_MM = "segmented_mm"
 
@@ -45,12 +46,14 @@ class ExpertCall(NamedTuple):
     Attributes:
         problem: What it solves.
         run: The call of operands in the problem's order.
-        checks: Whether its indices have values that can be checked: where arrays are evaluated.
+        is_eager: Whether arrays are evaluated at once, so that values of indices are known.
+        is_mlx_s: Whether MLX's own ops serve, which trust indices.
     """
 
     problem: AnyProblem
     run: Run
-    checks: bool
+    is_eager: bool
+    is_mlx_s: bool
 
 
 @prepared
@@ -63,6 +66,7 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     states: dict[str, Callable[..., AnyProblem]] = {
         GATHER_MM: request.gather_mm_request,
         GATHER_QMM: request.gather_qmm_request,
+        GATHER_FP8_MM: request.gather_fp8_request,
         GROUPED_MATMUL: request.grouped_request,
         SEGMENTED_MM: request.segmented_request,
     }
@@ -77,8 +81,13 @@ def expert_call(key: ExpertKey) -> ExpertCall:
         force=settings.kernel,
         gradients=settings.gradients,
     )
-    checks = key.backend is not None and not key.backend.capabilities.lazy
-    return ExpertCall(problem=problem, run=run, checks=checks)
+    backend = key.backend
+    return ExpertCall(
+        problem=problem,
+        run=run,
+        is_eager=backend is not None and not backend.capabilities.lazy,
+        is_mlx_s=backend is None,
+    )
 
 
 def stated(arrays: dict[str, mx.array]) -> tuple[Stated, ...]:

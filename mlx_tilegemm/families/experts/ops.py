@@ -9,11 +9,13 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, resolve
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype, kind_name
 from ...core.context import Settings, current_settings, is_exact
+from ...core.scaling_request import as_block
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError, DTypeError
-from .fallback import of_any_size
+from .fallback import is_on_cpu, of_any_size
 from .indices import as_int32, check_values, flat_indices
 from .key import (
+    GATHER_FP8_MM,
     GATHER_MM,
     GATHER_QMM,
     GROUPED_MATMUL,
@@ -51,8 +53,10 @@ def gather_mm(
             Integers beside a float are cast to what MLX promotes them to.
         lhs_indices: Integers; None takes the matrices of ``a`` in order, in the shape of its batch
             axes.
-        rhs_indices: Integers; None likewise takes those of ``b``. A kernel makes rows zero whose
-            index is of no matrix; where arrays are evaluated at once such an index is refused.
+        rhs_indices: Integers; None likewise takes those of ``b``. An index of no matrix is refused
+            where values are known: on a CPU and in the emulator, outside of `mx.compile` and of
+            derivatives. On a GPU nothing is evaluated for it: there a kernel makes its row zero,
+            and MLX's own ops, where they serve, read what is not the operand's.
         sorted_indices: Whether ``rhs_indices`` are promised to be sorted, which MLX's own op gains
             from. Kernels take them in any order.
         transpose_b: Swap the last two axes of ``b`` as it is read; no copy is made.
@@ -64,7 +68,8 @@ def gather_mm(
         ``a`` and without ``n`` for a 1-D ``b``.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or an index out of range (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known, an index out of
+            range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
             out (a `RuntimeError`).
@@ -133,8 +138,8 @@ def gather_qmm(
         ``[..., m, n]`` after the shape to which the indices broadcast.
 
     Raises:
-        ProblemError: Shapes or options that do not fit together, or an index out of range (a
-            `ValueError`).
+        ProblemError: Shapes or options that do not fit together, or, where values are known, an
+            index out of range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
             out (a `RuntimeError`).
@@ -165,6 +170,75 @@ def gather_qmm(
         "out_dtype": out_dtype,
     }
     return _gathered(GATHER_QMM, arrays, options, stream)
+
+
+def gather_fp8_mm(
+    x: mx.array,
+    w: mx.array,
+    /,
+    scales: mx.array | None = None,
+    lhs_indices: mx.array | None = None,
+    rhs_indices: mx.array | None = None,
+    *,
+    format: str = "e4m3",
+    block: tuple[int, int] | None = None,
+    transpose: bool = True,
+    sorted_indices: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply by matrices of 8-bit codes that indices choose, decoded where they are used.
+
+    As `gather_mm`, with a weight of codes: an element is its code's value times its scale, in
+    float32; products are summed in float32, and the result is rounded once. No operand is copied,
+    sorted or cast. Scales lie as the weight is stored, those of each matrix one after another:
+
+    - one for a matrix: ``[..., 1, 1]``;
+    - one for a column of the result: ``[..., n, 1]`` (``[..., 1, n]`` without ``transpose``);
+    - with ``block=(j, i)``, the last blocks of which may be short, one for j columns of the result
+      by i elements along k: ``[..., n / j, k / i]`` (``[..., k / i, n / j]``);
+    - of uint8, also one for 32 elements along k. Where that and a ``block`` are of one shape, it is
+      the block's.
+
+    Args:
+        x: ``[..., m, k]`` of float32, float16 or bfloat16.
+        w: Codes ``[..., n, k]``, or ``[..., k, n]`` without ``transpose``.
+        scales: Of any float dtype, or e8m0 codes of uint8, whose last is NaN; None without.
+        lhs_indices: As of `gather_mm`, for ``x``.
+        rhs_indices: As of `gather_mm`, for ``w``.
+        format: Format of the codes: ``"e4m3"`` or ``"e5m2"`` of uint8, ``"int8"`` of int8.
+        block: Sizes of the blocks that share a scale, such as ``(128, 128)``.
+        transpose: Multiply by the transposes of ``w``.
+        sorted_indices: As of `gather_mm`.
+        out_dtype: Result dtype; None is that of ``x``.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]`` after the shape to which the indices broadcast.
+
+    Raises:
+        ProblemError: Shapes, formats or options that do not fit together, or, where values are
+            known, an index out of range (a `ValueError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+
+    Example:
+        >>> x = mx.random.normal((5, 1, 1, 256)).astype(mx.bfloat16)
+        >>> w = formats.encode(mx.random.normal((8, 192, 256)), "e4m3")
+        >>> scales, chosen = mx.full((8, 2, 2), 0.5), mx.random.randint(0, 8, (5, 2))
+        >>> gather_fp8_mm(x, w, scales, rhs_indices=chosen, block=(128, 128)).shape
+        (5, 2, 1, 192)
+    """
+    given = {"x": x, "w": w} | ({} if scales is None else {"scales": scales})
+    arrays = _arrays(GATHER_FP8_MM, **given, lhs_indices=lhs_indices, rhs_indices=rhs_indices)
+    options = {
+        "format": format,
+        "block": block,
+        "transpose": transpose,
+        "sorted_indices": sorted_indices,
+        "out_dtype": out_dtype,
+    }
+    return _gathered(GATHER_FP8_MM, arrays, options, stream)
 
 
 def grouped_matmul(
@@ -198,8 +272,8 @@ def grouped_matmul(
         ``[rows, n]``.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
-            offsets that fall or are past the rows (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known as for
+            `gather_mm`, offsets that fall or are past the rows (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
 
@@ -242,8 +316,8 @@ def segmented_mm(
         ``[..., m, n]`` after the shape of ``segments`` without its last axis.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
-            segments past ``k`` (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known as for
+            `gather_mm`, segments past ``k`` (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
 
@@ -274,7 +348,7 @@ def gathered(
     stream: StreamOrDevice = None,
     **weight: object,
 ) -> mx.array:
-    """Return what `gather_mm` or, with scales, `gather_qmm` does, plus a row for each matrix.
+    """Return what `gather_mm`, `gather_qmm` or `gather_fp8_mm` does, plus a row for each matrix.
 
     Matrices are ``[n, k]``.
 
@@ -282,16 +356,21 @@ def gathered(
         x: As of either.
         w: As of either.
         rhs_indices: As of either.
-        scales: As of `gather_qmm`.
+        scales: As of those; there are none of plain elements.
         biases: As of `gather_qmm`.
         global_scale: As of `gather_qmm`.
         bias: ``[experts, n]`` of any float dtype, added before the result is rounded.
         out_dtype: Result dtype.
         sorted_indices: As of either.
         stream: Stream or device of the call.
-        **weight: ``group_size``, ``bits`` and ``mode`` of a quantized weight.
+        **weight: ``group_size``, ``bits`` and ``mode`` of a quantized weight, ``format`` and
+            ``block`` of 8-bit codes.
     """
     options = {**weight, "sorted_indices": sorted_indices, "out_dtype": out_dtype}
+    if "format" in weight:
+        given = {"x": x, "w": w} | ({} if scales is None else {"scales": scales})
+        arrays = _arrays(GATHER_FP8_MM, **given, bias=bias, rhs_indices=rhs_indices)
+        return _gathered(GATHER_FP8_MM, arrays, {**options, "transpose": True}, stream)
     if scales is None:
         arrays = _arrays(GATHER_MM, a=x, b=w, bias=bias, rhs_indices=rhs_indices)
         return _gathered(GATHER_MM, arrays, {**options, "transpose_b": True}, stream)
@@ -341,6 +420,8 @@ def _option(op: str, name: str, value: object) -> object:
     """Return an argument that is no array, of the kind that it has to be of."""
     if name in ("sorted_indices", "transpose", "transpose_b"):
         return as_flag(op, name, value)
+    if name == "block":
+        return as_block(op, value)
     if name in ("bits", "group_size"):
         return None if value is None else as_whole(op, name, value)
     if name == "out_dtype":
@@ -378,7 +459,7 @@ def _in_own_dtypes(arrays: dict[str, mx.array], stream: StreamOrDevice) -> dict[
     if names:
         promoted = mx.result_type(*(arrays[name] for name in names))
     else:
-        names, promoted = ["x"], arrays["scales"].dtype
+        names, promoted = ["x"], arrays.get("scales", arrays["x"]).dtype
     for name in names:
         dtype = read_dtype(found[name].dtype, promoted)
         if found[name].dtype != dtype:
@@ -403,11 +484,20 @@ def _refuse_sizes(op: str, reason: str) -> NoReturn:
     )
 
 
+def _are_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether values can be asked for without waiting for another processor.
+
+    MLX does not say whether an array has been evaluated. On a CPU asking costs no more than the
+    evaluation that is due anyway; on a GPU it would stop the calls that are to follow.
+    """
+    return is_on_cpu(stream) and is_on_cpu(None)
+
+
 def _result(
     op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice
 ) -> mx.array:
     if not is_traced():
-        if call.checks:
+        if call.is_eager or (call.is_mlx_s and _are_on_cpu(stream)):
             check_values(op, call.problem, operands)
     elif is_shapeless():
         _refuse_sizes(op, "how matrices are chosen depends on them.")
