@@ -106,7 +106,9 @@ def _keeping(model: nn.Module, codes: Codes) -> nn.Module:
     def sanitize(weights: Weights) -> Weights:
         del model.sanitize
         apart = codes.set_apart(weights)
-        return codes.put_back(model, own(apart) if own else apart)
+        with routed(Site(Item(vars(mx), "stack"), codes.stack)):
+            floats = own(apart) if own else apart
+        return codes.put_back(model, floats)
 
     model.sanitize = sanitize
     return model

@@ -14,12 +14,10 @@ import mlx.core as mx
 from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
-from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, DType
 from ...core.problem import Factors
-from ...core.tracing import is_traced
-from ...formats import decode
+from ...formats import byte_values, element_values, repeated, scales_grid, scales_of_all
 from .key import NAME
-from .problem import ScaledProblem, Scaling
+from .problem import ScaledProblem
 
 if TYPE_CHECKING:
     from ...core.family import Run
@@ -74,13 +72,16 @@ def _integer(problem: ScaledProblem, given: Given) -> mx.array:
     if problem.a_scales is not None:
         total = total * left_scales(problem, given)
     if problem.b_scales is not None:
-        total = total * columns_last(problem, right_scales(problem, given))
+        scales = scales_of_all(
+            problem.b_scales, given["b_scales"], problem.n, problem.k, problem.transpose_b
+        )
+        total = total * columns_last(problem, scales)
     return mx.squeeze(total, -2) if a.ndim == 1 else total
 
 
 def left_values(problem: ScaledProblem, given: Given) -> mx.array:
     """Return ``a`` times its scales in float32."""
-    values = decoded(problem.a, given["a"])
+    values = element_values(problem.a, given["a"])
     if problem.a_scales is None:
         return values
     scaled_rows = values * left_scales(problem, given)
@@ -89,8 +90,9 @@ def left_values(problem: ScaledProblem, given: Given) -> mx.array:
 
 def right_values(problem: ScaledProblem, given: Given) -> mx.array:
     """Return ``b`` times its scales in float32, as it is stored."""
-    values = decoded(problem.b, given["b"])
-    return values if problem.b_scales is None else values * right_scales(problem, given)
+    return byte_values(
+        problem.b, given["b"], problem.b_scales, given.get("b_scales"), problem.transpose_b
+    )
 
 
 def columns_last(problem: ScaledProblem, b: mx.array) -> mx.array:
@@ -104,46 +106,5 @@ def left_scales(problem: ScaledProblem, given: Given) -> mx.array:
     scales, width = given["a_scales"], problem.a_scales.width
     if given["a"].ndim == 1 and scales.ndim == 1:
         scales = mx.expand_dims(scales, 0)
-    grid = _grid(problem.a_scales, scales, -1)
-    return _repeated(grid, -1, width, problem.k)
-
-
-def right_scales(problem: ScaledProblem, given: Given) -> mx.array:
-    """Return the scales of ``b`` in float32, as it is stored; an axis of 1 is of all."""
-    assert problem.b_scales is not None
-    n_axis, k_axis = (-2, -1) if problem.transpose_b else (-1, -2)
-    grid = _grid(problem.b_scales, given["b_scales"], k_axis)
-    grid = _repeated(grid, n_axis, problem.b_scales.height, problem.n)
-    return _repeated(grid, k_axis, problem.b_scales.width, problem.k)
-
-
-def _grid(scaling: Scaling, scales: mx.array, k_axis: int) -> mx.array:
-    """Return the values of scales with both axes of a matrix, or of the only one."""
-    values = scale_values(scaling, scales)
-    if not scaling.height and not scaling.width and not scaling.batched:
-        return mx.reshape(values, (1, 1))
-    return mx.expand_dims(values, k_axis) if values.ndim == 1 else values
-
-
-def _repeated(grid: mx.array, axis: int, side: int, size: int) -> mx.array:
-    return mx.take(grid, mx.arange(size) // side, axis=axis) if side > 1 else grid
-
-
-def decoded(row: DType, codes: mx.array) -> mx.array:
-    """Return the float32 values of codes of a format."""
-    if row is FLOAT8_E4M3 and not is_traced():
-        return mx.from_fp8(codes, dtype=mx.float32)
-    if row.native:
-        return codes.astype(mx.float32)
-    # MLX neither maps from_fp8 nor has one of e5m2.
-    return decode(codes, row.short)
-
-
-def scale_values(scaling: Scaling, scales: mx.array) -> mx.array:
-    """Return the float32 values of scales."""
-    if scaling.dtype is not FLOAT8_E8M0:
-        return scales.astype(mx.float32)
-    codes = scales.astype(mx.uint32)
-    # Code 0 is 2^-127, a denormal, and the last one NaN.
-    bits = mx.where(codes == 0, 0x00400000, mx.left_shift(codes, 23))
-    return mx.where(codes == 255, 0x7FC00000, bits).astype(mx.uint32).view(mx.float32)
+    grid = scales_grid(problem.a_scales, scales, -1)
+    return repeated(grid, -1, width, problem.k)
