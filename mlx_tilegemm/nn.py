@@ -15,12 +15,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from .backends import resolve
+from .backends import is_left_to_mlx, resolve
 from .core.arguments import ArraySpec
 from .core.context import current_settings
 from .core.dtypes import FLOATS
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
+from .core.tracing import is_shapeless
 from .errors import DTypeError
 from .families.experts.ops import gathered
 from .formats import byte_values, encode
@@ -47,10 +48,11 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
         >>> linear(x, mx.zeros((32, 64), dtype=mx.float16)).dtype
         mlx.core.float32
     """
-    if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
+    # `mx.addmm` keeps the sizes of the sum that it has seen.
+    by_mlx = is_left_to_mlx() and (bias is None or not is_shapeless())
+    if by_mlx or x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
         # MLX's layers promote what the ops here refuse, such as integers with floats.
-        columns = weight.swapaxes(-1, -2)
-        return mx.matmul(x, columns) if bias is None else mx.addmm(bias, x, columns)
+        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
     if bias is None:
         return matmul(x, weight, transpose_b=True)
     return addmm(bias, x, weight, transpose_b=True)

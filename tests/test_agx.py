@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 from dataclasses import replace
@@ -66,6 +67,10 @@ class TestDialect:
         (program,) = dialect.convert(TEXT.format(name="k"), (8, 4, 2))
         assert program.threads == (8, 4, 2)
         assert "reqd_work_group_size(8, 4, 2)" in program.code
+
+    def test_buffers_need_no_number(self):
+        text = re.sub(r" \[\[buffer\(\d\)\]\]", "", TEXT.format(name="k"))
+        assert dialect.convert(text) == dialect.convert(TEXT.format(name="k"))
 
     def test_the_size_of_the_grid_is_a_parameter(self):
         text = TEXT.format(name="k").replace("threadgroup_position_in_grid", "threads_per_grid")
@@ -658,6 +663,29 @@ class TestCommand:
         assert cli._extent("32x4x2") == (32, 4, 2)
 
 
+@pytest.mark.parametrize(
+    ("spelled", "kernel"),
+    [
+        ("64x64x64:f16", "gemm_simdgroup"),
+        ("8x64x64:f16:affine4x64", "quantized_gemv"),
+        ("quantized-matmul=8x64x64:f16:mxfp4", "quantized_gemv"),
+        ("experts=2x2x4x64x64:f16", "expert_gemv"),
+        ("segments=64x64x256:f16:tn", "segmented_gemm"),
+    ],
+)
+def test_problems_of_every_family_are_spelled(spelled, kernel):
+    from agx import project
+
+    assert kernel in {text.kernel for text in project.texts_of(spelled, "m1")}
+
+
+def test_an_unknown_option_is_refused():
+    from agx import project
+
+    with pytest.raises(ValueError, match="option of a family before '=', got 'matmule'"):
+        list(project.texts_of("matmule=64x64x64", "m1"))
+
+
 def test_texts_of_one_name_are_not_kept_for_two(tmp_path, monkeypatch):
     from agx import project
 
@@ -732,6 +760,7 @@ class TestFrontEnd:
         left = {"gemm_simdgroup", "gemm_scalar", "gemv", "reduce_splits"}
         left |= {"attention_chain", "attention_decode", "combine_splits"}
         left |= {"attention_backward_query", "attention_backward_key_value"}
+        left |= {"expert_gemm", "expert_gemv", "scaled_gemm", "delta_recurrent", "delta_chunk"}
         for text in project.every_text("m1"):
             if text.kernel in left:
                 left.remove(text.kernel)

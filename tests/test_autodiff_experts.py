@@ -278,3 +278,27 @@ def test_tensor_scales_have_a_gradient(kernels):
     got = mx.grad(weighed(ours), (0, 1))(X, tensor)
     for one, wanted in zip(got, mx.grad(weighed(theirs), (0, 1))(X, tensor), strict=True):
         close(one, wanted)
+
+
+INTEGERS = {
+    "indices": (lambda i: tg.gather_mm(X, W, rhs_indices=i, transpose_b=True), CHOSEN),
+    "large indices": (
+        lambda i: tg.gather_mm(X, W, rhs_indices=i, transpose_b=True),
+        CHOSEN.astype(mx.uint32),
+    ),
+    "experts of codes": (
+        lambda w: tg.gather_qmm(X, w, SCALES, BIASES, rhs_indices=CHOSEN),
+        CODES,
+    ),
+    "codes": (lambda w: tg.quantized_matmul(X[0], w, SCALES[0], BIASES[0]), CODES[0]),
+    "offsets": (lambda offsets: tg.grouped_matmul(ROWS, W, offsets, transpose_b=True), OFFSETS),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_gradients_of_integers_are_refused_and_not_zero(kernels, name):
+    call, operand = INTEGERS[name]
+    with pytest.raises((ValueError, RuntimeError), match=r"no gradient w|stop_gradient"):
+        mx.grad(lambda x: call(x).sum())(operand)
+    stopped = mx.grad(lambda x: x.astype(mx.float32).sum() * call(mx.stop_gradient(x)).sum())
+    assert stopped(operand).shape == operand.shape

@@ -249,6 +249,15 @@ class TestBothRoutes:
         check_segments(tg.segmented_mm(a, b, mx.array([[0, 70]])), a, b, [[0, 70]])
 
 
+def test_segments_past_the_end_stay_inside_on_mlx_too():
+    """Its own op ends the process on a CPU, where compiled calls have no values to refuse."""
+    a, b = random_array(0, (33, K), mx.float16), random_array(1, (K, N), mx.bfloat16)
+    with tg.use_backend("mlx"):
+        compiled = mx.compile(tg.segmented_mm)
+        got = compiled(a, b, mx.array([[-5, K + 9], [3, 2**31 - 1]]))
+    check_segments(got, a, b, [[0, K], [3, K]])
+
+
 class TestKernels:
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_rows_without_a_matrix_are_zero(self, kernel):
@@ -799,6 +808,10 @@ def test_sizes_that_change_are_refused():
     function = mx.compile(lambda a: tg.gather_mm(a, B[0].T), shapeless=True)
     with pytest.raises(tg.errors.BackendError, match="sizes that stay"):
         function(A[0, 0])
+    codes, both = mx.zeros((5, N, K), dtype=mx.uint8), mx.array([0, 1])
+    function = mx.compile(lambda a: tg.gather_fp8_mm(a, codes, None, both, both), shapeless=True)
+    with pytest.raises(tg.errors.BackendError, match="MLX has no op that multiplies these codes"):
+        function(A[:, 0])
 
 
 class TestChoice:

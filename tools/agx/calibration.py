@@ -15,7 +15,7 @@ from itertools import groupby, product
 from . import markdown, project
 from .compiler import Bracket, Compiler
 from .dialect import Extent, Program
-from .mlx_kernels import instance
+from .mlx_kernels import gated_delta, instance
 from .report import compiled, resident
 
 CHIP = "m1"
@@ -31,6 +31,12 @@ _GEMM = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_fused"
 _SPLIT = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_splitk"
 _ATTENTION = "steel/attn/kernels/steel_attention"
 _QUANTIZED = "steel/gemm/gemm quantized_utils quantized"
+_SMALL_FLOATS = "steel/gemm/gemm quantized_utils fp_quantized"
+_GATHERED = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_gather"
+_SEGMENTED = "steel/gemm/gemm steel/gemm/kernels/steel_gemm_segmented"
+_ALIGNED = {"align_M": 1, "align_N": 1, "align_K": 1}
+_SORTED_ROWS = {"align_N": 1, "align_K": 1}
+_HALVES = ("f16", "bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,13 @@ def cases() -> Iterator[Case]:
     yield from _decodes()
     yield from _vectors()
     yield from _quantized()
+    yield from _quantized_rows()
+    yield from _quantized_products()
+    yield from _scaled()
+    yield from _chosen_rows()
+    yield from _sorted_rows()
+    yield from _segments()
+    yield from _gated_delta()
 
 
 def _products() -> Iterator[Case]:
@@ -186,7 +199,7 @@ def _vectors() -> Iterator[Case]:
 
 def _quantized() -> Iterator[Case]:
     kernels = ("affine_qmv_fast", "affine_qmv")
-    for bits, kind, kernel in product((2, 3, 4, 6, 8), ("f16", "bf16"), kernels):
+    for bits, kind, kernel in product((2, 3, 4, 6, 8), _HALVES, kernels):
         arguments = f"{_TYPES[kind]}, 64, {bits}, false"
         yield Case(
             group="Product of one row with a quantized matrix",
@@ -195,6 +208,136 @@ def _quantized() -> Iterator[Case]:
             spelled=f"1x4096x4096:{kind}:affine{bits}x64",
             kernels=("quantized_gemv",) if kernel == "affine_qmv_fast" else (),
         )
+
+
+def _quantized_rows() -> Iterator[Case]:
+    for bits, kind in product((4, 8), _HALVES):
+        arguments = f"{_TYPES[kind]}, 64, {bits}, 4, 8, false"
+        yield Case(
+            group="Product of four rows with a quantized matrix",
+            name=f"affine_qmv_wide, {bits} bits, group 64, {kind}",
+            mlx=partial(instance, _QUANTIZED, "affine_qmv_wide", arguments, (32, 2, 1)),
+            spelled=f"4x4096x4096:{kind}:affine{bits}x64",
+            kernels=("quantized_gemv",),
+        )
+
+
+def _quantized_products() -> Iterator[Case]:
+    group = "Product with a quantized matrix, 32x32x32-2x2"
+    for (name, layout), bits, kind in product((("qmm_t", ""), ("qmm_n", "-nn")), (4, 8), _HALVES):
+        aligned = ", true" if name == "qmm_t" else ""
+        arguments = f"{_TYPES[kind]}, 64, {bits}{aligned}, false"
+        yield Case(
+            group=group,
+            name=f"affine_{name}, {bits} bits, group 64, {kind}",
+            mlx=partial(instance, _QUANTIZED, f"affine_{name}", arguments, (32, 2, 2)),
+            spelled=f"512x4096x4096:{kind}:affine{bits}x64{layout}",
+            kernels=("quantized_gemm/32x32-2x2",),
+        )
+    for form, (bits, length) in {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}.items():
+        arguments = f"half, {length}, {bits}, true, false"
+        yield Case(
+            group=group,
+            name=f"fp_qmm_t, {form}, f16",
+            mlx=partial(instance, _SMALL_FLOATS, "fp_qmm_t", arguments, (32, 2, 2)),
+            spelled=f"quantized-matmul=512x4096x4096:f16:{form}",
+            kernels=("quantized_gemm/32x32-2x2",),
+        )
+
+
+def _scaled() -> Iterator[Case]:
+    for kind in _HALVES:
+        for name, rows, threads, kernel in (
+            ("fp_qmv_fast", 1, (32, 2, 1), "scaled_gemv"),
+            ("fp_qmm_t", 512, (32, 2, 2), "scaled_gemm/32x32-2x2"),
+        ):
+            aligned = ", true" if name == "fp_qmm_t" else ""
+            arguments = f"{_TYPES[kind]}, 32, 8{aligned}, false"
+            yield Case(
+                group="Product with a matrix of float8, a scale of e8m0 for each 32",
+                name=f"{name}, mxfp8, {kind}",
+                mlx=partial(instance, _SMALL_FLOATS, name, arguments, threads),
+                spelled=f"fp8-scaled-matmul={rows}x4096x4096:{kind}:e4m3-32",
+                kernels=(kernel,),
+            )
+
+
+def _chosen_rows() -> Iterator[Case]:
+    group = "Products of a row each with matrices that rows choose"
+    for kind in _TYPES:
+        arguments = f"{_TYPES[kind]}, 4, 1, 1, 32, 4, 4"
+        yield Case(
+            group=group,
+            name=f"gemv_gather, {kind}",
+            mlx=partial(instance, "gemv", "gemv_gather", arguments, (32, 1, 4)),
+            spelled=f"experts=1x8x128x768x2048:{kind}",
+            kernels=("expert_gemv/1x4-4", "expert_gemv/1x1-4"),
+        )
+    for bits, kind in product((4, 8), _HALVES):
+        arguments = f"{_TYPES[kind]}, 64, {bits}"
+        yield Case(
+            group=group,
+            name=f"affine_gather_qmv_fast, {bits} bits, group 64, {kind}",
+            mlx=partial(instance, _QUANTIZED, "affine_gather_qmv_fast", arguments, (32, 2, 1)),
+            spelled=f"experts=1x8x128x768x2048:{kind}:affine{bits}x64",
+            kernels=("expert_gemv/1x4-4", "expert_gemv/1x1-4"),
+        )
+
+
+def _sorted_rows() -> Iterator[Case]:
+    group = "Products of rows sorted by the matrices that they choose"
+    tiles = {"16x64x16-1x2": "16x64-1x4", "16x64x32-1x4": "16x64-1x4", "64x64x32-2x2": "64x64-2x2"}
+    for (tile, config), kind in product(tiles.items(), _HALVES):
+        mlx = _types(tile, kind, "nt")
+        yield Case(
+            group=group,
+            name=f"gather_mm_rhs, {tile}, {kind}",
+            mlx=partial(_sorted, _GATHERED, "gather_mm_rhs", mlx, tile),
+            spelled=f"experts=512x8x128x768x2048:{kind}",
+            kernels=(f"expert_gemm/{config}",),
+        )
+    tile = "16x32x32-1x2"
+    for bits, kind in product((4, 8), _HALVES):
+        sizes = tile.replace("-", "x").replace("x", ", ")
+        arguments = f"{_TYPES[kind]}, 64, {bits}, {sizes}, true"
+        yield Case(
+            group=group,
+            name=f"affine_gather_qmm_rhs, {tile}, {bits} bits, {kind}",
+            mlx=partial(_sorted, _QUANTIZED, "affine_gather_qmm_rhs", arguments, tile),
+            spelled=f"experts=512x8x128x768x2048:{kind}:affine{bits}x64",
+            kernels=("expert_gemm/16x64-1x4",),
+        )
+
+
+def _sorted(files: str, kernel: str, arguments: str, tile: str) -> Program:
+    rows, columns = map(int, tile.partition("-")[2].split("x"))
+    return instance(files, kernel, arguments, (32, columns, rows), _SORTED_ROWS)
+
+
+def _segments() -> Iterator[Case]:
+    tile = "64x64x16-2x2"
+    for layout, kind in product(("nn", "tn"), _HALVES):
+        arguments = _types(tile, kind, layout)
+        yield Case(
+            group="Products of segments of k",
+            name=f"segmented_mm, {tile}, {layout} {kind}",
+            mlx=partial(instance, _SEGMENTED, "segmented_mm", arguments, (32, 2, 2), _ALIGNED),
+            spelled=f"segments=768x2048x4096:{kind}:{layout}",
+            kernels=(f"segmented_gemm/{tile}",),
+        )
+
+
+def _gated_delta() -> Iterator[Case]:
+    for heads, word in ((16, ""), (32, ":vector")):
+        for kind in ("bf16,f32", "f32"):
+            spelled = f"1x512x{heads}x32x128x128:{kind}"
+            yield Case(
+                group="Gated delta update, mlx-lm's kernel",
+                name=f"{'vector decays' if word else 'packed'}, {kind}",
+                mlx=partial(gated_delta, _TYPES[kind.partition(",")[0]], heads, bool(word)),
+                spelled=f"gated-delta-update={spelled}{word}",
+                kernels=("delta_recurrent", "delta_chunk"),
+            )
 
 
 def row(compiler: Compiler, case: Case) -> Row:

@@ -161,15 +161,21 @@ def _signature(kernel: _Kernel) -> tuple[list[str], list[str]]:
             declarations.append(f"const {declared} = {place};")
             if GRID in place and f"__constant uint* {GRID}" not in parameters:
                 parameters.append(f"__constant uint* {GRID}")
-        elif "buffer" in _words(attributes) and "&" in declared:
+        elif not _is_buffer(declared, attributes):
+            raise DialectError(f"[agx] Expected a known parameter of {kernel.name}, got {text!r}.")
+        elif "&" in declared:
             kind, name = declared.split("&")
             parameters.append(f"{kind}* {name.strip()}_at")
             declarations.append(f"{declared} = *{name.strip()}_at;")
-        elif "buffer" in _words(attributes):
-            parameters.append(declared)
         else:
-            raise DialectError(f"[agx] Expected a known parameter of {kernel.name}, got {text!r}.")
+            parameters.append(declared)
     return parameters, declarations
+
+
+def _is_buffer(declared: str, attributes: str) -> bool:
+    """Whether a parameter is a buffer, which Metal numbers itself where no attribute does."""
+    unnumbered = not attributes and bool({"device", "constant"} & _words(declared))
+    return "buffer" in _words(attributes) or unnumbered
 
 
 def _words(text: str) -> set[str]:

@@ -14,9 +14,14 @@ import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
 
 import mlx
+import mlx.core as mx
 
 from .dialect import Extent, Program, convert, matching, split
 
@@ -36,7 +41,8 @@ _PARAMETER = re.compile(r"(?:const\s+)?(?P<kind>\w+)\s+(?P<name>\w+)\s*(?:=\s*(?
 # objects in private memory only, references to temporaries there, and pointers moved by an object.
 _EDITS = (
     (re.compile(r"(METAL_FUNC \w+\(\)) thread(?= \{)"), r"\1"),
-    (re.compile(r"(operator value_type\(\) const) thread"), r"\1"),
+    (re.compile(r"(operator \w+\(\)(?: const)?) thread"), r"\1"),
+    (re.compile(r"\b(fp\d\w+\(\w+ \w\)) thread(?= \{)"), r"\1"),
     (re.compile(r"\bthread const (short)&"), r"const \1"),
     (re.compile(r"\b(src [+-]= )(\(?str_[xy][^;]*|off_x \* str_x[^;]*);"), r"\1ptrdiff_t(\2);"),
 )
@@ -89,6 +95,48 @@ def instance(
     text = _CONSTANT.sub(lambda found: _declare(found[1], found[2], given.get(found[2], 0)), text)
     (program,) = convert(_only(text, kernel, split(arguments), given), threads)
     return program
+
+
+def gated_delta(kind: str, key_heads: int, vector: bool) -> Program:
+    """Return mlx-lm's kernel for 32 heads of 128 elements.
+
+    Args:
+        kind: Type of q, k and v in Metal; gates and state are float.
+        key_heads: Heads of q and k.
+        vector: Whether each element of a key has a decay of its own.
+    """
+    dtype = {"half": mx.float16, "bfloat16_t": mx.bfloat16, "float": mx.float32}[kind]
+    keys = mx.zeros((1, 2, key_heads, 128), dtype=dtype)
+    heads = mx.zeros((1, 2, 32))
+    decays = mx.zeros((1, 2, 32, 128)) if vector else heads
+    operands = (keys, keys, mx.zeros((1, 2, 32, 128), dtype=dtype), decays, heads)
+    texts: list[str] = []
+
+    def record(event: dict[str, Any]) -> None:
+        if event.get("name") == "CustomKernel":
+            texts.append(event["arguments"][1])
+
+    def run(*arrays: mx.array) -> object:
+        return _mlx_lm().gated_delta_kernel(*arrays)
+
+    mx.export_function(record, run, *operands, mx.zeros((1, 32, 128, 128)))
+    template, _, used = texts[0].rpartition("\ntemplate ")
+    kernel, _, arguments = used.partition("decltype(")[2].partition("<")
+    text = _only(template, kernel, split(arguments.partition(">")[0]), {})
+    (program,) = convert(text, (32, 4, 1) if vector else (32, 2, 1))
+    return program
+
+
+@lru_cache(maxsize=1)
+def _mlx_lm() -> ModuleType:
+    """Return mlx-lm's module of gated delta nets with its kernels, which it makes for Macs only."""
+    spec = find_spec("mlx_lm.models.gated_delta")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    with mock.patch.object(mx.metal, "is_available", return_value=True):
+        spec.loader.exec_module(module)
+    return module
 
 
 def _flat(names: list[str]) -> str:

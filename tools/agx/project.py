@@ -20,6 +20,7 @@ from mlx_tilegemm.backends.metal import MetalBackend
 from mlx_tilegemm.core.operand import Operand
 from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
+from mlx_tilegemm.families import families
 from mlx_tilegemm.families.attention import spelling as attention
 from mlx_tilegemm.families.attention.problem import (
     AttentionProblem,
@@ -48,6 +49,12 @@ _ATTENTIONS = tuple(
     for kind in ("f16", "f32", "f16,bf16,f32")
     for mask in ("none", "causal")
     if rows == "64x64" or mask == "none"
+)
+_QUANTIZED = tuple(
+    f"quantized-matmul={rows}x4096x4096:{kind}:{weight}"
+    for rows in (1, 8, 512)
+    for kind in ("f16", "bf16")
+    for weight in ("affine4x64", "affine8x64", "mxfp4")
 )
 
 
@@ -107,7 +114,9 @@ def texts_of(spelled: str, chip: str, kernel: str = "") -> Iterator[Text]:
     """Yield the texts of every legal configuration for one problem, and for its gradients.
 
     Args:
-        spelled: A product or an attention, as ``mlx-tilegemm tune`` takes them.
+        spelled: A product or an attention, as ``mlx-tilegemm tune`` takes them; of another family
+            after its option, as in ``experts=8x8x128x768x2048:f16``. After ``segments=`` it is a
+            product whose k has eight segments.
         chip: Name of the chip that they are chosen for.
         kernel: Only this ``kernel/config``.
     """
@@ -128,8 +137,11 @@ def _plans(chip: str) -> Iterator[tuple[bool, Problem, Plan]]:
 
 
 def _models() -> Iterator[Problem]:
-    for spelled in (*_PRODUCTS, *_ATTENTIONS):
+    for spelled in (*_PRODUCTS, *_ATTENTIONS, *_QUANTIZED):
         yield from _with_gradients(_spelled(spelled))
+    for spelling in (family.spelling for family in families() if family.spelling):
+        for spelled in spelling.standard:
+            yield from _with_gradients(spelling.parse(spelled))
 
 
 def _with_gradients(problem: Problem) -> Iterator[Problem]:
@@ -141,6 +153,9 @@ def _with_gradients(problem: Problem) -> Iterator[Problem]:
 
 
 def _spelled(text: str) -> Problem:
+    option, named, spelled = text.partition("=")
+    if named:
+        return _of_family(option, spelled)
     if "affine" in text:
         # Imported here because earlier commits have no such family.
         from mlx_tilegemm.families.quantized import spelling as quantized
@@ -148,6 +163,36 @@ def _spelled(text: str) -> Problem:
         return quantized.parse(text)
     sizes = text.partition(":")[0].count("x") + 1
     return gemm.parse(text) if sizes == 3 else attention.parse(text)
+
+
+def _of_family(option: str, text: str) -> Problem:
+    if option == "segments":
+        return _segments(text)
+    spellings = {one.spelling.option: one.spelling for one in families() if one.spelling}
+    found = spellings.get(f"--{option}")
+    if found is None:
+        raise ValueError(f"[agx] Expected the option of a family before '=', got {option!r}.")
+    problem: Problem = found.parse(text)
+    return problem
+
+
+def _segments(text: str) -> Problem:
+    """Return products of eight segments of k, spelled like one product."""
+    from mlx_tilegemm.families.experts.problem import SegmentedProblem
+
+    one = gemm.parse(text)
+    return SegmentedProblem(
+        m=one.m,
+        n=one.n,
+        k=one.k,
+        segments=8,
+        a=one.a,
+        b=one.b,
+        out=one.out,
+        transpose_a=one.transpose_a,
+        transpose_b=one.transpose_b,
+        out_shape=(8, one.m, one.n),
+    )
 
 
 def _texts(problem: Problem, plan: Plan, usual: bool) -> Iterator[Text]:

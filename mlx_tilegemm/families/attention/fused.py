@@ -109,9 +109,9 @@ def _of_all(
         q, k = _with_positions(problem, q, k, arrays)
     mask, empty = None, None
     if problem.mask_kind is MaskKind.BOOLEAN:
-        mask, empty = _boolean(arrays["mask"], _is_on_gpu(stream))
+        mask, empty = _boolean(_with_keys(arrays["mask"]), _is_on_gpu(stream))
     elif problem.mask_kind is MaskKind.ADDITIVE:
-        mask, empty = _additive(arrays["mask"].astype(compute), _is_on_gpu(stream))
+        mask, empty = _additive(_with_keys(arrays["mask"]).astype(compute), _is_on_gpu(stream))
     sinks = arrays["sinks"].astype(compute) if problem.sinks else None
     return q, k, v, mask, empty, sinks
 
@@ -138,6 +138,11 @@ def _with_positions(
     k_pe = mx.broadcast_to(arrays["k_pe"].astype(k.dtype), shape)
     q_pe = arrays["q_pe"].astype(q.dtype)
     return mx.concatenate([q, q_pe], axis=-1), mx.concatenate([k, k_pe], axis=-1)
+
+
+def _with_keys(mask: mx.array) -> mx.array:
+    """Return a mask with an axis of keys, which a single number lacks."""
+    return mask if mask.ndim else mx.reshape(mask, (1,))
 
 
 def _boolean(mask: mx.array, on_gpu: bool) -> tuple[mx.array, mx.array]:

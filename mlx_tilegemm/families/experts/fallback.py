@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...call.precision import unrounded
+from ...call.precision import refuse_rounding, unrounded
 from ...call.transforms import on
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
@@ -36,6 +36,19 @@ def mlx_call(problem: AnyProblem) -> Run:
     if isinstance(problem, SegmentedProblem):
         return _exactly(SEGMENTED_MM, problem, _segmented(problem))
     return _exactly(GATHER_MM, problem, _chosen(problem))
+
+
+def of_any_size(op: str, problem: ExpertProblem, given: Given, stream: StreamOrDevice) -> mx.array:
+    """Return products by MLX's op, in whose graph no size is, of operands by the op's names.
+
+    Indices of both operands are among them.
+    """
+    if problem.exact and multiplies_float32(problem):
+        refuse_rounding(op, stream)
+    with on(stream):
+        if problem.computed is not problem.natural or is_on_cpu(stream):
+            given = {name: _widened(x) for name, x in given.items()}
+        return _chosen_of(problem, given).astype(problem.out.mlx)
 
 
 def multiplies_float32(problem: AnyProblem) -> bool:
@@ -184,10 +197,43 @@ def _segmented(problem: SegmentedProblem) -> Run:
                 a, b = a.astype(mx.float32), b.astype(mx.float32)
             a = mx.swapaxes(a, 0, 1) if p.transpose_a else a
             b = mx.swapaxes(b, 0, 1) if p.transpose_b else b
-            value = mx.segmented_mm(a, b, segments.astype(mx.uint32))
+            # MLX's op reads what lies past the operands, or ends the process.
+            ends = mx.clip(segments, 0, p.k).astype(mx.uint32)
+            value = mx.segmented_mm(a, b, ends)
             return [mx.reshape(value, p.out_shape).astype(p.out.mlx)]
 
     return run
+
+
+def _widened(x: mx.array) -> mx.array:
+    return x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x
+
+
+def _chosen_of(problem: ExpertProblem, given: Given) -> mx.array:
+    weight, experts = problem.weight, given["rhs_indices"]
+    indices = (given["lhs_indices"], experts)
+    if weight is None:
+        b = given["b"]
+        is_swapped = problem.transpose and b.ndim > 1
+        value = mx.gather_mm(given["a"], mx.swapaxes(b, -1, -2) if is_swapped else b, *indices)
+    else:
+        value = mx.gather_qmm(
+            given["x"],
+            given["w"],
+            given["scales"],
+            given.get("biases"),
+            *indices,
+            problem.transpose,
+            weight.group,
+            weight.bits,
+            weight.mode,
+        )
+    if problem.tensor_scale:
+        scales = mx.take(given["global_scale"], experts) / TENSOR_SCALE
+        value = value * mx.expand_dims(scales, (-1, -2))
+    if problem.bias is not None:
+        value = value + mx.expand_dims(mx.take(given["bias"], experts, axis=0), -2)
+    return value
 
 
 def is_on_cpu(stream: StreamOrDevice) -> bool:

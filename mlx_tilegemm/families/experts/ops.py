@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 
@@ -12,7 +12,7 @@ from ...core.context import Settings, current_settings, is_exact
 from ...core.scaling_request import as_block
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError, DTypeError
-from .fallback import is_on_cpu
+from .fallback import is_on_cpu, of_any_size
 from .indices import as_int32, check_values, flat_indices
 from .key import (
     GATHER_FP8_MM,
@@ -71,7 +71,8 @@ def gather_mm(
         ProblemError: Shapes that do not fit together, or, where values are known, an index out of
             range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
-        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+        BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
+            out (a `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
@@ -140,7 +141,8 @@ def gather_qmm(
         ProblemError: Shapes or options that do not fit together, or, where values are known, an
             index out of range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
-        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+        BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
+            out (a `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
@@ -437,6 +439,8 @@ def _gathered(
     assert isinstance(problem, ExpertProblem)
     operands = _in_own_dtypes(arrays, stream)
     x, w = list(operands.values())[:2]
+    if is_traced() and is_shapeless():
+        return _of_any_size(op, problem, operands, stream)
     lhs, rhs = (operands.pop(name, None) for name in ("lhs_indices", "rhs_indices"))
     x_batch, w_batch = x.shape[:-2], w.shape[:-2]
     shapes = [x_batch if lhs is None else lhs.shape, w_batch if rhs is None else rhs.shape]
@@ -472,6 +476,25 @@ def _are_on_cpu(stream: StreamOrDevice) -> bool:
     return is_on_cpu(stream) and is_on_cpu(None)
 
 
+def _of_any_size(
+    op: str, problem: ExpertProblem, operands: dict[str, mx.array], stream: StreamOrDevice
+) -> mx.array:
+    """Return products by MLX's own op, in whose graph no size is, of operands by the op's names."""
+    if not {"lhs_indices", "rhs_indices"} <= {*operands}:
+        _refuse_sizes(op, "what is not indexed is counted.")
+    if problem.is_empty:
+        _refuse_sizes(op, "one of them is 0.")
+    if problem.has_codes:
+        _refuse_sizes(op, "MLX has no op that multiplies these codes.")
+    return of_any_size(op, problem, operands, stream)
+
+
+def _refuse_sizes(op: str, reason: str) -> NoReturn:
+    raise BackendError(
+        f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): {reason}"
+    )
+
+
 def _result(
     op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice
 ) -> mx.array:
@@ -479,8 +502,5 @@ def _result(
         if call.is_eager or (call.is_mlx_s and _are_on_cpu(stream)):
             check_values(op, call.problem, operands)
     elif is_shapeless():
-        raise BackendError(
-            f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): how "
-            "matrices are chosen depends on them."
-        )
+        _refuse_sizes(op, "how matrices are chosen depends on them.")
     return call.run(operands, (), stream)[0]

@@ -217,7 +217,7 @@ def _drawn(
         cuts = np.sort(random.integers(0, operand.limit, operand.shape), axis=None)
         return mx.array(cuts.reshape(operand.shape).astype(np.int32))
     if name in ("lhs_indices", "rhs_indices", "global_scale"):
-        return draw(operand, random)
+        return draw(operand, random, outside=data.outside)
     if name == "w" and operand.dtype in (FLOAT8_E4M3, FLOAT8_E5M2) and not operand.words:
         codes = byte_codes(operand.dtype, operand.shape, random, data.exact, nans=True)
         return as_view(mx.array(codes)) if data.exact else mx.array(codes)

@@ -44,6 +44,7 @@ def _plain(transpose: bool) -> Iterator[Made]:
         few,
         _trial(29, sizes, bias=FLOAT16, fanout=0, m=2, experts=33, **mixed),
         _trial(45, sizes, bias=FLOAT16, fanout=0, m=1, experts=41, **mixed),
+        _trial(41, sizes, bias=FLOAT16, fanout=0, m=1, experts=41, outside=1, **mixed),
     )
     yield _subject("expert_gemv", "1x1-4", _trial(13, sizes, fanout=3, **mixed))
     yield _subject("expert_gemv", few, _trial(33, sizes, grouped=True, **mixed))
@@ -92,9 +93,11 @@ def _segmented() -> Iterator[Made]:
 def _trial(
     products: int,
     sizes: tuple[int, int],
+    *,
+    outside: int = 0,
     **options: Any,  # noqa: ANN401 - of `variant`
 ) -> tuple[AnyProblem, Data]:
-    return variant(products, *sizes, **options), Data(seed=products)
+    return variant(products, *sizes, **options), Data(seed=products, outside=outside)
 
 
 def _subject(kernel: str, config: str, *trials: tuple[AnyProblem, Data]) -> Made:

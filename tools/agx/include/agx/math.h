@@ -36,6 +36,7 @@ METAL_FUNC T select(T no, T yes, bool which) {
   return which ? yes : no;
 }
 METAL_FUNC bool isnan(float v) { return v != v; }
+METAL_FUNC bool signbit(float v) { return as_type<uint>(v) >> 31; }
 METAL_FUNC bool isinf(float v) { return __builtin_fabsf(v) == INFINITY; }
 METAL_FUNC bool isfinite(float v) { return __builtin_fabsf(v) < INFINITY; }
 

@@ -24,6 +24,15 @@ struct Limits<float> {
   static constexpr constant float finite_min = -FLT_MAX;
 };
 
+// As floats, which are the same numbers: a constant of bfloat cannot be made of one here.
+template <>
+struct Limits<bfloat> {
+  static constexpr constant float max = INFINITY;
+  static constexpr constant float min = -INFINITY;
+  static constexpr constant float finite_max = 0x1.fep127f;
+  static constexpr constant float finite_min = -0x1.fep127f;
+};
+
 template <bool B, typename T, typename U>
 struct ConditionalType : conditional<B, T, U> {};
 
@@ -47,4 +56,29 @@ METAL_FUNC I elem_to_loc(
     element /= shape[i];
   }
   return at;
+}
+
+// Which tile of BM rows is number `tile` where each group's rows, offsets[g] to offsets[g + 1], are
+// cut into tiles; a lane looks at one group.
+template <int BM>
+METAL_FUNC bool schedule_row_tile(
+    const device int32_t* offsets, const int num_groups, const int M, const int tile,
+    const uint simd_lane_id, thread int& row, thread int& group, thread short& rows) {
+  int before = 0;
+  for (int first = 0; first < num_groups; first += 32) {
+    const int g = first + simd_lane_id;
+    const int start = g < num_groups ? offsets[g] : M;
+    const int end = g + 1 < num_groups ? offsets[g + 1] : M;
+    const int tiles = (end - start + BM - 1) / BM;
+    const int through = before + simd_prefix_inclusive_sum(tiles);
+    const ushort owner = ushort(simd_sum(int(through <= tile)));
+    if (owner < 32) {
+      group = first + owner;
+      row = simd_shuffle(start, owner) + (tile - simd_shuffle(through - tiles, owner)) * BM;
+      rows = short(min(BM, simd_shuffle(end, owner) - row));
+      return true;
+    }
+    before = simd_shuffle(through, ushort(31));
+  }
+  return false;
 }
