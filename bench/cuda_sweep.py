@@ -4,19 +4,22 @@
     python bench/cuda_sweep.py --json sweep.json --only attention    # those with the word; goes on
     python bench/cuda_sweep.py --json sweep.json --ship mlx_tilegemm/assurance/shipped/sm_90.json
     python bench/cuda_sweep.py --json calls.json --calls             # then: ops as users call them
+    python bench/cuda_sweep.py --json sweep.json --held-by calls.json --ship ...   # and again
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
-the model of a large Apple chip, which here is only an order to try them in. Processes compile them;
-one process then runs all of them and MLX's own ops on the same arrays, leaves out what is further
-from MLX's result than rounding explains, and times the rest against each other in interleaved
-rounds of many calls each. Calls are made anew each time, as in a program that builds its graph as
-it goes, on operands that rotate, so that the GPU's cache does not hold them. A problem that takes
-too long is given up with its process, and the next one goes on in another; the file is written
-after each, and problems that it has already are not measured again. `mlx-tilegemm verify` holds the
-texts to float64. The table says which card it is of.
+the model of a large Apple chip, which here is only an order to try them in. Processes compile them,
+and call MLX's ops once, for MLX compiles some of its kernels, too, and keeps them. One process then
+runs all candidates and MLX's own ops on the same arrays, leaves out what is further from MLX's
+result than rounding explains, and times the rest against each other in interleaved rounds of many
+calls each. Calls are made anew each time, as in a program that builds its graph as it goes, on
+operands that rotate, so that the GPU's cache does not hold them. A problem that takes too long is
+given up with its process, and the next one goes on in another; the file is written after each, and
+problems that it has already are not measured again. `mlx-tilegemm verify` holds the texts to
+float64. The table says which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
-tuned, against MLX's op of the same arguments.
+tuned, against MLX's op of the same arguments. Where it was slower on a kernel, `--held-by` leaves
+the problem out of what is shipped, so that MLX's own op serves it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import json
 import multiprocessing
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
@@ -36,6 +39,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from cuda_large import drawn
 from cuda_problems import as_written, operand_sets, problem_of, problems, rotating
 
 import mlx_tilegemm as tg
@@ -56,6 +60,9 @@ from mlx_tilegemm.machine.chips import LARGEST
 EFFORT = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004)
 CALLS = Effort(rounds=15, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
 CUDA = backend_named("cuda")
+COMPILE_SECONDS = 300
+"""After which problems are timed, whether all is compiled or not."""
+
 TOLERANCE = 0.02
 """Of the norms of a difference and of MLX's result; MLX rounds scores and factors to 16 bits."""
 
@@ -80,8 +87,11 @@ def plans(problem: Problem, count: int) -> dict[str, Plan]:
 
 
 def texts(asked: Sequence[Problem], count: int) -> list[tuple[Problem, str]]:
-    """Return a problem and a candidate for each text that problems need, each text once."""
-    found: dict[str, tuple[Problem, str]] = {}
+    """Return a problem and a candidate for each text that problems need, each text once.
+
+    MLX's ops come first, for each problem: what they compile takes longest.
+    """
+    found = {str(problem): (problem, MLX) for problem in asked}
     for problem in asked:
         for name, plan in plans(problem, count).items():
             found.setdefault(text_name(plan), (problem, name))
@@ -89,12 +99,17 @@ def texts(asked: Sequence[Problem], count: int) -> list[tuple[Problem, str]]:
 
 
 def compiled(problem: Problem, name: str) -> bool:
-    """Compile a candidate into the cache, and return whether it does compile."""
-    # Without values: only their shapes and dtypes matter.
-    arrays = [mx.zeros(one.stored_shape, one.mlx) for one in problem.operands]
+    """Compile a candidate, or let MLX compile what its op needs; return whether that works."""
+    factors = family_of(problem).trial_factors(problem)
     try:
-        plan = plans(problem, 99)[name]
-        kernel_run(problem, plan, CUDA)(arrays, family_of(problem).trial_factors(problem), None)
+        if name == MLX:
+            run = family_of(problem).fallback(problem)
+            assert run is not None, "problems that can be spelled are those of calls"
+            mx.eval(*run([drawn(one) for one in problem.operands], factors, None))
+        else:
+            # Without values: only their shapes and dtypes matter.
+            arrays = [mx.zeros(one.stored_shape, one.mlx) for one in problem.operands]
+            kernel_run(problem, plans(problem, 99)[name], CUDA)(arrays, factors, None)
     except Exception:  # whatever a compiler may raise; the run of it says it
         return False
     return True
@@ -274,14 +289,26 @@ def fastest(times: dict[str, float]) -> dict[str, float]:
     return {name: times[name] for name in (MLX, *ours[:3])}
 
 
-def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
+def slower_as_called(calls: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the problems whose op was slower than plain MLX, though a kernel served it."""
+    return {
+        (one["op"], one["problem"])
+        for one in calls["rows"]
+        if one.get("kernel") not in (None, MLX) and one["mlx_over_ours"] < 1
+    }
+
+
+def shipped(
+    found: dict[str, Any], left_out: Collection[tuple[str, str]] = frozenset()
+) -> dict[str, Any]:
     """Return a sweep in the form in which the library keeps measurements: the fastest and MLX's.
 
-    The sweep keeps medians alone, which stand for their quartiles too.
+    The sweep keeps medians alone, which stand for their quartiles too. A row may say itself when it
+    was measured.
     """
     entries = {}
     for one in found["rows"]:
-        if not one.get("mlx_over_ours"):
+        if not one.get("mlx_over_ours") or (one["op"], one["problem"]) in left_out:
             continue
         problem = problem_of(one["op"], one["problem"])
         known = plans(problem, 99)
@@ -290,6 +317,7 @@ def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
             | {"text": text_name(known[name]) if name in known else ""}
             for name, value in fastest(one["times_us"]).items()
         ]
+        when = one.get("when", found["environment"]["when"])
         entries[key(problem.alike())] = {"when": when, "times": times}
     machine = ", ".join((found["environment"]["device"], f"MLX {found['environment']['mlx']}"))
     return {
@@ -303,8 +331,9 @@ def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
 
 
 def compile_all(asked: Sequence[Problem], count: int, jobs: int, until: float) -> None:
-    """Compile what problems need in processes, until a time on the monotonic clock."""
+    """Compile what problems need in processes, until a time on the monotonic clock or for long."""
     start, wanted = time.monotonic(), texts(asked, count)
+    until = min(until, start + COMPILE_SECONDS)
     pool = multiprocessing.get_context("spawn").Pool(jobs)
     waiting = [pool.apply_async(compiled, one) for one in wanted]
     for one in waiting:
@@ -339,15 +368,17 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=3, help="of a kernel")
     parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--seconds", type=float, default=1e9, help="after which no more is timed")
-    parser.add_argument("--limit", type=float, default=40, help="seconds of one problem at most")
+    parser.add_argument("--limit", type=float, default=90, help="seconds of one problem at most")
     parser.add_argument("--calls", action="store_true", help="time the ops as users call them")
     parser.add_argument("--ship", type=Path, help="write what --json holds for the library")
+    parser.add_argument("--held-by", type=Path, help="what --calls found, for --ship")
     options = parser.parse_args()
     kept: dict[str, Any] = {"rows": []}
     if options.json.exists():
         kept = json.loads(options.json.read_text(encoding="utf-8"))
     if options.ship:
-        found = shipped(kept, kept["environment"]["when"])
+        calls = json.loads(options.held_by.read_text()) if options.held_by else {"rows": []}
+        found = shipped(kept, slower_as_called(calls))
         options.ship.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return
     until = time.monotonic() + options.seconds

@@ -24,6 +24,7 @@ from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
 from mlx_tilegemm.families import family_of, problem_types
 from mlx_tilegemm.families.gated_delta.kernels import KERNELS
+from mlx_tilegemm.families.gated_delta.price import mlx_lm_kernel
 from mlx_tilegemm.families.gated_delta.spec import variant
 from mlx_tilegemm.families.gated_delta.spelling import parse
 from mlx_tilegemm.machine import chips
@@ -248,6 +249,20 @@ def test_states_after_each_few_tokens(kernel, every):
         np.testing.assert_allclose(outputs[2][:, i], state, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", FORWARD)
+@pytest.mark.parametrize("name", ["q", "v"])
+def test_what_is_infinite_is_not_seen_by_tokens_before_it(kernel, name):
+    problem = variant()
+    operands = drawn(problem)
+    place = problem.operand_names.index(name)
+    at = (mx.arange(19) == 12)[None, :, None, None]
+    operands[place] = mx.where(at, float("inf"), operands[place])
+    with tg.use_kernel(kernel):
+        y, _ = call(problem, operands)
+    finite = mx.all(mx.isfinite(y), axis=(0, 2, 3)).tolist()
+    assert finite == [t != 12 if name == "q" else t < 12 for t in range(19)]
+
+
 def test_fewer_tokens_than_every():
     problem = variant(every=20)
     outputs = call(problem, drawn(problem))
@@ -467,3 +482,43 @@ def test_explain_says_what_serves_and_what_a_narrow_gate_loses():
     assert found.plan.kernel in FORWARD
     assert any("gamma is float16" in note for note in found.notes)
     assert any(f"{2 * 4 * 40 * 13 * 4} bytes" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("chip", ["m1", "m2-ultra", "m3-max", "m4-max", "m5-max"])
+@pytest.mark.parametrize(
+    ("text", "mask", "packed"),
+    [
+        ("1xTx16x32x128x128:bf16,f32", False, True),
+        ("8xTx16x48x128x128:bf16,f32", True, False),
+        ("1xTx96x96x128x128:bf16,f32:vector", False, False),
+        ("1xTx30x30x96x192:bf16,f32", False, False),
+    ],
+)
+def test_no_choice_is_slower_than_mlx_lms_own_kernel(chip, text, mask, packed):
+    """As modelled, for models that mlx-lm's kernel is called by."""
+    for tokens in (1, 4, 16, 24, 512, 2048):
+        problem = replace(parse(text.replace("T", str(tokens))), mask=mask)
+        rival = mlx_lm_kernel(problem, chips.get(chip))
+        assert rival.path == "mlx-lm" + " for packed rows" * packed
+        found = choose(problem, chips.get(chip), mlx_competes=True)
+        times = {f"{one.kernel}/{one.config}": one.seconds for one in found.candidates}
+        assert found.plan is None or times[str(found.plan)] <= rival.seconds
+        assert found.plan is not None or found.mlx.seconds <= rival.seconds
+
+
+def test_mlx_lms_own_kernel_has_no_other_rule():
+    for changes in ({"key_dim": 40}, {"every": 8}, {"log_decay": True}, {"normalize": True}):
+        problem = replace(variant(key_dim=64), **changes)
+        assert mlx_lm_kernel(problem, chips.get("m4")) is None
+
+
+@pytest.mark.parametrize(("dim", "told"), [(128, False), (256, True)])
+def test_explain_says_who_computes_gradients(dim, told):
+    keys = tg.ArraySpec(shape=(1, 64, 8, dim), dtype=mx.bfloat16)
+    gates = tg.ArraySpec(shape=(1, 64, 8), dtype=mx.float32)
+    found = tg.explain("gated_delta_update", keys, keys, keys, gates, gates, chip="m4")
+    assert found.plan is not None
+    rival = "the kernel of mlx-lm for packed rows is modelled at"
+    assert any(rival in one for one in found.notes) is (dim == 128)
+    note = "gradients go through MLX's own ops: 36584 bytes of threadgroup memory exceed 32768"
+    assert any(note in one for one in found.notes) is told

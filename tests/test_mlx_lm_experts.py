@@ -96,6 +96,15 @@ def test_gated_experts_by_mlx_ops(called, kind, count):
     assert len(called) == 6
 
 
+@pytest.mark.parametrize("kind", ["float", "affine", "mxfp4"])
+def test_the_report_names_the_op_of_the_weights_that_there_are(called, kind):
+    layer = gated(kind)
+    x, indices = tokens(FEW)
+    with tg.use_backend("mlx"), integration.patched(layer) as report:
+        layer(x, indices)
+    assert {one.op for one in report.replaced} == {*called}
+
+
 def test_two_layers_of_experts(called):
     layer = SwitchMLP(HIDDEN, WIDTH, EXPERTS)
     x, indices = tokens(MANY)

@@ -36,6 +36,10 @@ _WRITE = re.compile(
 _WIDENED = re.compile(
     r"\bset_elements\(\s*([^;]+?), float2\(float\(([^;()]+)\), float\(([^;()]+)\)\)\);"
 )
+# The same, of a pair that is filled from a row one by one.
+_WIDENED_PAIR = re.compile(
+    r"(\b(\w+)\[e\] = float\((\w+)\[\w+\]\);[\s}]*)set_elements\(([^;()]+), \2\);"
+)
 _OPENED_METAL = re.compile(r"^[ \t]*namespace\s+metal\b", re.MULTILINE)
 
 
@@ -168,7 +172,10 @@ def _without_helpers(text: str) -> tuple[str, list[str]]:
         if helper in text:
             text = text.replace(helper, "\n" * helper.count("\n"))
             macros.append(macro)
-    return _WIDENED.sub(_set_widened, text) if macros else text, macros
+    if "MSL_RT_TILES" in macros:
+        text = _WIDENED.sub(_set_widened, text)
+        text = _WIDENED_PAIR.sub(r"\1set_widened(\4, \2, \3);", text)
+    return text, macros
 
 
 def _set_widened(found: re.Match[str]) -> str:

@@ -208,5 +208,11 @@ def _rules() -> Rules:
 
 def _rule(layer: type, route: type, op: str) -> Rule:
     method = "as_linear" if hasattr(route, "as_linear") else "__call__"
-    biased_op = "addmm" if op == "matmul" else op
-    return Rule(layer=layer, method=method, route=route, op=op, biased_op=biased_op)
+    return Rule(
+        layer=layer,
+        method=method,
+        route=route,
+        op=op,
+        biased_op="addmm" if op == "matmul" else op,
+        quantized_op="gather_qmm" if route in (SwitchGluRoute, SwitchMlpRoute) else "",
+    )

@@ -78,8 +78,9 @@ def test_operands_rotate():
 
 def test_a_text_is_compiled_once():
     asked = [written.problem_of("matmul", f"{m}x4096x4096:f16,bf16:nt") for m in (1, 2)]
-    several = sweep.texts(asked, 3)
-    assert 0 < len(several) < sum(len(sweep.texts([one], 3)) for one in asked)
+    several = [name for _, name in sweep.texts(asked, 3)]
+    assert several.count(MLX) == 2
+    assert 2 < len(several) < sum(len(sweep.texts([one], 3)) for one in asked)
 
 
 @pytest.mark.slow
@@ -106,7 +107,8 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
     ]
     assert rows[0]["mlx_over_ours"] == 2
     assert "1 not measured" in sweep.table(rows)
-    kept = sweep.shipped({"rows": rows, "environment": {"device": "a GPU", "mlx": "1"}}, "2026-11")
+    environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
+    kept = sweep.shipped({"rows": rows, "environment": environment})
     assert len(kept["problems"]) == 1
     (tmp_path / "sm_90.json").write_text(json.dumps(kept))
     monkeypatch.setattr(mx, "device_info", lambda *_: {"architecture": "sm_90"})
@@ -118,6 +120,20 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
     finally:
         measurements.forget()
     assert {one.candidate: one.median for one in found.timings} == {MLX: 2e-5, ours: 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "ratio", "count"), [("gemv/1x4-8", 0.9, 0), ("gemv/1x4-8", 1.1, 1), (MLX, 0.9, 1)]
+)
+def test_what_is_slower_as_called_is_not_shipped(kernel, ratio, count):
+    op, text = SMALL[0]
+    ours = next(iter(sweep.plans(written.problem_of(op, text), 1)))
+    rows = [sweep.row(op, text, {MLX: 20.0, ours: 10.0}, {})]
+    calls = {"rows": [{"op": op, "problem": text, "kernel": kernel, "mlx_over_ours": ratio}]}
+    calls["rows"].append({"op": op, "problem": "another", "failed": "no answer in 5 s"})
+    environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
+    found = {"rows": rows, "environment": environment}
+    assert len(sweep.shipped(found, sweep.slower_as_called(calls))["problems"]) == count
 
 
 def test_random_problems_may_be_served():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -122,6 +124,24 @@ class TestTranslate:
         assert "void tile_mma(" in exact.code
         assert exact.code.count("\n") == fast.code.count("\n")
 
+    def test_elements_that_were_narrow_keep_their_type(self):
+        helpers = (TEMPLATES / "lib" / "fragment.metal.j2").read_text(encoding="utf-8")
+        filled = """
+          set_elements(
+              tile.at[0][j], float2(float(run.at[d]), float(next.at[d])));
+          for (int e = 0; e < 2; ++e) { pair[e] = float(row[element]); }
+          set_elements(tile, pair);
+          set_elements(tile, other);
+          float v"""
+        text = helpers.partition("#}")[2] + TEXT.replace("float v", filled)
+        fast, exact = (translate(text, WHOLE, exact=one).code for one in (False, True))
+        assert fast.count("set_widened(") == 2
+        assert re.search(r"set_widened\(.*run\.at, d\), .*next\.at, d\)\);", fast)
+        assert "set_widened(tile, pair, row);" in fast
+        assert "set_elements(tile, other);" in fast
+        assert "set_widened(" not in exact
+        assert exact.count("\n") == fast.count("\n")
+
     def test_other_tiles_are_left_alone(self):
         other = "void tile_mma(int a) {}\n" + TEXT
         assert "-DMSL_RT_TILES" not in translate(other, WHOLE).options
@@ -219,6 +239,22 @@ class TestLaunch:
             y = tg.matmul(a, b)
         assert np.array(y).shape == (32, 48)
         assert len(cuda.launches) == 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kernel", ["attention_chain", "attention_decode"])
+    def test_attention_is_translated(self, cuda, kernel):
+        q, k, v = (
+            mx.zeros((1, heads, rows, 64), dtype)
+            for heads, rows, dtype in (
+                (4, 1, mx.float16),
+                (2, 64, mx.bfloat16),
+                (2, 64, mx.bfloat16),
+            )
+        )
+        with tg.use_backend("cuda"), tg.use_kernel(kernel):
+            y = tg.attention_chain(q, k, v)
+        assert np.array(y.astype(mx.float32)).shape == (1, 4, 1, 64)
+        assert cuda.launches
 
 
 @needs_nvrtc

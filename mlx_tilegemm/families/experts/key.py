@@ -23,6 +23,9 @@ GATHER_FP8_MM = "gather_fp8_mm"
 GROUPED_MATMUL = "grouped_matmul"
 SEGMENTED_MM = "segmented_mm"
 
+INDEXED = frozenset((GATHER_MM, GATHER_QMM, GATHER_FP8_MM))
+"""Ops whose operands indices choose."""
+
 Stated = tuple[str, Shape, mx.Dtype]
 """Name, shape and dtype of an array."""
 
@@ -45,12 +48,17 @@ class ExpertCall(NamedTuple):
 
     Attributes:
         problem: What it solves.
+        casts: What MLX casts an operand that is multiplied to, by its name; none is cast that has
+            this dtype already.
+        shape: Shape of the products, to which indices broadcast; () where nothing is indexed.
         run: The call of operands in the problem's order.
         is_eager: Whether arrays are evaluated at once, so that values of indices are known.
         is_mlx_s: Whether MLX's own ops serve, which trust indices.
     """
 
     problem: AnyProblem
+    casts: tuple[tuple[str, mx.Dtype], ...]
+    shape: Shape
     run: Run
     is_eager: bool
     is_mlx_s: bool
@@ -84,6 +92,8 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     backend = key.backend
     return ExpertCall(
         problem=problem,
+        casts=request.casts(arrays),
+        shape=request.index_shape(arrays) if key.op in INDEXED else (),
         run=run,
         is_eager=backend is not None and not backend.capabilities.lazy,
         is_mlx_s=backend is None,
@@ -92,4 +102,5 @@ def expert_call(key: ExpertKey) -> ExpertCall:
 
 def stated(arrays: dict[str, mx.array]) -> tuple[Stated, ...]:
     """Return the part of a key of the arrays that are passed."""
-    return tuple((name, array.shape, array.dtype) for name, array in arrays.items())
+    # A list, which takes half as long as a generator.
+    return tuple([(name, array.shape, array.dtype) for name, array in arrays.items()])

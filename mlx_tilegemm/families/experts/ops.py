@@ -25,8 +25,7 @@ from .key import (
     expert_call,
     stated,
 )
-from .problem import ExpertProblem, broadcast_shapes
-from .request import read_dtype
+from .problem import ExpertProblem
 
 
 def gather_mm(
@@ -285,9 +284,10 @@ def grouped_matmul(
     arrays = _arrays(GROUPED_MATMUL, a=a, b=b, bias=bias, offsets=offsets)
     options = {"transpose_b": transpose_b, "out_dtype": out_dtype}
     call = _call(GROUPED_MATMUL, arrays, options, stream)
-    operands = _in_own_dtypes(arrays, stream)
+    operands = _cast(call, arrays, stream)
     operands["offsets"] = as_int32(offsets, stream)
-    return _result(GROUPED_MATMUL, call, list(operands.values()), stream)
+    traced = _is_traced(GROUPED_MATMUL)
+    return _result(GROUPED_MATMUL, call, list(operands.values()), stream, traced)
 
 
 def segmented_mm(
@@ -328,10 +328,10 @@ def segmented_mm(
     """
     arrays = _arrays(SEGMENTED_MM, a=a, b=b, segments=segments)
     call = _call(SEGMENTED_MM, arrays, {"out_dtype": out_dtype}, stream)
-    operands = _in_own_dtypes(arrays, stream)
-    pairs = mx.reshape(as_int32(segments, stream), (-1, 2), stream=stream)
-    operands["segments"] = pairs
-    return _result(SEGMENTED_MM, call, list(operands.values()), stream)
+    operands = _cast(call, arrays, stream)
+    operands["segments"] = mx.reshape(as_int32(segments, stream), (-1, 2), stream=stream)
+    traced = _is_traced(SEGMENTED_MM)
+    return _result(SEGMENTED_MM, call, list(operands.values()), stream, traced)
 
 
 def gathered(
@@ -390,7 +390,7 @@ def gathered(
 def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
     """Return the arrays that are passed, by name; None is what may not be."""
     return {
-        name: as_array(op, name, value)
+        name: value if type(value) is mx.array else as_array(op, name, value)
         for name, value in arrays.items()
         if value is not None or name in _REQUIRED
     }
@@ -398,12 +398,28 @@ def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
 
 _REQUIRED = frozenset(("a", "b", "x", "w", "scales", "offsets", "segments"))
 
+_PLAIN: dict[str, frozenset[type]] = {
+    "transpose": frozenset((bool,)),
+    "transpose_b": frozenset((bool,)),
+    "sorted_indices": frozenset((bool,)),
+    "group_size": frozenset((int, type(None))),
+    "bits": frozenset((int, type(None))),
+    "mode": frozenset((str,)),
+    "format": frozenset((str,)),
+    "out_dtype": frozenset((mx.Dtype, type(None))),
+    "block": frozenset((type(None),)),
+}
+"""Types of arguments that need no look."""
+
 
 def _call(
     op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
 ) -> ExpertCall:
     settings: Settings = current_settings()
-    options = {name: _option(op, name, value) for name, value in options.items()}
+    options = {
+        name: value if type(value) in _PLAIN[name] else _option(op, name, value)
+        for name, value in options.items()
+    }
     options["exact"] = is_exact(op, None, settings)
     return expert_call(
         ExpertKey(
@@ -437,43 +453,25 @@ def _gathered(
     call = _call(op, arrays, options, stream)
     problem = call.problem
     assert isinstance(problem, ExpertProblem)
-    operands = _in_own_dtypes(arrays, stream)
-    x, w = list(operands.values())[:2]
-    if is_traced() and is_shapeless():
+    operands = _cast(call, arrays, stream)
+    traced = is_traced()
+    if traced and is_shapeless():
         return _of_any_size(op, problem, operands, stream)
-    lhs, rhs = (operands.pop(name, None) for name in ("lhs_indices", "rhs_indices"))
-    x_batch, w_batch = x.shape[:-2], w.shape[:-2]
-    shapes = [x_batch if lhs is None else lhs.shape, w_batch if rhs is None else rhs.shape]
-    shape = broadcast_shapes(*shapes)
-    ordered = list(operands.values())
+    lhs, rhs = operands.pop("lhs_indices", None), operands.pop("rhs_indices", None)
+    ordered = [*operands.values()]
     if not problem.fanout:
-        ordered.append(flat_indices(lhs, x_batch, shape, stream))
-    ordered.append(flat_indices(rhs, w_batch, shape, stream))
-    return _result(op, call, ordered, stream)
+        ordered.append(flat_indices(lhs, ordered[0].shape[:-2], call.shape, stream))
+    ordered.append(flat_indices(rhs, ordered[1].shape[:-2], call.shape, stream))
+    return _result(op, call, ordered, stream, traced)
 
 
-def _in_own_dtypes(arrays: dict[str, mx.array], stream: StreamOrDevice) -> dict[str, mx.array]:
+def _cast(
+    call: ExpertCall, arrays: dict[str, mx.array], stream: StreamOrDevice
+) -> dict[str, mx.array]:
     """Return arrays with the integers among those that are multiplied cast as MLX casts them."""
-    found = dict(arrays)
-    names: list[str] = [name for name in ("a", "b") if name in arrays]
-    if names:
-        promoted = mx.result_type(*(arrays[name] for name in names))
-    else:
-        names, promoted = ["x"], arrays.get("scales", arrays["x"]).dtype
-    for name in names:
-        dtype = read_dtype(found[name].dtype, promoted)
-        if found[name].dtype != dtype:
-            found[name] = found[name].astype(dtype, stream=stream)
-    return found
-
-
-def _are_on_cpu(stream: StreamOrDevice) -> bool:
-    """Whether values can be asked for without waiting for another processor.
-
-    MLX does not say whether an array has been evaluated. On a CPU asking costs no more than the
-    evaluation that is due anyway; on a GPU it would stop the calls that are to follow.
-    """
-    return is_on_cpu(stream) and is_on_cpu(None)
+    for name, dtype in call.casts:
+        arrays[name] = arrays[name].astype(dtype, stream=stream)
+    return arrays
 
 
 def _of_any_size(
@@ -495,12 +493,30 @@ def _refuse_sizes(op: str, reason: str) -> NoReturn:
     )
 
 
+def _are_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether values can be asked for without waiting for another processor.
+
+    MLX does not say whether an array has been evaluated. On a CPU asking costs no more than the
+    evaluation that is due anyway; on a GPU it would stop the calls that are to follow.
+    """
+    return is_on_cpu(stream) and is_on_cpu(None)
+
+
 def _result(
-    op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice
+    op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice, traced: bool
 ) -> mx.array:
-    if not is_traced():
-        if call.is_eager or (call.is_mlx_s and _are_on_cpu(stream)):
-            check_values(op, call.problem, operands)
-    elif is_shapeless():
-        _refuse_sizes(op, "how matrices are chosen depends on them.")
+    if not traced and (call.is_eager or (call.is_mlx_s and _are_on_cpu(stream))):
+        check_values(op, call.problem, operands)
     return call.run(operands, (), stream)[0]
+
+
+def _is_traced(op: str) -> bool:
+    """Return `is_traced`; how matrices are chosen depends on sizes.
+
+    Raises:
+        BackendError: Sizes are those of a shapeless compilation.
+    """
+    traced = is_traced()
+    if traced and is_shapeless():
+        _refuse_sizes(op, "how matrices are chosen depends on them.")
+    return traced

@@ -342,11 +342,30 @@ def _rows(op: str, a: mx.Dtype, b: mx.Dtype) -> tuple[DType, DType]:
             f"{mlx_name(b)} were provided which results in {mlx_name(promoted)}, which is not a "
             "real floating point type."
         )
-    left, right = (read_dtype(one, promoted) for one in (a, b))
+    left, right = (_read_dtype(one, promoted) for one in (a, b))
     return _row(op, "a", left), _row(op, "b", right)
 
 
-def read_dtype(dtype: mx.Dtype, promoted: mx.Dtype) -> mx.Dtype:
+def casts(arrays: Arrays) -> tuple[tuple[str, mx.Dtype], ...]:
+    """Return what operands that are multiplied are cast to, by their names: integers, as by MLX."""
+    names = tuple(name for name in ("a", "b") if name in arrays)
+    if names:
+        promoted = mx.result_type(*(mx.zeros((), arrays[name].dtype) for name in names))
+    else:
+        names, promoted = ("x",), arrays.get("scales", arrays["x"]).dtype
+    wanted = {name: _read_dtype(arrays[name].dtype, promoted) for name in names}
+    return tuple(one for one in wanted.items() if one[1] != arrays[one[0]].dtype)
+
+
+def index_shape(arrays: Arrays) -> Shape:
+    """Return the shape of indexed products, of arrays in the op's order."""
+    x, w = tuple(arrays.values())[:2]
+    lhs, rhs = arrays.get("lhs_indices"), arrays.get("rhs_indices")
+    left = x.shape[:-2] if lhs is None else lhs.shape
+    return broadcast_shapes(left, w.shape[:-2] if rhs is None else rhs.shape)
+
+
+def _read_dtype(dtype: mx.Dtype, promoted: mx.Dtype) -> mx.Dtype:
     """Return the dtype in which an operand is read: a float's own, else the promoted one."""
     return dtype if mx.issubdtype(dtype, mx.floating) else promoted
 

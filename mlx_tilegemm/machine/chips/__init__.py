@@ -53,7 +53,6 @@ def get(name: str) -> Chip:
     raise ProblemError(f"[chip] Expected one of {known}, got {name!r}.")
 
 
-@lru_cache(maxsize=1)
 def detect() -> tuple[Chip, str | None]:
     """Return this machine's chip as MLX uses it, and a note where it is only the nearest one known.
 
@@ -62,6 +61,11 @@ def detect() -> tuple[Chip, str | None]:
     if not mx.metal.is_available():
         chip = LARGEST if mx.cuda.is_available() else DEFAULT
         return chip, f"no Apple GPU here; planned for {chip.name}"
+    return _detect_apple()
+
+
+@lru_cache(maxsize=1)
+def _detect_apple() -> tuple[Chip, str | None]:
     # Imported here because only a Mac is asked for its version, once.
     import platform
 

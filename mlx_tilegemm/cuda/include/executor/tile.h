@@ -191,6 +191,12 @@ MSL_INLINE void set_widened(simdgroup_matrix<float, 8>& tile, const T& x, const 
   }
 }
 
+// `set_elements(tile, pair)`, where the pair was elements of a row, or zeros.
+template <class T>
+MSL_INLINE void set_widened(simdgroup_matrix<float, 8>& tile, float2 pair, const T*) {
+  tile.set(pair, pair, false, _impl::fits_tf32<T>);
+}
+
 template <
     bool GUARD_ROWS, bool GUARD_COLUMNS, template <int, int> class Tile, int ROWS, int COLUMNS,
     typename Pointer, typename Stride>

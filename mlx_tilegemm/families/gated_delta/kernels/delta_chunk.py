@@ -178,7 +178,7 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
     chunks = ceil(problem.length / CHUNK)
     along = fragments(problem.key_dim, 1)
     needs = resources(config, problem.key_dim, vector_gate=problem.vector_gate)
-    multiplied = (3 * along + problem.vector_gate) * config.column_fragments * config.simdgroups
+    multiplied = 3 * along * config.column_fragments * config.simdgroups
     staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * 12
     scaling = config.simdgroups * config.column_fragments * along * 2
     others = (
