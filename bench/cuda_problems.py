@@ -209,8 +209,9 @@ def _gated_delta(problem: Any) -> Pair:  # noqa: ANN401
     """Plain MLX is what mlx-lm does where Metal's kernels do not run: a graph of all steps."""
     from mlx_lm.models.gated_delta import gated_delta_ops
 
+    update: Callable[..., Any] = tg.gated_delta_update
     return Pair(
-        ours=lambda x: tg.gated_delta_update(*x),
+        ours=lambda x: update(*x),
         plain=lambda x: gated_delta_ops(*x),
     )
 

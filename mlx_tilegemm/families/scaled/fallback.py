@@ -15,6 +15,8 @@ from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core.problem import Factors
+from ...core.tracing import is_shapeless
+from ...errors import BackendError
 from ...formats import byte_values, element_values, repeated, scales_grid, scales_of_all
 from .key import NAME
 from .problem import ScaledProblem
@@ -36,6 +38,11 @@ def scaled(problem: ScaledProblem) -> Run:
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
+        if is_shapeless():
+            raise BackendError(
+                f"[{NAME}] Expected sizes that stay, got those of mx.compile(shapeless=True): MLX "
+                "decodes no codes there."
+            )
         with on(stream):
             given = dict(zip(names, operands, strict=True))
             value = product(problem, given)
