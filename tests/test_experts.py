@@ -808,6 +808,10 @@ def test_sizes_that_change_are_refused():
     function = mx.compile(lambda a: tg.gather_mm(a, B[0].T), shapeless=True)
     with pytest.raises(tg.errors.BackendError, match="sizes that stay"):
         function(A[0, 0])
+    codes, both = mx.zeros((5, N, K), dtype=mx.uint8), mx.array([0, 1])
+    function = mx.compile(lambda a: tg.gather_fp8_mm(a, codes, None, both, both), shapeless=True)
+    with pytest.raises(tg.errors.BackendError, match="MLX has no op that multiplies these codes"):
+        function(A[:, 0])
 
 
 class TestChoice:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from oracle import assert_close
 
 import mlx_tilegemm as tg
+from mlx_tilegemm import formats
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.cli import main
@@ -601,3 +602,65 @@ def test_no_rows_give_no_rows_and_a_gradient_of_zeros(backend):
         assert f(X[:0], B, bias=mx.ones((40,))).shape == (0, 40)
         grad = mx.grad(lambda bias: f(X[:0], B, bias=bias).sum())(mx.ones((40,)))
     assert not mx.any(grad)
+
+
+class TestPackedCodes:
+    """Codes of e4m3 with an e8m0 scale for 32 elements: MLX's own op of mxfp8 computes the same."""
+
+    @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+    @pytest.mark.parametrize("rows", [1, 40])
+    def test_by_mlx_s_own_op(self, monkeypatch, dtype, rows):
+        random = np.random.default_rng(rows)
+        codes = mx.array(random.integers(0, 256, (24, 64)).astype(np.uint8))
+        powers = random.integers(100, 150, (24, 2)).astype(np.uint8)
+        powers[3, 1] = 255
+        scales, bias = mx.array(powers), mx.ones((24,))
+        x = mx.array(random.standard_normal((2, rows, 64)).astype(np.float32)).astype(dtype)
+        called = []
+        own = mx.quantized_matmul
+
+        def counting(*args, **options):
+            called.append(args)
+            return own(*args, **options)
+
+        monkeypatch.setattr(mx, "quantized_matmul", counting)
+        with tg.use_backend("mlx"):
+            got = tg.fp8_scaled_matmul(
+                x, codes, None, scales, bias=bias, transpose_b=True, out_dtype=mx.float32
+            )
+            mx.eval(got)
+        assert called
+        values = np.array(formats.decode(codes, "e4m3")).astype(np.float64)
+        values *= np.repeat(np.array(formats.decode(scales, "e8m0")).astype(np.float64), 32, axis=1)
+        wide = np.array(x.astype(mx.float32)).astype(np.float64)
+        wanted, size = wide @ values.T + 1, np.abs(wide) @ np.abs(values).T + 1
+        assert got.dtype == mx.float32
+        assert np.isnan(wanted[..., 3]).all()
+        np.testing.assert_array_equal(np.isnan(np.array(got)), np.isnan(wanted))
+        known = ~np.isnan(wanted)
+        error = np.abs(np.array(got) - wanted)
+        assert (error[known] <= (64 + 8) * 2.0**-23 * size[known]).all()
+
+    def test_transforms(self):
+        codes = formats.encode(mx.random.normal((24, 64), key=mx.random.key(1)), "e4m3")
+        scales = mx.full((24, 2), 126, dtype=mx.uint8)
+        x = mx.random.normal((3, 5, 64), key=mx.random.key(2))
+        values = formats.decode(codes, "e4m3") * 0.5
+
+        def ours(x):
+            return tg.fp8_scaled_matmul(x, codes, None, scales, transpose_b=True)
+
+        with tg.use_backend("mlx"):
+            got = mx.grad(lambda x: (ours(x) ** 2).sum())(x)
+            tangent = mx.jvp(ours, [x], [x[::-1]])[1][0]
+            mapped = mx.vmap(ours)(x)
+        wanted = mx.grad(lambda x: ((x @ values.T) ** 2).sum())(x)
+        for one, other in ((got, wanted), (tangent, x[::-1] @ values.T), (mapped, x @ values.T)):
+            assert mx.allclose(one, other, rtol=1e-4, atol=1e-3)
+
+    @pytest.mark.parametrize(("rows", "path"), [(1, "qmv"), (512, "qmm-32x32x32-2x2")])
+    def test_the_price_is_of_that_op(self, rows, path):
+        packed = cases.price_of(parse(f"{rows}x4096x4096:bf16:e4m3-32"), chips.get("m1-max"))
+        assert (packed.path, packed.copied_bytes) == (path, 0)
+        decoded = cases.price_of(parse(f"{rows}x4096x4096:bf16:e5m2-32"), chips.get("m1-max"))
+        assert decoded.copied_bytes > 9 * 4096 * 4096

@@ -482,6 +482,8 @@ def _of_any_size(
         _refuse_sizes(op, "what is not indexed is counted.")
     if problem.is_empty:
         _refuse_sizes(op, "one of them is 0.")
+    if problem.has_codes:
+        _refuse_sizes(op, "MLX has no op that multiplies these codes.")
     return of_any_size(op, problem, operands, stream)
 
 

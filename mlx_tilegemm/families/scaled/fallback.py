@@ -1,7 +1,8 @@
 """Products of scaled codes by MLX's own ops: for the ``mlx`` backend and for what no kernel serves.
 
-MLX has no such product, so that both operands are decoded into float32 copies: same semantics as
-the kernels, float32 accumulation and one rounding.
+Same semantics as the kernels: float32 accumulation and one rounding. MLX has a product of e4m3 with
+an e8m0 scale for 32 elements alone, so that both operands of all others are decoded into float32
+copies.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import mlx.core as mx
 from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
+from ...core import mlx_ops
 from ...core.problem import Factors
-from ...core.tracing import is_shapeless
+from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError
 from ...formats import byte_values, element_values, repeated, scales_grid, scales_of_all
+from ..quantized.fallback import quantized
+from ..quantized.problem import QuantizedProblem
 from .key import NAME
+from .mxfp8 import as_mxfp8
 from .problem import ScaledProblem
 
 if TYPE_CHECKING:
@@ -26,12 +31,23 @@ if TYPE_CHECKING:
 
 Given = Mapping[str, mx.array]
 
+LAST_POWER = 255
+"""Code of an e8m0 that is NaN."""
+
 EXACT_DEPTH = 1024
 """Products of int8 whose sum is exact in float32: 2^14 each, to 2^24."""
 
 
 def scaled(problem: ScaledProblem) -> Run:
     """Return the call of MLX's ops for operands in the problem's order."""
+    packed = as_mxfp8(problem)
+    if packed is not None:
+        return _packed(problem, packed)
+    return _decoding(problem)
+
+
+def _decoding(problem: ScaledProblem) -> Run:
+    """Return the call of MLX's ops that decode operands into copies."""
     names, out = problem.operand_names, problem.out.mlx
     product = _empty if problem.is_empty else _integer if problem.is_integer else _float
 
@@ -53,6 +69,27 @@ def scaled(problem: ScaledProblem) -> Run:
     return unrounded(NAME, run) if problem.exact and multiplies_float32(problem) else run
 
 
+def _packed(problem: ScaledProblem, packed: QuantizedProblem) -> Run:
+    """Return the call of MLX's quantized op, which takes the last code of a scale for infinity.
+
+    MLX can map it over no axis, so that calls that are followed are not its.
+    """
+    own, followed, out = quantized(packed), _decoding(problem), problem.out.mlx
+
+    def run(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_traced():
+            return followed(operands, factors, stream)
+        with on(stream):
+            a, codes, scales, *bias = operands
+            (value,) = own([a, codes.view(mx.uint32), scales, *bias], factors, stream)
+            unknown = mx.any(scales == LAST_POWER, axis=-1)
+            return [mx.where(unknown, mx.nan, value).astype(out)]
+
+    return run
+
+
 def multiplies_float32(problem: ScaledProblem) -> bool:
     """Whether MLX's ops multiply float32: int8 has so few bits that TF32 holds it as it is."""
     return not problem.is_integer
@@ -63,7 +100,7 @@ def _empty(problem: ScaledProblem, given: Given) -> mx.array:
 
 
 def _float(problem: ScaledProblem, given: Given) -> mx.array:
-    return mx.matmul(
+    return mlx_ops.matmul(
         left_values(problem, given), columns_last(problem, right_values(problem, given))
     )
 
@@ -75,7 +112,7 @@ def _integer(problem: ScaledProblem, given: Given) -> mx.array:
     total = mx.zeros((), dtype=mx.int32)
     for start in range(0, problem.k, EXACT_DEPTH):
         part = slice(start, start + EXACT_DEPTH)
-        total = total + mx.matmul(rows[..., part], b[..., part, :]).astype(mx.int32)
+        total = total + mlx_ops.matmul(rows[..., part], b[..., part, :]).astype(mx.int32)
     if problem.a_scales is not None:
         total = total * left_scales(problem, given)
     if problem.b_scales is not None:
