@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
 from .backends import is_left_to_mlx, resolve
+from .core import mlx_ops
 from .core.arguments import ArraySpec
 from .core.context import current_settings
 from .core.dtypes import FLOATS
@@ -52,7 +53,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     by_mlx = is_left_to_mlx() and (bias is None or not is_shapeless())
     if by_mlx or x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
         # MLX's layers promote what the ops here refuse, such as integers with floats.
-        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+        return x @ weight.T if bias is None else mlx_ops.addmm(bias, x, weight.T)
     if bias is None:
         return matmul(x, weight, transpose_b=True)
     return addmm(bias, x, weight, transpose_b=True)
@@ -219,7 +220,7 @@ def _product(a: mx.array, b: mx.array, *, transpose_b: bool = False) -> mx.array
     """Multiply as `mx.matmul` does, whatever the dtypes."""
     if a.dtype in _FLOATS and b.dtype in _FLOATS:
         return matmul(a, b, transpose_b=transpose_b)
-    return mx.matmul(a, b.swapaxes(-1, -2) if transpose_b else b)
+    return mlx_ops.matmul(a, b.swapaxes(-1, -2) if transpose_b else b)
 
 
 class LowRankRoute:
@@ -303,7 +304,7 @@ def switch_linear(
         if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
             # MLX's op promotes what the ops here refuse.
             columns = weight.swapaxes(-1, -2)
-            y = mx.gather_mm(x, columns, rhs_indices=indices, sorted_indices=sorted_indices)
+            y = mlx_ops.gather_mm(x, columns, rhs_indices=indices, sorted_indices=sorted_indices)
             return y if bias is None else y + mx.expand_dims(bias[indices], -2)
         dtype, form = mx.result_type(x, weight), {}
     else:

@@ -374,6 +374,23 @@ def test_gradients_of_states_in_between(length, every, flags):
 
 
 @pytest.mark.slow
+def test_each_gradient_alone_is_one_of_all_whatever_masked_tokens_hold():
+    problem = variant(length=16, mask=True)
+    operands, mask, slopes = parted(problem, 8)
+    assert not mx.all(mask)
+    dirty = [mx.where(mask[..., None, None], x, mx.nan) for x in operands[:3]] + operands[3:]
+
+    def loss(*arrays):
+        y, state = update(problem, mask)(*arrays)
+        return (y * slopes[0]).sum() + (state * slopes[1]).sum()
+
+    wanted = gradients(problem, operands, mask, slopes)
+    close(mx.grad(loss, argnums=range(5))(*dirty), wanted, 1e-6)
+    for i in range(5):
+        close([mx.grad(loss, argnums=i)(*operands)], [wanted[i]], 1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("key_dim", "value_dim"), [(192, 128), (128, 256)])
 def test_heads_of_unequal_dims_have_gradients_on_kernels(key_dim, value_dim):
     dims = {"key_heads": 1, "value_heads": 1, "key_dim": key_dim, "value_dim": value_dim}

@@ -139,7 +139,7 @@ def test_what_is_slower_as_called_is_not_shipped(kernel, ratio, count):
 def test_random_problems_may_be_served():
     draw = random.Random(5)
     drawn = [soak.drawn(draw) for _ in range(60)]
-    assert {op for op, *_ in drawn} == set(soak.SPELLINGS)
+    assert {op for op, *_ in drawn} == set(soak.SPELLINGS) == set(large.SPECS)
     for _, _, problem, plan in drawn:
         assert str(plan) in [str(one) for one in choose(problem, LARGEST).candidates if one.plan]
 

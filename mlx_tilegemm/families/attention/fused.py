@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
+from ...core import mlx_ops
 from ...core.dtypes import FLOAT32, DType
 from ...core.problem import Number
 from ...core.tracing import is_traced
@@ -55,7 +56,7 @@ def attention(problem: AttentionProblem) -> Run:
         compute = compute_on(stream)
         if compute is as_given:
             q, k, v = operands
-            found = mx.fast.scaled_dot_product_attention(
+            found = mlx_ops.scaled_dot_product_attention(
                 q, k, v, scale=factors[0], mask=causal, stream=stream
             )
             return [found]
@@ -64,7 +65,7 @@ def attention(problem: AttentionProblem) -> Run:
             q = q[:, :, hidden:]
         if problem.window:
             mask = _window_mask(problem, hidden)
-        found = mx.fast.scaled_dot_product_attention(
+        found = mlx_ops.scaled_dot_product_attention(
             q, k, v, scale=float(factors[0]), mask=causal or mask, sinks=sinks, stream=stream
         )
         if empty is not None:
@@ -222,7 +223,7 @@ def _has_node(problem: AttentionProblem, compute: DType, stream: StreamOrDevice)
     elif problem.mask_kind is MaskKind.CAUSAL:
         mask = "causal"
     sinks = mx.zeros((problem.num_heads,), dtype=compute.mlx) if problem.sinks else None
-    out = mx.fast.scaled_dot_product_attention(
+    out = mlx_ops.scaled_dot_product_attention(
         q, k, v, scale=1.0, mask=mask, sinks=sinks, stream=stream
     )
     graph = io.StringIO()

@@ -16,6 +16,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, device_type
 from ...call.precision import refuse_rounding, unrounded
 from ...call.transforms import on
+from ...core import mlx_ops
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE, byte_values
@@ -142,11 +143,11 @@ def _by_op(
         w, experts = _matrices(p, given, experts)
         w = w.astype(mx.float32) if widened else w
         w = mx.swapaxes(w, -1, -2) if p.transpose else w
-        return mx.gather_mm(x, w, sources, experts, sorted_indices=ordered)
+        return mlx_ops.gather_mm(x, w, sources, experts, sorted_indices=ordered)
     floats = {name: given[name] for name in ("scales", "biases") if name in given}
     if widened and p.biases is not None:
         floats = {name: one.astype(mx.float32) for name, one in floats.items()}
-    return mx.gather_qmm(
+    return mlx_ops.gather_qmm(
         x,
         _stacked(p, given["w"]),
         _stacked(p, floats["scales"]),
@@ -199,7 +200,7 @@ def _segmented(problem: SegmentedProblem) -> Run:
             b = mx.swapaxes(b, 0, 1) if p.transpose_b else b
             # MLX's op reads what lies past the operands, or ends the process.
             ends = mx.clip(segments, 0, p.k).astype(mx.uint32)
-            value = mx.segmented_mm(a, b, ends)
+            value = mlx_ops.segmented_mm(a, b, ends)
             return [mx.reshape(value, p.out_shape).astype(p.out.mlx)]
 
     return run
@@ -215,9 +216,9 @@ def _chosen_of(problem: ExpertProblem, given: Given) -> mx.array:
     if weight is None:
         b = given["b"]
         is_swapped = problem.transpose and b.ndim > 1
-        value = mx.gather_mm(given["a"], mx.swapaxes(b, -1, -2) if is_swapped else b, *indices)
+        value = mlx_ops.gather_mm(given["a"], mx.swapaxes(b, -1, -2) if is_swapped else b, *indices)
     else:
-        value = mx.gather_qmm(
+        value = mlx_ops.gather_qmm(
             given["x"],
             given["w"],
             given["scales"],

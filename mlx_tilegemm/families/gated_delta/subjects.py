@@ -30,6 +30,7 @@ def subjects() -> Iterator[Made]:
     yield _update("delta_chunk", "16-2", (9, 16), key_dim=36)
     yield _update("delta_chunk", "8-2", (24, 17), vector_gate=True, key_dim=68, every=2 * CHUNK)
     yield _update("delta_scan", "8-2", (19, 5), **mixed, **masked, **prepared)
+    yield _update("delta_scan", "8-2", (9, 16), key_dim=36)
     yield _gradients("4", (19, 9), **mixed, **masked)
     yield _gradients("8", (17,), vector_gate=True, key_dim=60, state=True)
     yield _gradients("2", (5, 3), state=True, key_dim=68)

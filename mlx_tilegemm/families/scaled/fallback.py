@@ -15,6 +15,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
+from ...core import mlx_ops
 from ...core.problem import Factors
 from ...core.tracing import is_traced
 from ...formats import byte_values, element_values, repeated, scales_grid, scales_of_all
@@ -93,7 +94,7 @@ def _empty(problem: ScaledProblem, given: Given) -> mx.array:
 
 
 def _float(problem: ScaledProblem, given: Given) -> mx.array:
-    return mx.matmul(
+    return mlx_ops.matmul(
         left_values(problem, given), columns_last(problem, right_values(problem, given))
     )
 
@@ -105,7 +106,7 @@ def _integer(problem: ScaledProblem, given: Given) -> mx.array:
     total = mx.zeros((), dtype=mx.int32)
     for start in range(0, problem.k, EXACT_DEPTH):
         part = slice(start, start + EXACT_DEPTH)
-        total = total + mx.matmul(rows[..., part], b[..., part, :]).astype(mx.int32)
+        total = total + mlx_ops.matmul(rows[..., part], b[..., part, :]).astype(mx.int32)
     if problem.a_scales is not None:
         total = total * left_scales(problem, given)
     if problem.b_scales is not None:

@@ -15,6 +15,7 @@ import mlx.core as mx
 from ...backends import Backend, StreamOrDevice
 from ...call.precision import refuse_rounding
 from ...call.transforms import sum_to
+from ...core import mlx_ops
 from ...core.context import inner_settings
 from ...core.dtypes import FLOAT8_E8M0, FLOAT32, DType, Kind, from_mlx
 from ...core.problem import Factors
@@ -111,7 +112,7 @@ class ScaledRule:
         if b.ndim == 2:
             a, grad = (mx.reshape(one, (-1, one.shape[-1])) for one in (a, grad))
         left, right = (grad, a) if problem.transpose_b else (a, grad)
-        whole = sum_to(mx.matmul(mx.swapaxes(left, -1, -2), right), b.shape)
+        whole = sum_to(mlx_ops.matmul(mx.swapaxes(left, -1, -2), right), b.shape)
         terms = whole * element_values(problem.b, b)
         transposed = not problem.transpose_b
         return scale_sums(problem.b_scales, terms, given["b_scales"], transposed=transposed)
