@@ -391,7 +391,9 @@ MIXTURE = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_experts_stay_codes(tmp_path, layout):
+    own = mx.stack
     model, layers, dense = loaded(tmp_path, qwen3_moe, layout, MIXTURE)
+    assert mx.stack is own
     experts = [one for one in layers.values() if isinstance(one, FP8SwitchLinear)]
     assert len(experts) == 3
     assert {one.format for one in experts} == {LAYOUTS[layout][1][0]}
