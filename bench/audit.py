@@ -154,6 +154,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 """mlx-lm's module of each model, and its published configuration."""
 
 
+WHOLE = 0.9995
+"""Share of a call's operations that is all of them, to the digit that the table shows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """One model in one form.
@@ -210,6 +214,8 @@ def markdown(accounts: list[Account], chip: str) -> str:
     lines = [
         "# Products of real models",
         "",
+        _short(accounts),
+        "",
         f"Written by `bench/audit.py`, as chosen for {chip}: nothing here ran on a GPU. Models of",
         "their published sizes, every layer of them, with weights in bfloat16 or quantized by MLX",
         f"(affine, 4 bits, groups of 64). A prompt is {PROMPT} tokens; a step is one, without a",
@@ -230,6 +236,18 @@ def markdown(accounts: list[Account], chip: str) -> str:
     for one in accounts:
         lines += _rest(one)
     return "\n".join(lines) + "\n"
+
+
+def _short(accounts: list[Account]) -> str:
+    """Say how much is served of every call, and of which least."""
+    calls = [(one, call, found) for one in accounts for call, found in one.audits.items()]
+    whole = sum(found.served >= WHOLE for _, _, found in calls)
+    one, call, least = min(calls, key=lambda named: named[2].served)
+    return (
+        f"**Kernels of this library serve all but {1 - WHOLE:.2%} of the operations in {whole} of "
+        f"{len(calls)} calls, and at least {least.served:.1%} in the others**, least in a {call} "
+        f"of {one.model}, {one.form}."
+    )
 
 
 def _taken(found: Audit) -> float:

@@ -144,10 +144,10 @@ def _ratio(ours: float, theirs: float) -> str:
 
 def _verdicts(rows: list[Row]) -> list[str]:
     """Say of every row whether ours moves no more, and if not, what the model says."""
-    below = [row.name for row in rows if not _above(row)]
+    below = sum(not _above(row) for row in rows)
     lines = [
-        f"At or below MLX on device and threadgroup bytes in {len(below)} of {len(rows)} rows: "
-        f"{', '.join(below)}.",
+        f"At or below MLX on device and threadgroup bytes in {below} of {len(rows)} rows. "
+        "The others:",
         "",
     ]
     for row in rows:

@@ -1,15 +1,25 @@
 """Our kernels against plain MLX on an NVIDIA GPU, over a sweep of problems.
 
     python bench/cuda_sweep.py --json sweep.json
-    python bench/cuda_sweep.py --only attention --candidates 6
-    python bench/cuda_sweep.py --ship mlx_tilegemm/assurance/shipped/sm_90.json --json sweep.json
+    python bench/cuda_sweep.py --json sweep.json --only attention    # those with the word; goes on
+    python bench/cuda_sweep.py --json sweep.json --ship mlx_tilegemm/assurance/shipped/sm_90.json
+    python bench/cuda_sweep.py --json calls.json --calls             # then: ops as users call them
+    python bench/cuda_sweep.py --json sweep.json --held-by calls.json --ship ...   # and again
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
-the model of an Apple chip, which here is only an order to try them in. Processes compile them; one
-process then runs all of them and MLX's own ops on the same arrays, leaves out what is further from
-MLX's result than rounding explains, and times the rest against each other in interleaved rounds of
-many calls each. A call is made anew each time, as in a program that builds its graph as it goes.
-`mlx-tilegemm verify` holds the texts to float64. The table says which card it is of.
+the model of a large Apple chip, which here is only an order to try them in. Processes compile them,
+and call MLX's ops once, for MLX compiles some of its kernels, too, and keeps them. One process then
+runs all candidates and MLX's own ops on the same arrays, leaves out what is further from MLX's
+result than rounding explains, and times the rest against each other in interleaved rounds of many
+calls each. Calls are made anew each time, as in a program that builds its graph as it goes, on
+operands that rotate, so that the GPU's cache does not hold them. A problem that takes too long is
+given up with its process, and the next one goes on in another; the file is written after each, and
+problems that it has already are not measured again. `mlx-tilegemm verify` holds the texts to
+float64. The table says which card it is of.
+
+With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
+tuned, against MLX's op of the same arguments. Where it was slower on a kernel, `--held-by` leaves
+the problem out of what is shipped, so that MLX's own op serves it.
 """
 
 from __future__ import annotations
@@ -19,75 +29,55 @@ import json
 import multiprocessing
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
-from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from run import SPECS
+from cuda_large import drawn
+from cuda_problems import as_written, operand_sets, problem_of, problems, rotating
 
+import mlx_tilegemm as tg
 from mlx_tilegemm.assurance.measurements import key
 from mlx_tilegemm.assurance.tuning.calls import launches
 from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, measure, spread
 from mlx_tilegemm.assurance.userfile import now
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
-from mlx_tilegemm.core.operand import Operand, Role
 from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
 from mlx_tilegemm.dispatch import MLX, choose
 from mlx_tilegemm.families import family_of
-from mlx_tilegemm.machine.chips import DEFAULT
+from mlx_tilegemm.machine.chips import LARGEST
 
-ROWS = (1, 2, 4, 8, 16, 32, 64, 512)
-PAIRS = ("f16,bf16", "bf16,f16", "f32,bf16", "f16,f16", "bf16,bf16", "f32,f32")
-WEIGHTS = (
-    "f16:affine4x64",
-    "bf16,f16:affine4x64",
-    "f32:affine4x64",
-    "bf16:mxfp4",
-    "f16:affine8x64",
-)
 EFFORT = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004)
+CALLS = Effort(rounds=15, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
 CUDA = backend_named("cuda")
+COMPILE_SECONDS = 300
+"""After which problems are timed, whether all is compiled or not."""
+
 TOLERANCE = 0.02
 """Of the norms of a difference and of MLX's result; MLX rounds scores and factors to 16 bits."""
 
+AGREED = 0.97
+"""Plain MLX's time over that of an op as users call it, at least."""
 
-def problems() -> Iterator[tuple[str, str]]:
-    """Yield an op and the spelling of each problem of the sweep."""
-    for keys, rows, dtypes in product((4096, 32768, 131072), (1, 4), ("f16,bf16,bf16", "f16")):
-        yield "attention", f"1x32x8x{rows}x{keys}x128:{dtypes}:causal"
-    for m, pair in product(ROWS, PAIRS):
-        yield "matmul", f"{m}x4096x4096:{pair}:nt"
-    for m, pair in product((2048, 4096), PAIRS[:2]):
-        yield "matmul", f"{m}x4096x4096:{pair}:nt"
-    for m, pair in product((1, 8, 64), PAIRS[:2]):
-        yield "matmul", f"{m}x14336x4096:{pair}:nt"
-        yield "matmul", f"{m}x4096x14336:{pair}:nt"
-    for m, weight in product((1, 8, 16, 64, 512), WEIGHTS):
-        yield "quantized_matmul", f"{m}x4096x4096:{weight}"
-    for length, heads, dtypes in product((512, 2048, 8192), (8, 32), ("f16,bf16,bf16", "f16")):
-        yield "attention", f"1x32x{heads}x{length}x{length}x128:{dtypes}:causal"
-
-
-def problem_of(op: str, text: str) -> Problem:
-    """Return the problem that is spelled so."""
-    return SPECS[op](text)
+Task = tuple[str, str, int]
+"""An op, the spelling of a problem, and how many candidates of a kernel are tried."""
 
 
 def plans(problem: Problem, count: int) -> dict[str, Plan]:
     """Return the best candidates by the model, at most ``count`` of a kernel, by name."""
     found: dict[str, Plan] = {}
     taken: dict[str, int] = {}
-    candidates = [one for one in choose(problem.stored(), DEFAULT).candidates if one.plan]
+    candidates = [one for one in choose(problem.stored(), LARGEST).candidates if one.plan]
     for one in sorted(candidates, key=lambda one: one.seconds or 0.0):
         assert one.plan is not None
         taken[one.plan.kernel] = taken.get(one.plan.kernel, 0) + 1
@@ -96,68 +86,81 @@ def plans(problem: Problem, count: int) -> dict[str, Plan]:
     return found
 
 
-def operands(problem: Problem) -> tuple[mx.array, ...]:
-    """Return random arrays for a problem, without values as yet."""
-    return tuple(_drawn(one) for one in problem.operands)
+def texts(asked: Sequence[Problem], count: int) -> list[tuple[Problem, str]]:
+    """Return a problem and a candidate for each text that problems need, each text once.
+
+    MLX's ops come first, for each problem: what they compile takes longest.
+    """
+    found = {str(problem): (problem, MLX) for problem in asked}
+    for problem in asked:
+        for name, plan in plans(problem, count).items():
+            found.setdefault(text_name(plan), (problem, name))
+    return list(found.values())
 
 
-def _drawn(one: Operand) -> mx.array:
-    shape = one.stored_shape
-    if one.mlx == mx.uint32:
-        return mx.random.randint(0, 1 << 31, shape).astype(mx.uint32)
-    if one.mlx == mx.uint8:
-        return mx.random.randint(118, 126, shape).astype(mx.uint8)
-    scale = 0.02 if one.role is Role.SCALE else 1.0
-    return (scale * mx.random.normal(shape)).astype(one.mlx)
-
-
-def compiled(task: tuple[str, str, int]) -> int:
-    """Compile the candidates of a problem into the cache, and return how many do compile."""
-    op, text, count = task
-    problem = problem_of(op, text).stored()
-    arrays, factors = operands(problem), family_of(problem).trial_factors(problem)
-    done = 0
-    for plan in plans(problem, count).values():
-        try:
-            kernel_run(problem, plan, CUDA)(arrays, factors, None)
-            done += 1
-        except Exception:  # whatever a compiler may raise; the run below says it
-            continue
-    return done
+def compiled(problem: Problem, name: str) -> bool:
+    """Compile a candidate, or let MLX compile what its op needs; return whether that works."""
+    factors = family_of(problem).trial_factors(problem)
+    try:
+        if name == MLX:
+            run = family_of(problem).fallback(problem)
+            assert run is not None, "problems that can be spelled are those of calls"
+            mx.eval(*run([drawn(one) for one in problem.operands], factors, None))
+        else:
+            # Without values: only their shapes and dtypes matter.
+            arrays = [mx.zeros(one.stored_shape, one.mlx) for one in problem.operands]
+            kernel_run(problem, plans(problem, 99)[name], CUDA)(arrays, factors, None)
+    except Exception:  # whatever a compiler may raise; the run of it says it
+        return False
+    return True
 
 
 def _distance(outputs: Sequence[mx.array], wanted: Sequence[mx.array]) -> float:
     pairs = [
-        (a.astype(mx.float32), b.astype(mx.float32)) for a, b in zip(outputs, wanted, strict=True)
+        (a.astype(mx.float32).reshape(b.shape), b.astype(mx.float32))
+        for a, b in zip(outputs, wanted, strict=True)
     ]
     errors = mx.stack([mx.linalg.norm(a - b) / mx.linalg.norm(b) for a, b in pairs])
     return float(np.max(np.array(errors)))
 
 
-def timed(op: str, text: str, count: int) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the median microseconds of a call of each candidate, and what is wrong with others."""
-    problem = problem_of(op, text).stored()
-    arrays, factors = operands(problem), family_of(problem).trial_factors(problem)
-    mx.eval(*arrays)
+def timed(op: str, text: str, count: int) -> dict[str, Any]:
+    """Return what is known of a problem that is spelled, from measuring it."""
+    return row(op, text, *timed_problem(problem_of(op, text), count))
+
+
+def timed_problem(problem: Problem, count: int) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the microseconds of each candidate and of MLX's ops, and what is wrong with others."""
+    factors = family_of(problem).trial_factors(problem)
+    sets = operand_sets(problem)
     fallback = family_of(problem).fallback(problem)
     assert fallback is not None, "problems that can be spelled are those of calls"
-    on_mlx = partial(fallback, arrays, factors, None)
-    wanted = on_mlx()
-    calls: dict[str, Launches] = {MLX: launches(on_mlx)}
+    run = fallback
+
+    def on_mlx(arrays: Sequence[mx.array]) -> Sequence[mx.array]:
+        return run(arrays, factors, None)
+
+    wanted = on_mlx(sets[0])
+    calls: dict[str, Launches] = {MLX: launches(rotating(on_mlx, sets))}
     wrong: dict[str, str] = {}
     for name, plan in plans(problem, count).items():
         try:
-            call = partial(kernel_run(problem, plan, CUDA), arrays, factors, None)
-            distance = _distance(call(), wanted)
+            ready = kernel_run(problem, plan, CUDA)
+            distance = _distance(ready(sets[0], factors, None), wanted)
         except Exception as error:  # whatever a compiler, a driver or MLX may raise
             wrong[name] = (str(error) or type(error).__name__)[:400]
             continue
         if distance <= TOLERANCE:
-            calls[name] = launches(call)
+            calls[name] = launches(rotating(partial(_called, ready, factors), sets))
         else:
             wrong[name] = f"{distance:.2g} from MLX's result"
     samples = measure(calls, time.perf_counter, EFFORT)
     return {name: round(spread(one).median * 1e6, 2) for name, one in samples.items()}, wrong
+
+
+def _called(run: Any, factors: Any, arrays: Sequence[mx.array]) -> Sequence[mx.array]:  # noqa: ANN401
+    found: Sequence[mx.array] = run(arrays, factors, None)
+    return found
 
 
 def row(op: str, text: str, times: dict[str, float], wrong: dict[str, str]) -> dict[str, Any]:
@@ -172,6 +175,78 @@ def row(op: str, text: str, times: dict[str, float], wrong: dict[str, str]) -> d
     }  # fmt: skip
 
 
+def called(op: str, text: str, count: int) -> dict[str, Any]:
+    """Return the times of an op as users call it and of plain MLX, on the same operands."""
+    problem = problem_of(op, text)
+    sets, pair = operand_sets(problem), as_written(op, text)
+    with tg.use_backend("auto"):
+        distance = _distance(pair.ours(sets[0]), pair.plain(sets[0]))
+        served = _served(problem)
+        calls = {
+            "ours": launches(rotating(pair.ours, sets)),
+            "plain": launches(rotating(pair.plain, sets)),
+        }
+        samples = measure(calls, time.perf_counter, CALLS)
+    ratio = spread([y / x for x, y in zip(samples["ours"], samples["plain"], strict=True)])
+    times = {name: round(1e6 * spread(one).median, 2) for name, one in samples.items()}
+    return {
+        "op": op, "problem": text, "kernel": served, "ours_us": times["ours"],
+        "mlx_us": times["plain"], "mlx_over_ours": round(ratio.median, 3),
+        "quartiles": [round(ratio.low, 3), round(ratio.high, 3)],
+        "wrong": {} if distance <= TOLERANCE else {served: f"{distance:.2g} from MLX's result"},
+    }  # fmt: skip
+
+
+def _served(problem: Problem) -> str:
+    from mlx_tilegemm.call.choice import chosen
+
+    return str(chosen(problem, CUDA, gradients=False).plan or MLX)
+
+
+def worker(pipe: Connection, measured: Callable[..., dict[str, Any]]) -> None:
+    """Measure the tasks that come through a pipe; runs in a process of its own."""
+    while True:
+        task = pipe.recv()
+        try:
+            pipe.send(measured(*task))
+        except Exception as error:  # whatever MLX or a driver may raise
+            pipe.send({"failed": f"{type(error).__name__}: {error}"[:400]})
+
+
+class Worker:
+    """A process that measures, and that is given up where it does not answer."""
+
+    def __init__(self, measured: Callable[..., dict[str, Any]]) -> None:
+        self._measured = measured
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=worker, args=(other, self._measured), daemon=True)
+        self._process.start()
+        other.close()
+
+    def answer(self, task: Task, seconds: float) -> dict[str, Any]:
+        """Return what is found of a task, or that nothing came in so many seconds."""
+        self._pipe.send(task)
+        try:
+            if self._pipe.poll(seconds):
+                found: dict[str, Any] = self._pipe.recv()
+                return found
+            reason = f"no answer in {seconds:g} s"
+        except (EOFError, OSError):
+            reason = "the process ended"
+        self.stop()
+        self._start()
+        return {"failed": reason}
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+
+
 def environment() -> dict[str, str]:
     """Return what the times were measured on."""
     info = mx.device_info(mx.gpu)
@@ -180,52 +255,69 @@ def environment() -> dict[str, str]:
         "mlx": version("mlx"),
         "nvrtc": compiler.version(),
         "python": platform.python_version(),
+        "when": now(),
     }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a table in Markdown."""
+    """Return the rows as a table in Markdown, and what they come to."""
     lines = [
-        "| op | problem | kernel | ours, us | MLX, us | MLX / ours |",
+        "| op | problem | our kernel | ours, us | MLX, us | MLX / ours |",
         "|---|---|---|--:|--:|--:|",
     ]
+    measured = [one for one in rows if one.get("mlx_over_ours")]
     lines += [
         f"| {one['op']} | {one['problem']} | {one['kernel']} | {one['ours_us']} | {one['mlx_us']} "
         f"| {one['mlx_over_ours']} |"
-        for one in rows
+        for one in measured
     ]
-    ratios = [one["mlx_over_ours"] for one in rows if one["mlx_over_ours"]]
-    chosen = [max(1.0, ratio) for ratio in ratios]
+    ratios = [one["mlx_over_ours"] for one in measured]
     if ratios:
+        chosen = [max(1.0, ratio) for ratio in ratios]
+        below = sum(ratio < AGREED for ratio in ratios)
         lines.append(
             f"\nGeometric mean of MLX / ours over {len(ratios)} problems: "
-            f"{geometric_mean(ratios):.2f}; with MLX where it is faster, "
-            f"{geometric_mean(chosen):.2f}."
+            f"{geometric_mean(ratios):.2f}, and {geometric_mean(chosen):.2f} with MLX where it is "
+            f"faster; {below} below {AGREED}; {len(rows) - len(measured)} not measured."
         )
     return "\n".join(lines)
 
 
-def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
+def fastest(times: dict[str, float]) -> dict[str, float]:
+    """Return MLX's time and those of the fastest three candidates."""
+    ours = sorted((name for name in times if name != MLX), key=times.__getitem__)
+    return {name: times[name] for name in (MLX, *ours[:3])}
+
+
+def slower_as_called(calls: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the problems whose op was slower than plain MLX, though a kernel served it."""
+    return {
+        (one["op"], one["problem"])
+        for one in calls["rows"]
+        if one.get("kernel") not in (None, MLX) and one["mlx_over_ours"] < 1
+    }
+
+
+def shipped(
+    found: dict[str, Any], left_out: Collection[tuple[str, str]] = frozenset()
+) -> dict[str, Any]:
     """Return a sweep in the form in which the library keeps measurements: the fastest and MLX's.
 
-    The sweep keeps medians alone, which stand for their quartiles too.
+    The sweep keeps medians alone, which stand for their quartiles too. A row may say itself when it
+    was measured.
     """
     entries = {}
     for one in found["rows"]:
+        if not one.get("mlx_over_ours") or (one["op"], one["problem"]) in left_out:
+            continue
         problem = problem_of(one["op"], one["problem"])
         known = plans(problem, 99)
-        names = [
-            MLX,
-            *sorted((x for x in one["times_us"] if x != MLX), key=one["times_us"].get)[:3],
-        ]
         times = [
-            {
-                "candidate": name,
-                **dict.fromkeys(("median", "low", "high"), one["times_us"][name] / 1e6),
-                "text": text_name(known[name]) if name in known else "",
-            }
-            for name in names
+            {"candidate": name, **dict.fromkeys(("median", "low", "high"), value / 1e6)}
+            | {"text": text_name(known[name]) if name in known else ""}
+            for name, value in fastest(one["times_us"]).items()
         ]
+        when = one.get("when", found["environment"]["when"])
         entries[key(problem.alike())] = {"when": when, "times": times}
     machine = ", ".join((found["environment"]["device"], f"MLX {found['environment']['mlx']}"))
     return {
@@ -238,40 +330,76 @@ def shipped(found: dict[str, Any], when: str) -> dict[str, Any]:
     }
 
 
+def compile_all(asked: Sequence[Problem], count: int, jobs: int, until: float) -> None:
+    """Compile what problems need in processes, until a time on the monotonic clock or for long."""
+    start, wanted = time.monotonic(), texts(asked, count)
+    until = min(until, start + COMPILE_SECONDS)
+    pool = multiprocessing.get_context("spawn").Pool(jobs)
+    waiting = [pool.apply_async(compiled, one) for one in wanted]
+    for one in waiting:
+        one.wait(max(0.0, until - time.monotonic()))
+    done = [one for one in waiting if one.ready()]
+    pool.terminate()
+    good = sum(one.get() for one in done if one.successful())
+    taken = time.monotonic() - start
+    print(f"{good} of {len(wanted)} texts compiled in {taken:.0f} s", flush=True)
+
+
+def measured_rows(
+    tasks: Sequence[Task], measured: Callable[..., dict[str, Any]], limit: float, until: float
+) -> Iterator[dict[str, Any]]:
+    """Yield what is found of each task, until a time on the monotonic clock."""
+    one = Worker(measured)
+    try:
+        for number, task in enumerate(tasks):
+            if time.monotonic() > until:
+                print(f"out of time: {len(tasks) - number} problems were not run", flush=True)
+                return
+            yield {"op": task[0], "problem": task[1], **one.answer(task, limit)}
+    finally:
+        one.stop()
+
+
 def main() -> None:
     """Measure the sweep, or ship one that was measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", default="", help="an op")
-    parser.add_argument("--candidates", type=int, default=5, help="of a kernel")
-    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--json", type=Path, required=True, help="written, and gone on with")
+    parser.add_argument("--only", default="", help="problems whose op or spelling has the word")
+    parser.add_argument("--candidates", type=int, default=3, help="of a kernel")
+    parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--seconds", type=float, default=1e9, help="after which no more is timed")
+    parser.add_argument("--limit", type=float, default=90, help="seconds of one problem at most")
+    parser.add_argument("--calls", action="store_true", help="time the ops as users call them")
     parser.add_argument("--ship", type=Path, help="write what --json holds for the library")
-    parser.add_argument("--when", default=now(), help="time of the sweep to ship, in UTC")
+    parser.add_argument("--held-by", type=Path, help="what --calls found, for --ship")
     options = parser.parse_args()
+    kept: dict[str, Any] = {"rows": []}
+    if options.json.exists():
+        kept = json.loads(options.json.read_text(encoding="utf-8"))
     if options.ship:
-        kept = shipped(json.loads(options.json.read_text(encoding="utf-8")), options.when)
-        options.ship.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        calls = json.loads(options.held_by.read_text()) if options.held_by else {"rows": []}
+        found = shipped(kept, slower_as_called(calls))
+        options.ship.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         return
-    start = time.perf_counter()
-    tasks = [(*one, options.candidates) for one in problems() if options.only in ("", one[0])]
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        texts = sum(pool.imap_unordered(compiled, tasks, chunksize=1))
-    print(f"{texts} candidates compiled in {time.perf_counter() - start:.0f} s")
-    rows: list[dict[str, Any]] = []
-    for task in tasks:
-        if time.perf_counter() - start > options.seconds:
-            print(f"out of time: {len(tasks) - len(rows)} problems were not run")
-            break
-        rows.append(row(*task[:2], *timed(*task)))
-        print(*(rows[-1][name] for name in ("problem", "kernel", "ours_us", "mlx_us")), flush=True)
-        if options.json:  # after each, so that a sweep that is cut off leaves what it found
-            found = {"environment": environment(), "rows": rows}
-            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(environment())
-    print(table(rows))
-    for one in rows:
-        for name, reason in one["wrong"].items():
+    until = time.monotonic() + options.seconds
+    known = {(one["op"], one["problem"]) for one in kept["rows"]}
+    tasks = [
+        (*one, options.candidates)
+        for one in problems()
+        if one not in known and options.only in " ".join(one)
+    ]
+    if not options.calls:
+        asked = [problem_of(*task[:2]) for task in tasks]
+        compile_all(asked, options.candidates, options.jobs, until)
+    for found in measured_rows(tasks, called if options.calls else timed, options.limit, until):
+        kept["rows"].append(found)
+        names = ("op", "problem", "kernel", "ours_us", "mlx_us", "mlx_over_ours", "failed")
+        print(*(found[name] for name in names if name in found), flush=True)
+        kept["environment"] = environment()
+        options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    print(table(kept["rows"]))
+    for one in kept["rows"]:
+        for name, reason in one.get("wrong", {}).items():
             print(f"wrong: {one['op']} {one['problem']} {name}: {reason.splitlines()[0][:160]}")
 
 

@@ -3,8 +3,9 @@
     python bench/pictures.py              # all of them
     python bench/pictures.py over-n tile  # some
 
-Each SVG holds the data it shows, as JSON in its description, and `kept` reads it back. Every time
-in them is modelled: nothing was measured on an Apple GPU, and the pictures say so themselves.
+Each SVG holds the data it shows, as JSON in its description, and `kept` reads it back. Times of
+Apple's GPUs are modelled, for nothing was measured on one, and the pictures say so themselves.
+Those of `h100` were measured, on the NVIDIA GPU that it names.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from mlx_tilegemm.machine.chips.record import Chip
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "pictures"
+RESULTS = ROOT / "bench" / "results"
 TUTORIAL = ROOT / "docs" / "guides" / "a-kernel-of-your-own.md"
 CHIPS = ("m1", "m2-pro", "m3-max", "m4", "m5-max")
 PAIR = ("m1-max", "m4-max")
@@ -218,6 +220,28 @@ def race() -> Data:
     raise AssertionError("the tutorial's race was not found")
 
 
+def h100() -> Data:
+    """Return MLX's time over ours as `cuda_sweep.py` measured it, by the kind of work."""
+    kernels = json.loads((RESULTS / "cuda-h100.json").read_text(encoding="utf-8"))
+    calls = json.loads((RESULTS / "cuda-h100-calls.json").read_text(encoding="utf-8"))
+    series: dict[str, dict[str, list[float]]] = {}
+    for name, found in (("kernel", kernels), ("called", calls)):
+        for row in found["rows"]:
+            if row.get("mlx_over_ours") and "when" not in row:
+                kind = series.setdefault(kind_of_work(row), {"kernel": [], "called": []})
+                kind[name].append(row["mlx_over_ours"])
+    return {"device": kernels["environment"]["device"], "mlx_over_ours": series}
+
+
+def kind_of_work(row: Data) -> str:
+    """Return the op of a measured problem, and whether its operands are of one type."""
+    dtypes = row["problem"].split(":")[1].split(",")
+    if row["op"] == "gated_delta_update":
+        return "gated delta"
+    kind = "one type" if len(set(dtypes)) == 1 else "mixed"
+    return f"{row['op'].removesuffix('_matmul')}, {kind}"
+
+
 PICTURES: dict[str, Callable[[], Data]] = {
     "flow": flow,
     "tile": tile,
@@ -227,6 +251,7 @@ PICTURES: dict[str, Callable[[], Data]] = {
     "over-tokens": over_tokens,
     "model": published,
     "race": race,
+    "h100": h100,
     "roofline-m1-max": partial(roofline_of, "m1-max"),
     "roofline-m4-max": partial(roofline_of, "m4-max"),
     "roofline-m5-max": partial(roofline_of, "m5-max"),

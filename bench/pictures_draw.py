@@ -228,6 +228,36 @@ def published(data: Data) -> Figure:
     return figure
 
 
+def h100(data: Data) -> Figure:
+    """Draw a mark for each problem that was measured, by kind of work."""
+    figure, axes = _plot(9, 4)
+    kinds = data["mlx_over_ours"]
+    titles = {"kernel": "the kernel alone", "called": "the op as called"}
+    for number, (name, title) in enumerate(titles.items()):
+        points = [(x, row) for row, one in enumerate(kinds.values()) for x in one[name]]
+        axes.plot(
+            [x for x, _ in points],
+            [row + (number - 0.5) * 0.3 for _, row in points],
+            MARKS[number],
+            color=COLOURS[number],
+            fillstyle="none",
+            label=title,
+            ms=5,
+        )
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    ticks = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_yticks(range(len(kinds)), list(kinds))
+    axes.invert_yaxis()
+    axes.grid(visible=True, axis="x", linewidth=0.3)
+    axes.set_xlabel("MLX's time over ours; each mark is a problem")
+    axes.set_title(f"Measured on one {data['device']}, with MLX's CUDA build: no Apple GPU")
+    axes.legend(loc="lower right")
+    return figure
+
+
 def race(data: Data) -> Figure:
     """Draw what a terminal of 96 columns shows of a finding."""
     lines = ["$ python softmax.py"]
@@ -255,5 +285,6 @@ DRAWN: dict[str, Callable[[Data], Figure]] = {
     "over-tokens": over_tokens,
     "model": published,
     "race": race,
+    "h100": h100,
 }
 """What draws each picture; rooflines draw themselves."""

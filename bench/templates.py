@@ -3,12 +3,12 @@
     python bench/templates.py                       # print each template's share of Jinja
     python bench/templates.py --count counts.json   # and count, and write the counts
     python bench/templates.py --count counts.json --against before.json   # and compare
+    python bench/templates.py --mutants reports/mutation.md ...   # and the mutants noticed
 
 A line has Jinja if it holds a statement or prints a value; comments for authors are neither. The
 subjects of the mutation campaign are counted, which together contain every line of every template.
-Results are compared bit for bit. Counts of another commit come from this script run there:
-
-    PYTHONPATH=<checkout of the other commit> python bench/templates.py --count before.json
+Results are compared bit for bit. bench/results/templates-before.json holds what was counted before
+the templates became plain Metal, at commit 97f579b, and the mutants of its own report.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -42,15 +44,22 @@ COUNTS = (
 )
 """What is counted of each kernel; registers are estimated, the others are met in the emulator."""
 
+LIBRARY = "lib/*"
+MUTANTS = re.compile(r"^\| (\S+\.j2) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", re.MULTILINE)
+
 HEADER = """# What the templates are, and what their kernels do
 
 Counted in the emulator, not measured on a GPU: sums over all problems of the mutation campaign's
 subjects, which together contain every line of every template. *Same results*: so many problems
 whose results are the same bits as before. Registers are our estimate, the largest of each plan.
+*Noticed*: mutants that a campaign noticed, of those that change a result.
 """
 
 Counted = dict[str, dict[str, int | str]]
 """Counts and the results' hash of every problem of every subject."""
+
+Kept = dict[str, dict[str, Any]]
+"""Shares of Jinja, mutants noticed and counts, as they are kept."""
 
 
 def jinja_share(text: str) -> float:
@@ -65,11 +74,27 @@ def shares() -> dict[str, float]:
         str(path.relative_to(TEMPLATES)): path.read_text()
         for path in sorted(TEMPLATES.rglob("*.j2"))
     }
-    library = "".join(text for name, text in kernels.items() if name.startswith("lib/"))
+    library = "".join(text for name, text in kernels.items() if row_of(name) == LIBRARY)
     found = {
-        name: jinja_share(text) for name, text in kernels.items() if not name.startswith("lib/")
+        row_of(name): jinja_share(text) for name, text in kernels.items() if row_of(name) != LIBRARY
     }
-    return found | {"lib/*": jinja_share(library)}
+    return found | {LIBRARY: jinja_share(library)}
+
+
+def row_of(template: str) -> str:
+    """Return the table's row of a template, whatever its folder."""
+    return LIBRARY if template.startswith("lib/") else template.rsplit("/", 1)[-1]
+
+
+def mutants(report: str) -> dict[str, dict[str, int]]:
+    """Return how many mutants a campaign's report has noticed, and missed, in each row."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, _, *counts in MUTANTS.findall(report):
+        noticed, _, missed = map(int, counts)
+        found[row_of(name)].update(noticed=noticed, missed=missed)
+    if not found:
+        raise SystemExit("[templates] Expected a report of the mutation campaign")
+    return {name: dict(one) for name, one in found.items()}
 
 
 def count(subject: Subject, trial: Trial) -> dict[str, int | str]:
@@ -133,13 +158,22 @@ def _cell(counts: Counted, before: Counted | None, names: Sequence[str], what: s
     return f"{total:,}" if total == earlier else f"{earlier:,} → {total:,}"
 
 
-def share_table(found: Mapping[str, float], before: Mapping[str, float] | None) -> str:
-    """Return the share of Jinja of each template as Markdown."""
-    rows = ["| template | before | now |", "|---|--:|--:|"]
-    for name, share in found.items():
-        earlier = f"{before[name]:.0%}" if before and name in before else "-"
-        rows.append(f"| {name} | {earlier} | {share:.0%} |")
+def share_table(now: Kept, before: Kept | None) -> str:
+    """Return the share of Jinja of each template, and its mutants noticed, as Markdown."""
+    rows = [
+        "| template | Jinja before | now | mutants noticed before | now |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, share in now["shares"].items():
+        earlier = f"{before['shares'][name]:.0%}" if before and name in before["shares"] else "-"
+        cells = [name, earlier, f"{share:.0%}", _noticed(before, name), _noticed(now, name)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _noticed(kept: Kept | None, name: str) -> str:
+    one = (kept or {}).get("mutants", {}).get(name)
+    return f"{one['noticed']} of {one['noticed'] + one['missed']}" if one else "-"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,19 +182,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=Path, metavar="FILE", help="count, and write the counts")
     parser.add_argument("--against", type=Path, metavar="FILE", help="counts to compare with")
     parser.add_argument("--only", default="", help="only subjects whose names contain this")
+    parser.add_argument("--mutants", type=Path, metavar="FILE", help="report of their campaign")
     options = parser.parse_args(arguments)
     before = json.loads(options.against.read_text()) if options.against else None
-    found = shares()
+    now: Kept = {"shares": shares()}
+    if options.mutants:
+        now["mutants"] = mutants(options.mutants.read_text())
     print(HEADER)
-    print(share_table(found, before and before["shares"]))
+    print(share_table(now, before))
     if options.count:
-        counts = count_all(options.only)
-        options.count.write_text(_written({"shares": found, "counts": counts}))
+        now["counts"] = count_all(options.only)
+        options.count.write_text(_written(now))
         print()
-        print(table(counts, before and before["counts"]))
+        print(table(now["counts"], before and before["counts"]))
 
 
-def _written(kept: Mapping[str, Mapping[str, object]]) -> str:
+def _written(kept: Kept) -> str:
     """Return JSON with a line for each template and each problem."""
     parts = [
         f"{json.dumps(part)}: {{\n"

@@ -4,7 +4,7 @@
 
     TileGemmError
     ├── ProblemError (ValueError)            shapes, sizes, options that do not fit together
-    ├── DTypeError (TypeError)               dtypes or argument kinds that an op does not take
+    ├── DTypeError (TypeError, ValueError)   dtypes or argument kinds that an op does not take
     ├── IllegalKernelError (ValueError)      a kernel was forced that may not serve the problem
     ├── BackendError (RuntimeError)          the chosen backend cannot run here
     └── EmulatorError (RuntimeError)         raised by the emulator
@@ -28,8 +28,11 @@ class ProblemError(TileGemmError, ValueError):
     """Shapes, sizes or options that do not fit together."""
 
 
-class DTypeError(TileGemmError, TypeError):
-    """Dtypes or argument kinds that an op does not take."""
+class DTypeError(TileGemmError, TypeError, ValueError):
+    """Dtypes or argument kinds that an op does not take.
+
+    MLX raises TypeError for kinds of arguments and ValueError for dtypes; this is both.
+    """
 
 
 class IllegalKernelError(TileGemmError, ValueError):

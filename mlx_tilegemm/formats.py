@@ -35,7 +35,9 @@ from .core.dtypes import (
     DType,
     mlx_name,
 )
+from .core.scaling import Scaling
 from .core.shapes import Shape, shape_text
+from .core.tracing import is_traced
 from .errors import DTypeError, ProblemError
 
 FORMATS: dict[str, DType] = {
@@ -443,6 +445,101 @@ def quantize(
     scale = mx.take(_table(form.scales), scales)[..., None]
     codes = encode(mx.where(scale == 0, 0, groups / scale), form.codes.short)
     return pack(mx.flatten(codes, -2, -1), form.bits), scales
+
+
+def byte_values(
+    row: DType,
+    codes: mx.array,
+    scaling: Scaling | None,
+    scales: mx.array | None,
+    transposed: bool,
+) -> mx.array:
+    """Return the values of codes of a byte each times their scales in float32, as they are stored.
+
+    Args:
+        row: Format of the codes.
+        codes: ``[..., n, k]`` where ``transposed``, else ``[..., k, n]``.
+        scaling: How the scales lie; None without.
+        scales: The scales.
+        transposed: See ``codes``.
+    """
+    values = element_values(row, codes)
+    if scaling is None or scales is None:
+        return values
+    n, k = codes.shape[-2:] if transposed else codes.shape[:-3:-1]
+    return values * scales_of_all(scaling, scales, n, k, transposed)
+
+
+def scales_of_all(scaling: Scaling, scales: mx.array, n: int, k: int, transposed: bool) -> mx.array:
+    """Return the scales of a right operand in float32, as it is stored; an axis of 1 is of all."""
+    n_axis, k_axis = (-2, -1) if transposed else (-1, -2)
+    grid = scales_grid(scaling, scales, k_axis)
+    grid = repeated(grid, n_axis, scaling.height, n)
+    return repeated(grid, k_axis, scaling.width, k)
+
+
+def scales_grid(scaling: Scaling, scales: mx.array, k_axis: int) -> mx.array:
+    """Return the values of scales with both axes of a matrix, or of the only one."""
+    values = scale_values(scaling, scales)
+    if not scaling.height and not scaling.width and not scaling.batched:
+        return mx.reshape(values, (1, 1))
+    return mx.expand_dims(values, k_axis) if values.ndim == 1 else values
+
+
+def repeated(grid: mx.array, axis: int, side: int, size: int) -> mx.array:
+    """Return scales with each repeated for the elements that share it, of which there are size."""
+    return mx.take(grid, mx.arange(size) // side, axis=axis) if side > 1 else grid
+
+
+def element_values(row: DType, codes: mx.array) -> mx.array:
+    """Return the float32 values of codes of a format, or of plain elements."""
+    if row is FLOAT8_E4M3 and not is_traced():
+        return mx.from_fp8(codes, dtype=mx.float32)
+    if row.native:
+        return codes.astype(mx.float32)
+    # MLX neither maps from_fp8 nor has one of e5m2.
+    return decode(codes, row.short)
+
+
+def scale_values(scaling: Scaling, scales: mx.array) -> mx.array:
+    """Return the float32 values of scales."""
+    if scaling.dtype is not FLOAT8_E8M0:
+        return scales.astype(mx.float32)
+    codes = scales.astype(mx.uint32)
+    # Code 0 is 2^-127, a denormal, and the last one NaN.
+    bits = mx.where(codes == 0, 0x00400000, mx.left_shift(codes, 23))
+    return mx.where(codes == 255, 0x7FC00000, bits).astype(mx.uint32).view(mx.float32)
+
+
+def scale_sums(
+    scaling: Scaling, terms: mx.array, scales: mx.array, *, transposed: bool
+) -> mx.array:
+    """Return the sums of all elements of an operand that share a scale, shaped as the scales.
+
+    Args:
+        scaling: How the scales lie.
+        terms: ``[..., along the result, along k]``, or the other way round where ``transposed``.
+        scales: The scales.
+        transposed: See ``terms``.
+    """
+    sides = (scaling.height, scaling.width)
+    for axis, side in zip((-2, -1), sides[::-1] if transposed else sides, strict=True):
+        terms = _blocks(terms, axis, side)
+    while terms.size > scales.size:
+        terms = mx.sum(terms, axis=0)
+    return mx.reshape(terms, scales.shape).astype(scales.dtype)
+
+
+def _blocks(terms: mx.array, axis: int, side: int) -> mx.array:
+    """Sum blocks of elements along an axis, the last of which may be short; 0 is one of all."""
+    if side == 0:
+        return mx.sum(terms, axis=axis, keepdims=True)
+    if side == 1:
+        return terms
+    missing = -terms.shape[axis] % side
+    widths = [(0, 0)] * terms.ndim
+    widths[axis] = (0, missing)
+    return mx.sum(mx.unflatten(mx.pad(terms, widths), axis, (-1, side)), axis=axis)
 
 
 def check_groups(

@@ -8,18 +8,24 @@ hold that difference; patching puts them on layers that exist already.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from .backends import resolve
+from .backends import is_left_to_mlx, resolve
+from .core import mlx_ops
+from .core.arguments import ArraySpec
 from .core.context import current_settings
 from .core.dtypes import FLOATS
+from .core.scaling import BYTE_FORMATS
+from .core.scaling_request import right_scaling
+from .core.tracing import is_shapeless
 from .errors import DTypeError
 from .families.experts.ops import gathered
-from .formats import encode
+from .formats import byte_values, encode
 from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
 
 Mask = Literal["causal"] | mx.array | None
@@ -43,10 +49,11 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
         >>> linear(x, mx.zeros((32, 64), dtype=mx.float16)).dtype
         mlx.core.float32
     """
-    if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
+    # `mx.addmm` keeps the sizes of the sum that it has seen.
+    by_mlx = is_left_to_mlx() and (bias is None or not is_shapeless())
+    if by_mlx or x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
         # MLX's layers promote what the ops here refuse, such as integers with floats.
-        columns = weight.swapaxes(-1, -2)
-        return mx.matmul(x, columns) if bias is None else mx.addmm(bias, x, columns)
+        return x @ weight.T if bias is None else mlx_ops.addmm(bias, x, weight.T)
     if bias is None:
         return matmul(x, weight, transpose_b=True)
     return addmm(bias, x, weight, transpose_b=True)
@@ -213,7 +220,7 @@ def _product(a: mx.array, b: mx.array, *, transpose_b: bool = False) -> mx.array
     """Multiply as `mx.matmul` does, whatever the dtypes."""
     if a.dtype in _FLOATS and b.dtype in _FLOATS:
         return matmul(a, b, transpose_b=transpose_b)
-    return mx.matmul(a, b.swapaxes(-1, -2) if transpose_b else b)
+    return mlx_ops.matmul(a, b.swapaxes(-1, -2) if transpose_b else b)
 
 
 class LowRankRoute:
@@ -261,6 +268,8 @@ class WeightNormRoute:
 
 def _unadapted(layer: nn.Module, x: mx.array, weight: mx.array) -> mx.array:
     """Return a layer's product with ``weight``, or with the quantized one that decodes to it."""
+    if isinstance(layer, FP8Linear):
+        return layer.product(x, None, x.dtype)
     if not isinstance(layer, nn.QuantizedLinear):
         return linear(x, weight)
     return quantized_linear(layer, x, dtype=mx.result_type(x, weight))
@@ -295,7 +304,7 @@ def switch_linear(
         if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
             # MLX's op promotes what the ops here refuse.
             columns = weight.swapaxes(-1, -2)
-            y = mx.gather_mm(x, columns, rhs_indices=indices, sorted_indices=sorted_indices)
+            y = mlx_ops.gather_mm(x, columns, rhs_indices=indices, sorted_indices=sorted_indices)
             return y if bias is None else y + mx.expand_dims(bias[indices], -2)
         dtype, form = mx.result_type(x, weight), {}
     else:
@@ -449,7 +458,125 @@ class QuantizedLinear(QuantizedLinearRoute, nn.QuantizedLinear):
     """
 
 
-class FP8Linear(nn.Module):
+class _FP8Layer(nn.Module):
+    """Base of layers whose weight stays 8-bit codes."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        bias: tuple[int, ...] | None,
+        format: str,
+        scales: tuple[int, ...] | None,
+        block: tuple[int, int] | None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if format not in BYTE_FORMATS:
+            raise DTypeError(
+                f"[{type(self).__name__}] Expected a format of {', '.join(BYTE_FORMATS)}, got "
+                f"{format!r}."
+            )
+        self.format = format
+        self.block_size = block
+        self.weight = mx.zeros(shape, dtype=BYTE_FORMATS[format].mlx)
+        if scales is not None:
+            self.scales = mx.ones(scales)
+        if bias is not None:
+            self.bias = mx.zeros(bias)
+        self.freeze()
+
+    @property
+    def input_dims(self) -> int:
+        """Size of the last axis of the input."""
+        size: int = self.weight.shape[-1]
+        return size
+
+    @property
+    def output_dims(self) -> int:
+        """Size of the last axis of the output."""
+        size: int = self.weight.shape[-2]
+        return size
+
+    def decoded(self, dtype: mx.Dtype = mx.float32) -> mx.array:
+        """Return the weight, decoded and scaled, each element rounded once to ``dtype``."""
+        codes, scales = self["weight"], self.get("scales")
+        if scales is None:
+            return byte_values(BYTE_FORMATS[self.format], codes, None, None, True).astype(dtype)
+        stated, beside = (ArraySpec(shape=one.shape, dtype=one.dtype) for one in (codes, scales))
+        scaling = right_scaling("decoded", "scales", stated, beside, self.block_size, True)
+        found = byte_values(BYTE_FORMATS[self.format], codes, scaling, scales, True)
+        return found.astype(dtype)
+
+    def _take(self, linear: nn.Module) -> None:
+        """Take the nearest codes of another layer's weight, a scale for each row, and its bias."""
+        weight = linear.weight.astype(mx.float32)
+        largest = mx.max(mx.abs(weight), axis=-1, keepdims=True)
+        scales = mx.where(largest == 0, 1, largest / _LARGEST[self.format])
+        if self.format == "int8":
+            self.weight = mx.round(weight / scales).astype(mx.int8)
+        else:
+            self.weight = encode(weight / scales, self.format)
+        self.scales = scales
+        if "bias" in linear:
+            self.bias = linear.bias
+        self.freeze()
+
+    def _adapted(
+        self,
+        kind: Any,  # noqa: ANN401 - of mlx-lm
+        own: type,
+        r: int,
+        dropout: float,
+        scale: float,
+    ) -> nn.Module:
+        """Return one of mlx-lm's adapters around this layer, which knows that it is codes."""
+        adapter: nn.Module = kind.from_base(self, r=r, dropout=dropout, scale=scale)
+        adapter.__class__ = _adapter_class(kind, own)
+        return adapter
+
+
+@lru_cache(maxsize=8)
+def _adapter_class(kind: type, own: type) -> type:
+    return type(f"FP8{kind.__name__}", (own, kind), {"__module__": __name__})
+
+
+class FP8Adapter:
+    """What adapters around layers of codes have in common: how they are fused with them."""
+
+    def fuse(self, dequantize: bool = False) -> nn.Module:
+        """Return a layer without the adapter: of codes with a scale for each row, or of bfloat16.
+
+        Args:
+            dequantize: Whether its weight is to be bfloat16.
+        """
+        adapter: Any = self
+        coded = adapter.linear
+        plain = nn.Module()
+        plain.weight = coded.decoded()
+        if "bias" in coded:
+            plain.bias = coded.bias
+        adapter.linear = plain
+        try:
+            fused: nn.Module = super().fuse(dequantize)  # type: ignore[misc] # of the adapter
+        finally:
+            adapter.linear = coded
+        if not dequantize:
+            found: nn.Module = type(coded).from_linear(fused, coded.format)
+            return found
+        fused.weight = fused.weight.astype(mx.bfloat16)
+        return fused
+
+
+class FP8WeightNorm(FP8Adapter, WeightNormRoute):
+    """The adapter that scales columns to their magnitudes, around a layer of codes."""
+
+    def _dequantized_weight(self) -> mx.array:
+        adapter: Any = self
+        layer = adapter.linear
+        found: mx.array = layer.decoded() if isinstance(layer, _FP8Layer) else layer.weight
+        return found
+
+
+class FP8Linear(_FP8Layer):
     """Linear layer whose weight stays 8-bit codes, multiplied by `fp8_scaled_matmul`.
 
     It holds ``weight``, the codes ``[output_dims, input_dims]``, maybe ``scales`` as that op takes
@@ -483,23 +610,16 @@ class FP8Linear(nn.Module):
         scales: tuple[int, ...] | None = None,
         block: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        if format not in _CODES:
-            raise DTypeError(
-                f"[FP8Linear] Expected a format of {', '.join(_CODES)}, got {format!r}."
-            )
-        self.format = format
-        self.block_size = block
-        self.weight = mx.zeros((output_dims, input_dims), dtype=_CODES[format])
-        if scales is not None:
-            self.scales = mx.ones(scales)
-        if bias:
-            self.bias = mx.zeros((output_dims,))
-        self.freeze()
+        of_bias = (output_dims,) if bias else None
+        super().__init__((output_dims, input_dims), of_bias, format, scales, block)
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return ``x @ (weight * scales).T + bias``."""
         bias: mx.array | None = self.get("bias")
+        return self.product(x, bias, x.dtype if bias is None else mx.result_type(x, bias))
+
+    def product(self, x: mx.array, bias: mx.array | None, dtype: mx.Dtype) -> mx.array:
+        """Return ``x @ (weight * scales).T``, plus ``bias`` if there is one, rounded once."""
         return fp8_scaled_matmul(
             x,
             self["weight"],
@@ -509,7 +629,7 @@ class FP8Linear(nn.Module):
             block=self.block_size,
             transpose_b=True,
             bias=bias,
-            out_dtype=x.dtype if bias is None else mx.result_type(x, bias),
+            out_dtype=dtype,
         )
 
     @classmethod
@@ -518,29 +638,204 @@ class FP8Linear(nn.Module):
 
         Args:
             linear: A layer with ``weight`` and maybe ``bias``.
-            format: ``e4m3`` or ``e5m2``.
+            format: ``e4m3``, ``e5m2`` or ``int8``.
         """
-        weight = linear.weight.astype(mx.float32)
-        output_dims, input_dims = weight.shape
+        output_dims, input_dims = linear.weight.shape
         layer = cls(input_dims, output_dims, "bias" in linear, format, (output_dims, 1))
-        largest = mx.max(mx.abs(weight), axis=-1, keepdims=True)
-        scales = mx.where(largest == 0, 1, largest / _LARGEST[format])
-        layer.weight, layer.scales = encode(weight / scales, format), scales
-        if "bias" in linear:
-            layer.bias = linear.bias
+        layer._take(linear)
         return layer
 
+    def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """Return mlx-lm's ``LoRALinear`` around this layer, as its tuner asks for it.
+
+        Args:
+            r: Rank of the adapter.
+            dropout: Share of the input that the adapter does not see in training.
+            scale: Factor of what the adapter adds.
+
+        Raises:
+            ImportError: mlx-lm is not installed.
+        """
+        from mlx_lm.tuner.lora import LoRALinear
+
+        return self._adapted(LoRALinear, FP8Adapter, r, dropout, scale)
+
+    def to_dora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """Return mlx-lm's ``DoRALinear`` around this layer; arguments are as of `to_lora`.
+
+        Raises:
+            ImportError: mlx-lm is not installed.
+        """
+        from mlx_lm.tuner.dora import DoRALinear
+
+        adapter: Any = self._adapted(DoRALinear, FP8WeightNorm, r, dropout, scale)
+        adapter.set_linear(self)
+        found: nn.Module = adapter
+        return found
+
     def _extra_repr(self) -> str:
-        output_dims, input_dims = self.weight.shape
         return (
-            f"input_dims={input_dims}, output_dims={output_dims}, bias={'bias' in self}, "
-            f"format={self.format}, block={self.block_size}"
+            f"input_dims={self.input_dims}, output_dims={self.output_dims}, "
+            f"bias={'bias' in self}, format={self.format}, block={self.block_size}"
         )
 
 
-_CODES = {"e4m3": mx.uint8, "e5m2": mx.uint8, "int8": mx.int8}
+class FP8SwitchLinear(_FP8Layer):
+    """Linear layers of experts whose weights stay 8-bit codes, multiplied by `gather_fp8_mm`.
 
-_LARGEST = {"e4m3": 448.0, "e5m2": 57344.0}
+    It takes the place of mlx-lm's ``SwitchLinear``, and holds ``weight``, the codes ``[num_experts,
+    output_dims, input_dims]``, maybe ``scales`` as that op takes them, and maybe ``bias``
+    ``[num_experts, output_dims]``, all frozen. The result has the dtype of the input, or its
+    promotion with that of the bias.
+
+    Args:
+        input_dims: Size of the last axis of the input.
+        output_dims: Size of the last axis of the output.
+        num_experts: How many experts there are.
+        bias: Whether each adds a bias, before the result is rounded.
+        format: ``e4m3``, ``e5m2`` or ``int8``.
+        scales: Shape of the scales, such as ``(num_experts, 1, 1)``; None without.
+        block: As of `FP8Linear`.
+
+    Raises:
+        DTypeError: A ``format`` that is none (a `TypeError`).
+
+    Example:
+        >>> layer = FP8SwitchLinear(64, 32, 8, scales=(8, 32, 1))
+        >>> layer(mx.zeros((5, 1, 1, 64)), mx.zeros((5, 2), dtype=mx.int32)).shape
+        (5, 2, 1, 32)
+    """
+
+    def __init__(
+        self,
+        input_dims: int,
+        output_dims: int,
+        num_experts: int,
+        bias: bool = True,
+        format: str = "e4m3",
+        scales: tuple[int, ...] | None = None,
+        block: tuple[int, int] | None = None,
+    ) -> None:
+        of_bias = (num_experts, output_dims) if bias else None
+        shape = (num_experts, output_dims, input_dims)
+        super().__init__(shape, of_bias, format, scales, block)
+
+    @property
+    def num_experts(self) -> int:
+        """How many experts there are."""
+        count: int = self.weight.shape[0]
+        return count
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """Return ``x @ (weight * scales)[indices].T + bias[indices]``.
+
+        Args:
+            x: ``[..., 1, k]``; its axes before broadcast with those of ``indices``.
+            indices: The expert of each row.
+            sorted_indices: Whether they are sorted.
+        """
+        bias: mx.array | None = self.get("bias")
+        return gathered(
+            x,
+            self["weight"],
+            indices,
+            scales=self.get("scales"),
+            bias=bias,
+            out_dtype=x.dtype if bias is None else mx.result_type(x, bias),
+            sorted_indices=sorted_indices,
+            format=self.format,
+            block=self.block_size,
+        )
+
+    @classmethod
+    def from_linear(cls, linear: nn.Module, format: str = "e4m3") -> FP8SwitchLinear:
+        """Return the layer with the nearest codes of a layer of experts, and scales of their rows.
+
+        Args:
+            linear: A layer with ``weight`` ``[num_experts, output_dims, input_dims]`` and maybe
+                ``bias``.
+            format: ``e4m3``, ``e5m2`` or ``int8``.
+        """
+        count, output_dims, input_dims = linear.weight.shape
+        layer = cls(input_dims, output_dims, count, "bias" in linear, format)
+        layer._take(linear)
+        return layer
+
+    def to_lora(self, r: int = 8, dropout: float = 0.0, scale: float = 20.0) -> nn.Module:
+        """Return mlx-lm's ``LoRASwitchLinear`` around this layer; as of `FP8Linear.to_lora`."""
+        from mlx_lm.tuner.lora import LoRASwitchLinear
+
+        return self._adapted(LoRASwitchLinear, FP8Adapter, r, dropout, scale)
+
+    def _extra_repr(self) -> str:
+        return (
+            f"input_dims={self.input_dims}, output_dims={self.output_dims}, "
+            f"num_experts={self.num_experts}, bias={'bias' in self}, format={self.format}, "
+            f"block={self.block_size}"
+        )
+
+
+class FP8MultiLinear(_FP8Layer):
+    """Projections of heads whose weights stay 8-bit codes, as mlx-lm's latent attention has them.
+
+    It takes the place of mlx-lm's ``MultiLinear``, and holds ``weight``, the codes ``[num_heads,
+    rows, columns]`` of a matrix for each head, and ``scales``, frozen both.
+
+    Args:
+        rows: Rows of a matrix as it is stored.
+        columns: Columns of a matrix as it is stored.
+        num_heads: How many heads there are.
+        format: ``e4m3``, ``e5m2`` or ``int8``.
+        scales: Shape of the scales; None without.
+        block: Rows and columns, as stored, of a block that shares a scale.
+        transposed: The matrices are stored as ``MultiLinear`` would have their transposes.
+
+    Raises:
+        DTypeError: A ``format`` that is none (a `TypeError`).
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        num_heads: int,
+        format: str = "e4m3",
+        scales: tuple[int, ...] | None = None,
+        block: tuple[int, int] | None = None,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__((num_heads, rows, columns), None, format, scales, block)
+        self.transposed = transposed
+
+    def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
+        """Return ``x @ weight.T`` for every head, or ``x @ weight``; the other way if transposed.
+
+        Args:
+            x: ``[..., num_heads, m, k]``.
+            transpose: Multiply by the transpose.
+        """
+        as_stored = transpose != self.transposed
+        block = self.block_size
+        return fp8_scaled_matmul(
+            x,
+            self["weight"],
+            None,
+            self.get("scales"),
+            b_format=self.format,
+            block=block if block is None or as_stored else block[::-1],
+            transpose_b=as_stored,
+            out_dtype=x.dtype,
+        )
+
+    def _extra_repr(self) -> str:
+        heads, rows, columns = self.weight.shape
+        return (
+            f"rows={rows}, columns={columns}, num_heads={heads}, format={self.format}, "
+            f"block={self.block_size}, transposed={self.transposed}"
+        )
+
+
+_LARGEST = {"e4m3": 448.0, "e5m2": 57344.0, "int8": 127.0}
 
 
 class QuantizedEmbedding(QuantizedEmbeddingRoute, nn.QuantizedEmbedding):

@@ -49,6 +49,16 @@ def test_integer_masks_are_added(shape, dtype):
     check(Q, K, V, scale=0.5, mask=mask)
 
 
+@pytest.mark.parametrize("value", [True, 2.0, -3], ids=repr)
+def test_masks_of_one_number(value):
+    check(Q, K, V, scale=0.5, mask=mx.array(value))
+
+
+def test_a_mask_of_one_number_that_hides_everything():
+    for mask in (mx.array(False), mx.array(-mx.inf)):
+        assert not mx.any(tg.attention_chain(Q, K, V, mask=mask))
+
+
 @pytest.mark.parametrize("names", ["q", "k", "v", "kv", "qv"])
 @pytest.mark.parametrize("dtype", [mx.int32, mx.bool_, mx.uint8], ids=str)
 def test_integers_beside_floats_are_promoted(names, dtype):

@@ -24,6 +24,7 @@ def random(seed, *shape):
 X, W, BIAS = random(0, 6, 1, 1, K), random(1, 5, N, K), random(2, 5, N)
 ROWS, A, B = random(3, 9, K), random(4, 33, K), random(5, K, N)
 CODES, SCALES, BIASES = mx.quantize(W, 64, 4)
+BYTES, BLOCKS = tg.formats.encode(W, "e4m3"), 1 + mx.abs(random(6, 5, 2, 3))
 
 
 def close(got, expected, share=1e-5):
@@ -58,6 +59,11 @@ def decoded(x, scales, biases):
     return own_rows(x, w)
 
 
+def of_codes(x, scales):
+    grown = mx.repeat(mx.repeat(scales, 16, axis=1), 24, axis=2)[:, :N, :K]
+    return own_rows(x, tg.formats.decode(BYTES, "e4m3") * grown)
+
+
 LEFT, RIGHT = mx.array([[5], [0], [5]]), mx.array([4, 1, 1])
 MATRICES = random(6, 2, 3, 2, N)
 CALLS = {
@@ -81,6 +87,11 @@ CALLS = {
         lambda x, s, b: tg.gather_qmm(x, CODES, s, b, rhs_indices=CHOSEN),
         decoded,
         (X, SCALES, BIASES),
+    ),
+    "codes": (
+        lambda x, s: tg.gather_fp8_mm(x, BYTES, s, rhs_indices=CHOSEN, block=(16, 24)),
+        of_codes,
+        (X, BLOCKS),
     ),
 }
 
@@ -213,6 +224,30 @@ def test_batching_rule(kernels, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("axes", [(0, None, None, None), (None, 0, 1, None), (0, 0, 0, 0)])
+def test_batching_rule_of_codes(kernels, axes):
+    single = {"x": X[:, 0], "w": BYTES, "scales": BLOCKS, "rhs_indices": CHOSEN[:, 0]}
+    specs = {name: ArraySpec(shape=one.shape, dtype=one.dtype) for name, one in single.items()}
+    options = {"format": "e4m3", "block": (16, 24), "transpose": True}
+    options |= {"sorted_indices": False, "out_dtype": None}
+    problem = ops()["gather_fp8_mm"].request("gather_fp8_mm", specs, options)
+    several = [
+        one if axis is None else mx.stack([one, one[::-1]], axis)
+        for one, axis in zip(single.values(), axes, strict=True)
+    ]
+    (got,) = (
+        family_of(problem).rule(problem, backend_named("emulator")).vmap(several, (), None, axes)
+    )
+    for i in range(2):
+        x, w, scales, chosen = (
+            one if axis is None else mx.take(one, i, axis)
+            for one, axis in zip(several, axes, strict=True)
+        )
+        wanted = tg.gather_fp8_mm(x, w, scales, rhs_indices=chosen, block=(16, 24))
+        close(got[i], wanted)
+
+
+@pytest.mark.slow
 def test_batching_rules_of_groups_and_segments(kernels):
     problem = state("grouped_matmul", {"a": ROWS, "b": W, "offsets": OFFSETS}, True)
     rule = family_of(problem).rule(problem, backend_named("emulator"))
@@ -243,3 +278,27 @@ def test_tensor_scales_have_a_gradient(kernels):
     got = mx.grad(weighed(ours), (0, 1))(X, tensor)
     for one, wanted in zip(got, mx.grad(weighed(theirs), (0, 1))(X, tensor), strict=True):
         close(one, wanted)
+
+
+INTEGERS = {
+    "indices": (lambda i: tg.gather_mm(X, W, rhs_indices=i, transpose_b=True), CHOSEN),
+    "large indices": (
+        lambda i: tg.gather_mm(X, W, rhs_indices=i, transpose_b=True),
+        CHOSEN.astype(mx.uint32),
+    ),
+    "experts of codes": (
+        lambda w: tg.gather_qmm(X, w, SCALES, BIASES, rhs_indices=CHOSEN),
+        CODES,
+    ),
+    "codes": (lambda w: tg.quantized_matmul(X[0], w, SCALES[0], BIASES[0]), CODES[0]),
+    "offsets": (lambda offsets: tg.grouped_matmul(ROWS, W, offsets, transpose_b=True), OFFSETS),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_gradients_of_integers_are_refused_and_not_zero(kernels, name):
+    call, operand = INTEGERS[name]
+    with pytest.raises((ValueError, RuntimeError), match=r"no gradient w|stop_gradient"):
+        mx.grad(lambda x: call(x).sum())(operand)
+    stopped = mx.grad(lambda x: x.astype(mx.float32).sum() * call(mx.stop_gradient(x)).sum())
+    assert stopped(operand).shape == operand.shape

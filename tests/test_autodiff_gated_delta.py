@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.backends import backend_named
+from mlx_tilegemm.backends import Backend, backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.core.context import current_settings, noting_problems
@@ -23,6 +23,7 @@ from mlx_tilegemm.errors import BackendError
 from mlx_tilegemm.families import family_of
 from mlx_tilegemm.families.gated_delta import fused_backward, gradient_reference
 from mlx_tilegemm.families.gated_delta import gradients as gradients_module
+from mlx_tilegemm.families.gated_delta.kernels import KERNELS
 from mlx_tilegemm.families.gated_delta.problem import CHUNK, DeltaGradientProblem
 from mlx_tilegemm.families.gated_delta.spec import variant
 from mlx_tilegemm.machine import chips
@@ -84,14 +85,20 @@ def gradient_problem(**changes):
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 19])
 def test_the_kernel_is_within_the_bound(length):
     problem = gradient_problem(length=length)
-    operands = drawn(problem, length)
+    outputs, wanted = within_the_bound(problem)
+    for output, one in zip(outputs, wanted, strict=True):
+        assert np.abs(np.array(output) - one.value).max() <= 1e-6 * np.abs(one.value).max()
+
+
+def within_the_bound(problem):
+    """Run the chosen kernel, hold it to its reference, and return both results."""
+    operands = drawn(problem, problem.update.length)
     plan = choose(problem, M4).plan
     run = kernel_run(problem, plan, backend_named("emulator"))
     outputs = run(operands, (SCALE,), None)
     wanted = family_of(problem).reference(problem, operands, (SCALE,))
     assert not hold(problem, outputs, wanted)[1]
-    for output, one in zip(outputs, wanted, strict=True):
-        assert np.abs(np.array(output) - one.value).max() <= 1e-6 * np.abs(one.value).max()
+    return outputs, wanted
 
 
 @pytest.mark.parametrize("vector", [False, True])
@@ -214,30 +221,45 @@ def test_the_kernels_serve_a_backward_pass():
     assert any(isinstance(one, DeltaGradientProblem) for one in noted)
 
 
+@pytest.mark.slow
 def test_training_memory_is_small():
-    """Bytes of all states that are alive at once, for 4096 tokens and 32 heads of 128."""
-    problem = variant(
-        batch=1, length=4096, key_heads=16, value_heads=32, key_dim=128, value_dim=128
-    )
-    asked = []
+    """Bytes that MLX has at once in a backward pass, for 4096 tokens and 32 heads of 128."""
+    assert 128 * 128 * 4 / fused_backward.SPAN <= 1.1 * 1024
+    heads = {"key_heads": 16, "value_heads": 32, "key_dim": 128, "value_dim": 128}
+    dtypes = dict.fromkeys(("q", "k", "v", "y"), BFLOAT16)
+    problem = variant(batch=1, length=4096, **heads, **dtypes)
+    backend = Unwritten(backend_named("emulator"))
+    run = gradients_module._backward_run(problem, backend, current_settings())
+    results = problem.results
+    arrays = [mx.zeros(one.shape, one.dtype.mlx) for one in (*problem.operands, *results)]
+    mx.eval(arrays)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    found = run(arrays, (SCALE,), None)
+    mx.eval(found)
+    kept = sum(x.nbytes for x in found)
+    assert "delta_backward" in backend.kernels
+    assert 50e6 <= mx.get_peak_memory() - before - kept <= 150e6
 
-    def prepare(one):
-        asked.append(one)
-        return None
 
-    fused_backward.fused_backward(problem, prepare, lambda one: asked.append(one) or prepare)
-    states = {
-        kind: max(
-            one.nbytes("states") if kind is DeltaGradientProblem else one.results[2].nbytes
-            for one in asked
-            if type(one) is kind
-        )
-        for kind in {type(one) for one in asked}
-    }
-    per_token = 4096 // fused_backward.SPAN * 128 * 128 * 4 / 4096
-    assert per_token <= 1.1 * 1024
-    marks = 4096 // fused_backward.SPAN * problem.matrices * 128 * 128 * 4
-    assert marks + states[DeltaGradientProblem] <= 150e6
+class Unwritten(Backend):
+    """A backend whose kernels ask for what they read, and leave arrays of the right sizes."""
+
+    def __init__(self, backend):
+        self.name = backend.name
+        self.capabilities = replace(backend.capabilities, lazy=True)
+        self.kernels = set()
+
+    def compile(self, source):
+        def execute(*, inputs, output_shapes, output_dtypes, **launch):
+            self.kernels |= {one for one in KERNELS if one in source.name}
+            first = [x[(0,) * x.ndim].astype(mx.float32) for x in inputs if x.size]
+            shaped = zip(output_shapes, output_dtypes, strict=True)
+            outputs = [mx.contiguous(mx.broadcast_to(sum(first).astype(b), a)) for a, b in shaped]
+            return mx.depends(outputs, outputs)
+
+        return execute
 
 
 def test_tangents_and_checkpoints():
@@ -327,9 +349,49 @@ def test_a_scale_that_is_followed_has_a_gradient():
     assert float(slope) == pytest.approx(float(value) / 2, rel=1e-5)
 
 
-def test_gradients_of_states_in_between():
-    problem = variant(length=19, every=8, state=True)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("length", "every", "flags"),
+    [
+        (19, 8, {"state": True}),
+        (16, 8, {"mask": True}),
+        (7, 3, {"state": True, "mask": True, "normalize": True, "log_decay": True}),
+        (5, 8, {}),
+    ],
+)
+def test_gradients_of_states_in_between(length, every, flags):
+    """Back from each state that was returned to the one before it, on kernels."""
+    problem = variant(length=length, every=every, **flags)
     case = parted(problem, 8)
     with tg.use_backend("mlx"):
         wanted = gradients(problem, *case)
-    close(gradients(problem, *case), wanted, 1e-6)
+    noted = []
+    with noting_problems(noted.append):
+        got = gradients(problem, *case)
+    close(got, wanted, 2e-6)
+    served = {one.update.length for one in noted if isinstance(one, DeltaGradientProblem)}
+    assert served == {min(every, length), length % every} - {0}
+
+
+@pytest.mark.slow
+def test_each_gradient_alone_is_one_of_all_whatever_masked_tokens_hold():
+    problem = variant(length=16, mask=True)
+    operands, mask, slopes = parted(problem, 8)
+    assert not mx.all(mask)
+    dirty = [mx.where(mask[..., None, None], x, mx.nan) for x in operands[:3]] + operands[3:]
+
+    def loss(*arrays):
+        y, state = update(problem, mask)(*arrays)
+        return (y * slopes[0]).sum() + (state * slopes[1]).sum()
+
+    wanted = gradients(problem, operands, mask, slopes)
+    close(mx.grad(loss, argnums=range(5))(*dirty), wanted, 1e-6)
+    for i in range(5):
+        close([mx.grad(loss, argnums=i)(*operands)], [wanted[i]], 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(192, 128), (128, 256)])
+def test_heads_of_unequal_dims_have_gradients_on_kernels(key_dim, value_dim):
+    dims = {"key_heads": 1, "value_heads": 1, "key_dim": key_dim, "value_dim": value_dim}
+    within_the_bound(gradient_problem(batch=1, length=9, **dims))

@@ -114,6 +114,14 @@ def test_without_metal_detection_says_what_it_plans_for():
     assert "no Apple GPU here" in note
 
 
+def test_where_mlx_has_cuda_a_large_chip_stands_in(monkeypatch):
+    monkeypatch.setattr(chips.mx.metal, "is_available", lambda: False)
+    monkeypatch.setattr(chips.mx.cuda, "is_available", lambda: True)
+    chip, note = chips.detect()
+    assert chip.cores == max(one.cores for one in chips.CHIPS)
+    assert f"planned for {chip.name}" in note
+
+
 class TestAccelerators:
     @pytest.mark.parametrize(
         ("system", "build", "note"),
@@ -179,7 +187,7 @@ class TestAccelerators:
         monkeypatch.setattr(chips.mx, "device_info", lambda: info)
         monkeypatch.setattr(chips, "_registry", lambda: '"gpu-core-count" = 10')
         monkeypatch.setattr("platform.mac_ver", lambda: ("26.1", ("", "", ""), "arm64"))
-        chip, note = chips.detect.__wrapped__()
+        chip, note = chips._detect_apple.__wrapped__()
         assert chip.name == "m5"
         assert not chip.neural_fma_per_cycle
         assert note.startswith("MLX leaves the neural accelerators alone")

@@ -113,7 +113,8 @@ def on_mlx():
         (["--backend", "mlx"], "mlx"),
     ],
 )
-def test_the_demo_shows_kernels_unless_others_are_asked_for(capsys, options, backend):
+def test_the_demo_shows_kernels_unless_others_are_asked_for(monkeypatch, capsys, options, backend):
+    monkeypatch.setattr(mx.cuda, "is_available", lambda: False)
     with tg.use_backend("auto"):
         assert main(["demo", *options]) == 0
     assert capsys.readouterr().out.count(f"backend  {backend}: ") == 2

@@ -47,14 +47,22 @@ class TestHelp:
         own = {one for one in names if one.startswith("mlx_tilegemm.")}
         assert own <= {*baseline, *(one for one in own if one.startswith("mlx_tilegemm.cli."))}
 
+    @pytest.mark.parametrize("name", ["demo", "explain", "tune", "verify"])
+    def test_of_a_command_imports_nothing_that_it_runs(self, name):
+        names = imported([name, "-h"])
+        tasks = ("assurance.tuning", "assurance.verify", "call.explanation", "emulator")
+        assert not {"numpy", *(f"mlx_tilegemm.{one}" for one in (*tasks, f"cli.{name}"))} & {*names}
+
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_every_command_has_one(self, name, capsys):
+    def test_every_command_has_one(self, name, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "76")
         with pytest.raises(SystemExit) as end:
             main([name, "-h"])
         assert end.value.code == 0
         text = capsys.readouterr().out
         assert text.startswith(f"usage: mlx-tilegemm {name} [-h]")
         assert "--json" in text
+        assert max(map(len, text.splitlines())) <= 80
 
     def test_lists_every_command(self, capsys):
         with pytest.raises(SystemExit):

@@ -10,6 +10,8 @@ from pathlib import Path
 import mlx
 import pytest
 
+from mlx_tilegemm.core.family import Data
+from mlx_tilegemm.families import family_of
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.families.quantized.price import vector_rows, vector_work
 from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
@@ -32,8 +34,7 @@ def counters(monkeypatch):
 @pytest.fixture
 def rows(counters):
     kept = json.loads((BENCH / "results" / "counters.json").read_text())
-    sides = ({name: counters.Side(**row.pop(name)) for name in ("ours", "mlx")} for row in kept)
-    return [counters.Row(**row, **both) for row, both in zip(kept, sides, strict=True)]
+    return [counters.row_of(row) for row in kept]
 
 
 def test_the_written_report_is_of_the_kept_counts(counters, rows):
@@ -41,6 +42,48 @@ def test_the_written_report_is_of_the_kept_counts(counters, rows):
     version = re.search(r"\(mlx ([0-9.]+)\)", text)[1]
     assert text == counters.markdown(rows, version)
     assert len(rows) >= 12
+
+
+def test_every_family_is_one_entry(counters, rows):
+    cases = counters.cases_to_count()
+    assert len({case.name for case in cases}) == len(cases)
+    described = {case.name: counters.describe(case.problem) for case in cases}
+    assert {row.name: described.get(row.name) for row in rows} == {
+        row.name: row.text for row in rows
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["64x128x256:bf16,f32:e4m3-128x128", "4x2x4x128x256:bf16,f32:e4m3-128x128"]
+)
+def test_codes_by_blocks_are_compared_with_a_copy(counters, text):
+    parse = counters.FAMILIES[4 if text.startswith("4x") else 3].parse
+    problem = parse(text)
+    arrays = family_of(problem).draw(problem, Data(exact=True))
+    rival, dense = counters.counted(problem).rival(problem, arrays)
+    assert rival == counters.compared(problem)
+    family = family_of(rival)
+    out = family.fallback(rival)(dense, family.trial_factors(rival), None)[0]
+    counters.check(problem, arrays, counters.floats(out))
+
+
+def test_rows_of_the_same_sources_are_not_counted_again(counters, rows, monkeypatch, tmp_path):
+    chip, keep = chips.get("m1-max"), tmp_path / "rows"
+    case = counters.cases_to_count()[0]
+    done = []
+
+    def count_row(case, chip):
+        done.append(case.name)
+        return rows[0]
+
+    monkeypatch.setattr(counters, "count_row", count_row)
+    assert counters.counted_row(case, chip, keep) == rows[0]
+    assert counters.counted_row(case, chip, keep) == rows[0]
+    assert done == ["square f32"]
+    monkeypatch.setattr(counters, "_sources", lambda: "others")
+    counters.counted_row(case, chip, keep)
+    counters.counted_row(case, chip, None)
+    assert len(done) == 3
 
 
 def test_the_first_screen_counts_every_row(rows):

@@ -25,6 +25,7 @@ from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of, kernel_named, problem_types
+from mlx_tilegemm.families.experts import ops as experts
 from mlx_tilegemm.families.experts.kernels.segmented_gemm import variant as segmented_variant
 from mlx_tilegemm.families.experts.spec import variant
 from mlx_tilegemm.families.experts.spelling import parse
@@ -248,6 +249,15 @@ class TestBothRoutes:
         check_segments(tg.segmented_mm(a, b, mx.array([[0, 70]])), a, b, [[0, 70]])
 
 
+def test_segments_past_the_end_stay_inside_on_mlx_too():
+    """Its own op ends the process on a CPU, and inside a compilation no values are known."""
+    a, b = random_array(0, (33, K), mx.float16), random_array(1, (K, N), mx.bfloat16)
+    segments = mx.array([[-5, K + 9], [3, 2**31 - 1]])
+    with tg.use_backend("mlx"):
+        got = mx.compile(lambda a, b, segments: tg.segmented_mm(a, b, segments))(a, b, segments)
+    check_segments(got, a, b, [[0, K], [3, K]])
+
+
 class TestKernels:
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_rows_without_a_matrix_are_zero(self, kernel):
@@ -414,6 +424,150 @@ class TestQuantizedWeights:
         assert got.dtype == mx.gather_qmm(x, w, scales, biases, rhs_indices=chosen).dtype
 
 
+SCALES = {
+    "block": ((16, 24), lambda e, n, k: (e, -(-n // 16), -(-k // 24)), mx.float32),
+    "row": (None, lambda e, n, k: (e, n, 1), mx.bfloat16),
+    "matrix": (None, lambda e, n, k: (e, 1, 1), mx.float16),
+    "powers": (None, lambda e, n, k: (e, n, -(-k // 32)), mx.uint8),
+    "none": (None, None, None),
+}
+"""Blocks, shape and dtype of the scales of ``[n, k]`` codes."""
+
+
+def coded(seed, experts, n, k, form, kind):
+    """Return random codes ``[experts, n, k]``, their scales, blocks, and values in float64."""
+    random = np.random.default_rng(seed)
+    block, shape, dtype = SCALES[kind]
+    if form == "int8":
+        codes = mx.array(random.integers(-128, 128, (experts, n, k)).astype(np.int8))
+        values = as_floats(codes)
+    else:
+        normal = random.standard_normal((experts, n, k)).astype(np.float32)
+        codes = formats.encode(mx.array(normal), form)
+        values = as_floats(formats.decode(codes, form))
+    if shape is None:
+        return codes, None, block, values
+    if dtype == mx.uint8:
+        scales = mx.array(random.integers(125, 130, shape(experts, n, k)).astype(np.uint8))
+        factors = as_floats(formats.decode(scales, "e8m0"))
+    else:
+        drawn = random.choice([-1.5, 0.25, 0.7, 3.0], shape(experts, n, k))
+        scales = mx.array(drawn.astype(np.float32)).astype(dtype)
+        factors = as_floats(scales)
+    height, width = block or {"row": (1, k), "matrix": (n, k), "powers": (1, 32)}[kind]
+    grown = np.repeat(np.repeat(factors, height, axis=1), width, axis=2)[:, :n, :k]
+    return codes, scales, block, values * grown
+
+
+def laid(array, transpose):
+    return array if transpose or array is None else mx.contiguous(array.swapaxes(-1, -2))
+
+
+def coded_case(form, kind, transpose, x_dtype=mx.float16, out=mx.bfloat16, seed=0):
+    codes, scales, block, values = coded(seed, 40, N, K, form, kind)
+    for chosen in ([39, 0, 0, 33, 33, 33, 1], [5] * 19):
+        x = random_array(seed, (len(chosen), 1, K), x_dtype)
+        got = tg.gather_fp8_mm(
+            x,
+            laid(codes, transpose),
+            laid(scales, transpose),
+            rhs_indices=mx.array(chosen),
+            format=form,
+            block=block,
+            transpose=transpose,
+            out_dtype=out,
+        )
+        matrices = values.swapaxes(-1, -2)
+        close(got, x, matrices, np.arange(len(chosen)), chosen, out, roundings=7)
+
+
+class TestCodes:
+    @pytest.mark.parametrize("transpose", [True, slow(False)], ids=["nt", "nn"])
+    @pytest.mark.parametrize("kernel", [KERNELS[0], slow(KERNELS[1]), KERNELS[2]])
+    def test_blocks(self, kernels, forced, kernel, transpose):
+        with forced(kernel):
+            coded_case("e4m3", "block", transpose)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("form", "kind", "transpose"),
+        [
+            ("e5m2", "powers", True),
+            ("e4m3", "row", False),
+            ("int8", "matrix", True),
+            ("e5m2", "none", False),
+        ],
+    )
+    def test_every_kind(self, kernels, forced, form, kind, transpose):
+        for kernel in (KERNELS[0], KERNELS[2]):
+            with forced(kernel):
+                coded_case(form, kind, transpose)
+
+    @pytest.mark.parametrize("transpose", [True, False], ids=["nt", "nn"])
+    @pytest.mark.parametrize("kind", SCALES)
+    @pytest.mark.parametrize("form", ["e4m3", "e5m2", "int8"])
+    def test_by_mlx_s_ops(self, form, kind, transpose):
+        with tg.use_backend("mlx"):
+            coded_case(form, kind, transpose, mx.bfloat16, mx.float32)
+
+    @pytest.mark.slow
+    def test_every_code(self, kernels, forced):
+        codes = mx.pad(all_codes()[None, :, None], ((0, 0), (0, 0), (0, 15)))
+        for form in ("e4m3", "e5m2"):
+            with forced(KERNELS[2]):
+                got = tg.gather_fp8_mm(mx.eye(16)[:1, None], codes, format=form)
+            np.testing.assert_array_equal(
+                np.array(got)[0, 0], np.array(formats.decode(all_codes(), form))
+            )
+
+    def test_result_dtype_is_that_of_x(self, either):
+        codes, scales, block, _ = coded(0, 40, N, K, "e4m3", "block")
+        x = random_array(0, (3, 1, K), mx.float16)
+        got = tg.gather_fp8_mm(x, codes, scales, rhs_indices=I3, block=block)
+        assert got.dtype == mx.float16
+
+    def test_codes_that_no_kernel_serves_are_priced_with_their_copy(self):
+        problem = parse("64x8x128x768x2048:bf16,f32:e4m3-128x128")
+        copied = cases.price_of(problem, M4).copied_bytes
+        assert copied >= (1 + 3 * 4) * problem.elements("w")
+        few = parse("1x8x128x768x2048:bf16,f32:e4m3-128x128")
+        assert cases.price_of(few, M4).copied_bytes < copied / 15
+
+    def test_the_command_line(self):
+        problem = parse("8x2x4x64x96:bf16,f32:e4m3-128x128-nn")
+        assert str(problem.scaling) == "float32 each 128x128"
+        assert problem.operands[2].shape == (4, 1, 1)
+        assert not problem.transpose
+        assert parse("8x2x4x64x96:bf16,f32:e5m2").scaling is None
+        assert parse("8x2x4x64x96:bf16,f32:int8-row").operands[2].shape == (4, 64, 1)
+        assert parse("8x2x4x64x96:bf16:e4m3-32").operands[2].shape == (4, 64, 3)
+        for wrong in ("e4m3-0x128", "e4m3-column", "e4m3-row-row", "e6m1"):
+            with pytest.raises(tg.errors.ProblemError, match="--experts"):
+                parse(f"8x2x4x64x96:f16:{wrong}")
+        plain = to_plain(problem, problem_types())
+        assert from_plain(plain, problem_types()) == problem
+
+    @pytest.mark.parametrize(
+        ("text", "kernel"),
+        [
+            ("1x8x128x768x2048:bf16,f32:e4m3-128x128", "expert_gemv"),
+            ("8x8x128x768x2048:bf16,f32:e4m3-128x128", "expert_gemv"),
+            ("512x8x128x768x2048:bf16,f32:e4m3-128x128", "expert_gemm"),
+        ],
+    )
+    def test_few_rows_are_the_gemvs_and_many_the_gemms(self, text, kernel):
+        assert choose(parse(text), M4).plan.kernel == kernel
+
+
+@pytest.mark.slow
+@given(data=st.data())
+def test_any_products_of_codes(data, kernels):
+    draw = data.draw
+    form, kind = draw(st.sampled_from(("e4m3", "e5m2", "int8"))), draw(st.sampled_from([*SCALES]))
+    x_dtype, out = (draw(st.sampled_from(FLOATS)) for _ in range(2))
+    coded_case(form, kind, draw(st.booleans()), x_dtype, out, draw(st.integers(0, 9)))
+
+
 @pytest.mark.slow
 @given(data=st.data())
 def test_any_plain_products(data, kernels):
@@ -471,6 +625,7 @@ def test_any_quantized_products(data, kernels):
 
 
 QUANTIZED = made(0, (4, 19, 64), "affine", 4, 64)
+CODES = mx.zeros((4, 19, 64), dtype=mx.uint8)
 X = mx.zeros((3, 1, 64))
 I3 = mx.array([0, 1, 2])
 
@@ -539,6 +694,34 @@ REFUSED = [
         lambda: tg.gather_qmm(X, *QUANTIZED, rhs_indices=I3, global_scale=mx.zeros((4,))),
         "[gather_qmm] Global scale is only supported for 'nvfp4' quantization mode.",
     ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES, format="e3m4"),
+        "[gather_fp8_mm] Expected format to name the format of the codes, one of e4m3, e5m2, int8, "
+        "got 'e3m4'.",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES, mx.ones((19, 1)), rhs_indices=I3),
+        "[gather_fp8_mm] Expected scales for each matrix of the weight, of shape (4,1,1) or more, "
+        "got (19,1).",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES, mx.ones((4, 2, 3)), rhs_indices=I3, block=(16, 16)),
+        "[gather_fp8_mm] Expected scales of an operand of shape (4,19,64) to be one scale or "
+        "(4,1,1) or (4,19,1) or (4,2,4); blocks are named, as by block=(128, 128), got (4,2,3).",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES, rhs_indices=I3 + 2),
+        "[gather_fp8_mm] Expected rhs_indices from 0 to 3, got 4.",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X[..., :60], CODES, rhs_indices=I3),
+        "Last dimension of first input with shape (3,1,60) must match second to last dimension of "
+        "second input with shape (4,64,19).",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X[0, 0], CODES, rhs_indices=I3),
+        "[gather_fp8_mm] Expected x of at least two dimensions, got (64).",
+    ),
 ]
 DTYPES_REFUSED = [
     (
@@ -566,11 +749,32 @@ DTYPES_REFUSED = [
         lambda: tg.gather_qmm(X, *QUANTIZED, rhs_indices=I3, mode=4),
         "[gather_qmm] Expected mode to be a string, got int.",
     ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES.astype(mx.float16), rhs_indices=I3),
+        "[gather_fp8_mm] Expected w to be codes of uint8 or int8, got float16.",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES, format="int8", rhs_indices=I3),
+        "[gather_fp8_mm] Expected w of int8 for format 'int8', got uint8.",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES, mx.ones((4, 1, 1), mx.int32), rhs_indices=I3),
+        "[gather_fp8_mm] Expected scales of float32, float16 or bfloat16, or e8m0 codes of uint8, "
+        "got int32.",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(X, CODES, block=128, rhs_indices=I3),
+        "[gather_fp8_mm] Expected block to be None or two sizes, got int.",
+    ),
+    (
+        lambda: tg.gather_fp8_mm(CODES[:3, :1], CODES, rhs_indices=I3),
+        "[gather_fp8_mm] Expected x of float32, float16 or bfloat16, got uint8.",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
-def test_shapes_and_values_that_are_refused(kernels, call, message):
+def test_shapes_and_values_that_are_refused(either, call, message):
     with pytest.raises(tg.errors.ProblemError, match=re.escape(message)):
         call()
 
@@ -583,10 +787,31 @@ def test_dtypes_that_are_refused(kernels, call, message):
         call()
 
 
+def test_values_are_asked_for_on_a_cpu_alone(monkeypatch):
+    """Of a GPU's arrays none is evaluated, and of what is followed there are none."""
+    wrong = mx.array([5, 0])
+
+    def product(a):
+        return tg.gather_mm(a, B, rhs_indices=wrong, transpose_b=True)
+
+    with tg.use_backend("mlx"):
+        with pytest.raises(tg.errors.ProblemError, match="from 0 to 4, got 5"):
+            product(A[:2, 0])
+        assert mx.compile(product)(A[:2, 0]).shape == (2, 1, N)
+        monkeypatch.setattr(experts, "is_on_cpu", lambda stream: stream is not None)
+        monkeypatch.setattr(experts, "check_values", lambda *_: pytest.fail("it is asked for"))
+        assert product(A[:2, 0]).shape == (2, 1, N)
+        assert tg.gather_mm(A[:2, 0], B, rhs_indices=wrong, transpose_b=True, stream=mx.cpu).shape
+
+
 def test_sizes_that_change_are_refused():
     function = mx.compile(lambda a: tg.gather_mm(a, B[0].T), shapeless=True)
     with pytest.raises(tg.errors.BackendError, match="sizes that stay"):
         function(A[0, 0])
+    codes, both = mx.zeros((5, N, K), dtype=mx.uint8), mx.array([0, 1])
+    function = mx.compile(lambda a: tg.gather_fp8_mm(a, codes, None, both, both), shapeless=True)
+    with pytest.raises(tg.errors.BackendError, match="MLX has no op that multiplies these codes"):
+        function(A[:, 0])
 
 
 class TestChoice:

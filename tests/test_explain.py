@@ -196,6 +196,7 @@ class TestRoutesToMlx:
 
     def test_for_want_of_a_gpu(self, monkeypatch):
         monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+        monkeypatch.setattr(mx.cuda, "is_available", lambda: False)
         with tg.use_backend("auto"):
             here = tg.explain(tg.matmul, X, W, transpose_b=True)
             there = tg.explain(tg.matmul, X, W, transpose_b=True, chip="m1")

@@ -16,13 +16,15 @@ from mlx.utils import tree_flatten
 pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 
 import mlx_lm.utils
-from mlx_lm.models import deepseek_v3, llama
+from mlx_lm.models import deepseek_v3, llama, qwen3_moe
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import formats
 from mlx_tilegemm.integrations import mlx_lm as integration
 from mlx_tilegemm.integrations import safetensors
-from mlx_tilegemm.nn import FP8Linear, QuantizedLinear
+from mlx_tilegemm.nn import FP8Linear, FP8MultiLinear, FP8SwitchLinear, QuantizedLinear
 
 LLAMA = {
     "model_type": "llama",
@@ -159,7 +161,7 @@ POWERS = {
 }
 
 
-def checkpoint(folder, module, settings, made, config=LLAMA, decoded=()):
+def checkpoint(folder, module, settings, made, config=LLAMA):
     """Write a checkpoint of a model, and return the model that has its values in float32.
 
     Args:
@@ -168,7 +170,6 @@ def checkpoint(folder, module, settings, made, config=LLAMA, decoded=()):
         settings: What it says of its quantization.
         made: Returns the tensors of a linear layer by their names in it, and its values.
         config: The model's configuration.
-        decoded: Parts of the names of weights that are decoded to bfloat16 while they are loaded.
     """
     mx.random.seed(1)
     model = module.Model(module.ModelArgs.from_dict(config))
@@ -179,9 +180,7 @@ def checkpoint(folder, module, settings, made, config=LLAMA, decoded=()):
             own, value = made(array.shape)
             tensors |= {f"{path}.{key}": one for key, one in own.items()}
             tensors[f"{path}.input_scale"] = ("F32", mx.array(0.5))
-            value = mx.array(value)
-            rounds = any(part in name for part in decoded)
-            values[name] = value.astype(mx.bfloat16).astype(mx.float32) if rounds else value
+            values[name] = mx.array(value)
         else:
             tensors[name] = ("F32", array.astype(mx.float32))
             values[name] = array.astype(mx.float32)
@@ -329,25 +328,145 @@ LATENT = {
 }
 
 
-def test_what_a_model_stacks_or_cuts_is_decoded(tmp_path):
-    """Experts and the latent projection; all else of DeepSeek-V3 stays codes."""
-    settings, made = LAYOUTS["DeepSeek"]
+def loaded(folder, module, layout, config, powers=False):
+    """Return a model of a layout's checkpoint, its layers by path, and its values in float32."""
+    settings, made = {**LAYOUTS, **POWERS}[layout]
     dense = checkpoint(
-        tmp_path,
-        deepseek_v3,
-        settings,
-        lambda shape: in_bytes(shape, *made),
-        LATENT,
-        decoded=(".experts.", "kv_b_proj"),
+        folder, module, settings, lambda shape: in_bytes(shape, *made, powers=powers), config
     )
-    model, _ = integration.load_model(tmp_path)
-    layers = {path for path, one in model.named_modules() if isinstance(one, FP8Linear)}
-    assert "model.layers.0.mlp.gate_proj" in layers
-    assert "model.layers.1.self_attn.q_b_proj" in layers
-    assert "model.layers.1.mlp.shared_experts.up_proj" in layers
-    assert len(layers) == 4 * 2 + 3 + 3 + 1
+    model, _ = integration.load_model(folder)
+    size = (folder / "model.safetensors").stat().st_size
+    assert bytes_of(model) == pytest.approx(size, rel=0.05)
+    return model, dict(model.named_modules()), dense
+
+
+@pytest.mark.parametrize("layout", ["DeepSeek", "channels", "tensors", "MiniMax"])
+def test_all_of_latent_attention_stays_codes(tmp_path, layout):
+    """Experts too, and the projection that is cut by heads, whose blocks are not of one head."""
+    model, layers, dense = loaded(tmp_path, deepseek_v3, layout, LATENT, layout in POWERS)
+    of_codes = {path for path, one in layers.items() if isinstance(one, FP8Linear)}
+    experts = layers["model.layers.1.mlp.switch_mlp.up_proj"]
+    if layout == "MiniMax":
+        # Widths of 160 are whole groups of 32, those of 40 and 48 are not.
+        assert (type(experts).__name__, experts.mode) == ("QuantizedSwitchLinear", "mxfp8")
+        assert of_codes == {f"model.layers.{i}.self_attn.q_b_proj" for i in range(2)}
+    else:
+        assert len(of_codes) == 4 * 2 + 3 + 3 + 1
+        assert isinstance(experts, FP8SwitchLinear)
+        assert experts.weight.shape == (4, 64, 160)
+    for number in range(2):
+        parts = [layers[f"model.layers.{number}.self_attn.{name}"] for name in HALVES]
+        assert [type(one) for one in parts] == [FP8MultiLinear] * 2
+        assert [one.weight.shape for one in parts] == [(4, 40, 48), (4, 32, 48)]
     with tg.use_backend("mlx"):
         hold(model(PROMPT), dense(PROMPT))
+        cache = make_prompt_cache(model)
+        steps = [model(PROMPT[:, i : i + 1], cache=cache) for i in range(PROMPT.size)]
+        hold(mx.concatenate(steps, axis=1), dense(PROMPT))
+
+
+HALVES = ("embed_q", "unembed_out")
+
+MIXTURE = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 96,
+    "num_hidden_layers": 1,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 160,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 61,
+    "tie_word_embeddings": False,
+    "rope_theta": 1e4,
+    "max_position_embeddings": 64,
+    "norm_topk_prob": True,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_experts_stay_codes(tmp_path, layout):
+    own = mx.stack
+    model, layers, dense = loaded(tmp_path, qwen3_moe, layout, MIXTURE)
+    assert mx.stack is own
+    experts = [one for one in layers.values() if isinstance(one, FP8SwitchLinear)]
+    assert len(experts) == 3
+    assert {one.format for one in experts} == {LAYOUTS[layout][1][0]}
+    assert not [one for one in layers.values() if isinstance(one, SwitchLinear)]
+    with tg.use_backend("mlx"):
+        for tokens in (PROMPT, mx.concatenate([PROMPT] * 6, axis=1)):
+            hold(model(tokens), dense(tokens))
+            with integration.patched(model):
+                hold(model(tokens), dense(tokens))
+
+
+@pytest.mark.parametrize("layout", POWERS)
+def test_experts_of_powers_of_two_become_mxfp8(tmp_path, layout):
+    model, layers, dense = loaded(tmp_path, qwen3_moe, layout, MIXTURE, powers=True)
+    experts = [one for one in layers.values() if isinstance(one, QuantizedSwitchLinear)]
+    assert [one.mode for one in experts] == ["mxfp8"] * 3
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+@pytest.mark.slow
+def test_experts_by_kernels(kernels, tmp_path):
+    _, layers, dense = loaded(tmp_path, qwen3_moe, "Qwen3", MIXTURE)
+    path = "model.layers.0.mlp.switch_mlp"
+    x, chosen = mx.random.normal((1, 5, 96)), mx.array([[[0, 5], [5, 1], [2, 2], [0, 5], [3, 4]]])
+    with tg.record() as seen:
+        got = layers[path](x, chosen)
+    assert {type(one).__name__ for one in seen.problems} == {"ExpertProblem"}
+    with tg.use_backend("mlx"):
+        hold(got, dict(dense.named_modules())[path](x, chosen))
+
+
+def test_experts_of_unlike_scales_are_decoded(tmp_path):
+    """One expert without blocks: what is no stack of one kind is what mlx-lm makes of it."""
+    settings, made = LAYOUTS["DeepSeek"]
+    count = iter(range(1000))
+
+    def some(shape):
+        kind = "row" if shape == (160, 96) and next(count) == 1 else "block"
+        tensors, values = in_bytes(shape, made[0], kind, *made[2:])
+        return tensors, np.array(mx.array(values).astype(mx.bfloat16).astype(mx.float32))
+
+    dense = checkpoint(tmp_path, qwen3_moe, settings, some, MIXTURE)
+    model, _ = integration.load_model(tmp_path)
+    layers = dict(model.named_modules())
+    kinds = [type(layers[f"model.layers.0.mlp.switch_mlp.{name}"]) for name in EXPERTS]
+    assert sorted(kind is SwitchLinear for kind in kinds) == [False, False, True]
+    with tg.use_backend("mlx"):
+        scale = float(mx.abs(dense(PROMPT)).max())
+        np.testing.assert_allclose(model(PROMPT), dense(PROMPT), rtol=0, atol=2e-2 * scale)
+
+
+EXPERTS = ("gate_proj", "up_proj", "down_proj")
+
+
+def test_heads_that_are_cut_in_another_way_are_decoded(tmp_path, monkeypatch):
+    """What a model makes of the projection is believed only if codes have the same values."""
+    own = deepseek_v3.Model.sanitize
+
+    def turned(self, weights):
+        found = own(self, weights)
+        return {
+            name: one[::-1] if name.endswith("embed_q.weight") else one
+            for name, one in found.items()
+        }
+
+    settings, made = LAYOUTS["DeepSeek"]
+    checkpoint(tmp_path, deepseek_v3, settings, lambda shape: in_bytes(shape, *made), LATENT)
+    monkeypatch.setattr(deepseek_v3.Model, "sanitize", turned)
+    model, _ = integration.load_model(tmp_path)
+    layers = dict(model.named_modules())
+    for name in HALVES:
+        assert type(layers[f"model.layers.0.self_attn.{name}"]).__name__ == "MultiLinear"
 
 
 def test_a_model_without_codes_is_mlx_lm_s(tmp_path):

@@ -194,3 +194,24 @@ class TestExplanations:
         a = tg.ArraySpec(shape=(5, 300), dtype=mx.float32)
         expected = tg.explain("matmul", a, b, transpose_b=True, chip="m2")
         assert json.loads(text) == expected.to_dict()
+
+
+X, INT = mx.zeros((4, 64)), mx.zeros((4, 4), dtype=mx.int64)
+W, SCALES, BIASES = mx.quantize(mx.ones((8, 64)))
+WRONG_DTYPES = {
+    "codes": lambda ops: ops.quantized_matmul(X, W.astype(mx.int32), SCALES, BIASES),
+    "scales": lambda ops: ops.quantized_matmul(X, W, *[SCALES.astype(mx.int32)] * 2),
+    "scales of codes": lambda ops: ops.quantized_matmul(X, W, SCALES, mode="mxfp8"),
+    "integers": lambda ops: ops.matmul(INT, INT),
+    "indices": lambda ops: ops.gather_mm(X[None], X.T[None], rhs_indices=mx.array([0.5])),
+    "segments": lambda ops: ops.segmented_mm(X, X.T, mx.array([[0.0, 1.0]])),
+    "no array": lambda ops: ops.matmul(X, None),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_DTYPES)
+def test_dtypes_are_refused_with_errors_of_the_kind_that_mlx_raises(name):
+    with pytest.raises((TypeError, ValueError)) as refused:
+        WRONG_DTYPES[name](mx)
+    with pytest.raises(refused.type, match=r"^\[\w+\]"):
+        WRONG_DTYPES[name](tg)

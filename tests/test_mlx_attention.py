@@ -11,6 +11,7 @@ import pytest
 import strategies
 
 import mlx_tilegemm as tg
+from mlx_tilegemm.core import mlx_ops
 from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.families.attention import fused
 
@@ -27,7 +28,7 @@ def on_mlx():
 def fast(monkeypatch):
     """Return the calls of MLX's own attention, which are made."""
     spy = mock.Mock(wraps=mx.fast.scaled_dot_product_attention)
-    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(mlx_ops, "scaled_dot_product_attention", spy)
     return spy
 
 

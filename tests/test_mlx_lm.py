@@ -18,6 +18,7 @@ from mlx_lm.models.cache import QuantizedKVCache, make_prompt_cache
 from mlx_lm.models.mla import MultiLinear
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
+from mlx_lm.tuner.utils import linear_to_lora_layers
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.core.dtypes import from_mlx
@@ -332,6 +333,82 @@ def adapted(kind, mode, bias):
     adapter = kind.from_base(linear, r=4, scale=2.0)
     adapter.lora_b = mx.random.normal(adapter.lora_b.shape)
     return adapter
+
+
+class TestAdaptersOfCodes:
+    """Around layers of 8-bit codes, against the same adapter around what they decode to."""
+
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
+    @pytest.mark.parametrize("form", ["e4m3", "int8"])
+    def test_compute_what_those_of_values_do(self, kind, form, bias):
+        adapter, plain = around_codes(kind, form, bias)
+        assert isinstance(adapter, kind)
+        x = mx.random.normal((3, 32), key=mx.random.key(2))
+        expected = plain(x)
+        with tg.use_backend("mlx"):
+            assert relative_error(adapter(x), expected) < 1e-5
+            with integration.patched(adapter), tg.record() as seen:
+                got = adapter(x)
+        assert relative_error(got, expected) < 1e-5
+        assert "ScaledProblem" in {type(one).__name__ for one in seen.problems}
+        found = tg.audit(adapter, tg.ArraySpec(shape=(3, 32), dtype=mx.float32))
+        assert found.rows
+
+    @pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
+    def test_train_what_those_of_values_do(self, kind):
+        adapter, plain = around_codes(kind, "e4m3", True)
+        x = mx.random.normal((3, 32), key=mx.random.key(2))
+        names = ("lora_a", "lora_b", *(["m"] if kind is DoRALinear else []))
+        with tg.use_backend("mlx"):
+            got, wanted = (
+                nn.value_and_grad(one, lambda x, one=one: (one(x) ** 2).sum())(x)[1]
+                for one in (adapter, plain)
+            )
+        assert "linear" not in dict(tree_flatten(adapter.trainable_parameters()))
+        for name in names:
+            assert relative_error(got[name], wanted[name]) < 1e-4
+
+    @pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
+    def test_are_fused(self, kind):
+        adapter, plain = around_codes(kind, "e4m3", True)
+        x = mx.random.normal((3, 32), key=mx.random.key(2))
+        expected = plain(x)
+        dense = adapter.fuse(dequantize=True)
+        assert dense.weight.dtype == mx.bfloat16
+        assert relative_error(dense(x), expected) < 2e-2
+        coded = adapter.fuse()
+        assert (type(coded), coded.format) == (tg.nn.FP8Linear, "e4m3")
+        assert adapter.linear.weight.dtype == mx.uint8
+        with tg.use_backend("mlx"):
+            assert relative_error(coded(x), expected) < 5e-2
+            assert relative_error(adapter(x), expected) < 1e-5
+
+    def test_mlx_lm_s_tuner_makes_them(self):
+        model = nn.Module()
+        model.layers = [nn.Module()]
+        model.layers[0].linear = tg.nn.FP8Linear.from_linear(nn.Linear(32, 32))
+        model.freeze()
+        linear_to_lora_layers(model, 1, {"rank": 4, "scale": 2.0, "dropout": 0.0})
+        assert isinstance(model.layers[0].linear, LoRALinear)
+        names = {name for name, _ in tree_flatten(model.trainable_parameters())}
+        assert names == {"layers.0.linear.lora_a", "layers.0.linear.lora_b"}
+
+
+def around_codes(kind, form, bias):
+    """Return an adapter of a layer of codes, and the same of a layer of their values."""
+    mx.random.seed(4)
+    layer = tg.nn.FP8Linear.from_linear(nn.Linear(32, 32, bias=bias), form)
+    dense = nn.Linear(32, 32, bias=bias)
+    dense.weight = layer.decoded()
+    if bias:
+        dense.bias = layer.bias
+    dense.freeze()
+    make = layer.to_lora if kind is LoRALinear else layer.to_dora
+    adapter, plain = make(r=4, scale=2.0), kind.from_base(dense, r=4, scale=2.0)
+    plain.lora_a = adapter.lora_a
+    adapter.lora_b = plain.lora_b = mx.random.normal(adapter.lora_b.shape)
+    return adapter, plain
 
 
 @pytest.mark.parametrize("mode", ["affine", "mxfp8"])

@@ -96,6 +96,15 @@ def test_gated_experts_by_mlx_ops(called, kind, count):
     assert len(called) == 6
 
 
+@pytest.mark.parametrize("kind", ["float", "affine", "mxfp4"])
+def test_the_report_names_the_op_of_the_weights_that_there_are(called, kind):
+    layer = gated(kind)
+    x, indices = tokens(FEW)
+    with tg.use_backend("mlx"), integration.patched(layer) as report:
+        layer(x, indices)
+    assert {one.op for one in report.replaced} == {*called}
+
+
 def test_two_layers_of_experts(called):
     layer = SwitchMLP(HIDDEN, WIDTH, EXPERTS)
     x, indices = tokens(MANY)
@@ -122,6 +131,64 @@ def test_adapters(called, is_quantized):
             assert error(layer(x, indices), expected) < 1e-5
             assert error(gradient(x), wanted) < 1e-5
     assert called[0] == ("gather_qmm" if is_quantized else "gather_mm")
+
+
+def of_codes(layer, form="e4m3"):
+    """Return experts in codes, and the same experts in the values of these."""
+    coded = tg.nn.FP8SwitchLinear.from_linear(layer, form)
+    plain = SwitchLinear(coded.input_dims, coded.output_dims, coded.num_experts, "bias" in layer)
+    plain.weight = coded.decoded()
+    if "bias" in layer:
+        plain.bias = layer.bias
+    plain.freeze()
+    return coded, plain
+
+
+@pytest.mark.parametrize("count", [FEW, MANY])
+@pytest.mark.parametrize("form", ["e4m3", "e5m2", "int8"])
+def test_gated_experts_of_codes(called, form, count):
+    layer, plain = gated(), gated()
+    for name in ("up_proj", "gate_proj", "down_proj"):
+        layer[name], plain[name] = of_codes(layer[name], form)
+    x, indices = tokens(count)
+    expected = plain(x, indices)
+    with tg.use_backend("mlx"):
+        assert error(layer(x, indices), expected) < 1e-5
+        with integration.patched(layer) as report:
+            assert error(layer(x, indices), expected) < 1e-5
+    assert called == ["gather_fp8_mm"] * 6
+    assert [one.layer for one in report.replaced] == ["SwitchGLU"]
+    assert {one.reason for one in report.left_alone} == {"computes through this library already"}
+
+
+def test_experts_of_codes_are_audited():
+    layer = gated()
+    for name in ("up_proj", "gate_proj", "down_proj"):
+        layer[name], _ = of_codes(layer[name])
+    x, indices = tokens(MANY)
+    found = tg.audit(layer, x, indices, chip="m4-max")
+    assert {row.primitive for row in found.rows} == {"gather_fp8_mm"}
+    assert found.served == 1
+    work = 2 * MANY * CHOSEN * HIDDEN * WIDTH
+    assert [row.flops for row in found.rows] == [work] * 3
+
+
+def test_adapters_of_codes(called):
+    layer, plain = of_codes(SwitchLinear(HIDDEN, WIDTH, EXPERTS))
+    adapter, other = layer.to_lora(r=4), LoRASwitchLinear.from_base(plain, r=4)
+    other.lora_a = adapter.lora_a
+    adapter.lora_b = other.lora_b = random(5, *adapter.lora_b.shape)
+    x, indices = tokens(FEW)
+    x = mx.expand_dims(x, (-2, -3))
+    expected = other(x, indices)
+    with tg.use_backend("mlx"):
+        assert error(adapter(x, indices), expected) < 1e-5
+        with integration.patched(adapter):
+            assert error(adapter(x, indices), expected) < 1e-5
+        coded = adapter.fuse()
+        assert error(coded(x, indices), expected) < 5e-2
+    assert called[0] == "gather_fp8_mm"
+    assert isinstance(adapter.fuse(dequantize=True), SwitchLinear)
 
 
 def test_mixed_dtypes_are_those_of_mlx_lm(called):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,8 +18,9 @@ from mlx.utils import tree_flatten
 
 pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 
+from mlx_lm.generate import BatchGenerator
 from mlx_lm.models import gated_delta
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, BatchKVCache, make_prompt_cache
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.core.context import noting_problems
@@ -87,6 +90,33 @@ MODELS = {
         "model_max_length": 512,
         "num_experts": 0,
         "moe_intermediate_size": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+        "first_k_dense_replace": 4,
+    },
+    "kimi_k3": {
+        **TINY,
+        "num_key_value_heads": 4,
+        "linear_attn_config": {
+            "kda_layers": [1, 2, 3],
+            "num_heads": 4,
+            "head_dim": 16,
+            "short_conv_kernel_size": 4,
+            "gate_lower_bound": -5.0,
+        },
+        "attn_res_block_size": 2,
+        "num_experts": 0,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 12,
+    },
+    "bailing_moe_v3": {
+        **{name: TINY[name] for name in TINY if name != "num_key_value_heads"},
+        "head_dim": 16,
+        "q_lora_rank": None,
         "kv_lora_rank": 16,
         "qk_nope_head_dim": 12,
         "qk_rope_head_dim": 8,
@@ -190,7 +220,7 @@ def test_prefill_and_decoding(name):
     lengths = {one.length for one in noted if isinstance(one, DeltaProblem)}
     assert lengths == {20, 1}
     # A prompt that is cut anywhere is the whole.
-    for cut in (1, 9):
+    for cut in range(1, 20) if name in ("qwen3_next", "kimi_k3") else (1, 9):
         close(logits(model, cut=cut), wanted)
     tg.unpatch(model)
     assert mx.array_equal(logits(model), wanted)
@@ -222,25 +252,98 @@ def test_a_training_step(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen3_next", "kimi_linear"])
+@pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5", "kimi_linear", "bailing_moe_v3"])
 def test_padded_batches(name):
-    """Prompts of two lengths in one batch, padded on the left, are as each alone."""
+    """Prompts of two lengths in one batch, padded on the left and cut, are as each alone."""
     model = build(name)
-    single = [logits(model, PROMPT[:1, :n], steps=0)[0, -1] for n in (5, 9)]
+    single = [logits(model, PROMPT[:1, :n])[0, -3:] for n in (5, 9)]
     patch(model)
-    batch = mx.array([[0] * 4 + PROMPT[0, :5].tolist(), PROMPT[0, :9].tolist()])
+    prompts = [PROMPT[0, :n].tolist() for n in (5, 9)]
+    batch = mx.array([[0] * 4 + prompts[0], prompts[1]])
     cache = [_padded(one, [4, 0]) for one in make_prompt_cache(model)]
-    got = model(batch, cache=cache)[:, -1]
-    for i in range(2):
-        close(got[i], single[i], 1e-4)
+    model(batch[:, :6], cache=cache)
+    found = [model(batch[:, 6:], cache=cache)[:, -1:]]
+    found += [model(PROMPT[:, i : i + 1], cache=cache) for i in range(2)]
+    close(mx.concatenate(found, axis=1), mx.stack(single), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_batches_are_generated(name, monkeypatch):
+    """mlx-lm's own generator: prompts of several lengths, in pieces, that join and leave."""
+    model = build(name)
+    with monkeypatch.context() as patches:
+        patches.setattr(gated_delta, "gated_delta_ops", _as_its_kernel(gated_delta.gated_delta_ops))
+        wanted = generated(model)
+    noted = []
+    report = patch(model)
+    with noting_problems(noted.append):
+        got = generated(model)
+    assert len(recurrences(report)) == 3
+    updates = [one for one in noted if isinstance(one, DeltaProblem)]
+    assert {one.length for one in updates} >= {1, 8}
+    assert any(one.mask for one in updates)
+    for uid, rows in wanted.items():
+        assert [token for token, _ in got[uid]] == [token for token, _ in rows]
+        close(mx.stack([row for _, row in got[uid]]), mx.stack([row for _, row in rows]))
+
+
+def _as_its_kernel(ops):
+    """Return mlx-lm's ops with y of masked tokens 0, as of its kernel: OLMo-Hybrid reads them."""
+
+    def zeroed(*arrays):
+        y, state = ops(*arrays)
+        mask = arrays[6]
+        return y if mask is None else mx.where(mask[..., None, None], y, 0), state
+
+    return zeroed
 
 
 def _padded(cache, padding):
-    from mlx_lm.models.cache import ArraysCache, BatchKVCache
-
     if isinstance(cache, ArraysCache):
         return type(cache)(len(cache.cache), left_padding=padding)
     return BatchKVCache(padding)
+
+
+def generated(model):
+    """Return the tokens that a batch generates, with the logarithms of all probabilities."""
+    with closing(
+        BatchGenerator(
+            model,
+            max_tokens=3,
+            prefill_step_size=8,
+            prefill_batch_size=2,
+            stream=mx.default_stream(mx.cpu),
+        )
+    ) as generator:
+        prompts = [PROMPT[0, :n].tolist() for n in (19, 4, 10)]
+        generator.insert(prompts, max_tokens=[3, 2, 3])
+        found = {}
+        while responses := generator.next_generated():
+            for one in responses:
+                found.setdefault(one.uid, []).append((one.token, one.logprobs))
+    assert sorted(len(rows) for rows in found.values()) == [2, 3, 3]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_refused_guesses_are_taken_back(name):
+    """A cache's state, kept before guesses are checked, is that before them, at every length."""
+    model = build(name)
+    prompt, guesses = PROMPT[:, :9], PROMPT[:, 9:13]
+    wanted = logits(model, prompt=PROMPT[:, :15], steps=0)
+    patch(model)
+    cache = make_prompt_cache(model)
+    model(prompt, cache=cache)
+    for accepted in (0, 2, 4):
+        tried = copy.deepcopy(cache)
+        close(model(guesses, cache=tried), wanted[:, 9:13])
+        again = copy.deepcopy(cache)
+        if accepted:
+            model(guesses[:, :accepted], cache=again)
+        got = model(PROMPT[:, 9 + accepted : 11 + accepted], cache=again)
+        close(got, wanted[:, 9 + accepted : 11 + accepted])
 
 
 @pytest.mark.slow
@@ -259,6 +362,43 @@ def test_every_model_is_patched_while_a_block_runs():
     with noting_problems(noted.append):
         logits(model)
     assert not noted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_compiled_step_has_the_recurrence_of_its_time(monkeypatch, everywhere):
+    """Kimi K3 compiles the step of one token on a GPU: before, while and after it is patched."""
+    monkeypatch.setattr(importlib.import_module("mlx_lm.models.kimi_k3"), "mx", _OnGpu())
+    model = build("kimi_k3")
+    attention = [layer.self_attn for layer in model.layers[:3]]
+    rules = replace(integration._rules(), layers=())
+
+    def served():
+        noted = []
+        with tg.use_backend("mlx"), noting_problems(noted.append):
+            found = logits(model, prompt=PROMPT[:, :3])
+        assert all(layer._step for layer in attention)
+        return found, {one.length for one in noted if isinstance(one, DeltaProblem)}
+
+    wanted, lengths = served()
+    assert not lengths
+    with patching.patched_by(rules, None if everywhere else model):
+        for traced in ({3, 1}, {3}):
+            got, lengths = served()
+            close(got, wanted)
+            assert lengths == traced
+    found, lengths = served()
+    assert not lengths
+    assert mx.array_equal(found, wanted)
+
+
+class _OnGpu:
+    """`mlx.core` that says there is Metal."""
+
+    metal = SimpleNamespace(is_available=lambda: True)
+
+    def __getattr__(self, name):
+        return getattr(mx, name)
 
 
 def test_what_is_compiled_is_made_anew():

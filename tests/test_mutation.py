@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
+import numpy as np
 import pytest
 
 from mlx_tilegemm.assurance import mutation
@@ -124,6 +127,16 @@ class TestSubjects:
     def test_an_unbroken_kernel_raises_no_alarm(self, subject):
         for trial in subject.trials:
             assert _noticed(trial, _Mutated("", None)) == ""
+
+
+def test_a_campaign_may_be_of_some_templates():
+    everything = [ways[0].mutant.template for ways in mutation.unique_mutants()]
+    for patterns in (["gated_delta/*"], ["lib/delta_*", "gemm/gemv.metal.j2"]):
+        wanted = [any(fnmatchcase(one, each) for each in patterns) for one in everything]
+        found = campaign_module.chosen(0, None, patterns)
+        assert sorted(found) == np.flatnonzero(wanted).tolist()
+    with pytest.raises(ValueError, match="existing templates"):
+        mutation.run(templates=["no-such/*"])
 
 
 @pytest.mark.slow

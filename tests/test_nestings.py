@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_tilegemm as tg
-from mlx_tilegemm import emulator
+from mlx_tilegemm import emulator, formats
 from mlx_tilegemm.errors import BackendError
 
 SIZE = 3
@@ -106,6 +106,107 @@ def check(op, names, backend):
 
 DERIVATIVES = {"grad", "vjp", "jvp"}
 
+WIDE = 32
+MATRICES = mx.random.normal((2, WIDE, WIDE), key=mx.random.key(6)) / 4
+QUANTIZED = mx.quantize(MATRICES, group_size=WIDE, bits=4)
+CODES = formats.encode(50 * MATRICES[0], "e4m3")
+CHOSEN = mx.array([1, 0, 1], dtype=mx.uint32)
+SEGMENTS = mx.array([[0, 1], [1, 3]], dtype=mx.uint32)
+
+
+def wide(x):
+    return mx.tile(mx.tanh(x), (1, -(-WIDE // SIZE)))[:, :WIDE]
+
+
+def chosen(matrices):
+    """Return ``matrices[CHOSEN]``, whose gradient MLX cannot follow forwards."""
+    one_hot = (CHOSEN[:, None] == mx.arange(2)).astype(mx.float32)
+    return mx.unflatten(one_hot @ mx.flatten(matrices, 1), 1, (WIDE, WIDE))
+
+
+def decoded(factor):
+    biases = mx.repeat(QUANTIZED[2], WIDE, axis=-1)
+    return (mx.dequantize(*QUANTIZED, group_size=WIDE, bits=4) - biases) * factor + biases
+
+
+def scaled(factor):
+    return QUANTIZED[0], QUANTIZED[1] * factor, QUANTIZED[2]
+
+
+def corner(x):
+    """Return ``x[0, 0]``, whose gradient MLX cannot follow forwards."""
+    return mx.sum(x[:1, :1])
+
+
+def recurrence(x, w):
+    keys, state, rows = mx.tanh(x * w), mx.zeros((SIZE, SIZE)), []
+    for i in range(SIZE):
+        q, k = x[i : i + 1], keys[i : i + 1]
+        state = state * mx.sigmoid(q[:, :1])
+        state = state + mx.sigmoid(q[:, 1:2]) * (q - k @ state.T).T @ k
+        rows.append(0.5 * q @ state.T)
+    return mx.concatenate(rows) + state
+
+
+def delta(x, w):
+    heads = [one[None, :, None] for one in (x, mx.tanh(x * w), x)]
+    gates = [mx.sigmoid(x[None, :, i : i + 1]) for i in (0, 1)]
+    y, state = tg.gated_delta_update(*heads, *gates, scale=0.5)
+    return y[0, :, 0] + state[0, 0]
+
+
+PLAIN |= {
+    "quantized_matmul": lambda x, w: (wide(x) @ decoded(w[0, 0])[0].T)[:, :SIZE] * x,
+    "fp8_scaled_matmul": lambda x, w: (
+        (wide(x) @ (formats.decode(CODES, "e4m3") * corner(x)).T)[:, :SIZE] / 50 * w
+    ),
+    "gather_mm": lambda x, w: (
+        (wide(x)[:, None] @ chosen(MATRICES * w[0, 0]))[..., :SIZE].squeeze(1) * x
+    ),
+    "gather_qmm": lambda x, w: (
+        (wide(x)[:, None] @ mx.swapaxes(chosen(decoded(corner(x))), -1, -2))[..., :SIZE].squeeze(1)
+        * w
+    ),
+    "segmented_mm": lambda x, w: sum(
+        (i + 1) * mx.tanh(x)[:, start:end] @ (x * w)[start:end]
+        for i, (start, end) in enumerate(SEGMENTS.tolist())
+    ),
+    "gated_delta_update": recurrence,
+}
+OURS |= {
+    "quantized_matmul": lambda x, w: (
+        tg.quantized_matmul(wide(x), *(one[0] for one in scaled(w[0, 0])), group_size=WIDE, bits=4)[
+            :, :SIZE
+        ]
+        * x
+    ),
+    "fp8_scaled_matmul": lambda x, w: (
+        tg.fp8_scaled_matmul(wide(x), CODES, None, corner(x), transpose_b=True)[:, :SIZE] / 50 * w
+    ),
+    "gather_mm": lambda x, w: (
+        tg.gather_mm(wide(x)[:, None], MATRICES * w[0, 0], rhs_indices=CHOSEN)[..., :SIZE].squeeze(
+            1
+        )
+        * x
+    ),
+    "gather_qmm": lambda x, w: (
+        tg.gather_qmm(
+            wide(x)[:, None],
+            *scaled(corner(x)),
+            rhs_indices=CHOSEN,
+            group_size=WIDE,
+            bits=4,
+        )[..., :SIZE].squeeze(1)
+        * w
+    ),
+    "segmented_mm": lambda x, w: mx.sum(
+        mx.array([1.0, 2.0])[:, None, None] * tg.segmented_mm(mx.tanh(x), x * w, SEGMENTS), axis=0
+    ),
+    "gated_delta_update": delta,
+}
+FIRST = ("matmul", "addmm", "attention_chain")
+LATER = [op for op in OURS if op not in FIRST]
+
 
 def nestings(order):
     """Yield nestings with at most one transform that is no derivative, from the third order on."""
@@ -115,10 +216,25 @@ def nestings(order):
 
 
 @pytest.mark.parametrize("backend", ["emulator", "mlx"])
-@pytest.mark.parametrize("op", list(OURS))
+@pytest.mark.parametrize("op", FIRST)
 @pytest.mark.parametrize("order", [1, *(pytest.param(x, marks=pytest.mark.slow) for x in (2, 3))])
 def test_as_mlx_nests_its_own_ops(op, order, backend):
     for names in nestings(order):
+        check(op, names, backend)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("emulator", marks=pytest.mark.slow), "mlx"])
+@pytest.mark.parametrize("op", LATER)
+def test_derivatives_of_the_other_families(op, backend):
+    for name in DERIVATIVES:
+        check(op, (name,), backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["emulator", "mlx"])
+@pytest.mark.parametrize("op", LATER)
+def test_their_derivatives_of_derivatives(op, backend):
+    for names in product(DERIVATIVES, repeat=2):
         check(op, names, backend)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -330,3 +332,49 @@ class Tied(nn.Module):
 
     def __call__(self, tokens):
         return self.embedding.as_linear(self.linear(self.embedding(tokens)))
+
+
+class TestWhereMlxServes:
+    """MLX's own ops serve linear layers without a call being looked up, unless more is asked."""
+
+    LAYER, X = tg.nn.Linear(6, 4), mx.random.normal((3, 6), key=mx.random.key(7))
+
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("dtypes", [*product(DTYPES, repeat=2)])
+    def test_layers_are_mlx_own(self, dtypes, bias, calls):
+        ours, theirs = (made(kind, 6, 4, bias=bias) for kind in PAIRS[0][::-1])
+        for layer in (ours, theirs):
+            layer.set_dtype(dtypes[0])
+        x = self.X.astype(dtypes[1])
+        with tg.use_backend("mlx"):
+            y = ours(x)
+        assert not calls
+        assert y.dtype == theirs(x).dtype
+        assert mx.array_equal(y, theirs(x))
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            lambda: tg.use_backend("emulator"),
+            lambda: tg.use_kernel("any"),
+            lambda: tg.use_gradients(False),
+            lambda: tg.use_precision("float32"),
+            tg.record,
+        ],
+    )
+    def test_what_is_asked_for_is_heard(self, asked, calls):
+        with tg.use_backend("mlx"), asked():
+            self.LAYER(self.X)
+        assert calls == ["addmm"]
+
+    def test_a_map_hears_of_them_too(self, calls):
+        with tg.use_backend("mlx"):
+            y = tg.vmap(self.LAYER)(self.X[None])
+        assert calls == ["addmm"]
+        assert mx.array_equal(y[0], nn.Linear.__call__(self.LAYER, self.X))
+
+    def test_sizes_may_stay_open(self):
+        with tg.use_backend("mlx"):
+            layer = mx.compile(lambda x: self.LAYER(x), shapeless=True)
+            for rows in (self.X[:1], self.X):
+                assert mx.allclose(layer(rows), nn.Linear.__call__(self.LAYER, rows), atol=1e-6)

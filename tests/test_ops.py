@@ -3,7 +3,10 @@
 Values are checked on MLX's own ops here; the kernels' values have tests of their own.
 """
 
+import inspect
 import itertools
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -607,3 +610,65 @@ def test_metal_calls_are_lazy_graph_nodes():
     assert len(kernels) == 1
     shapes_and_dtypes = [output[1:] for output in kernels[0]["outputs"]]
     assert shapes_and_dtypes == [((33, 19), mx.float32)]
+
+
+MLX_OPS = {
+    **{name: getattr(mx, name) for name in ("matmul", "addmm", "quantized_matmul", "gather_mm")},
+    **{name: getattr(mx, name) for name in ("gather_qmm", "segmented_mm")},
+    "gated_delta_update": mx.fast.gated_delta_update,
+}
+
+
+def parameters_of_mlx(name):
+    """Return a function of the parameters that MLX's namesake has, by its documentation."""
+    line = next(one for one in MLX_OPS[name].__doc__.splitlines() if one.startswith(f"{name}("))
+    inside = line[len(name) + 1 : line.rindex(")")]
+    names = [one.partition(":")[0].strip() for one in inside.split(",")]
+    spelled = ", ".join(one if one in "/*" else f"{one}=None" for one in names)
+    return inspect.signature(eval(f"lambda {spelled}: None")).parameters
+
+
+@pytest.mark.parametrize("name", MLX_OPS)
+def test_arguments_are_spelled_as_those_of_the_namesake_in_mlx(name):
+    ours = inspect.signature(getattr(tg, name)).parameters
+    theirs = parameters_of_mlx(name)
+    assert "stream" in theirs
+    by_place = [one for one, kind in theirs.items() if kind.kind is not kind.KEYWORD_ONLY]
+    assert list(ours)[: len(by_place)] == by_place
+    assert {one: ours[one].kind for one in theirs} == {one: theirs[one].kind for one in theirs}
+
+
+IN_THE_PLACE_OF_MLX = """
+import mlx.core as mx
+import mlx_tilegemm as tg
+
+x, w = mx.random.normal((5, 64)), mx.random.normal((32, 64))
+codes = mx.quantize(w)
+several = [part[None] for part in codes]
+gates = mx.ones((1, 5, 1))
+calls = {
+    "matmul": lambda: mx.matmul(x, w.T),
+    "addmm": lambda: mx.addmm(w[:, 0], x, w.T),
+    "quantized_matmul": lambda: mx.quantized_matmul(x, *codes),
+    "gather_mm": lambda: mx.gather_mm(x, w.T[None], rhs_indices=mx.array([0])),
+    "gather_qmm": lambda: mx.gather_qmm(x, *several, rhs_indices=mx.array([0])),
+    "segmented_mm": lambda: mx.segmented_mm(x, w.T, mx.array([[0, 3], [3, 64]])),
+    "attention_chain": lambda: mx.fast.scaled_dot_product_attention(*[x[None, None]] * 3, scale=1),
+    "gated_delta_update": lambda: mx.fast.gated_delta_update(
+        *[0.1 * x[None, :, None]] * 3, gates, gates, mx.zeros((1, 1, 64, 64))
+    )[0],
+}
+expected = {name: call() for name, call in calls.items()}
+mx.fast.scaled_dot_product_attention = tg.attention_chain
+mx.fast.gated_delta_update = tg.gated_delta_update
+for name in expected:
+    if hasattr(mx, name):
+        setattr(mx, name, getattr(tg, name))
+with tg.use_backend("mlx"):
+    for name, call in calls.items():
+        assert mx.allclose(call(), expected[name], rtol=1e-4, atol=1e-4), name
+"""
+
+
+def test_ops_may_be_put_in_the_place_of_mlx_s():
+    subprocess.run([sys.executable, "-c", IN_THE_PLACE_OF_MLX], check=True, timeout=100)

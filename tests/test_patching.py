@@ -8,7 +8,7 @@ import pickle
 import sys
 import threading
 import types
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -133,6 +133,13 @@ def calls(monkeypatch):
     return made
 
 
+@contextmanager
+def by_looked_up_calls():
+    """MLX's own ops, through the ops here: a recording hears of every call."""
+    with tg.use_backend("mlx"), tg.record():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def names_stay():
     before = [vars(owner)[name] for owner, name in NAMES]
@@ -209,7 +216,7 @@ class TestPatch:
         model = Model()
         before = classes(model)
         arrays = tree_flatten(model.parameters())
-        with tg.use_backend("mlx"):
+        with by_looked_up_calls():
             expected = model(TOKENS)
             tg.patch(model)
             assert classes(model) != before
@@ -244,13 +251,13 @@ class TestPatch:
     def test_a_layer_by_itself(self, calls):
         layer = nn.Linear(4, 4)
         assert [one.path for one in tg.patch(layer).replaced] == [""]
-        with tg.use_backend("mlx"):
+        with by_looked_up_calls():
             layer(mx.zeros((2, 4)))
         assert calls == ["addmm"]
 
     def test_other_models_are_left_as_they_are(self, calls):
         tg.patch(Model())
-        with tg.use_backend("mlx"):
+        with by_looked_up_calls():
             Model()(TOKENS)
         assert calls == UNROUTED
 
@@ -297,7 +304,7 @@ class TestPatch:
         # Without arithmetic that MLX would fuse, since its CPU compiles what it fuses for seconds.
         model = nn.Sequential(nn.Linear(16, 16), Attention(), nn.Linear(16, 4, bias=False))
         x = mx.random.normal((1, 5, 16))
-        with tg.use_backend("mlx"):
+        with by_looked_up_calls():
             expected = model(x)
             tg.patch(model)
             assert relative_error(mx.compile(model)(x), expected) < 1e-5
@@ -333,7 +340,7 @@ class TestPatchedBlocks:
     def test_a_model(self, calls):
         model = Model()
         before = classes(model)
-        with tg.use_backend("mlx"), tg.patched(model) as report:
+        with by_looked_up_calls(), tg.patched(model) as report:
             model(TOKENS)
         assert report == tg.patch(Model())
         assert len(calls) == len(ROUTED) + 1
@@ -350,7 +357,7 @@ class TestPatchedBlocks:
     def test_everything(self, calls):
         model = Model()
         before = classes(model)
-        with tg.use_backend("mlx"):
+        with by_looked_up_calls():
             expected = model(TOKENS)
             calls.clear()
             with tg.patched() as report:
@@ -381,7 +388,7 @@ class TestPatchedBlocks:
 
     def test_blocks_nest(self, calls):
         layer, x = nn.Linear(4, 4), mx.zeros((2, 4))
-        with tg.use_backend("mlx"), tg.patched():
+        with by_looked_up_calls(), tg.patched():
             with tg.patched():
                 layer(x)
             layer(x)

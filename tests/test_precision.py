@@ -186,6 +186,7 @@ class TestOnAccelerators:
 
     def test_mlx_asked_for_on_such_a_mac_refuses(self, monkeypatch):
         monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+        monkeypatch.setattr(mx.cuda, "is_available", lambda: False)
         monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
         for name, raises in (("m5", True), ("m4", False)):
             chip = chips.get(name)

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from oracle import assert_close
 
 import mlx_tilegemm as tg
+from mlx_tilegemm import formats
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.cli import main
+from mlx_tilegemm.core import mlx_ops
 from mlx_tilegemm.core.dtypes import FLOAT8_E4M3, FLOAT32
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
@@ -467,9 +469,8 @@ REFUSED = [
         lambda: f(I, I, mx.ones((5,)), b_format="int8", out_dtype=mx.int32),
         "Expected a floating point out_dtype where scales",
     ),
-    ("no rows", lambda: f(X[:0], B), "with rows, columns and terms, got m 0, n 40, k 96"),
-    ("no columns", lambda: f(X, B[:0], None, mx.ones((0,))), "got m 5, n 0, k 96"),
-    ("no terms", lambda: f(X[:, :0], B[:, :0]), "got m 5, n 40, k 0"),
+    ("no columns", lambda: f(X, B[:0], None, mx.ones((0,))), "columns and terms, got n 0, k 96"),
+    ("no terms", lambda: f(X[:, :0], B[:, :0]), "columns and terms, got n 40, k 0"),
     ("a list", lambda: f([1.0], B), "Expected a to be an mlx.core.array"),
     ("a flag of a string", lambda: f(X, B, transpose_b="no"), "transpose_b to be a bool"),
 ]
@@ -594,3 +595,73 @@ def test_the_command_line_takes_blocks(capsys):
     with pytest.raises(SystemExit):
         main([*call.split(), "--block", "128x", "--transpose-b"])
     assert "argument --block" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["mlx", "emulator"])
+def test_no_rows_give_no_rows_and_a_gradient_of_zeros(backend):
+    with tg.use_backend(backend):
+        assert f(X[:0], B, bias=mx.ones((40,))).shape == (0, 40)
+        grad = mx.grad(lambda bias: f(X[:0], B, bias=bias).sum())(mx.ones((40,)))
+    assert not mx.any(grad)
+
+
+class TestPackedCodes:
+    """Codes of e4m3 with an e8m0 scale for 32 elements: MLX's own op of mxfp8 computes the same."""
+
+    @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+    @pytest.mark.parametrize("rows", [1, 40])
+    def test_by_mlx_s_own_op(self, monkeypatch, dtype, rows):
+        random = np.random.default_rng(rows)
+        codes = mx.array(random.integers(0, 256, (24, 64)).astype(np.uint8))
+        powers = random.integers(100, 150, (24, 2)).astype(np.uint8)
+        powers[3, 1] = 255
+        scales, bias = mx.array(powers), mx.ones((24,))
+        x = mx.array(random.standard_normal((2, rows, 64)).astype(np.float32)).astype(dtype)
+        called = []
+        own = mx.quantized_matmul
+
+        def counting(*args, **options):
+            called.append(args)
+            return own(*args, **options)
+
+        monkeypatch.setattr(mlx_ops, "quantized_matmul", counting)
+        with tg.use_backend("mlx"):
+            got = tg.fp8_scaled_matmul(
+                x, codes, None, scales, bias=bias, transpose_b=True, out_dtype=mx.float32
+            )
+            mx.eval(got)
+        assert called
+        values = np.array(formats.decode(codes, "e4m3")).astype(np.float64)
+        values *= np.repeat(np.array(formats.decode(scales, "e8m0")).astype(np.float64), 32, axis=1)
+        wide = np.array(x.astype(mx.float32)).astype(np.float64)
+        wanted, size = wide @ values.T + 1, np.abs(wide) @ np.abs(values).T + 1
+        assert got.dtype == mx.float32
+        assert np.isnan(wanted[..., 3]).all()
+        np.testing.assert_array_equal(np.isnan(np.array(got)), np.isnan(wanted))
+        known = ~np.isnan(wanted)
+        error = np.abs(np.array(got) - wanted)
+        assert (error[known] <= (64 + 8) * 2.0**-23 * size[known]).all()
+
+    def test_transforms(self):
+        codes = formats.encode(mx.random.normal((24, 64), key=mx.random.key(1)), "e4m3")
+        scales = mx.full((24, 2), 126, dtype=mx.uint8)
+        x = mx.random.normal((3, 5, 64), key=mx.random.key(2))
+        values = formats.decode(codes, "e4m3") * 0.5
+
+        def ours(x):
+            return tg.fp8_scaled_matmul(x, codes, None, scales, transpose_b=True)
+
+        with tg.use_backend("mlx"):
+            got = mx.grad(lambda x: (ours(x) ** 2).sum())(x)
+            tangent = mx.jvp(ours, [x], [x[::-1]])[1][0]
+            mapped = mx.vmap(ours)(x)
+        wanted = mx.grad(lambda x: ((x @ values.T) ** 2).sum())(x)
+        for one, other in ((got, wanted), (tangent, x[::-1] @ values.T), (mapped, x @ values.T)):
+            assert mx.allclose(one, other, rtol=1e-4, atol=1e-3)
+
+    @pytest.mark.parametrize(("rows", "path"), [(1, "qmv"), (512, "qmm-32x32x32-2x2")])
+    def test_the_price_is_of_that_op(self, rows, path):
+        packed = cases.price_of(parse(f"{rows}x4096x4096:bf16:e4m3-32"), chips.get("m1-max"))
+        assert (packed.path, packed.copied_bytes) == (path, 0)
+        decoded = cases.price_of(parse(f"{rows}x4096x4096:bf16:e5m2-32"), chips.get("m1-max"))
+        assert decoded.copied_bytes > 9 * 4096 * 4096

@@ -36,6 +36,8 @@ PRODUCTS = [
     [((3, 4), (4,)), ((6, 4), (4,))],
 ]
 
+GROUPS = {"affine": 32, "nvfp4": 16}
+
 
 @pytest.fixture(params=["mlx", "lazy"])
 def anywhere(request):
@@ -90,6 +92,36 @@ class TestOps:
             for batch, rows, keys in ((1, 3, 3), (1, 5, 7), (2, 1, 9))
         ]
         check(ours, plain, *sizes)
+
+    @pytest.mark.parametrize("mode", [None, "affine", "nvfp4"])
+    @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+    def test_chosen_matrices(self, mode, dtype):
+        (w,) = drawn((3, 8, 32))
+        sources, experts = mx.array([1, 0, 1, 1]), mx.array([2, 0, 0, 1])
+        weight = (w,) if mode is None else mx.quantize(w, mode=mode, group_size=GROUPS[mode])
+        options = {} if mode is None else {"mode": mode, "group_size": GROUPS[mode]}
+        whole = w if mode is None else mx.dequantize(*weight, **options).astype(mx.float32)
+        mx.eval(weight)
+
+        def ours(x):
+            x = x.astype(dtype)
+            if mode is None:
+                return tg.gather_mm(x, w, sources, experts, transpose_b=True, out_dtype=mx.float32)
+            indices = {"lhs_indices": sources, "rhs_indices": experts}
+            return tg.gather_qmm(x, *weight, **indices, **options, out_dtype=mx.float32)
+
+        def plain(x):
+            x = x.astype(dtype).astype(mx.float32)
+            return x[sources] @ mx.swapaxes(whole[experts], -1, -2)
+
+        check(ours, plain, [(2, 5, 32)], [(2, 7, 32)])
+
+    def test_matrices_of_all_rows_are_counted(self):
+        def ours(x):
+            return tg.gather_mm(x, x, rhs_indices=mx.array([0]))
+
+        with pytest.raises(BackendError, match="what is not indexed is counted"):
+            check(ours, ours, [(1, 4, 4)])
 
     def test_gradients(self):
         def loss(function):
@@ -173,3 +205,17 @@ def test_a_process_may_end_before_anything_is_evaluated():
     )
     for _ in range(24):  # it is a race
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("format", ["e4m3", "int8"])
+def test_scaled_codes_are_refused(format):
+    codes = mx.zeros((8, 32), dtype=mx.int8 if format == "int8" else mx.uint8)
+
+    def product(x):
+        return tg.fp8_scaled_matmul(x, codes, b_format=format, transpose_b=True)
+
+    with (
+        tg.use_backend("mlx"),
+        pytest.raises(BackendError, match=r"^\[fp8_scaled_matmul\] Expected sizes that stay, got "),
+    ):
+        mx.compile(product, shapeless=True)(mx.ones((3, 32)))

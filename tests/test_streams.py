@@ -65,6 +65,7 @@ def machine(monkeypatch, nothing_asked):
     def pretend(*, metal=False, cuda=False, default=mx.cpu):
         monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
         monkeypatch.setattr(mx.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(type(backend_named("cuda")), "missing", lambda self: "no NVRTC")
         monkeypatch.setattr(mx, "default_device", lambda: mx.Device(default))
         monkeypatch.setattr(type(backend_named("emulator")), "compile", refuse)
 

@@ -60,8 +60,9 @@ def other():
 
 
 @pytest.fixture
-def off_metal(monkeypatch):
+def off_gpu(monkeypatch):
     monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    monkeypatch.setattr(mx.cuda, "is_available", lambda: False)
 
 
 class TestTune:
@@ -217,7 +218,7 @@ class TestTune:
         assert "too coarse" in str(outcome)
         assert not (tmp_path / "tuning.json").exists()
 
-    def test_nothing_but_metal_is_measured(self, off_metal):
+    def test_nothing_but_metal_is_measured(self, off_gpu):
         with pytest.raises(BackendError, match="say nothing about a GPU"):
             tuning.tune((PROBLEM,))
 
@@ -582,6 +583,6 @@ class TestCommands:
             (["--matmul", "5x6x7"], "Expected Metal"),
         ],
     )
-    def test_wrong_calls(self, capsys, off_metal, arguments, message):
+    def test_wrong_calls(self, capsys, off_gpu, arguments, message):
         assert main(["tune", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -141,6 +141,36 @@ def test_what_is_not_mapped_is_refused():
         tg.vmap(product, in_axes=None)(X)
 
 
-def test_sizes_that_stay_are_wanted():
+@pytest.mark.parametrize("axis", [3, -4])
+def test_an_axis_that_an_argument_lacks_is_refused_as_by_mlx(axis):
+    with pytest.raises(IndexError, match=r"\[vmap\] Invalid vectorization axis"):
+        tg.vmap(product, in_axes=axis)(X)
+
+
+def test_sizes_may_change_around_it():
+    def attention(x):
+        return tg.attention_chain(x, x, x, scale=0.5)
+
+    def plain(x):
+        return mx.fast.scaled_dot_product_attention(x, x, x, scale=0.5)
+
+    product_of = mx.compile(tg.vmap(tg.matmul), shapeless=True)
+    attention_of = mx.compile(tg.vmap(attention), shapeless=True)
+    with tg.use_backend("mlx"):
+        for count, rows in ((2, 3), (4, 5)):
+            x = mx.random.normal((count, 1, 2, rows, 8))
+            assert mx.allclose(product_of(x, x.swapaxes(-1, -2)), x @ x.swapaxes(-1, -2), atol=1e-5)
+            assert close(attention_of(x), mx.stack([*map(plain, x)]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: tg.gather_mm(x, x, rhs_indices=mx.array([0])),
+        lambda x: tg.attention_chain(x, x, x, mask="causal"),
+    ],
+)
+def test_sizes_that_stay_are_wanted(function):
+    x = mx.zeros((2, 1, 1, 4, 4))
     with tg.use_backend("mlx"), pytest.raises(BackendError, match="sizes that stay"):
-        mx.compile(tg.vmap(product), shapeless=True)(X)
+        mx.compile(tg.vmap(function), shapeless=True)(x)

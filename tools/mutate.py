@@ -23,6 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, default=0, help="run so many mutants; default: all")
     parser.add_argument("--generic", type=int, help="so many of the generic ones; default: all")
+    parser.add_argument(
+        "--templates", nargs="+", default=[], metavar="PATTERN", help="only of these templates"
+    )
     parser.add_argument("--jobs", type=int, default=0, help="processes; default: one a CPU")
     parser.add_argument("--report", type=Path, default=REPORT)
     parser.add_argument("--verdicts", type=Path, help="keep verdicts here, and reuse those there")
@@ -34,6 +37,7 @@ def main() -> int:
         campaign = mutation.run(
             sample=options.sample,
             generic=options.generic,
+            templates=options.templates,
             jobs=options.jobs,
             progress=partial(show, options.verdicts),
             known=read(options.verdicts),

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import mlx.core as mx
 
-from ..core.context import Settings, current_settings, using
+from ..core.context import UNASKED, Settings, current_settings, using
 from ..errors import BackendError, DTypeError, ProblemError
 from .base import ASKED, Backend, Capabilities, Executable, Place, Route, StreamOrDevice
 from .cuda import CudaBackend
@@ -32,6 +32,7 @@ __all__ = [
     "backend_named",
     "canary_setting",
     "device_type",
+    "is_left_to_mlx",
     "resolve",
     "resolved_backend",
     "runner",
@@ -142,6 +143,15 @@ def resolved_backend(stream: StreamOrDevice, settings: Settings) -> Backend | No
 @lru_cache(maxsize=64)
 def _default_backend(asked: str | Backend | None, on_gpu: bool) -> Backend | None:
     return _route(asked, on_gpu, False, False).backend
+
+
+def is_left_to_mlx() -> bool:
+    """Return whether MLX's own ops serve every call here and now, and nobody asks for more.
+
+    A layer that MLX has too is then computed as MLX does, without looking up a prepared call.
+    """
+    settings = current_settings()
+    return settings[1:] == UNASKED and resolved_backend(None, settings) is None
 
 
 def device_type(stream: StreamOrDevice) -> mx.DeviceType:

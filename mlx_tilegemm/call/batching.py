@@ -19,7 +19,7 @@ from ..backends import StreamOrDevice
 from ..core.context import using
 from ..core.problem import Factors
 from ..core.tracing import is_shapeless
-from ..errors import BackendError, ProblemError
+from ..errors import ProblemError
 from .transforms import custom_calls
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def vmap(
 def _mapped_size(argument: Any, axes: Any) -> int | None:  # noqa: ANN401
     """Return the size of a mapped axis of an argument, if it has one."""
     if isinstance(argument, mx.array):
-        return argument.shape[axes] if isinstance(axes, int) and argument.ndim else None
+        return _axis_size(argument, axes) if isinstance(axes, int) else None
     if isinstance(argument, dict):
         places: Sequence[Any] = tuple(argument)
     else:
@@ -90,14 +90,21 @@ def _mapped_size(argument: Any, axes: Any) -> int | None:  # noqa: ANN401
     return next((size for size in sizes if size is not None), None)
 
 
-def batched_call(op: str, results: Sequence[Operand], rule: Rule, again: Callable[[], Run]) -> Run:
+def _axis_size(array: mx.array, axis: int) -> int:
+    # MLX then refuses an axis that an array lacks.
+    return array.shape[axis] if -array.ndim <= axis < array.ndim else 1
+
+
+def batched_call(
+    results: Sequence[Operand], rule: Rule, again: Callable[[], Run], anysize: Run
+) -> Run:
     """Return the call of an op inside of `vmap`.
 
     Args:
-        op: Name to begin messages with.
         results: What it returns.
         rule: Its derivatives and its batching.
         again: Prepares the call outside, for operands of which none is mapped.
+        anysize: The call where MLX compiles for arrays of any size, which MLX maps by itself.
     """
     shapes = [(one.stored_shape, one.mlx) for one in results]
 
@@ -108,10 +115,7 @@ def batched_call(op: str, results: Sequence[Operand], rule: Rule, again: Callabl
 
     def call(operands: Arrays, factors: Factors, stream: StreamOrDevice) -> list[mx.array]:
         if is_shapeless():
-            raise BackendError(
-                f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True) around "
-                "vmap."
-            )
+            return anysize(operands, factors, stream)
         return run((_token.get(), *operands), factors, stream)
 
     return call

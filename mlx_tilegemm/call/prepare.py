@@ -98,7 +98,8 @@ def _batched(op: str, problem: Problem, backend: Backend | None, force: str | No
         assert run is not None
         return run
 
-    return batched_call(op, solved.results, rule, again)
+    anysize = family.fallback(solved) or refusing_shapeless(op)
+    return batched_call(solved.results, rule, again, anysize)
 
 
 def check_not_forced(op: str, force: str | None) -> None:

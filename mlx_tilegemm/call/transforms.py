@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import mlx.core as mx
 
@@ -15,7 +15,7 @@ from ..core.dtypes import mlx_name
 from ..core.problem import Factors, Number
 from ..core.shapes import Shape
 from ..core.tracing import is_traced, keeping_graphs, probes
-from ..errors import BackendError, DTypeError
+from ..errors import BackendError, DTypeError, ProblemError
 
 if TYPE_CHECKING:
     from ..core.family import Rule, Run
@@ -129,7 +129,35 @@ def _custom_function(
     function.vjp(vjp)
     function.jvp(jvp)
     function.vmap(vmap)
-    return cast(Callable[..., list[mx.array]], function)
+
+    def guarded(*operands: mx.array) -> list[mx.array]:
+        return cast(list[mx.array], function(*_guarded(operands)))
+
+    return guarded
+
+
+def _guarded(operands: Sequence[mx.array]) -> Sequence[mx.array]:
+    """Return operands with codes and indices, integers beside floats, whose gradient is refused."""
+    integral = [mx.issubdtype(x.dtype, mx.integer) for x in operands]
+    if not any(integral) or all(integral):
+        return operands
+    return [
+        _without_gradient()(x) if is_integral else x
+        for x, is_integral in zip(operands, integral, strict=True)
+    ]
+
+
+@lru_cache(maxsize=1)
+def _without_gradient() -> Callable[[mx.array], mx.array]:
+    def refuse(primal: mx.array, cotangent: mx.array, output: mx.array) -> NoReturn:
+        raise ProblemError(
+            f"[vjp] Expected no gradient with respect to codes or indices, got one of "
+            f"{mlx_name(primal.dtype)}: apply mx.stop_gradient to what they are computed from."
+        )
+
+    identity = mx.custom_function(lambda x: x)
+    identity.vjp(refuse)
+    return cast(Callable[[mx.array], mx.array], identity)
 
 
 def as_factor(

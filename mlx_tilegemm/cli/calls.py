@@ -5,36 +5,32 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from ..call.explanation import Explanation, explain
 from ..core.arguments import ArraySpec
 from ..core.context import use_kernel
 from ..core.dtypes import mlx_dtype
 from ..core.shapes import Shape
 from ..errors import ProblemError
 from ..families import ops
-from ..machine.chips import CHIPS, spelled
+from .arguments import add_chip_argument
+
+if TYPE_CHECKING:
+    from ..call.explanation import Explanation
 
 
 def add_call_arguments(command: argparse.ArgumentParser) -> None:
     """Add an op, its arrays, and the options of every op as their signatures have them."""
     add = command.add_argument
-    add("op", choices=list(ops()))
+    add("op", choices=list(ops()), metavar="op", help=", ".join(ops()))
     add("shapes", nargs="+", metavar="shape", help="of each array in the op's order: 100x300")
     add("--dtypes", default="float32", help="of each array, or one for all: float16,f32")
     add_chip_argument(command, "default: this machine's")
     add("--kernel", help="force a kernel, or kernel/config")
     for name, parameter, is_array in _options():
         _add_option(command, name, parameter, is_array)
-
-
-def add_chip_argument(command: argparse.ArgumentParser, text: str) -> None:
-    """Add a chip, in capitals or not, and with spaces or hyphens."""
-    names = [chip.name for chip in CHIPS]
-    command.add_argument("--chip", type=spelled, choices=names, metavar="chip", help=text)
 
 
 def _options() -> Iterator[tuple[str, inspect.Parameter, bool]]:
@@ -78,6 +74,8 @@ def call_explanation(options: argparse.Namespace) -> Explanation:
     Raises:
         ProblemError: A shape, dtype or option is none.
     """
+    from ..call.explanation import explain
+
     keywords: dict[str, Any] = {}
     for name, parameter, is_array in _options():
         value = getattr(options, name)

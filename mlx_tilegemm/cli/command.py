@@ -68,7 +68,7 @@ class Command:
     Attributes:
         help: What it does, as a clause.
         set_up: Adds its arguments to a parser, which imports what they are made from, and returns
-            what runs it.
+            what runs it, which imports the rest.
         more: What its own help says after that.
     """
 
@@ -78,48 +78,82 @@ class Command:
 
 
 def _demo(command: argparse.ArgumentParser) -> Run:
-    from .demo import add_arguments, run_demo
+    from .arguments import add_demo_arguments
 
-    add_arguments(command)
-    return run_demo
+    add_demo_arguments(command)
+
+    def run(options: Options) -> int:
+        from .demo import run_demo
+
+        return run_demo(options)
+
+    return run
 
 
 def _explain(command: argparse.ArgumentParser) -> Run:
     from .calls import add_call_arguments
-    from .explain import run_explain
 
     add_call_arguments(command)
-    return run_explain
+
+    def run(options: Options) -> int:
+        from .explain import run_explain
+
+        return run_explain(options)
+
+    return run
 
 
 def _render(command: argparse.ArgumentParser) -> Run:
     from .calls import add_call_arguments
-    from .explain import run_render
 
     add_call_arguments(command)
-    return run_render
+
+    def run(options: Options) -> int:
+        from .explain import run_render
+
+        return run_render(options)
+
+    return run
 
 
 def _verify(command: argparse.ArgumentParser) -> Run:
-    from .verify import STATUS_HELP, add_arguments, run_verify
+    from .arguments import STATUS_HELP, add_verify_arguments
 
     command.epilog, command.formatter_class = STATUS_HELP, argparse.RawDescriptionHelpFormatter
-    add_arguments(command)
-    return run_verify
+    add_verify_arguments(command)
+
+    def run(options: Options) -> int:
+        from .verify import run_verify
+
+        return run_verify(options)
+
+    return run
 
 
 def _tune(command: argparse.ArgumentParser) -> Run:
-    from .tune import add_tune_arguments, run_tune
+    from .arguments import add_tune_arguments
 
     add_tune_arguments(command)
-    return run_tune
+
+    def run(options: Options) -> int:
+        from .tune import run_tune
+
+        return run_tune(options)
+
+    return run
 
 
 def _roofline(command: argparse.ArgumentParser) -> Run:
-    from .tune import add_roofline_arguments, run_roofline
+    from .arguments import add_roofline_arguments
 
     add_roofline_arguments(command)
-    return run_roofline
+
+    def run(options: Options) -> int:
+        from .tune import run_roofline
+
+        return run_roofline(options)
+
+    return run
 
 
 def _cache(command: argparse.ArgumentParser) -> Run:

@@ -64,13 +64,6 @@ class Outcome:
         return self.share <= 1.0
 
 
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Add where to run."""
-    command.add_argument(
-        "--backend", help="auto, metal, emulator or mlx; default: what runs kernels here"
-    )
-
-
 def run_demo(options: argparse.Namespace) -> int:
     """Run every case, show it, and say whether all results were within their bounds."""
     with use_backend(options.backend) if options.backend else use_runner():

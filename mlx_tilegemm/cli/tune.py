@@ -6,58 +6,20 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ..assurance import measurements, tuning
 from ..assurance.tuning.measure import Effort
-from ..core.family import Spelling
 from ..core.problem import Problem
 from ..core.progress import Counting, working
 from ..errors import ProblemError
-from ..families import families
 from ..machine import chips
-from .calls import add_chip_argument
+from .arguments import spellings
 from .command import complain
-
-
-def add_tune_arguments(command: argparse.ArgumentParser) -> None:
-    """Add which problems to measure, and how thoroughly."""
-    _add_problems(command)
-    add = command.add_argument
-    add("--dry-run", action="store_true", help="list what would be measured")
-    add("--again", action="store_true", help="measure what is known, too")
-    add("--rounds", type=int, default=Effort().rounds, help="samples of each")
-
-
-def add_roofline_arguments(command: argparse.ArgumentParser) -> None:
-    """Add which problems to draw, on which chip, and where to."""
-    _add_problems(command)
-    add_chip_argument(command, "default: this one")
-    command.add_argument("--out", type=Path, default=Path("roofline.svg"), help="an .svg or a .png")
-
-
-def _add_problems(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    for spelling in _spellings():
-        add(
-            spelling.option,
-            action="append",
-            default=[],
-            metavar=spelling.form,
-            help=spelling.help,
-        )
-    add("--shapes", action="append", default=[], type=Path, help="a file that tg.record() saved")
-
-
-def _spellings() -> list[Spelling[Any]]:
-    return [family.spelling for family in families() if family.spelling is not None]
 
 
 def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
     spelled: list[Problem] = [
-        spelling.parse(text)
-        for spelling in _spellings()
-        for text in getattr(options, spelling.name)
+        spelling.parse(text) for spelling in spellings() for text in getattr(options, spelling.name)
     ]
     recorded = [one for path in options.shapes for one in tuning.load(path).problems]
     return tuple(dict.fromkeys([*spelled, *recorded]))
@@ -67,13 +29,13 @@ def run_tune(options: argparse.Namespace) -> int:
     """Measure problems, or list them, and print where their times are."""
     problems = _problems(options)
     if not problems:
-        known = ", ".join(spelling.option for spelling in _spellings())
+        known = ", ".join(spelling.option for spelling in spellings())
         raise ProblemError(f"[tune] Expected {known} or --shapes, got none of them.")
-    if options.rounds < 1:
-        raise ProblemError(f"[tune] Expected at least one round, got {options.rounds}.")
+    effort = Effort() if options.rounds is None else Effort(rounds=options.rounds)
+    if effort.rounds < 1:
+        raise ProblemError(f"[tune] Expected at least one round, got {effort.rounds}.")
     if options.dry_run:
         return _list(problems, as_json=options.json)
-    effort = Effort(rounds=options.rounds)
     try:
         outcomes = _tuned(problems, effort, again=options.again)
     except KeyboardInterrupt:
@@ -162,9 +124,9 @@ def _require_picture(path: Path) -> None:
 
 def _drawn(options: argparse.Namespace) -> list[Problem]:
     """Return the problems of a picture: those that were named, or each family's standard ones."""
-    named = [getattr(options, spelling.name) for spelling in _spellings()]
+    named = [getattr(options, spelling.name) for spelling in spellings()]
     if not any([*named, options.shapes]):
-        for spelling in _spellings():
+        for spelling in spellings():
             setattr(options, spelling.name, list(spelling.standard))
     problems = [one for one in _problems(options) if tuning.is_tuned(one)]
     if not problems:

@@ -28,37 +28,6 @@ _STATUS = {
     Verdict.UNCHECKED: 3,
     Verdict.INTERRUPTED: 130,
 }
-STATUS_HELP = """\
-exit status:
-  0    every check that was asked for ran and passed
-  1    something failed
-  2    the call is wrong
-  3    nothing failed, but a check that was asked for could not run
-  130  interrupted before all variants were checked, and nothing had failed
-"""
-
-
-def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Add what to check, and how."""
-    add = command.add_argument
-    add("--backend", default="", help="metal, cuda or emulator; default: what runs kernels here")
-    add("--kernel", default="", help="only this kernel, or kernel/config")
-    add("--sample", type=int, default=0, help="check so many variants; default: all")
-    add("--repeats", type=int, default=12, help="runs of each variant, with new buffers")
-    add("--jobs", type=int, default=0, help="processes; default: one on Metal, else one a CPU")
-    add(
-        "--no-static",
-        dest="static",
-        action="store_false",
-        help="do not ask for strict compile, lint, signature and vocabulary; the report says so",
-    )
-    add("--compiler", default="", help="the emulator's C++ compiler; default: the first found")
-    add("--report", type=Path, default=Path("reports"), help="directory of the reports")
-    add(
-        "--resume",
-        action="store_true",
-        help="keep the passes of the report that is there, if texts, machine and checks are alike",
-    )
 
 
 def run_verify(options: argparse.Namespace) -> int:

@@ -40,6 +40,9 @@ class Settings(NamedTuple):
     stand_in: StandIn | None = None
 
 
+UNASKED = Settings()[1:]
+"""Settings but the backend where no block asks for anything, to compare ``settings[1:]`` with."""
+
 _settings: ContextVar[Settings] = ContextVar("mlx_tilegemm_settings", default=Settings())  # noqa: B039 - a tuple
 
 current_settings: Callable[[], Settings] = _settings.get

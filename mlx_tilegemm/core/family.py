@@ -77,6 +77,7 @@ class Data:
         seed: Of the random numbers.
         amplitude: Standard deviation of the first float operand; the others have 1.
         low: How far below 0 a family puts what it calls low, such as the scores of one row.
+        outside: How far beyond their axes positions may lie.
         exact: Numbers that leave a kernel as little room to be off as the family knows how to,
             in arrays that begin one element into their buffers.
     """
@@ -84,6 +85,7 @@ class Data:
     seed: int = 0
     amplitude: float = 1.0
     low: float = 0.0
+    outside: int = 0
     exact: bool = False
 
 

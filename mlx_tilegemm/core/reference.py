@@ -137,24 +137,27 @@ def draw_operands(problem: Problem, data: Data) -> list[mx.array]:
     random = np.random.default_rng(data.seed)
     amplitudes = [data.amplitude, *[1.0] * len(problem.operands)]
     return [
-        draw(one, random, amplitude)
+        draw(one, random, amplitude, data.outside)
         for one, amplitude in zip(problem.operands, amplitudes, strict=False)
     ]
 
 
-def draw(operand: Operand, random: np.random.Generator, amplitude: float = 1.0) -> mx.array:
+def draw(
+    operand: Operand, random: np.random.Generator, amplitude: float = 1.0, outside: int = 0
+) -> mx.array:
     """Return a new array for an operand.
 
     Args:
         operand: What is drawn.
         random: Where from.
         amplitude: Standard deviation of floating point data.
+        outside: How far beyond their axis positions may lie.
     """
     shape, dtype = operand.stored_shape, operand.dtype
     if dtype is BOOL:
         return mx.array(random.random(shape) < 0.7)
     if operand.role is Role.INDEX:
-        return as_array(random.integers(0, operand.limit, shape), dtype)
+        return as_array(random.integers(-outside, operand.limit + outside, shape), dtype)
     if dtype.kind is Kind.INTEGER or not dtype.native:
         limits = mx.iinfo(operand.mlx)
         values = random.integers(limits.min, limits.max, shape, endpoint=True)

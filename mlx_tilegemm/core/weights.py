@@ -12,12 +12,13 @@ from .dtypes import FLOAT8_E4M3, FLOAT8_E8M0, DType, codes_of
 from .family import Data
 from .operand import Operand
 from .reference import Values, as_array, as_view, draw, to_numpy
+from .scaling import Scaling
 
 if TYPE_CHECKING:
     from ..formats import Grouping
 
 NAN_CODE = 0x7F
-"""Of e4m3."""
+"""Of both small floats of a byte."""
 
 
 class Stored(Protocol):
@@ -105,3 +106,47 @@ def _group_factors(shape: tuple[int, ...], random: np.random.Generator, exact: b
     if exact:
         return np.asarray(random.choice([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0], shape))
     return np.asarray(0.3 * random.standard_normal(shape))
+
+
+def byte_codes(
+    row: DType, shape: tuple[int, ...], random: np.random.Generator, exact: bool, *, nans: bool
+) -> Values:
+    """Return codes of small floats of either sign: of all sizes, or from 0.5 to less than 4.
+
+    Args:
+        row: Their format, ``e4m3`` or ``e5m2``.
+        shape: Their shape.
+        random: Where they are from.
+        exact: Whether they are small numbers.
+        nans: Whether the first is NaN, unless they are small numbers.
+    """
+    mantissa = 3 if row is FLOAT8_E4M3 else 2
+    one = ((1 << (6 - mantissa)) - 1) << mantissa
+    if exact:
+        codes = random.integers(one - (1 << mantissa), one + (2 << mantissa), shape)
+    else:
+        codes = random.integers(0, 0x7C if mantissa == 2 else 0x7F, shape)
+    codes += 128 * random.integers(0, 2, shape)
+    if nans and not exact:
+        codes.reshape(-1)[:1] = NAN_CODE
+    return np.asarray(codes.astype(np.uint8))
+
+
+def values_of(row: DType, codes: mx.array) -> Values:
+    """Return the float64 values of codes, or of floats."""
+    return to_numpy(codes).astype(np.float64) if row.decode is None else row.decode(np.array(codes))
+
+
+def scales_of(scaling: Scaling, scales: mx.array, rows: Values, columns: Values) -> Values:
+    """Return the float64 scale of each element, by its number along the result and along k.
+
+    Args:
+        scaling: How they lie.
+        scales: ``[..., along the result, along k]``.
+        rows: Numbers along the result.
+        columns: Numbers along k.
+    """
+    values = values_of(scaling.dtype, scales)
+    for axis, side, at in ((-2, scaling.height, rows), (-1, scaling.width, columns)):
+        values = np.take(values, at // side if side else np.zeros_like(at), axis=axis)
+    return values

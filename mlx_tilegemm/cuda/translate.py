@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
+from ..core.render import TEMPLATES
 from ..emulator.rewrite import argument, needs_expansion, rewrite
 from ..emulator.signature import EntryPoint, Source
 from ..errors import KernelCompileError
@@ -21,6 +23,22 @@ _UNROLL = (
     (re.compile(r"clang loop unroll_count\((\w+)\)"), r"unroll \1"),
     (re.compile(r"clang loop unroll\((?:full|enable)\)"), "unroll"),
     (re.compile(r"clang loop unroll\(disable\)"), "unroll 1"),
+)
+# Reads and writes of structs, which move as vectors where they are aligned so.
+_PLACE = r"\(([^();]*(?:\([^();]*\)[^();]*)*)\)"
+_READ = re.compile(
+    rf"(?<=[=(,])(\s*)\*reinterpret_cast<(const (?:device|threadgroup) [^()*;]+\*)>{_PLACE}"
+)
+_WRITE = re.compile(
+    rf"(?<=[;{{}}])(\s*)\*reinterpret_cast<(threadgroup [^()*;]+\*)>{_PLACE} = (\w+);"
+)
+# Elements of a fragment that were of a narrower type.
+_WIDENED = re.compile(
+    r"\bset_elements\(\s*([^;]+?), float2\(float\(([^;()]+)\), float\(([^;()]+)\)\)\);"
+)
+# The same, of a pair that is filled from a row one by one.
+_WIDENED_PAIR = re.compile(
+    r"(\b(\w+)\[e\] = float\((\w+)\[\w+\]\);[\s}]*)set_elements\(([^;()]+), \2\);"
 )
 _OPENED_METAL = re.compile(r"^[ \t]*namespace\s+metal\b", re.MULTILINE)
 
@@ -79,13 +97,15 @@ def translate(text: str, geometry: Geometry, *, exact: bool = False) -> Translat
         KernelCompileError: The text holds a construct that the translation does not know.
     """
     _refuse(text)
-    rewritten = rewrite(_unroll(text), {}, describes=False)
+    plain, helpers = (text, []) if exact else _without_helpers(text)
+    rewritten = rewrite(_with_moves(_unroll(plain)), {}, describes=False)
     if len(rewritten.entries) != 1:
         raise KernelCompileError(
             f"[cuda] Expected a text of one kernel, got {len(rewritten.entries)}."
         )
     entry = rewritten.entries[0]
     macros = [*_macros(text, geometry), *(("MSL_RT_EXACT",) if exact else ())]
+    macros += helpers
     options = (*(f"-D{macro}" for macro in macros), f"--fmad={'false' if exact else 'true'}")
     code = "\n".join(
         (
@@ -119,6 +139,48 @@ def _unroll(text: str) -> str:
     for pattern, spelling in _UNROLL:
         text = pattern.sub(spelling, text)
     return text
+
+
+def _with_moves(text: str) -> str:
+    """The text, with reads and writes of structs by the functions of executor/move.h."""
+    read = _READ.sub(r"\1msl_rt::loaded(reinterpret_cast<\2>(\3))", text)
+    return _WRITE.sub(r"\1msl_rt::store(reinterpret_cast<\2>(\3), \4);", read)
+
+
+# Functions of the templates' library that executor/tile.h has in another way, each from its first
+# comment to the end of its file, and the macro that asks for them.
+_HELPERS = (
+    ("fragment.metal.j2", "// sum += left * right.", "MSL_RT_TILES"),
+    ("stage.metal.j2", "// Copies ROWS x COLUMNS elements", "MSL_RT_STAGES"),
+)
+
+
+@lru_cache(maxsize=1)
+def _helpers() -> tuple[tuple[str, str], ...]:
+    """Texts of these functions and their macros."""
+    found = []
+    for name, first, macro in _HELPERS:
+        _, comment, rest = (TEMPLATES / "lib" / name).read_text(encoding="utf-8").partition(first)
+        found.append((comment + rest, macro))
+    return tuple(found)
+
+
+def _without_helpers(text: str) -> tuple[str, list[str]]:
+    """The text without these functions, at the same lines, and the macros of those it had."""
+    macros = []
+    for helper, macro in _helpers():
+        if helper in text:
+            text = text.replace(helper, "\n" * helper.count("\n"))
+            macros.append(macro)
+    if "MSL_RT_TILES" in macros:
+        text = _WIDENED.sub(_set_widened, text)
+        text = _WIDENED_PAIR.sub(r"\1set_widened(\4, \2, \3);", text)
+    return text, macros
+
+
+def _set_widened(found: re.Match[str]) -> str:
+    lines = "\n" * found[0].count("\n")
+    return f"set_widened({', '.join(found.groups())});{lines}"
 
 
 def _macros(text: str, geometry: Geometry) -> list[str]:

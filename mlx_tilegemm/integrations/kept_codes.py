@@ -2,15 +2,17 @@
 
 A model's own ``sanitize`` renames and rearranges tensors that it expects to be floats. Before, each
 weight of codes is replaced by its values, which MLX computes only if something comes to need them.
-After, the very arrays that were put there become codes again, whatever their names are then; what
-was stacked or cut is what the values made of it.
+After, the very arrays that were put there become codes again, whatever their names are then, and
+so do stacks of them. The projection that latent attention cuts by heads and absorbs becomes codes
+where its parts have the values that the codes would have. What else was cut or joined stays floats.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from math import ceil, prod
 from typing import Any
 
@@ -19,12 +21,13 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from ..core.arguments import ArraySpec
+from ..core.scaling_request import POWER_WIDTH
 from ..core.shapes import shape_text
 from ..errors import ProblemError
 from ..families.scaled.fallback import right_values
 from ..families.scaled.request import scaled_request
 from ..formats import TENSOR_SCALE, decode, dequantize, encode
-from ..nn import FP8Linear, QuantizedLinear
+from ..nn import FP8Linear, FP8MultiLinear, FP8SwitchLinear, QuantizedLinear
 
 Weights = dict[str, mx.array]
 
@@ -41,6 +44,10 @@ inverse to what the weight was multiplied by when it was rounded."""
 
 _OF_ACTIVATIONS = ("input_scale", "activation_scale", "scale_input", "output_scale")
 """Scales of activations, which stay floats here."""
+
+_ABSORBED, _PARTS = "kv_b_proj", ("embed_q", "unembed_out")
+"""The projection of latent attention that becomes two of each head: its first rows, of which these
+are the transposes, and its others."""
 
 _MARKS = ("scaled_fp8",)
 """Tensors that say no more than that others are codes."""
@@ -63,8 +70,16 @@ class Kept(ABC):
         """Return the values of the weight."""
 
     @abstractmethod
-    def layer(self, linear: nn.Linear) -> nn.Module:
-        """Return the layer that multiplies by the codes in the place of a linear one."""
+    def layer(self, linear: nn.Module) -> nn.Module | None:
+        """Return the layer that multiplies by the codes in the place of another; None if none may.
+
+        Args:
+            linear: An `nn.Linear`, or a ``SwitchLinear`` of mlx-lm.
+        """
+
+    def stacked_with(self, others: Sequence[Kept]) -> Kept | None:
+        """Return the weight of matrices one after another; None where there is none."""
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,30 +111,78 @@ class KeptBytes(Kept):
         given = {"b": self.weight} | ({} if scales is None else {"b_scales": scales})
         return right_values(problem, given).astype(dtype)
 
-    def layer(self, linear: nn.Linear) -> nn.Module:
-        """Return an `FP8Linear`, or `mxfp8` where that is the same."""
-        rows, columns = self.weight.shape
+    def layer(self, linear: nn.Module) -> nn.Module | None:
+        """Return an `FP8Linear` or `FP8SwitchLinear`, or one of `mxfp8` where that is the same."""
+        if self.weight.ndim not in (2, 3):
+            return None
+        shape, bias = self.weight.shape, "bias" in linear
         groups = self._groups()
         if groups is not None:
-            exact = QuantizedLinear(columns, rows, "bias" in linear, mode="mxfp8")
-            exact.weight, exact.scales = self.weight.view(mx.uint32), groups
-            return exact
-        layer = FP8Linear(columns, rows, "bias" in linear, self.format, block=self.block)
+            return _mxfp8(shape, bias, self.weight, groups)
+        columns, rows, form = shape[-1], shape[-2], self.format
+        layer: nn.Module
+        if len(shape) == 2:
+            layer = FP8Linear(columns, rows, bias, form, block=self.block)
+        else:
+            layer = FP8SwitchLinear(columns, rows, shape[0], bias, form, block=self.block)
         layer.weight = self.weight
         if self.scales is not None:
-            layer.scales = self.scales
+            layer.scales = self._scales_of_matrices()
         return layer
+
+    def stacked_with(self, others: Sequence[Kept]) -> Kept | None:
+        """Return the weight of matrices one after another; None where there is none."""
+        every = [self, *(one for one in others if isinstance(one, KeptBytes))]
+        if len(every) <= len(others) or self.weight.ndim != 2:
+            return None
+        if len({(one.weight.shape, one.format, one.block, one.powers) for one in every}) > 1:
+            return None
+        scales = [one._scales_of_matrices() for one in every if one.scales is not None]
+        if len({(one.shape, one.dtype) for one in scales}) > 1 or len(scales) % len(every):
+            return None
+        stack = mx.stack([one.weight for one in every])
+        return replace(self, weight=stack, scales=mx.stack(scales) if scales else None)
+
+    def heads(self, count: int) -> KeptHeads:
+        """Return the weight as so many matrices of neighbouring rows, each row with its scales."""
+        rows, columns = self.weight.shape
+        shape = (count, rows // count, columns)
+        scales, block = self.scales, self.block
+        if scales is not None:
+            laid = self._scales_of_matrices()
+            width = block[1] if block else columns if laid.shape[-1] == 1 else POWER_WIDTH
+            if laid.shape[0] < rows:
+                height = block[0] if block else rows
+                laid = mx.take(laid, mx.arange(rows) // height, axis=0)
+            scales, block = mx.reshape(laid, (*shape[:2], laid.shape[-1])), (1, width)
+        weight = mx.reshape(self.weight, shape)
+        return KeptHeads(weight=weight, scales=scales, format=self.format, block=block)
+
+    def _scales_of_matrices(self) -> mx.array:
+        """Return the scales with an axis of rows and one of columns; those of all are as they are.
+
+        Those of experts are each expert's.
+        """
+        assert self.scales is not None
+        *batch, rows, _ = self.weight.shape
+        if self.scales.size == 1 and not batch:
+            return mx.reshape(self.scales, (1, 1))
+        if self.scales.shape == (*batch, rows):
+            return mx.expand_dims(self.scales, -1)
+        if self.scales.size == 1:
+            return mx.broadcast_to(mx.reshape(self.scales, (1,) * (len(batch) + 2)), (*batch, 1, 1))
+        return self.scales
 
     def _groups(self) -> mx.array | None:
         """Return the scales as `mxfp8` has them, for 32 elements each; None where it cannot."""
-        rows, columns = self.weight.shape
+        *batch, rows, columns = self.weight.shape
         height, width = self.block or (1, 32)
-        grid = (ceil(rows / height), ceil(columns / width))
+        grid = (*batch, ceil(rows / height), ceil(columns / width))
         powers = None if columns % 32 or width % 32 else self._powers()
         if powers is None or self.format != "e4m3" or powers.shape != grid:
             return None
-        of_rows = mx.take(powers, mx.arange(rows) // height, axis=0)
-        return mx.take(of_rows, mx.arange(columns // 32) * 32 // width, axis=1)
+        of_rows = mx.take(powers, mx.arange(rows) // height, axis=-2)
+        return mx.take(of_rows, mx.arange(columns // 32) * 32 // width, axis=-1)
 
     def _powers(self) -> mx.array | None:
         """Return the scales as codes of powers of two; None where some are none."""
@@ -128,6 +191,54 @@ class KeptBytes(Kept):
         codes = encode(self.scales, "e8m0")
         exact = self.powers and mx.array_equal(decode(codes, "e8m0"), self.scales)
         return codes if exact else None
+
+
+def _mxfp8(shape: tuple[int, ...], bias: bool, codes: mx.array, scales: mx.array) -> nn.Module:
+    """Return a quantized layer of a linear one, or of experts, with these codes and scales."""
+    layer: nn.Module
+    if len(shape) == 2:
+        layer = QuantizedLinear(*shape[::-1], bias, mode="mxfp8")
+    else:
+        layer = _switch_layers().QuantizedSwitchLinear(
+            *shape[::-1], bias, group_size=32, bits=8, mode="mxfp8"
+        )
+    layer.weight, layer.scales = codes.view(mx.uint32), scales
+    layer.freeze()
+    return layer
+
+
+def _switch_layers() -> Any:  # noqa: ANN401 - a module without types
+    return import_module("mlx_lm.models.switch_layers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptHeads:
+    """A weight of one code a byte that is a matrix for each head.
+
+    Attributes:
+        weight: The codes, ``[heads, rows, columns]``.
+        scales: Their scales; None without.
+        format: Format of the codes.
+        block: Rows and columns of blocks that share a scale.
+    """
+
+    weight: mx.array
+    scales: mx.array | None
+    format: str
+    block: Block | None
+
+    def rows(self, part: slice, transposed: bool) -> FP8MultiLinear:
+        """Return the projections of some rows of each head, or their transposes."""
+        weight = mx.contiguous(self.weight[:, part])
+        heads, rows, columns = weight.shape
+        layer = FP8MultiLinear(
+            rows, columns, heads, self.format, block=self.block, transposed=transposed
+        )
+        layer.weight = weight
+        if self.scales is not None:
+            layer.scales = mx.contiguous(self.scales[:, part])
+        layer.freeze()
+        return layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +259,10 @@ class KeptFours(Kept):
             words, self.scales, mode="nvfp4", global_scale=self.factor * TENSOR_SCALE, dtype=dtype
         )
 
-    def layer(self, linear: nn.Linear) -> nn.Module:
+    def layer(self, linear: nn.Module) -> nn.Module | None:
         """Return a `QuantizedLinear` with the scale of the whole weight."""
+        if type(linear) is not nn.Linear:
+            return None
         rows, halves = self.weight.shape
         layer = QuantizedLinear(2 * halves, rows, "bias" in linear, mode="nvfp4")
         assert self.scales is not None
@@ -173,6 +286,7 @@ class Codes:
     settings: Mapping[str, Any]
     dtype: mx.Dtype = mx.bfloat16
     _kept: dict[int, tuple[mx.array, Kept]] = field(default_factory=dict)
+    _named: dict[str, KeptBytes] = field(default_factory=dict)
 
     @property
     def are_kept(self) -> bool:
@@ -192,31 +306,80 @@ class Codes:
         for name, key, kept, used in self._found(weights):
             values = kept.values(self.dtype)
             self._kept[id(values)] = (values, kept)
+            if isinstance(kept, KeptBytes):
+                self._named[name] = kept
             found[name] = values
             taken |= {key, *used} - {name}
         return {name: array for name, array in found.items() if name not in taken}
 
+    def stack(
+        self,
+        original: Callable[..., mx.array],
+        arrays: Sequence[mx.array],
+        axis: int = 0,
+        **options: object,
+    ) -> mx.array:
+        """Stack arrays as `mx.stack` does, and know what is a stack of weights of codes."""
+        values = original(arrays, axis, **options)
+        kept = [self._kept.get(id(one), (None, None))[1] for one in arrays]
+        known = [one for one in kept if one is not None]
+        if known and len(known) == len(kept) and axis == 0:
+            stacked = known[0].stacked_with(known[1:])
+            if stacked is not None:
+                self._kept[id(values)] = (values, stacked)
+        return values
+
     def put_back(self, model: nn.Module, weights: Weights) -> Weights:
-        """Give a model layers of codes where weights are still what was set apart.
+        """Give a model layers of codes where weights are still what was set apart, or stacks of it.
 
         Returns:
             The tensors of the model as it is then.
         """
-        linears = {path: layer for path, layer in model.named_modules() if type(layer) is nn.Linear}
-        found, layers = dict(weights), []
-        for name, array in weights.items():
-            path = name.removesuffix(".weight")
-            _, kept = self._kept.get(id(array), (None, None))
-            if kept is None or path not in linears or path == name:
-                continue
-            layer = kept.layer(linears[path])
-            layers.append((path, layer))
+        modules = dict(model.named_modules())
+        layers = [*self._own_layers(modules, weights), *self._heads(modules, weights)]
+        found = dict(weights)
+        for path, layer in layers:
+            found.pop(f"{path}.weight")
             own = layer.parameters()
             own.pop("bias", None)
             found |= {f"{path}.{key}": value for key, value in own.items() if value is not None}
         model.update_modules(tree_unflatten(layers))
         self._kept.clear()
+        self._named.clear()
         return found
+
+    def _own_layers(
+        self, modules: Mapping[str, nn.Module], weights: Weights
+    ) -> Iterator[tuple[str, nn.Module]]:
+        kinds = (nn.Linear, _switch_layers().SwitchLinear)
+        for name, array in weights.items():
+            path = name.removesuffix(".weight")
+            _, kept = self._kept.get(id(array), (None, None))
+            if kept is None or path == name or type(modules.get(path)) not in kinds:
+                continue
+            layer = kept.layer(modules[path])
+            if layer is not None:
+                yield path, layer
+
+    def _heads(
+        self, modules: Mapping[str, nn.Module], weights: Weights
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the projections of heads that latent attention makes of one weight of codes."""
+        for name, kept in self._named.items():
+            path = name.removesuffix(f"{_ABSORBED}.weight")
+            if path == name or kept.weight.ndim != 2:
+                continue
+            names = [f"{path}{one}" for one in _PARTS]
+            parts = [weights.get(f"{one}.weight") for one in names]
+            if any(type(modules.get(one)).__name__ != "MultiLinear" for one in names):
+                continue
+            first, second = parts
+            if first is None or second is None or first.ndim != 3:
+                continue
+            cut, heads = first.shape[-1], kept.heads(first.shape[0])
+            layers = (heads.rows(slice(0, cut), True), heads.rows(slice(cut, None), False))
+            if all(_has_values(*pair) for pair in zip(layers, (first, second), strict=True)):
+                yield from zip(names, layers, strict=True)
 
     def _found(self, weights: Weights) -> Iterator[tuple[str, str, Kept, list[str]]]:
         """Yield the name of each weight, that of its codes, the weight, and what belongs to it."""
@@ -290,6 +453,15 @@ class Codes:
             if isinstance(one, list | tuple) and len(one) == 2:
                 return (int(one[0]), int(one[1]))
         return BLOCK
+
+
+def _has_values(layer: FP8MultiLinear, weight: mx.array) -> bool:
+    """Whether a layer of codes has the values that were made of them, each rounded once."""
+    values = layer.decoded(weight.dtype)
+    values = values.swapaxes(-1, -2) if layer.transposed else values
+    return values.shape == weight.shape and bool(
+        mx.array_equal(values, weight, equal_nan=True).item()
+    )
 
 
 def _is_scale(key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from functools import lru_cache
 from importlib import import_module
 from os import PathLike
@@ -32,6 +33,19 @@ def _load_site() -> Site:
 @lru_cache(maxsize=1)
 def _tensors_site() -> Site:
     return Site(Item(vars(mx), "load"), _tensors)
+
+
+_sanitized: ContextVar[Codes] = ContextVar("mlx_tilegemm_sanitized")
+"""Weights of codes whose values a model sanitizes just now."""
+
+
+@lru_cache(maxsize=1)
+def _stack_site() -> Site:
+    return Site(Item(vars(mx), "stack"), _stack)
+
+
+def _stack(original: Callable[..., mx.array], *args: Any, **options: Any) -> mx.array:  # noqa: ANN401
+    return _sanitized.get().stack(original, *args, **options)
 
 
 def _tensors(original: Callable[..., Any], file: Any, *args: Any, **options: Any) -> Any:  # noqa: ANN401
@@ -106,7 +120,13 @@ def _keeping(model: nn.Module, codes: Codes) -> nn.Module:
     def sanitize(weights: Weights) -> Weights:
         del model.sanitize
         apart = codes.set_apart(weights)
-        return codes.put_back(model, own(apart) if own else apart)
+        token = _sanitized.set(codes)
+        try:
+            with routed(_stack_site()):
+                floats = own(apart) if own else apart
+        finally:
+            _sanitized.reset(token)
+        return codes.put_back(model, floats)
 
     model.sanitize = sanitize
     return model

@@ -84,15 +84,17 @@ def patched(model: nn.Module | None = None) -> AbstractContextManager[PatchRepor
 def load(path_or_hf_repo: str | PathLike[str], *args: Any, **options: Any) -> Any:  # noqa: ANN401
     """Load a model and its tokenizer as `mlx_lm.load` does, with FP8 weights kept as they are.
 
-    Linear layers whose weight the checkpoint holds as codes become `mlx_tilegemm.nn.FP8Linear`, or
-    `QuantizedLinear` of mxfp8 where scales are powers of two, which is exact, and of nvfp4 with the
-    scale of the whole weight. mlx-lm would make bfloat16 of them, of twice the size, or refuse.
+    Linear layers whose weight the checkpoint holds as codes become `mlx_tilegemm.nn.FP8Linear`,
+    experts `mlx_tilegemm.nn.FP8SwitchLinear`, and what latent attention makes of ``kv_b_proj`` two
+    `mlx_tilegemm.nn.FP8MultiLinear`; or they become layers of mxfp8 where scales are powers of two,
+    which is exact, and of nvfp4 with the scale of the whole weight. mlx-lm would make bfloat16 of
+    them, of twice the size, or refuse.
     Recognised are, beside a weight of F8_E4M3, F8_E5M2 or I8: ``weight_scale_inv`` and
     ``weight_scale`` (one, for each row, or for blocks of ``weight_block_size``, 128 by 128 if the
     checkpoint does not say it; F8_E8M0 also for 32 elements) and ``scale_weight``; and of nvfp4
     ``weight_scale_2``, which multiplies the weight, and ``weight_global_scale``, which divides it.
-    Scales of activations are not used: activations stay floats. Weights that a model stacks or
-    cuts, such as experts, are decoded as mlx-lm decodes them.
+    Scales of activations are not used: activations stay floats. Weights that a model cuts, or joins
+    in other ways than by `mx.stack`, are decoded as mlx-lm decodes them.
 
     Args:
         path_or_hf_repo: As of `mlx_lm.load`.
@@ -206,5 +208,11 @@ def _rules() -> Rules:
 
 def _rule(layer: type, route: type, op: str) -> Rule:
     method = "as_linear" if hasattr(route, "as_linear") else "__call__"
-    biased_op = "addmm" if op == "matmul" else op
-    return Rule(layer=layer, method=method, route=route, op=op, biased_op=biased_op)
+    return Rule(
+        layer=layer,
+        method=method,
+        route=route,
+        op=op,
+        biased_op="addmm" if op == "matmul" else op,
+        quantized_op="gather_qmm" if route in (SwitchGluRoute, SwitchMlpRoute) else "",
+    )

@@ -6,6 +6,7 @@ methods look it up there at every call: that is where it is routed, while a laye
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,12 @@ class FunctionRule:
     def sites(self, kind: type) -> tuple[Site, ...]:
         """Return where the code of layers of a class looks the function up."""
         return _sites(self, kind)
+
+    def keeps(self, kind: type) -> bool:
+        """Whether layers of a class keep a compiled function that may have this one in it."""
+        codes = (one.__code__ for one in members(kind).values() if isinstance(one, FunctionType))
+        names = {name for code in codes for name in _names(code)}
+        return not names.isdisjoint(self.compiled) and bool(self.sites(kind))
 
     def forget(self, layer: nn.Module) -> None:
         """Drop what a layer has compiled, with or without this routing in it."""
@@ -96,6 +103,7 @@ def functions_everywhere(rules: tuple[FunctionRule, ...]) -> Iterator[tuple[tupl
     """Route functions under every name that loaded modules have for them; give names and ops."""
     found = {name: (rule, place) for rule in rules for name, place in _places(rule)}
     with routed(*(_site(rule, place) for rule, place in found.values())):
+        _forget_everywhere(rules)
         try:
             yield tuple((name, rule.op) for name, (rule, _) in found.items())
         finally:
@@ -105,6 +113,25 @@ def functions_everywhere(rules: tuple[FunctionRule, ...]) -> Iterator[tuple[tupl
                 for _, place in _places(rule):
                     if place not in known and not _site(rule, place).is_in_place:
                         place.put(original_of(place.value))
+            _forget_everywhere(rules)
+
+
+def _forget_everywhere(rules: tuple[FunctionRule, ...]) -> None:
+    """Drop what layers of all models have compiled: nothing but the collector knows them all."""
+    for rule in rules:
+        kinds = tuple(_compiling(rule))
+        if kinds:
+            for one in gc.get_objects():
+                if issubclass(type(one), kinds):
+                    rule.forget(one)
+
+
+def _compiling(rule: FunctionRule) -> Iterator[type[nn.Module]]:
+    """Yield the loaded classes of layers that keep a compiled function."""
+    for scope in {id(place.container): place.container for _, place in _places(rule)}.values():
+        for kind in list(scope.values()):
+            if isinstance(kind, type) and issubclass(kind, nn.Module) and rule.keeps(kind):
+                yield kind
 
 
 def _places(rule: FunctionRule) -> Iterator[tuple[str, Item]]:

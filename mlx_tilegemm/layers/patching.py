@@ -21,6 +21,8 @@ from ..nn import (
     AllToShardedRoute,
     EmbeddingRoute,
     FP8Linear,
+    FP8MultiLinear,
+    FP8SwitchLinear,
     LinearRoute,
     QuantizedAllToShardedRoute,
     QuantizedEmbeddingRoute,
@@ -122,6 +124,7 @@ class Rule:
         route: A mixin with another such method.
         op: The op that it calls.
         biased_op: The op that it calls where the layer has a bias.
+        quantized_op: The op of layers within that hold quantized weights, if it calls only theirs.
     """
 
     layer: type
@@ -129,6 +132,7 @@ class Rule:
     route: type
     op: str = "matmul"
     biased_op: str = "addmm"
+    quantized_op: str = ""
 
     @property
     def site(self) -> Site:
@@ -180,7 +184,9 @@ RULES = (
 
 ROUTED = "computes through this library already"
 
-REASONS: tuple[tuple[type, str], ...] = ((FP8Linear, ROUTED),)
+REASONS: tuple[tuple[type, str], ...] = tuple(
+    (kind, ROUTED) for kind in (FP8Linear, FP8SwitchLinear, FP8MultiLinear)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,8 +403,13 @@ def _judge_by(rule: Rule, path: str, layer: nn.Module, kind: type, usage: Usage)
     if reason:
         return _Verdict(reason=reason)
     route = routed_class(kind, rule.route)
-    op = rule.biased_op if "bias" in layer else rule.op
-    return _Verdict(route=route, op=op, method=rule.method)
+    return _Verdict(route=route, op=_op(rule, layer), method=rule.method)
+
+
+def _op(rule: Rule, layer: nn.Module) -> str:
+    if rule.quantized_op and any("scales" in one for one in layer.modules()):
+        return rule.quantized_op
+    return rule.biased_op if "bias" in layer else rule.op
 
 
 def original_method(rule: Rule) -> object:

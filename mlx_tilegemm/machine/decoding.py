@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..core.caches import kept
 from ..core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, FLOAT32, DType
-from ..core.plan import SIMD_WIDTH
 from ..formats import AFFINE, Grouping
-from .fragment import FRAGMENT
+from .tiles import BlockTile
 
 BLOCK_K = 32
 """Depth of a step: a multiple of every run and at most the smallest group of most weights."""
@@ -68,7 +67,7 @@ def lane_run(bits: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecodingTile:
+class DecodingTile(BlockTile):
     """Tiling of a GEMM on simdgroup matrices whose weight is decoded as it is staged.
 
     Attributes:
@@ -76,37 +75,14 @@ class DecodingTile:
         block_n: Columns of the result that a threadgroup computes.
         simdgroups_m: Simdgroups along the rows.
         simdgroups_n: Simdgroups along the columns.
+        block_k: Depth of one step, always `BLOCK_K`.
     """
 
     block_m: int
     block_n: int
     simdgroups_m: int
     simdgroups_n: int
+    block_k: int = field(default=BLOCK_K, init=False)
 
     def __str__(self) -> str:
         return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
-
-    @property
-    def block_k(self) -> int:
-        """Depth of one step."""
-        return BLOCK_K
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return (self.block_m, self.block_n, BLOCK_K)
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
-
-    @property
-    def fragments_m(self) -> int:
-        """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
-
-    @property
-    def fragments_n(self) -> int:
-        """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)

@@ -6,11 +6,12 @@ adds the shares up in order and finishes the result. No atomics: results repeat 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 from ..core.caches import kept
 from ..core.dtypes import FLOAT32
-from ..core.plan import Extent, Resources
+from ..core.plan import Arguments, Extent, Resources, Spec, Stage, features
 from .chips.record import Chip
 
 ADDING = Resources(threads=256, threadgroup_bytes=0, registers=11)
@@ -18,6 +19,53 @@ ADDING = Resources(threads=256, threadgroup_bytes=0, registers=11)
 
 MIN_STEPS = 4
 """Steps that a share has at least; shorter ones cost more to add up than they save."""
+
+
+class SharedSpec(Arguments):
+    """Base of specs of products that may leave shares of the result to be added up.
+
+    Attributes:
+        split_k: Depth that one threadgroup sums; the rest of k is other threadgroups'. 0 for all.
+    """
+
+    __slots__ = ()
+
+    OUTPUTS = ("out", "partials")
+
+    split_k: int
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Inputs and outputs that this variant is not given."""
+        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
+        return super().lacks | split
+
+    @property
+    def result(self) -> str:
+        """Name of the output that is written."""
+        return self.output_names[0]
+
+
+class AddingSpec:
+    """Base of specs of kernels that add up shares, one element a thread.
+
+    Attributes:
+        splits: Shares of k.
+    """
+
+    __slots__ = ()
+
+    splits: int
+
+    @property
+    def threads(self) -> int:
+        """Threads of one threadgroup."""
+        return ADDING.threads
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """One element a thread, and all shares."""
+        return (1, ADDING.threads, self.splits)
 
 
 @kept
@@ -45,6 +93,19 @@ def reject_shares(k: int, splits: int, step: int, block_k: int) -> str | None:
     if depth < MIN_STEPS * block_k or share_count(k, splits, step) < 2:
         return f"k {k} is too short for {splits} shares"
     return None
+
+
+def share_stage(whole: Stage, spec: Spec, splits: int) -> Stage:
+    """Return a stage that computes as many shares, of one for the whole result.
+
+    Args:
+        whole: The stage of one share as if it were all of k.
+        spec: What the text of a share depends on.
+        splits: How many there are.
+    """
+    grid, (shape,) = whole.launch.grid, whole.launch.output_shapes
+    launch = replace(whole.launch, grid=(*grid[:2], splits), output_shapes=((splits, *shape),))
+    return replace(whole, spec=spec, launch=launch)
 
 
 def adding_grid(elements: int) -> Extent:

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_tilegemm import backends
+from mlx_tilegemm.assurance import canary
 from mlx_tilegemm.cuda import kernel
 
 
@@ -19,8 +19,7 @@ class FakeCuda:
         monkeypatch.setattr(mx.cuda, "is_available", lambda: True)
         monkeypatch.setattr(kernel, "architecture", lambda: "90")
         # Zeros would not pass a trial.
-        monkeypatch.setenv(backends.CANARY_VARIABLE, "off")
-        monkeypatch.setattr(backends, "canary_setting", backends.canary_setting.__wrapped__)
+        monkeypatch.setattr(canary, "is_needed", lambda backend: False)
         monkeypatch.setattr(mx.fast, "precompiled_cuda_kernel", self._launch)
 
     def _launch(self, **call: Any) -> list[mx.array]:

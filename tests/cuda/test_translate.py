@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from fake_cuda import FakeCuda
 from header_sources import int_library, real_library, swizzle_library
 
 import mlx_tilegemm as tg
+from mlx_tilegemm.core.render import TEMPLATES
 from mlx_tilegemm.cuda import Settings, compiler, metal_kernel, settings
 from mlx_tilegemm.cuda.translate import Geometry, translate
 from mlx_tilegemm.errors import KernelCompileError, ProblemError
@@ -96,6 +99,53 @@ class TestTranslate:
         assert translate(TEXT, WHOLE).options[-1] == "--fmad=true"
         exact = translate(TEXT, WHOLE, exact=True).options
         assert exact[-2:] == ("-DMSL_RT_EXACT", "--fmad=false")
+
+    def test_structs_in_memory_move_as_vectors(self):
+        moving = TEXT.replace(
+            "  float v",
+            "  const Run run = *reinterpret_cast<const device Run*>(x + f(y));\n"
+            "  *reinterpret_cast<threadgroup Run*>(rows + 1) = run;\n  float v",
+        )
+        code = translate(moving, WHOLE).code
+        assert "run = msl_rt::loaded(reinterpret_cast<const device Run*>(x + f(y)));" in code
+        assert "msl_rt::store(reinterpret_cast<threadgroup Run*>(rows + 1), run);" in code
+
+    def test_products_are_no_reads(self):
+        product = TEXT.replace("1.5 * x", "1.5 *reinterpret_cast<const device float*>(x)[0] * x")
+        assert "loaded" not in translate(product, WHOLE).code
+
+    def test_tiles_of_fragments_are_those_of_the_executor(self):
+        helpers = (TEMPLATES / "lib" / "fragment.metal.j2").read_text(encoding="utf-8")
+        text = helpers.partition("#}")[2] + TEXT
+        fast, exact = translate(text, WHOLE), translate(text, WHOLE, exact=True)
+        assert "-DMSL_RT_TILES" in fast.options
+        assert "void tile_mma(" not in fast.code
+        assert "-DMSL_RT_TILES" not in exact.options
+        assert "void tile_mma(" in exact.code
+        assert exact.code.count("\n") == fast.code.count("\n")
+
+    def test_elements_that_were_narrow_keep_their_type(self):
+        helpers = (TEMPLATES / "lib" / "fragment.metal.j2").read_text(encoding="utf-8")
+        filled = """
+          set_elements(
+              tile.at[0][j], float2(float(run.at[d]), float(next.at[d])));
+          for (int e = 0; e < 2; ++e) { pair[e] = float(row[element]); }
+          set_elements(tile, pair);
+          set_elements(tile, other);
+          float v"""
+        text = helpers.partition("#}")[2] + TEXT.replace("float v", filled)
+        fast, exact = (translate(text, WHOLE, exact=one).code for one in (False, True))
+        assert fast.count("set_widened(") == 2
+        assert re.search(r"set_widened\(.*run\.at, d\), .*next\.at, d\)\);", fast)
+        assert "set_widened(tile, pair, row);" in fast
+        assert "set_elements(tile, other);" in fast
+        assert "set_widened(" not in exact
+        assert exact.count("\n") == fast.count("\n")
+
+    def test_other_tiles_are_left_alone(self):
+        other = "void tile_mma(int a) {}\n" + TEXT
+        assert "-DMSL_RT_TILES" not in translate(other, WHOLE).options
+        assert "void tile_mma(int a) {}" in translate(other, WHOLE).code
 
     @pytest.mark.parametrize(
         ("head", "message"),
@@ -189,6 +239,22 @@ class TestLaunch:
             y = tg.matmul(a, b)
         assert np.array(y).shape == (32, 48)
         assert len(cuda.launches) == 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kernel", ["attention_chain", "attention_decode"])
+    def test_attention_is_translated(self, cuda, kernel):
+        q, k, v = (
+            mx.zeros((1, heads, rows, 64), dtype)
+            for heads, rows, dtype in (
+                (4, 1, mx.float16),
+                (2, 64, mx.bfloat16),
+                (2, 64, mx.bfloat16),
+            )
+        )
+        with tg.use_backend("cuda"), tg.use_kernel(kernel):
+            y = tg.attention_chain(q, k, v)
+        assert np.array(y.astype(mx.float32)).shape == (1, 4, 1, 64)
+        assert cuda.launches
 
 
 @needs_nvrtc

@@ -23,6 +23,7 @@ _FLAGS = (
     "-fno-strict-aliasing",
     f"-I{INCLUDE}",
 )
+_GCC_EXCESS = ("-fexcess-precision=16",)
 _STRICT = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter")
 
 
@@ -34,7 +35,8 @@ class Cxx:
     folder: Path
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        excess = ("-Xclang", "-ffloat16-excess-precision=none") if "clang" in self.command else ()
+        is_clang = "clang" in self.command
+        excess = ("-Xclang", "-ffloat16-excess-precision=none") if is_clang else _GCC_EXCESS
         return subprocess.run(
             [self.command, *_FLAGS, *excess, *arguments],
             cwd=self.folder,

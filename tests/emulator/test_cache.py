@@ -46,7 +46,8 @@ assert all((path / "file").stat().st_size == {SIZE} for path in made)
 
 def begin(*names, code=PROCESS):
     """Begin a process that uses builds until its input ends."""
-    command = [sys.executable, "-c", code, *names]
+    # From 3.12 on, Python warns of a fork beside threads, as MLX starts them.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, *names]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -139,9 +139,9 @@ def _plans(chip: str) -> Iterator[tuple[bool, Problem, Plan]]:
 def _models() -> Iterator[Problem]:
     for spelled in (*_PRODUCTS, *_ATTENTIONS, *_QUANTIZED):
         yield from _with_gradients(_spelled(spelled))
-    for family in families():
-        for spelled in family.spelling.standard if family.spelling else ():
-            yield from _with_gradients(family.spelling.parse(spelled))
+    for spelling in (family.spelling for family in families() if family.spelling):
+        for spelled in spelling.standard:
+            yield from _with_gradients(spelling.parse(spelled))
 
 
 def _with_gradients(problem: Problem) -> Iterator[Problem]:

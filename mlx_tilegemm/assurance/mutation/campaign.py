@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
 
@@ -244,15 +245,26 @@ def equivalents() -> tuple[tuple[str, str, str, str, str], ...]:
     return tuple((row[0], row[1], row[2], row[3], row[4]) for row in rows)
 
 
-def chosen(sample: int, generic: int | None) -> list[int]:
+def chosen(sample: int, generic: int | None, templates: Sequence[str] = ()) -> list[int]:
     """Return the numbers of the mutants to run, always the same and in the same order.
 
     Args:
         sample: So many of all; 0 for all.
         generic: Without a sample, so many of those that `GENERIC` operators make; None for all.
+        templates: Patterns of templates to take mutants of, as `fnmatch` has them; empty for all.
+
+    Raises:
+        ValueError: No template is named so.
     """
     everything = [ways[0].mutant for ways in unique_mutants()]
-    scrambled = sorted(range(len(everything)), key=lambda number: _hash(str(everything[number])))
+    wanted = [
+        number
+        for number, mutant in enumerate(everything)
+        if not templates or any(fnmatchcase(mutant.template, one) for one in templates)
+    ]
+    if not wanted:
+        raise ValueError(f"Expected patterns of existing templates, got {list(templates)}.")
+    scrambled = sorted(wanted, key=lambda number: _hash(str(everything[number])))
     named = [number for number in scrambled if everything[number].operator not in GENERIC]
     # Those with a reason last: they are tried in every subject, which takes longest.
     named.sort(key=lambda number: bool(explanation(everything[number])))
@@ -269,6 +281,7 @@ def run(
     *,
     sample: int = 0,
     generic: int | None = None,
+    templates: Sequence[str] = (),
     jobs: int = 0,
     progress: Progress | None = None,
     known: Mapping[Mutant, Verdict] | None = None,
@@ -278,11 +291,12 @@ def run(
     Args:
         sample: How many; 0 for all.
         generic: How many of those that `GENERIC` operators make; None for all.
+        templates: Patterns of templates to take mutants of; empty for all.
         jobs: Processes; 0 for one a CPU.
         progress: Called after each mutant.
         known: Verdicts on mutants that need not be run again.
     """
-    numbers = chosen(sample, generic)
+    numbers = chosen(sample, generic, templates)
     everything = unique_mutants()
     verdicts: dict[int, Verdict] = {}
     for number in numbers:

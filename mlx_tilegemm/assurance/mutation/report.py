@@ -19,8 +19,8 @@ def to_markdown(campaign: Campaign, *, commit: str, compiler: str) -> str:
         compiler: What the emulator compiled with.
     """
     first = [_summary(campaign, commit, compiler), _short(campaign), _survivors(campaign)]
-    rest = [_operators(campaign), _catchers(campaign), _subjects(), _equivalent(campaign)]
-    return "\n".join([*first, *rest])
+    tables = [_templates(campaign), _operators(campaign), _catchers(campaign)]
+    return "\n".join([*first, *tables, _subjects(), _equivalent(campaign)])
 
 
 def _summary(campaign: Campaign, commit: str, compiler: str) -> str:
@@ -54,18 +54,27 @@ def _short(campaign: Campaign) -> str:
     return "\n".join(["## What notices a mistake", "", *head, *rows, ""])
 
 
+def _templates(campaign: Campaign) -> str:
+    return _outcomes("template", ((one.mutant.template, one) for one in campaign.verdicts))
+
+
 def _operators(campaign: Campaign) -> str:
+    return _outcomes("operator", ((one.mutant.operator, one) for one in campaign.verdicts))
+
+
+def _outcomes(noun: str, verdicts: Iterable[tuple[str, Verdict]]) -> str:
+    """Return how many mutants of each kind were noticed."""
     groups: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in campaign.verdicts:
-        groups[verdict.mutant.operator].append(verdict)
+    for name, verdict in verdicts:
+        groups[name].append(verdict)
     rows = [
         f"| {name} | {len(group)} | {sum(one.caught for one in group)} | "
         f"{sum(bool(one.reason) for one in group)} | "
         f"{sum(not one.caught and not one.reason for one in group)} |"
         for name, group in sorted(groups.items())
     ]
-    head = ["| operator | mutants | noticed | equivalent | missed |", "|---|--:|--:|--:|--:|"]
-    return "\n".join(["## Operators", "", *head, *rows, ""])
+    head = [f"| {noun} | mutants | noticed | equivalent | missed |", "|---|--:|--:|--:|--:|"]
+    return "\n".join([f"## {noun.capitalize()}s", "", *head, *rows, ""])
 
 
 def _catchers(campaign: Campaign) -> str:

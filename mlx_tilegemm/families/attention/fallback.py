@@ -16,6 +16,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
+from ...core.context import current_settings
 from ...core.problem import Factors, Number
 from ...core.tracing import is_shapeless
 from ...errors import BackendError
@@ -127,6 +128,11 @@ def _positions(
     if not shapeless:
         offset = problem.kv_len - problem.q_len
         return mx.arange(problem.q_len) + offset, mx.arange(problem.kv_len)
+    if current_settings().batched:
+        raise BackendError(
+            "[attention_chain] Expected sizes that stay, got those of mx.compile(shapeless=True) "
+            "around vmap: MLX then counts no positions for the mask 'causal'."
+        )
     # Counted, for the sizes seen now are not those to come.
     rows, columns = (
         mx.cumsum(mx.ones_like(mx.sum(arrays[name].astype(mx.int32), axis=(0, 1, 3))))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
+from ...core import mlx_ops
 from ...core.dtypes import FLOAT32, DType
 from ...core.problem import Number
 from ...core.tracing import is_traced
@@ -55,7 +56,7 @@ def attention(problem: AttentionProblem) -> Run:
         compute = compute_on(stream)
         if compute is as_given:
             q, k, v = operands
-            found = mx.fast.scaled_dot_product_attention(
+            found = mlx_ops.scaled_dot_product_attention(
                 q, k, v, scale=factors[0], mask=causal, stream=stream
             )
             return [found]
@@ -64,7 +65,7 @@ def attention(problem: AttentionProblem) -> Run:
             q = q[:, :, hidden:]
         if problem.window:
             mask = _window_mask(problem, hidden)
-        found = mx.fast.scaled_dot_product_attention(
+        found = mlx_ops.scaled_dot_product_attention(
             q, k, v, scale=float(factors[0]), mask=causal or mask, sinks=sinks, stream=stream
         )
         if empty is not None:
@@ -109,9 +110,9 @@ def _of_all(
         q, k = _with_positions(problem, q, k, arrays)
     mask, empty = None, None
     if problem.mask_kind is MaskKind.BOOLEAN:
-        mask, empty = _boolean(arrays["mask"], _is_on_gpu(stream))
+        mask, empty = _boolean(_with_keys(arrays["mask"]), _is_on_gpu(stream))
     elif problem.mask_kind is MaskKind.ADDITIVE:
-        mask, empty = _additive(arrays["mask"].astype(compute), _is_on_gpu(stream))
+        mask, empty = _additive(_with_keys(arrays["mask"]).astype(compute), _is_on_gpu(stream))
     sinks = arrays["sinks"].astype(compute) if problem.sinks else None
     return q, k, v, mask, empty, sinks
 
@@ -138,6 +139,11 @@ def _with_positions(
     k_pe = mx.broadcast_to(arrays["k_pe"].astype(k.dtype), shape)
     q_pe = arrays["q_pe"].astype(q.dtype)
     return mx.concatenate([q, q_pe], axis=-1), mx.concatenate([k, k_pe], axis=-1)
+
+
+def _with_keys(mask: mx.array) -> mx.array:
+    """Return a mask with an axis of keys, which a single number lacks."""
+    return mask if mask.ndim else mx.reshape(mask, (1,))
 
 
 def _boolean(mask: mx.array, on_gpu: bool) -> tuple[mx.array, mx.array]:
@@ -217,7 +223,7 @@ def _has_node(problem: AttentionProblem, compute: DType, stream: StreamOrDevice)
     elif problem.mask_kind is MaskKind.CAUSAL:
         mask = "causal"
     sinks = mx.zeros((problem.num_heads,), dtype=compute.mlx) if problem.sinks else None
-    out = mx.fast.scaled_dot_product_attention(
+    out = mlx_ops.scaled_dot_product_attention(
         q, k, v, scale=1.0, mask=mask, sinks=sinks, stream=stream
     )
     graph = io.StringIO()

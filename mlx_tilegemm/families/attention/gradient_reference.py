@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.dtypes import FLOAT32
 from ...core.reference import U32, Values, to_numpy
-from .exponents import LOG2_E
+from .exponents import LOG2_E, to_exponent
 from .forward_reference import Rows, attention_and_rows, visible_keys
 from .problem import AttentionProblem, KeyValueGradientProblem, MaskKind, QueryGradientProblem
 
@@ -132,18 +132,21 @@ def _scores(p: AttentionProblem, arrays: Arrays, scale: float) -> tuple[Values, 
 
 
 def _weights(p: AttentionProblem, arrays: Arrays, scale: float) -> Bounded:
+    """Return the weights and their error; none is above 1, however coarse the log-sum-exp."""
     scores, error, size = _scores(p, arrays, scale)
     if "norm" in p.row_operands:
         peak, share = np.split(to_numpy(arrays["norm"]), 2, axis=-1)
-        shift = np.where(np.isfinite(peak), peak, 0.0) / LOG2_E
-        weights = np.exp(scores - shift) * share
     else:
-        lse = to_numpy(arrays["lse"])[..., None]
-        shift = np.where(np.isfinite(lse), lse, 0.0)
-        weights = np.where(_visible(p, arrays), np.exp(scores - shift), 0.0)
+        peak, share = to_exponent(to_numpy(arrays["lse"])[..., None], np.where), np.ones(())
+    peak = np.where(np.isfinite(peak), peak, 0.0)
+    visible = np.where(_visible(p, arrays), scores, -np.inf)
+    exponents = (to_exponent(visible, np.where) - peak) / LOG2_E
     # Scores, and the log-sum-exp, are scaled to base 2, each with a few roundings of its own.
-    exponent_error = error + 4 * U32 * (size + np.abs(shift))
-    return weights, weights * (np.expm1(2 * exponent_error) + 16 * U32)
+    exponent_error = 2 * (error + 4 * U32 * (size + np.abs(peak) / LOG2_E))
+    weights = np.exp(np.minimum(exponents, 0.0))
+    above = np.exp(np.minimum(exponents + exponent_error, 0.0)) - weights
+    below = -weights * np.expm1(-exponent_error)
+    return share * weights, share * (np.maximum(above, below) + 16 * U32 * weights)
 
 
 def _slopes(p: AttentionProblem, arrays: Arrays) -> Bounded:

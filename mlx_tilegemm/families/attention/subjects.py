@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from ...core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32
@@ -29,6 +30,7 @@ def subjects() -> Iterator[Made]:
     """Yield every subject; together they contain every line of the templates."""
     yield from _attention()
     yield from _masked()
+    yield from _far()
     yield from _featured()
     yield from _backward()
     yield from _rounded()
@@ -65,6 +67,7 @@ def _chain(**options: Any) -> list[tuple[AnyProblem, Data]]:  # noqa: ANN401
         } | options
         head_dim, value_dim = fields.pop("head_dim"), fields.pop("value_dim")
         low, pe_dim = fields.pop("low", 0.0), fields.pop("pe_dim", 0)
+        amplitude = fields.pop("amplitude", amplitude)
         if pe_dim:
             fields |= {"q_pe_shape": (2, 4, q_len, pe_dim), "q_pe": FLOAT32}
             fields |= {"k_pe_shape": (2, 1 + seed % 2, kv_len, pe_dim), "k_pe": FLOAT16}
@@ -93,6 +96,7 @@ def _featured() -> list[Made]:
         _subject(kernel, "16x32-staged", *_chain(**window, pe_dim=12)),
         _subject(kernel, "16x32-direct", *_chain(pe_dim=12)),
         _subject(kernel, "32x16-staged-reread", *_chain(**window, pe_dim=12)),
+        _subject(kernel, "16x8-staged-heads2", *_chain(**large, return_norm=True)),
         _subject(kernel, "16x8-staged-heads2", *_chain(**large, **window, pe_dim=12)),
         _subject(kernel, "16x16-direct-heads2", *_chain(**large, **sinks, pe_dim=12)),
     ]
@@ -107,6 +111,18 @@ def _masked() -> list[Made]:
         _subject(kernel, "16x32-direct", *_chain(**additive, low=-300.0, return_norm=True)),
         _subject(kernel, "32x16-direct", *_chain(**boolean, softmax=False)),
         _subject(kernel, "32x16-staged", *_chain(**additive, softmax=False, one_column=True)),
+    ]
+
+
+def _far() -> list[Made]:
+    """Return rows of scores near the lowest float, and of scores too large for a log-sum-exp."""
+    low = {"mask_kind": MaskKind.ADDITIVE, "mask": FLOAT32, "low": -3.0e38}
+    large = {"mask_kind": MaskKind.CAUSAL, "q": FLOAT32, "amplitude": 1.0e36}
+    queries = partial(_gradients, QueryGradientProblem)
+    return [
+        _subject("attention_chain", "16x32-direct", *_chain(**low, return_lse=True)),
+        _subject("attention_backward_query", "32x32-direct-cached", *queries(**low)),
+        _subject("attention_backward_query", "32x32-direct-cached", *queries(**large)),
     ]
 
 

@@ -3,6 +3,7 @@
 Same semantics as the kernels: float32 accumulation and one rounding. MLX's ops cast operands of
 other dtypes into copies, read a weight again for every row unless rows are sorted by it, and know
 neither a bias nor groups of rows: rows are sorted here where that is worth it, as models sort them.
+Codes of a byte, whose scales may lie in any way, are decoded into a copy first.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
-from ...call.precision import unrounded
+from ...call.precision import refuse_rounding, unrounded
 from ...call.transforms import on
+from ...core import mlx_ops
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
-from ...formats import TENSOR_SCALE
+from ...formats import TENSOR_SCALE, byte_values
 from .key import GATHER_MM, SEGMENTED_MM
 from .problem import AnyProblem, ExpertProblem, SegmentedProblem
 
@@ -35,6 +37,19 @@ def mlx_call(problem: AnyProblem) -> Run:
     if isinstance(problem, SegmentedProblem):
         return _exactly(SEGMENTED_MM, problem, _segmented(problem))
     return _exactly(GATHER_MM, problem, _chosen(problem))
+
+
+def of_any_size(op: str, problem: ExpertProblem, given: Given, stream: StreamOrDevice) -> mx.array:
+    """Return products by MLX's op, in whose graph no size is, of operands by the op's names.
+
+    Indices of both operands are among them.
+    """
+    if problem.exact and multiplies_float32(problem):
+        refuse_rounding(op, stream)
+    with on(stream):
+        if problem.computed is not problem.natural or is_on_cpu(stream):
+            given = {name: _widened(x) for name, x in given.items()}
+        return _chosen_of(problem, given).astype(problem.out.mlx)
 
 
 def multiplies_float32(problem: AnyProblem) -> bool:
@@ -121,19 +136,18 @@ def _by_op(
 ) -> mx.array:
     """Call MLX's op; on a CPU it multiplies float32 alone, or sums in the operands' dtype."""
     p = problem
-    widened = p.computed is not p.natural or _is_on_cpu(stream)
+    widened = p.computed is not p.natural or is_on_cpu(stream)
     if widened:
         x = x.astype(mx.float32)
     if p.weight is None:
-        rows, columns = p.weight_shape
-        w = mx.reshape(given["w"], (p.experts, rows, columns))
+        w, experts = _matrices(p, given, experts)
         w = w.astype(mx.float32) if widened else w
         w = mx.swapaxes(w, -1, -2) if p.transpose else w
-        return mx.gather_mm(x, w, sources, experts, sorted_indices=ordered)
+        return mlx_ops.gather_mm(x, w, sources, experts, sorted_indices=ordered)
     floats = {name: given[name] for name in ("scales", "biases") if name in given}
     if widened and p.biases is not None:
         floats = {name: one.astype(mx.float32) for name, one in floats.items()}
-    return mx.gather_qmm(
+    return mlx_ops.gather_qmm(
         x,
         _stacked(p, given["w"]),
         _stacked(p, floats["scales"]),
@@ -146,6 +160,23 @@ def _by_op(
         p.weight.mode,
         sorted_indices=ordered,
     )
+
+
+def _matrices(problem: ExpertProblem, given: Given, experts: mx.array) -> tuple[mx.array, mx.array]:
+    """Return matrices of plain elements, and which of them each product takes.
+
+    Codes of a byte are decoded: of all experts, or of each product's if these are fewer.
+    """
+    p = problem
+    w = _stacked(p, given["w"])
+    if not p.has_codes:
+        return w, experts
+    scales = None if p.scaling is None else _stacked(p, given["scales"])
+    if p.products < p.experts:
+        w = mx.take(w, experts, axis=0)
+        scales = None if scales is None else mx.take(scales, experts, axis=0)
+        experts = mx.arange(p.products)
+    return byte_values(p.w, w, p.scaling, scales, p.transpose), experts
 
 
 def _stacked(problem: ExpertProblem, array: mx.array) -> mx.array:
@@ -163,15 +194,49 @@ def _segmented(problem: SegmentedProblem) -> Run:
         with on(stream):
             if p.is_empty:
                 return [mx.zeros(p.out_shape, p.out.mlx)]
-            if p.computed is not p.natural or _is_on_cpu(stream):
+            if p.computed is not p.natural or is_on_cpu(stream):
                 a, b = a.astype(mx.float32), b.astype(mx.float32)
             a = mx.swapaxes(a, 0, 1) if p.transpose_a else a
             b = mx.swapaxes(b, 0, 1) if p.transpose_b else b
-            value = mx.segmented_mm(a, b, segments.astype(mx.uint32))
+            # MLX's op reads what lies past the operands, or ends the process.
+            ends = mx.clip(segments, 0, p.k).astype(mx.uint32)
+            value = mlx_ops.segmented_mm(a, b, ends)
             return [mx.reshape(value, p.out_shape).astype(p.out.mlx)]
 
     return run
 
 
-def _is_on_cpu(stream: StreamOrDevice) -> bool:
+def _widened(x: mx.array) -> mx.array:
+    return x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x
+
+
+def _chosen_of(problem: ExpertProblem, given: Given) -> mx.array:
+    weight, experts = problem.weight, given["rhs_indices"]
+    indices = (given["lhs_indices"], experts)
+    if weight is None:
+        b = given["b"]
+        is_swapped = problem.transpose and b.ndim > 1
+        value = mlx_ops.gather_mm(given["a"], mx.swapaxes(b, -1, -2) if is_swapped else b, *indices)
+    else:
+        value = mlx_ops.gather_qmm(
+            given["x"],
+            given["w"],
+            given["scales"],
+            given.get("biases"),
+            *indices,
+            problem.transpose,
+            weight.group,
+            weight.bits,
+            weight.mode,
+        )
+    if problem.tensor_scale:
+        scales = mx.take(given["global_scale"], experts) / TENSOR_SCALE
+        value = value * mx.expand_dims(scales, (-1, -2))
+    if problem.bias is not None:
+        value = value + mx.expand_dims(mx.take(given["bias"], experts, axis=0), -2)
+    return value
+
+
+def is_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether MLX's ops of a stream run on the CPU; None is the default one."""
     return device_type(mx.default_device() if stream is None else stream) == mx.cpu

@@ -99,6 +99,7 @@ FAMILY: Family[AnyProblem] = Family(
             ("x", "w", "scales", "biases", *_INDICES, "global_scale"),
             request.gather_qmm_request,
         ),
+        _op(ops.gather_fp8_mm, ("x", "w", "scales", *_INDICES), request.gather_fp8_request),
         _op(ops.grouped_matmul, ("a", "b", "offsets", "bias"), request.grouped_request),
         _op(ops.segmented_mm, ("a", "b", "segments"), request.segmented_request),
     ),

@@ -1,6 +1,7 @@
 """Derivatives and batching of products with chosen matrices.
 
-Products are linear in ``x``, in a plain weight, and in the scales and biases of affine groups.
+Products are linear in ``x``, in a plain weight, in the scales and biases of affine groups, and in
+scales of floats of codes of a byte.
 Codes and indices are integers and have no gradient, nor have scales that are codes themselves.
 """
 
@@ -14,11 +15,14 @@ import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
 from ...core.context import inner_settings
+from ...core.dtypes import FLOATS
 from ...core.problem import Factors
-from ...formats import TENSOR_SCALE, unpack
+from ...core.scaling import BYTE_FORMATS
+from ...formats import TENSOR_SCALE, element_values, scale_sums, unpack
 from .fallback import mlx_call
 from .indices import flat_indices
 from .key import (
+    GATHER_FP8_MM,
     GATHER_MM,
     GATHER_QMM,
     GROUPED_MATMUL,
@@ -77,7 +81,9 @@ class ExpertRule:
         if p.is_empty and p.bias is None:
             return list(found.values())
         found["x"] = self._x_gradient(given, grad, stream)
-        if p.weight is None:
+        if p.has_codes:
+            found |= self._scale_gradients(given, grad, stream)
+        elif p.weight is None:
             whole = self._weight_gradient(given, grad, given["w"].dtype, stream)
             found["w"] = mx.reshape(whole, given["w"].shape)
         elif p.biases is not None:
@@ -172,6 +178,17 @@ class ExpertRule:
             stream,
         )
 
+    def _scale_gradients(
+        self, given: Given, grad: mx.array, stream: StreamOrDevice
+    ) -> dict[str, mx.array]:
+        """Return the gradients of the scales of codes of a byte, where they are floats."""
+        p = self.problem
+        if p.scaling is None or p.scaling.dtype not in FLOATS:
+            return {}
+        whole = self._weight_gradient(given, grad, mx.float32, stream)
+        terms = whole * mx.reshape(element_values(p.w, given["w"]), whole.shape)
+        return {"scales": scale_sums(p.scaling, terms, given["scales"], transposed=not p.transpose)}
+
     def _group_gradients(
         self, given: Given, grad: mx.array, stream: StreamOrDevice
     ) -> tuple[mx.array, mx.array]:
@@ -217,6 +234,8 @@ class ExpertRule:
             terms.append(self._term({**rest, "x": moved["x"]}, stream))
         if "w" in moved:
             terms.append(self._term({**rest, "w": moved["w"]}, stream))
+        if p.has_codes and "scales" in moved:
+            terms.append(self._term({**rest, "scales": moved["scales"]}, stream))
         if p.biases is not None and ("scales" in moved or "biases" in moved):
             groups = {
                 name: moved.get(name, mx.zeros_like(given[name])) for name in ("scales", "biases")
@@ -318,12 +337,31 @@ class ExpertRule:
             weight = {name: mx.reshape(one, (-1, *one.shape[-2:])) for name, one in stacks.items()}
             return self._gathered(GATHER_QMM, {"x": x, **weight, **arrays}, options, stream)
         w = mx.reshape(w, (-1, rows, columns))
+        if p.has_codes:
+            return self._coded_product({"x": x, "w": w, **arrays}, transpose, options, stream)
         options["transpose_b"] = transpose
         if "offsets" in arrays:
             x = mx.reshape(x, (-1, x.shape[-1]))
             return _call(GROUPED_MATMUL, {"a": x, "b": w, **arrays}, options, self.backend, stream)
         options["sorted_indices"] = False
         return self._gathered(GATHER_MM, {"a": x, "b": w, **arrays}, options, stream)
+
+    def _coded_product(
+        self,
+        arrays: dict[str, mx.array],
+        transpose: bool,
+        options: dict[str, Any],
+        stream: StreamOrDevice,
+    ) -> mx.array:
+        """Return products with codes of a byte; scales are as of this problem, or turned."""
+        p, names = self.problem, {row: name for name, row in BYTE_FORMATS.items()}
+        options |= {"format": names[p.w], "transpose": transpose, "sorted_indices": False}
+        if p.scaling is not None:
+            counts = p.scaling.stored_counts(p.n, p.k, p.transpose)
+            same = transpose == p.transpose
+            options["scaling"] = p.scaling if same else p.scaling.turned()
+            arrays["scales"] = mx.reshape(arrays["scales"], (-1, *counts))
+        return self._gathered(GATHER_FP8_MM, arrays, options, stream)
 
     def _gathered(
         self,

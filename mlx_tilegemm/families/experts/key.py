@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 GATHER_MM = "gather_mm"
 GATHER_QMM = "gather_qmm"
+GATHER_FP8_MM = "gather_fp8_mm"
 GROUPED_MATMUL = "grouped_matmul"
 SEGMENTED_MM = "segmented_mm"
+
+INDEXED = frozenset((GATHER_MM, GATHER_QMM, GATHER_FP8_MM))
+"""Ops whose operands indices choose."""
 
 Stated = tuple[str, Shape, mx.Dtype]
 """Name, shape and dtype of an array."""
@@ -44,13 +48,20 @@ class ExpertCall(NamedTuple):
 
     Attributes:
         problem: What it solves.
+        casts: What MLX casts an operand that is multiplied to, by its name; none is cast that has
+            this dtype already.
+        shape: Shape of the products, to which indices broadcast; () where nothing is indexed.
         run: The call of operands in the problem's order.
-        checks: Whether its indices have values that can be checked: where arrays are evaluated.
+        is_eager: Whether arrays are evaluated at once, so that values of indices are known.
+        is_mlx_s: Whether MLX's own ops serve, which trust indices.
     """
 
     problem: AnyProblem
+    casts: tuple[tuple[str, mx.Dtype], ...]
+    shape: Shape
     run: Run
-    checks: bool
+    is_eager: bool
+    is_mlx_s: bool
 
 
 @prepared
@@ -63,6 +74,7 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     states: dict[str, Callable[..., AnyProblem]] = {
         GATHER_MM: request.gather_mm_request,
         GATHER_QMM: request.gather_qmm_request,
+        GATHER_FP8_MM: request.gather_fp8_request,
         GROUPED_MATMUL: request.grouped_request,
         SEGMENTED_MM: request.segmented_request,
     }
@@ -77,10 +89,18 @@ def expert_call(key: ExpertKey) -> ExpertCall:
         force=settings.kernel,
         gradients=settings.gradients,
     )
-    checks = key.backend is not None and not key.backend.capabilities.lazy
-    return ExpertCall(problem=problem, run=run, checks=checks)
+    backend = key.backend
+    return ExpertCall(
+        problem=problem,
+        casts=request.casts(arrays),
+        shape=request.index_shape(arrays) if key.op in INDEXED else (),
+        run=run,
+        is_eager=backend is not None and not backend.capabilities.lazy,
+        is_mlx_s=backend is None,
+    )
 
 
 def stated(arrays: dict[str, mx.array]) -> tuple[Stated, ...]:
     """Return the part of a key of the arrays that are passed."""
-    return tuple((name, array.shape, array.dtype) for name, array in arrays.items())
+    # A list, which takes half as long as a generator.
+    return tuple([(name, array.shape, array.dtype) for name, array in arrays.items()])

@@ -15,7 +15,7 @@ def notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) -> 
         return []
     chosen = problem.expected_experts
     found = [f"about {chosen:.0f} of {problem.experts} experts are read, were all as likely"]
-    if problem.weight is not None:
+    if problem.is_decoded:
         bits = problem.expert_bytes * 8 / max(1, problem.n * problem.k)
         found.append(f"the weight has {bits:.3g} bits an element, its scales included")
     if decision.plan is None or route.backend is None:
@@ -26,9 +26,12 @@ def notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) -> 
 
 
 def _mlx_notes(problem: ExpertProblem) -> list[str]:
+    ordering = ["rows are sorted by expert first, and back after"] * sorts(problem)
+    if problem.has_codes:
+        return ["MLX's ops decode the weight into a copy of float32 first", *ordering]
     compute = problem.computed
     floats = {problem.x, problem.w} if problem.weight is None else {problem.x}
     if problem.biases is not None:
         floats |= {one for one in (problem.scales, problem.biases) if one}
     found = [f"MLX's op casts operands into copies of {compute} first"] * (floats != {compute})
-    return found + ["rows are sorted by expert first, and back after"] * sorts(problem)
+    return found + ordering

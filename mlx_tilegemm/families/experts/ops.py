@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, resolve
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype, kind_name
 from ...core.context import Settings, current_settings, is_exact
+from ...core.scaling_request import as_block
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError, DTypeError
+from .fallback import is_on_cpu, of_any_size
 from .indices import as_int32, check_values, flat_indices
 from .key import (
+    GATHER_FP8_MM,
     GATHER_MM,
     GATHER_QMM,
     GROUPED_MATMUL,
@@ -22,8 +25,7 @@ from .key import (
     expert_call,
     stated,
 )
-from .problem import ExpertProblem, broadcast_shapes
-from .request import read_dtype
+from .problem import ExpertProblem
 
 
 def gather_mm(
@@ -50,8 +52,10 @@ def gather_mm(
             Integers beside a float are cast to what MLX promotes them to.
         lhs_indices: Integers; None takes the matrices of ``a`` in order, in the shape of its batch
             axes.
-        rhs_indices: Integers; None likewise takes those of ``b``. A kernel makes rows zero whose
-            index is of no matrix; where arrays are evaluated at once such an index is refused.
+        rhs_indices: Integers; None likewise takes those of ``b``. An index of no matrix is refused
+            where values are known: on a CPU and in the emulator, outside of `mx.compile` and of
+            derivatives. On a GPU nothing is evaluated for it: there a kernel makes its row zero,
+            and MLX's own ops, where they serve, read what is not the operand's.
         sorted_indices: Whether ``rhs_indices`` are promised to be sorted, which MLX's own op gains
             from. Kernels take them in any order.
         transpose_b: Swap the last two axes of ``b`` as it is read; no copy is made.
@@ -63,9 +67,11 @@ def gather_mm(
         ``a`` and without ``n`` for a 1-D ``b``.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or an index out of range (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known, an index out of
+            range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
-        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+        BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
+            out (a `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
@@ -131,10 +137,11 @@ def gather_qmm(
         ``[..., m, n]`` after the shape to which the indices broadcast.
 
     Raises:
-        ProblemError: Shapes or options that do not fit together, or an index out of range (a
-            `ValueError`).
+        ProblemError: Shapes or options that do not fit together, or, where values are known, an
+            index out of range (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
-        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+        BackendError: Inside `mx.compile` for arrays of any size, if indices of an operand are left
+            out (a `RuntimeError`).
 
     Example:
         >>> x = mx.random.normal((5, 1, 1, 64)).astype(mx.bfloat16)
@@ -162,6 +169,75 @@ def gather_qmm(
         "out_dtype": out_dtype,
     }
     return _gathered(GATHER_QMM, arrays, options, stream)
+
+
+def gather_fp8_mm(
+    x: mx.array,
+    w: mx.array,
+    /,
+    scales: mx.array | None = None,
+    lhs_indices: mx.array | None = None,
+    rhs_indices: mx.array | None = None,
+    *,
+    format: str = "e4m3",
+    block: tuple[int, int] | None = None,
+    transpose: bool = True,
+    sorted_indices: bool = False,
+    out_dtype: mx.Dtype | None = None,
+    stream: StreamOrDevice = None,
+) -> mx.array:
+    """Multiply by matrices of 8-bit codes that indices choose, decoded where they are used.
+
+    As `gather_mm`, with a weight of codes: an element is its code's value times its scale, in
+    float32; products are summed in float32, and the result is rounded once. No operand is copied,
+    sorted or cast. Scales lie as the weight is stored, those of each matrix one after another:
+
+    - one for a matrix: ``[..., 1, 1]``;
+    - one for a column of the result: ``[..., n, 1]`` (``[..., 1, n]`` without ``transpose``);
+    - with ``block=(j, i)``, the last blocks of which may be short, one for j columns of the result
+      by i elements along k: ``[..., n / j, k / i]`` (``[..., k / i, n / j]``);
+    - of uint8, also one for 32 elements along k. Where that and a ``block`` are of one shape, it is
+      the block's.
+
+    Args:
+        x: ``[..., m, k]`` of float32, float16 or bfloat16.
+        w: Codes ``[..., n, k]``, or ``[..., k, n]`` without ``transpose``.
+        scales: Of any float dtype, or e8m0 codes of uint8, whose last is NaN; None without.
+        lhs_indices: As of `gather_mm`, for ``x``.
+        rhs_indices: As of `gather_mm`, for ``w``.
+        format: Format of the codes: ``"e4m3"`` or ``"e5m2"`` of uint8, ``"int8"`` of int8.
+        block: Sizes of the blocks that share a scale, such as ``(128, 128)``.
+        transpose: Multiply by the transposes of ``w``.
+        sorted_indices: As of `gather_mm`.
+        out_dtype: Result dtype; None is that of ``x``.
+        stream: Stream or device of the call; None is the default one.
+
+    Returns:
+        ``[..., m, n]`` after the shape to which the indices broadcast.
+
+    Raises:
+        ProblemError: Shapes, formats or options that do not fit together, or, where values are
+            known, an index out of range (a `ValueError`).
+        DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
+        BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
+
+    Example:
+        >>> x = mx.random.normal((5, 1, 1, 256)).astype(mx.bfloat16)
+        >>> w = formats.encode(mx.random.normal((8, 192, 256)), "e4m3")
+        >>> scales, chosen = mx.full((8, 2, 2), 0.5), mx.random.randint(0, 8, (5, 2))
+        >>> gather_fp8_mm(x, w, scales, rhs_indices=chosen, block=(128, 128)).shape
+        (5, 2, 1, 192)
+    """
+    given = {"x": x, "w": w} | ({} if scales is None else {"scales": scales})
+    arrays = _arrays(GATHER_FP8_MM, **given, lhs_indices=lhs_indices, rhs_indices=rhs_indices)
+    options = {
+        "format": format,
+        "block": block,
+        "transpose": transpose,
+        "sorted_indices": sorted_indices,
+        "out_dtype": out_dtype,
+    }
+    return _gathered(GATHER_FP8_MM, arrays, options, stream)
 
 
 def grouped_matmul(
@@ -195,8 +271,8 @@ def grouped_matmul(
         ``[rows, n]``.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
-            offsets that fall or are past the rows (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known as for
+            `gather_mm`, offsets that fall or are past the rows (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
 
@@ -208,9 +284,10 @@ def grouped_matmul(
     arrays = _arrays(GROUPED_MATMUL, a=a, b=b, bias=bias, offsets=offsets)
     options = {"transpose_b": transpose_b, "out_dtype": out_dtype}
     call = _call(GROUPED_MATMUL, arrays, options, stream)
-    operands = _in_own_dtypes(arrays, stream)
+    operands = _cast(call, arrays, stream)
     operands["offsets"] = as_int32(offsets, stream)
-    return _result(GROUPED_MATMUL, call, list(operands.values()), stream)
+    traced = _is_traced(GROUPED_MATMUL)
+    return _result(GROUPED_MATMUL, call, list(operands.values()), stream, traced)
 
 
 def segmented_mm(
@@ -239,8 +316,8 @@ def segmented_mm(
         ``[..., m, n]`` after the shape of ``segments`` without its last axis.
 
     Raises:
-        ProblemError: Shapes that do not fit together, or, where arrays are evaluated at once,
-            segments past ``k`` (a `ValueError`).
+        ProblemError: Shapes that do not fit together, or, where values are known as for
+            `gather_mm`, segments past ``k`` (a `ValueError`).
         DTypeError: Arguments of the wrong kind, or dtypes that no product takes (a `TypeError`).
         BackendError: Inside `mx.compile` for arrays of any size (a `RuntimeError`).
 
@@ -251,10 +328,10 @@ def segmented_mm(
     """
     arrays = _arrays(SEGMENTED_MM, a=a, b=b, segments=segments)
     call = _call(SEGMENTED_MM, arrays, {"out_dtype": out_dtype}, stream)
-    operands = _in_own_dtypes(arrays, stream)
-    pairs = mx.reshape(as_int32(segments, stream), (-1, 2), stream=stream)
-    operands["segments"] = pairs
-    return _result(SEGMENTED_MM, call, list(operands.values()), stream)
+    operands = _cast(call, arrays, stream)
+    operands["segments"] = mx.reshape(as_int32(segments, stream), (-1, 2), stream=stream)
+    traced = _is_traced(SEGMENTED_MM)
+    return _result(SEGMENTED_MM, call, list(operands.values()), stream, traced)
 
 
 def gathered(
@@ -271,7 +348,7 @@ def gathered(
     stream: StreamOrDevice = None,
     **weight: object,
 ) -> mx.array:
-    """Return what `gather_mm` or, with scales, `gather_qmm` does, plus a row for each matrix.
+    """Return what `gather_mm`, `gather_qmm` or `gather_fp8_mm` does, plus a row for each matrix.
 
     Matrices are ``[n, k]``.
 
@@ -279,16 +356,21 @@ def gathered(
         x: As of either.
         w: As of either.
         rhs_indices: As of either.
-        scales: As of `gather_qmm`.
+        scales: As of those; there are none of plain elements.
         biases: As of `gather_qmm`.
         global_scale: As of `gather_qmm`.
         bias: ``[experts, n]`` of any float dtype, added before the result is rounded.
         out_dtype: Result dtype.
         sorted_indices: As of either.
         stream: Stream or device of the call.
-        **weight: ``group_size``, ``bits`` and ``mode`` of a quantized weight.
+        **weight: ``group_size``, ``bits`` and ``mode`` of a quantized weight, ``format`` and
+            ``block`` of 8-bit codes.
     """
     options = {**weight, "sorted_indices": sorted_indices, "out_dtype": out_dtype}
+    if "format" in weight:
+        given = {"x": x, "w": w} | ({} if scales is None else {"scales": scales})
+        arrays = _arrays(GATHER_FP8_MM, **given, bias=bias, rhs_indices=rhs_indices)
+        return _gathered(GATHER_FP8_MM, arrays, {**options, "transpose": True}, stream)
     if scales is None:
         arrays = _arrays(GATHER_MM, a=x, b=w, bias=bias, rhs_indices=rhs_indices)
         return _gathered(GATHER_MM, arrays, {**options, "transpose_b": True}, stream)
@@ -308,7 +390,7 @@ def gathered(
 def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
     """Return the arrays that are passed, by name; None is what may not be."""
     return {
-        name: as_array(op, name, value)
+        name: value if type(value) is mx.array else as_array(op, name, value)
         for name, value in arrays.items()
         if value is not None or name in _REQUIRED
     }
@@ -316,12 +398,28 @@ def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
 
 _REQUIRED = frozenset(("a", "b", "x", "w", "scales", "offsets", "segments"))
 
+_PLAIN: dict[str, frozenset[type]] = {
+    "transpose": frozenset((bool,)),
+    "transpose_b": frozenset((bool,)),
+    "sorted_indices": frozenset((bool,)),
+    "group_size": frozenset((int, type(None))),
+    "bits": frozenset((int, type(None))),
+    "mode": frozenset((str,)),
+    "format": frozenset((str,)),
+    "out_dtype": frozenset((mx.Dtype, type(None))),
+    "block": frozenset((type(None),)),
+}
+"""Types of arguments that need no look."""
+
 
 def _call(
     op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
 ) -> ExpertCall:
     settings: Settings = current_settings()
-    options = {name: _option(op, name, value) for name, value in options.items()}
+    options = {
+        name: value if type(value) in _PLAIN[name] else _option(op, name, value)
+        for name, value in options.items()
+    }
     options["exact"] = is_exact(op, None, settings)
     return expert_call(
         ExpertKey(
@@ -338,6 +436,8 @@ def _option(op: str, name: str, value: object) -> object:
     """Return an argument that is no array, of the kind that it has to be of."""
     if name in ("sorted_indices", "transpose", "transpose_b"):
         return as_flag(op, name, value)
+    if name == "block":
+        return as_block(op, value)
     if name in ("bits", "group_size"):
         return None if value is None else as_whole(op, name, value)
     if name == "out_dtype":
@@ -353,43 +453,70 @@ def _gathered(
     call = _call(op, arrays, options, stream)
     problem = call.problem
     assert isinstance(problem, ExpertProblem)
-    operands = _in_own_dtypes(arrays, stream)
-    x, w = list(operands.values())[:2]
-    lhs, rhs = (operands.pop(name, None) for name in ("lhs_indices", "rhs_indices"))
-    x_batch, w_batch = x.shape[:-2], w.shape[:-2]
-    shapes = [x_batch if lhs is None else lhs.shape, w_batch if rhs is None else rhs.shape]
-    shape = broadcast_shapes(*shapes)
-    ordered = list(operands.values())
+    operands = _cast(call, arrays, stream)
+    traced = is_traced()
+    if traced and is_shapeless():
+        return _of_any_size(op, problem, operands, stream)
+    lhs, rhs = operands.pop("lhs_indices", None), operands.pop("rhs_indices", None)
+    ordered = [*operands.values()]
     if not problem.fanout:
-        ordered.append(flat_indices(lhs, x_batch, shape, stream))
-    ordered.append(flat_indices(rhs, w_batch, shape, stream))
-    return _result(op, call, ordered, stream)
+        ordered.append(flat_indices(lhs, ordered[0].shape[:-2], call.shape, stream))
+    ordered.append(flat_indices(rhs, ordered[1].shape[:-2], call.shape, stream))
+    return _result(op, call, ordered, stream, traced)
 
 
-def _in_own_dtypes(arrays: dict[str, mx.array], stream: StreamOrDevice) -> dict[str, mx.array]:
+def _cast(
+    call: ExpertCall, arrays: dict[str, mx.array], stream: StreamOrDevice
+) -> dict[str, mx.array]:
     """Return arrays with the integers among those that are multiplied cast as MLX casts them."""
-    found = dict(arrays)
-    names: list[str] = [name for name in ("a", "b") if name in arrays]
-    if names:
-        promoted = mx.result_type(*(arrays[name] for name in names))
-    else:
-        names, promoted = ["x"], arrays["scales"].dtype
-    for name in names:
-        dtype = read_dtype(found[name].dtype, promoted)
-        if found[name].dtype != dtype:
-            found[name] = found[name].astype(dtype, stream=stream)
-    return found
+    for name, dtype in call.casts:
+        arrays[name] = arrays[name].astype(dtype, stream=stream)
+    return arrays
+
+
+def _of_any_size(
+    op: str, problem: ExpertProblem, operands: dict[str, mx.array], stream: StreamOrDevice
+) -> mx.array:
+    """Return products by MLX's own op, in whose graph no size is, of operands by the op's names."""
+    if not {"lhs_indices", "rhs_indices"} <= {*operands}:
+        _refuse_sizes(op, "what is not indexed is counted.")
+    if problem.is_empty:
+        _refuse_sizes(op, "one of them is 0.")
+    if problem.has_codes:
+        _refuse_sizes(op, "MLX has no op that multiplies these codes.")
+    return of_any_size(op, problem, operands, stream)
+
+
+def _refuse_sizes(op: str, reason: str) -> NoReturn:
+    raise BackendError(
+        f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): {reason}"
+    )
+
+
+def _are_on_cpu(stream: StreamOrDevice) -> bool:
+    """Whether values can be asked for without waiting for another processor.
+
+    MLX does not say whether an array has been evaluated. On a CPU asking costs no more than the
+    evaluation that is due anyway; on a GPU it would stop the calls that are to follow.
+    """
+    return is_on_cpu(stream) and is_on_cpu(None)
 
 
 def _result(
-    op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice
+    op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice, traced: bool
 ) -> mx.array:
-    if not is_traced():
-        if call.checks:
-            check_values(op, call.problem, operands)
-    elif is_shapeless():
-        raise BackendError(
-            f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): how "
-            "matrices are chosen depends on them."
-        )
+    if not traced and (call.is_eager or (call.is_mlx_s and _are_on_cpu(stream))):
+        check_values(op, call.problem, operands)
     return call.run(operands, (), stream)[0]
+
+
+def _is_traced(op: str) -> bool:
+    """Return `is_traced`; how matrices are chosen depends on sizes.
+
+    Raises:
+        BackendError: Sizes are those of a shapeless compilation.
+    """
+    traced = is_traced()
+    if traced and is_shapeless():
+        _refuse_sizes(op, "how matrices are chosen depends on them.")
+    return traced

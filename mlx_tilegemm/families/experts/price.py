@@ -61,6 +61,9 @@ def price(problem: AnyProblem, chip: Chip) -> Price | None:
         return Price(path="fill", seconds=chip.launch_seconds)
     if isinstance(problem, SegmentedProblem):
         return _segments_price(problem, chip)
+    decoding, decoded = _decoding(problem, chip)
+    if problem.has_codes:
+        problem = replace(problem, w=FLOAT32, scaling=None, scales=None)
     compute = problem.computed
     casts = [(problem.elements("x"), problem.x, compute)]
     if problem.weight is None:
@@ -76,7 +79,19 @@ def price(problem: AnyProblem, chip: Chip) -> Price | None:
     path, time = _same_dtype(problem, compute, chip)
     around = passes * chip.launch_seconds + _sorting_seconds(problem, compute, chip)
     reduced = path.startswith("neural") and compute is FLOAT32
-    return make_price(path, time + copying + around, copied, reduced)
+    return make_price(path, time + copying + decoding + around, copied + decoded, reduced)
+
+
+def _decoding(problem: ExpertProblem, chip: Chip) -> tuple[float, int]:
+    """Return the seconds and bytes of decoding codes of a byte, of as many experts as need be."""
+    if not problem.has_codes:
+        return 0.0, 0
+    elements = min(problem.products, problem.experts) * problem.n * problem.k
+    casting, copied = casts_seconds([(elements, problem.w, FLOAT32)], chip)
+    if problem.scaling is None:
+        return casting, copied
+    passed = 2 * FLOAT32.bytes * elements
+    return casting + chip.launch_seconds + streaming_seconds(passed, chip), copied + passed
 
 
 def _segments_price(problem: SegmentedProblem, chip: Chip) -> Price:

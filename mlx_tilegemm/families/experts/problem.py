@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ...core.caches import latest
-from ...core.dtypes import FLOAT32, INT32, DType, promote
+from ...core.dtypes import FLOAT32, FLOATS, INT32, DType, promote
 from ...core.operand import Operand, Role
 from ...core.problem import Problem
+from ...core.scaling import Scaling
 from ...core.shapes import Shape, pad, shape_text
 from ...errors import ProblemError
 from ...formats import Grouping
@@ -29,7 +30,8 @@ class ExpertProblem(Problem):
         fanout: Neighbouring products that share a matrix of ``x``; 0 where ``lhs_indices`` say.
         x: Element format of ``x``.
         w: Element format of the weight, without its scales.
-        weight: How the weight is stored; None for plain elements.
+        weight: How a quantized weight is stored; None for plain elements, and for codes of a byte.
+        scaling: How the scales of codes of a byte lie; None without, and for others.
         scales: Element format of the scales; None without them.
         biases: Element format of the affine biases; None without them.
         tensor_scale: Whether one scale more multiplies each matrix of the weight.
@@ -53,6 +55,7 @@ class ExpertProblem(Problem):
     x: DType
     w: DType
     weight: Grouping | None
+    scaling: Scaling | None = None
     scales: DType | None
     biases: DType | None
     tensor_scale: bool
@@ -66,7 +69,8 @@ class ExpertProblem(Problem):
 
     def __str__(self) -> str:
         form = self.weight or self.w
-        scales = [f"{self.scales} scales"] if self.scales else []
+        scales = [f"scales {self.scaling}"] if self.scaling else []
+        scales += [f"{self.scales} scales"] if self.scales and not self.scaling else []
         scales += [f"{self.biases} biases"] if self.biases else []
         options = ["tensor scale"] * self.tensor_scale
         options += [f"bias {self.bias}"] * bool(self.bias)
@@ -106,7 +110,7 @@ class ExpertProblem(Problem):
     @property
     def natural(self) -> DType:
         """The dtype in which MLX's op computes, and of its result."""
-        if self.weight is None:
+        if self.weight is None and not self.has_codes:
             return promote(self.x, self.w)
         if self.biases is None or self.scales is None:
             return self.x
@@ -116,10 +120,22 @@ class ExpertProblem(Problem):
     def computed(self) -> DType:
         """The dtype in which MLX's op has to compute for this result.
 
-        One rounding to another dtype, or after more than a product, is had from float32 only.
+        One rounding to another dtype, or after more than a product, is had from float32 only, and
+        so are values of codes of a byte.
         """
         asked = self.out is self.natural and not self.tensor_scale and self.bias is None
+        asked = asked and not self.has_codes
         return self.natural if asked else FLOAT32
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether the weight is codes of a byte each, whose scales lie in any way."""
+        return self.weight is None and self.w not in FLOATS
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the weight is codes of any kind, which become float32 where they are used."""
+        return self.weight is not None or self.has_codes
 
     @property
     def layout(self) -> str:
@@ -192,6 +208,9 @@ def _operands(problem: ExpertProblem) -> tuple[Operand, ...]:
         found.append(Operand(name="scales", shape=groups, dtype=p.scales))
         if p.biases is not None:
             found.append(Operand(name="biases", shape=groups, dtype=p.biases))
+    if p.scaling is not None:
+        counts = p.scaling.stored_counts(p.n, p.k, p.transpose)
+        found.append(Operand(name="scales", shape=(p.experts, *counts), dtype=p.scaling.dtype))
     if p.tensor_scale:
         scale = Operand(name="global_scale", shape=(p.experts,), dtype=FLOAT32, role=Role.SCALE)
         found.append(scale)

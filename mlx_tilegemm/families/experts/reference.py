@@ -14,7 +14,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 
-from ...core.dtypes import FLOAT32
+from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E5M2, FLOAT32, INT8
 from ...core.family import Data, Part
 from ...core.operand import Operand
 from ...core.problem import Factors
@@ -30,7 +30,7 @@ from ...core.reference import (
     rounding,
     to_numpy,
 )
-from ...core.weights import draw_factor, weight_values
+from ...core.weights import byte_codes, draw_factor, scales_of, values_of, weight_values
 from ...formats import TENSOR_SCALE
 from .problem import AnyProblem, ExpertProblem, SegmentedProblem
 
@@ -69,7 +69,7 @@ def _products(problem: ExpertProblem, operands: Sequence[mx.array], roundoff: fl
         x = to_numpy(mx.take(given["x"], mx.array(np.where(known, sources[at], 0)), axis=0))
         x = np.where(known[:, None, None], x, 0.0)
         w = _weight(p, given, int(expert))
-        found = product(x, w, 4 if p.weight is None else 6, roundoff)
+        found = product(x, w, 6 if p.is_decoded else 4, roundoff)
         value[at], error[at] = _finished(p, given, int(expert), *found)
     return value, error
 
@@ -91,9 +91,28 @@ def chosen(problem: ExpertProblem, given: Given) -> tuple[Values, Values]:
 def _weight(problem: ExpertProblem, given: Given, expert: int) -> Values:
     """Return an expert's weight, ``[k, n]``, without its tensor scale."""
     part = {name: given[name][expert] for name in ("w", "scales", "biases") if name in given}
-    plain = problem.weight is None
-    values = to_numpy(part["w"]) if plain else weight_values(problem, part)
+    if problem.weight is not None:
+        values = weight_values(problem, part)
+    elif problem.has_codes:
+        values = _codes_values(problem, part)
+    else:
+        values = to_numpy(part["w"])
     return values.T if problem.transpose else values
+
+
+def _codes_values(problem: ExpertProblem, part: Given) -> Values:
+    """Return codes of a byte times their scales, as float32 holds them, as they are stored."""
+    p, values = problem, values_of(problem.w, part["w"])
+    if p.scaling is None:
+        return values
+    laid = part["scales"] if p.transpose else part["scales"].T
+    scales = scales_of(p.scaling, laid, np.arange(p.n), np.arange(p.k))
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = values * (scales if p.transpose else scales.T)
+    return np.where(np.abs(found) > LARGEST, np.copysign(np.inf, found), found)
+
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def product(x: Values, w: Values, roundings: int, roundoff: float) -> Pair:
@@ -198,10 +217,13 @@ def _drawn(
         cuts = np.sort(random.integers(0, operand.limit, operand.shape), axis=None)
         return mx.array(cuts.reshape(operand.shape).astype(np.int32))
     if name in ("lhs_indices", "rhs_indices", "global_scale"):
-        return draw(operand, random)
+        return draw(operand, random, outside=data.outside)
+    if name == "w" and operand.dtype in (FLOAT8_E4M3, FLOAT8_E5M2) and not operand.words:
+        codes = byte_codes(operand.dtype, operand.shape, random, data.exact, nans=True)
+        return as_view(mx.array(codes)) if data.exact else mx.array(codes)
     if name == "bias" or operand.words or name in ("scales", "biases"):
         return draw_factor(operand, data, random)
-    if not data.exact:
+    if not data.exact or operand.dtype is INT8:
         return draw(operand, random, data.amplitude if name in ("x", "a") else 1.0)
     if name in ("x", "a"):
         found = as_array(random.choice([-1.0, 0.0, 1.0], operand.shape), operand.dtype)

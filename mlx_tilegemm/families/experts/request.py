@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -10,6 +11,8 @@ import mlx.core as mx
 
 from ...core.arguments import ArraySpec, as_flag, as_whole, out_row
 from ...core.dtypes import FLOATS, DType, from_mlx, mlx_name
+from ...core.scaling import Scaling
+from ...core.scaling_request import as_block, codes_row, right_scaling
 from ...core.shapes import Shape, shape_text
 from ...errors import DTypeError, ProblemError
 from ...formats import (
@@ -149,6 +152,59 @@ def gather_qmm_request(op: str, arrays: Arrays, options: Options) -> ExpertProbl
     )
 
 
+def gather_fp8_request(op: str, arrays: Arrays, options: Options) -> ExpertProblem:
+    """State the products that `gather_fp8_mm` is asked for; raises as `gather_mm_request`."""
+    x, w, scales = arrays["x"], arrays["w"], arrays.get("scales")
+    transpose = as_flag(op, "transpose", options["transpose"])
+    row = codes_row(op, "w", w, options["format"], "format")
+    for name, one in (("x", x), ("w", w)):
+        if len(one.shape) < 2:
+            raise ProblemError(
+                f"[{op}] Expected {name} of at least two dimensions, got {shape_text(one.shape)}."
+            )
+    n, k = w.shape[-2:] if transpose else w.shape[:-3:-1]
+    check_inner(op, x.shape, _as_multiplied(w.shape, transpose), (x.shape[-1], k))
+    x_row, experts = _row(op, "x", x.dtype), prod(w.shape[:-2])
+    index_shape = _index_shape(op, arrays, x.shape[:-2], w.shape[:-2])
+    scaling = None if scales is None else options.get("scaling") or _scaling(op, w, scales, options)
+    return ExpertProblem(
+        products=prod(index_shape),
+        m=x.shape[-2],
+        n=n,
+        k=k,
+        experts=experts,
+        sources=prod(x.shape[:-2]),
+        fanout=_fanout(arrays, x.shape[:-2], index_shape),
+        x=x_row,
+        w=row,
+        weight=None,
+        scaling=scaling,
+        scales=None if scaling is None else scaling.dtype,
+        biases=None,
+        tensor_scale=False,
+        bias=_bias(op, arrays, experts, n),
+        out=_out(op, options, x_row),
+        transpose=transpose,
+        grouped=False,
+        sorted=as_flag(op, "sorted_indices", options["sorted_indices"]),
+        out_shape=(*index_shape, x.shape[-2], n),
+        exact=bool(options.get("exact")),
+    )
+
+
+def _scaling(op: str, w: ArraySpec, scales: ArraySpec, options: Options) -> Scaling:
+    """Return how scales lie, each matrix of the weight having its own."""
+    batch = w.shape[:-2]
+    if scales.shape[:-2] != batch or len(scales.shape) != len(w.shape):
+        raise ProblemError(
+            f"[{op}] Expected scales for each matrix of the weight, of shape "
+            f"{shape_text((*batch, 1, 1))} or more, got {shape_text(scales.shape)}."
+        )
+    block = as_block(op, options["block"])
+    found = right_scaling(op, "scales", w, scales, block, options["transpose"])
+    return replace(found, batched=True)
+
+
 def segmented_request(op: str, arrays: Arrays, options: Options) -> SegmentedProblem:
     """State the products that `segmented_mm` is asked for; raises as `gather_mm_request`."""
     a, b, segments = (arrays[name] for name in ("a", "b", "segments"))
@@ -286,11 +342,30 @@ def _rows(op: str, a: mx.Dtype, b: mx.Dtype) -> tuple[DType, DType]:
             f"{mlx_name(b)} were provided which results in {mlx_name(promoted)}, which is not a "
             "real floating point type."
         )
-    left, right = (read_dtype(one, promoted) for one in (a, b))
+    left, right = (_read_dtype(one, promoted) for one in (a, b))
     return _row(op, "a", left), _row(op, "b", right)
 
 
-def read_dtype(dtype: mx.Dtype, promoted: mx.Dtype) -> mx.Dtype:
+def casts(arrays: Arrays) -> tuple[tuple[str, mx.Dtype], ...]:
+    """Return what operands that are multiplied are cast to, by their names: integers, as by MLX."""
+    names = tuple(name for name in ("a", "b") if name in arrays)
+    if names:
+        promoted = mx.result_type(*(mx.zeros((), arrays[name].dtype) for name in names))
+    else:
+        names, promoted = ("x",), arrays.get("scales", arrays["x"]).dtype
+    wanted = {name: _read_dtype(arrays[name].dtype, promoted) for name in names}
+    return tuple(one for one in wanted.items() if one[1] != arrays[one[0]].dtype)
+
+
+def index_shape(arrays: Arrays) -> Shape:
+    """Return the shape of indexed products, of arrays in the op's order."""
+    x, w = tuple(arrays.values())[:2]
+    lhs, rhs = arrays.get("lhs_indices"), arrays.get("rhs_indices")
+    left = x.shape[:-2] if lhs is None else lhs.shape
+    return broadcast_shapes(left, w.shape[:-2] if rhs is None else rhs.shape)
+
+
+def _read_dtype(dtype: mx.Dtype, promoted: mx.Dtype) -> mx.Dtype:
     """Return the dtype in which an operand is read: a float's own, else the promoted one."""
     return dtype if mx.issubdtype(dtype, mx.floating) else promoted
 

@@ -11,8 +11,27 @@ from math import ceil
 from typing import Any, ClassVar
 
 from ...core.caches import latest
-from ...core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INT32, DType
+from ...core.dtypes import (
+    BFLOAT16,
+    FLOAT8_E4M3,
+    FLOAT8_E5M2,
+    FLOAT8_E8M0,
+    FLOAT16,
+    FLOAT32,
+    FLOATS,
+    INT8,
+    INT32,
+    DType,
+)
 from ...core.plan import SIMD_WIDTH, Arguments, Launch, Resources, Sizes, Stage, features
+from ...core.scaling import (
+    DECODING_INSTRUCTIONS,
+    FORMAT_NUMBERS,
+    UNSCALED,
+    Lay,
+    Scaling,
+    byte_metal,
+)
 from ...formats import AFFINE, AFFINE_CODES, AFFINE_GROUPS, MODES, Grouping, grouping
 from ...machine.chips.record import Chip
 from ...machine.counts import RUN_BYTES
@@ -37,7 +56,8 @@ class ExpertText(DecodedText):
         biases: See ``x``.
         bias: See ``x``.
         out: See ``x``.
-        weight: How the weight is stored; None for plain elements.
+        weight: How a quantized weight is stored; None for others.
+        scaling: How the scales of codes of a byte lie; None for others, and without.
         transpose: Matrices of the weight are ``[n, k]``.
         tensor_scale: Whether one scale more multiplies each matrix of the weight.
         lhs_indices: Whether they say which matrix of ``x`` a product takes.
@@ -52,11 +72,44 @@ class ExpertText(DecodedText):
     bias: DType | None
     out: DType
     weight: Grouping | None
+    scaling: Scaling | None
     transpose: bool
     tensor_scale: bool
     lhs_indices: bool
     n: int
     k: int
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether the weight is codes of a byte each, whose scales lie in any way."""
+        return self.weight is None and self.w not in FLOATS
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the weight becomes float32 as it is staged."""
+        return self.weight is not None or self.has_codes
+
+    @property
+    def codes_metal(self) -> str:
+        """Metal's type of codes of a byte as MLX binds it."""
+        return byte_metal(self.w)
+
+    @property
+    def format(self) -> int:
+        """Number of the format of codes of a byte."""
+        return FORMAT_NUMBERS.get(self.w, 0)
+
+    @property
+    def lay(self) -> Lay:
+        """How the scales of codes of a byte lie; any way where there are none."""
+        return self.scaling.lay(self.n, self.k, self.transpose) if self.scaling else UNSCALED
+
+    @property
+    def matrix_scales(self) -> int:
+        """Scales from one matrix of the weight to the next; 0 without."""
+        if self.weight is None:
+            return self.lay.matrix_scales
+        return self.n * self.k // self.weight.group
 
 
 @latest
@@ -70,6 +123,7 @@ def expert_text(problem: ExpertProblem) -> ExpertText:
         bias=problem.bias,
         out=problem.out,
         weight=problem.weight,
+        scaling=problem.scaling,
         transpose=problem.transpose,
         tensor_scale=problem.tensor_scale,
         lhs_indices=not problem.fanout,
@@ -143,7 +197,7 @@ class ExpertSpec(Arguments, ABC):
         text = self.text
         return features(
             {
-                ("scales",): text.weight is None,
+                ("scales",): text.scales is None,
                 ("biases",): text.biases is None,
                 ("global_scale",): not text.tensor_scale,
                 ("bias",): text.bias is None,
@@ -176,7 +230,8 @@ def reject_experts(problem: ExpertProblem) -> str | None:
     """Return why no kernel may serve the problem, or None."""
     if problem.is_empty:
         return "there is nothing to multiply"
-    arrays = [one for one in problem.operands if one.name in ("x", "w", "scales", "biases")]
+    names = ("x", "w", "scales", "biases") if problem.weight else ("x", "w")
+    arrays = [one for one in problem.operands if one.name in names]
     sizes = (problem.rows, problem.sources * problem.m, *expert_sizes(problem).values())
     return tiny_operand(arrays) or reject_sizes(sizes)
 
@@ -195,6 +250,8 @@ def expected_blocks(problem: ExpertProblem, rows: int) -> int:
 
 def weight_instructions(problem: ExpertProblem) -> int:
     """Return the instructions to make a float32 of an element of the weight."""
+    if problem.has_codes:
+        return DECODING_INSTRUCTIONS[problem.w] + (problem.scaling is not None)
     if problem.weight is None:
         return WIDENING_INSTRUCTIONS
     return decoding_instructions(problem.weight)
@@ -290,6 +347,7 @@ def variant(
     mode: str | None = None,
     bits: int | None = None,
     group: int | None = None,
+    scaling: Scaling | None = None,
     x: DType = FLOAT16,
     w: DType = FLOAT16,
     scales: DType = FLOAT16,
@@ -318,7 +376,8 @@ def variant(
         x=x,
         w=w if weight is None else weight.codes,
         weight=weight,
-        scales=None if weight is None else weight.scales or scales,
+        scaling=scaling,
+        scales=_scales(weight, scaling, scales),
         biases=(biases or scales) if mode == AFFINE else None,
         tensor_scale=tensor_scale,
         bias=bias,
@@ -328,6 +387,12 @@ def variant(
         sorted=False,
         out_shape=(products, m, n),
     )
+
+
+def _scales(weight: Grouping | None, scaling: Scaling | None, scales: DType) -> DType | None:
+    if weight is None:
+        return scaling.dtype if scaling else None
+    return weight.scales or scales
 
 
 def _whole(size: int, group: int) -> int:
@@ -362,9 +427,27 @@ def quantized_problems() -> Iterator[ExpertProblem]:
         yield shape(mode="mxfp4", bias=BFLOAT16, out=BFLOAT16, m=3, experts=33)
 
 
+def block_scaling(dtype: DType, height: int = 32, width: int = 32) -> Scaling:
+    """Return scales of blocks of each matrix; 0 is of all."""
+    return Scaling(dtype=dtype, height=height, width=width, batched=True)
+
+
+def coded_problems() -> Iterator[ExpertProblem]:
+    """Yield small problems of codes of a byte that together reach every flag of a text."""
+    for transpose in (True, False):
+        shape = partial(variant, *RAGGED, transpose=transpose)
+        yield shape(w=FLOAT8_E4M3, scaling=block_scaling(FLOAT32))
+        yield shape(w=FLOAT8_E5M2, scaling=block_scaling(FLOAT8_E8M0, 1), x=BFLOAT16, fanout=0)
+        yield shape(w=FLOAT8_E4M3, scaling=block_scaling(BFLOAT16, 1, 0), bias=FLOAT32, m=3)
+        yield shape(w=FLOAT8_E5M2, scaling=block_scaling(FLOAT16, 16, 24), out=FLOAT32, experts=33)
+        yield shape(w=INT8, scaling=block_scaling(FLOAT32, 0, 0), experts=3)
+        yield variant(*ALIGNED, transpose=transpose, w=FLOAT8_E4M3, x=FLOAT32, out=FLOAT32)
+
+
 def variant_problems() -> Iterator[ExpertProblem]:
     """Yield small problems that together reach every flag of a text."""
     yield from plain_problems()
+    yield from coded_problems()
     yield from quantized_problems()
 
 

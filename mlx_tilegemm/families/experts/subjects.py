@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...core.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from ...core.dtypes import (
+    BFLOAT16,
+    FLOAT8_E4M3,
+    FLOAT8_E5M2,
+    FLOAT8_E8M0,
+    FLOAT16,
+    FLOAT32,
+    INT8,
+)
 from ...core.family import Data, Subject
 from .kernels.segmented_gemm import variant as segmented
 from .problem import AnyProblem
-from .spec import Options, variant
+from .spec import Options, block_scaling, variant
 
 Made = Subject[AnyProblem]
 
@@ -23,6 +31,7 @@ def subjects() -> Iterator[Made]:
     for transpose in (True, False):
         yield from _plain(transpose)
         yield from _quantized(transpose)
+        yield from _coded(transpose)
     yield from _segmented()
 
 
@@ -35,6 +44,7 @@ def _plain(transpose: bool) -> Iterator[Made]:
         few,
         _trial(29, sizes, bias=FLOAT16, fanout=0, m=2, experts=33, **mixed),
         _trial(45, sizes, bias=FLOAT16, fanout=0, m=1, experts=41, **mixed),
+        _trial(41, sizes, bias=FLOAT16, fanout=0, m=1, experts=41, outside=1, **mixed),
     )
     yield _subject("expert_gemv", "1x1-4", _trial(13, sizes, fanout=3, **mixed))
     yield _subject("expert_gemv", few, _trial(33, sizes, grouped=True, **mixed))
@@ -58,6 +68,20 @@ def _quantized(transpose: bool) -> Iterator[Made]:
     yield _subject("expert_gemm", "8x64-1x4", _trial(29, (70, 71), mode="mxfp8", **layout))
 
 
+def _coded(transpose: bool) -> Iterator[Made]:
+    blocks: Options = {"w": FLOAT8_E4M3, "scaling": block_scaling(FLOAT32), "bias": BFLOAT16}
+    ragged: Options = {"w": FLOAT8_E5M2, "scaling": block_scaling(FLOAT16, 16, 24)}
+    few = "4x2-4" if transpose else "4x1-4"
+    sizes = (37, 650) if transpose else (666, 37)
+    layout: Options = {"transpose": transpose}
+    for options in (blocks, ragged):
+        yield _subject("expert_gemv", few, _trial(29, sizes, **options, **layout))
+    powers: Options = {"w": FLOAT8_E4M3, "scaling": block_scaling(FLOAT8_E8M0, 1)}
+    yield _subject("expert_gemm", "16x64-1x4", _trial(61, (70, 71), **powers, **layout))
+    whole: Options = {"w": INT8, "scaling": block_scaling(FLOAT32, 0, 0)}
+    yield _subject("expert_gemm", "8x64-1x4", _trial(29, (128, 64), **whole, **layout))
+
+
 def _segmented() -> Iterator[Made]:
     for transpose in (True, False):
         layout: Options = {"transpose_a": transpose, "transpose_b": not transpose}
@@ -69,9 +93,11 @@ def _segmented() -> Iterator[Made]:
 def _trial(
     products: int,
     sizes: tuple[int, int],
+    *,
+    outside: int = 0,
     **options: Any,  # noqa: ANN401 - of `variant`
 ) -> tuple[AnyProblem, Data]:
-    return variant(products, *sizes, **options), Data(seed=products)
+    return variant(products, *sizes, **options), Data(seed=products, outside=outside)
 
 
 def _subject(kernel: str, config: str, *trials: tuple[AnyProblem, Data]) -> Made:

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from ...backends import StreamOrDevice, device_type
 from ...call.transforms import on
+from ...core import mlx_ops
 from ...core.problem import Factors
 from ...core.tracing import is_shapeless
 from ...errors import BackendError
@@ -128,7 +129,7 @@ def _in_spans(
 
 def _update(problem: DeltaProblem, stream: StreamOrDevice) -> Update:
     device = mx.default_device().type if stream is None else device_type(stream)
-    fused = getattr(mx.fast, "gated_delta_update", None)
+    fused = mlx_ops.gated_delta_update
     if fused is None or (device is mx.gpu and not fused_is_exact(problem)):
         return _written_out
 

@@ -2,7 +2,8 @@
 
 Nothing but the operands is kept from the forward pass. Going back, the forward kernel leaves the
 state once for each span of tokens, then, one span after another from the last, after each chunk of
-it, where the gradients' kernel takes over.
+it, where the gradients' kernel takes over. Where the update also returned states, it is gone back
+from one to the one before it, and the gradient of each is added on the way.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from .problem import CHUNK, DeltaGradientProblem, DeltaProblem
 if TYPE_CHECKING:
     from ...core.family import Run
 
-SPAN = 256
+SPAN = 128
 """Tokens between states that are kept; those after each chunk of one span are as many bytes as the
-states of 8192 tokens."""
+states of 2048 tokens."""
 
 Arrays = dict[str, mx.array]
 
@@ -48,14 +49,12 @@ class FusedBackward:
 
     Attributes:
         problem: The update that was asked for.
-        plain: The update of what is multiplied.
         marks: Runs the forward kernel for the states between spans; None for a single span.
         forward: Runs it for the states of a span, by the span's length; None for a single chunk.
         backward: Runs the gradients' kernel, by the span's length.
     """
 
     problem: DeltaProblem
-    plain: DeltaProblem
     marks: Run | None
     forward: dict[int, Run | None]
     backward: dict[int, Run]
@@ -70,26 +69,53 @@ class FusedBackward:
     def _gradients(
         self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        names = (*self.problem.operand_names, "grad", "state_grad")
-        given = dict(zip(names, operands, strict=True))
+        p = self.problem
+        given = dict(zip((*p.operand_names, "grad", "state_grad"), operands, strict=True))
+        slope = given.pop("state_grad")
+        first = given.pop("initial_state", mx.zeros(p.state_shape))
+        states = None
+        if self.marks is not None:
+            states = self.marks(_with_state(p, given, first), factors, stream)[2]
+        parts = []
+        for start, end in reversed([*spans(p.length)]):
+            part = {name: x[:, start:end] for name, x in given.items()}
+            begin = first
+            if start:
+                assert states is not None
+                # A span's states are not computed before the span after it is done with.
+                begin = mx.depends(states[:, start // SPAN - 1], slope)
+            found, slope = self._span(part, begin, slope, factors, stream)
+            # Nor are its float32 gradients kept for each head of v until all spans are done with.
+            slope = mx.depends([slope], found)[0]
+            parts.append(found)
+        joined = (mx.concatenate([*x], axis=1) for x in zip(*reversed(parts), strict=True))
+        return [*joined, *([slope] if p.state else [])]
+
+    def _span(
+        self,
+        given: Arrays,
+        begin: mx.array,
+        slope: mx.array,
+        factors: Factors,
+        stream: StreamOrDevice,
+    ) -> tuple[list[mx.array], mx.array]:
+        """Return a span's gradients of q, k, v, gamma and beta, and that of the state before it."""
+        p, grad = self.problem, given["grad"]
+        forward = self.forward[grad.shape[1]]
+        saved = forward(_with_state(p, given, begin), factors, stream)[2:] if forward else []
         raw = [given[name] for name in ("q", "k", "gamma")]
         wide = self._multiplied(*raw)
-        if self.problem.normalize:
-            given |= {"q": wide[0], "k": wide[1]}
-        if self.problem.log_decay:
-            given["gamma"] = wide[2]
-        if not self.problem.state:
-            given["initial_state"] = mx.zeros(self.problem.state_shape)
-        parts, slope = self._spans(given, factors, stream)
-        q, k, v, gamma, beta = (
-            x[0] if len(x) == 1 else mx.concatenate([*x], axis=1) for x in zip(*parts, strict=True)
+        plain = dict(given)
+        if p.normalize:
+            plain |= {"q": wide[0], "k": wide[1]}
+        if p.log_decay:
+            plain["gamma"] = wide[2]
+        q, k, v, gamma, beta, slope = self.backward[grad.shape[1]](
+            [*_with_state(p, plain, begin), *saved, grad, slope], factors, stream
         )
-        found = mx.vjp(self._multiplied, raw, [self._grouped(q), self._grouped(k), gamma])[1]
-        gradients = [*found[:2], v, found[2], beta, *([slope] if self.problem.state else [])]
-        return [
-            x.astype(one.dtype.mlx)
-            for x, one in zip(gradients, self.problem.operands, strict=False)
-        ]
+        q, k, gamma = mx.vjp(self._multiplied, raw, [self._grouped(q), self._grouped(k), gamma])[1]
+        pairs = zip((q, k, v, gamma, beta), p.operands, strict=False)
+        return [x.astype(one.dtype.mlx) for x, one in pairs], slope
 
     def _multiplied(self, *arrays: mx.array) -> list[mx.array]:
         wide = [x.astype(mx.float32) for x in arrays]
@@ -101,29 +127,57 @@ class FusedBackward:
             return x
         return mx.sum(mx.unflatten(x, 2, (-1, self.problem.group)), axis=3)
 
-    def _spans(
-        self, given: Arrays, factors: Factors, stream: StreamOrDevice
-    ) -> tuple[list[list[mx.array]], mx.array]:
-        names = self.plain.operand_names
-        states = None
-        if self.marks is not None:
-            states = self.marks([given[name] for name in names], factors, stream)[2]
-        slope = given["state_grad"]
+
+def _with_state(problem: DeltaProblem, given: Arrays, state: mx.array) -> list[mx.array]:
+    """Return the operands of an update of some tokens, from a state."""
+    names = replace(problem, state=True).operand_names
+    return [state if name == "initial_state" else given[name] for name in names]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockwiseBackward:
+    """The backward pass of an update that also returned states, a block between two at a time.
+
+    Attributes:
+        problem: The update that was asked for.
+        states: Runs it for the states between blocks; None for a single block.
+        blocks: Backward passes of blocks, each from its initial state, by their lengths.
+    """
+
+    problem: DeltaProblem
+    states: Run | None
+    blocks: dict[int, FusedBackward]
+
+    def __call__(
+        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        """Return the gradients of q, k, v, gamma, beta and the initial state, if there is one."""
+        with on(stream):
+            return self._gradients(operands, factors, stream)
+
+    def _gradients(
+        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        p = self.problem
+        *arrays, grad, slope, state_grads = operands
+        given = dict(zip(p.operand_names, arrays, strict=True))
+        first = given.pop("initial_state", mx.zeros(p.state_shape))
+        states = None if self.states is None else self.states(arrays, factors, stream)[2]
         parts = []
-        for start, end in reversed([*spans(self.plain.length)]):
-            part = {name: x if "state" in name else x[:, start:end] for name, x in given.items()}
+        for start in reversed(range(0, p.length, p.every)):
+            end = min(start + p.every, p.length)
+            if end % p.every == 0:
+                slope = slope + state_grads[:, end // p.every - 1]
+            block = {name: x[:, start:end] for name, x in given.items()}
+            begin = first
             if start:
                 assert states is not None
-                # A span's states are not computed before the span after it is done with.
-                part["initial_state"] = mx.depends(states[:, start // SPAN - 1], slope)
-            operands = [part[name] for name in names]
-            forward = self.forward[end - start]
-            saved = forward(operands, factors, stream)[2:] if forward is not None else []
-            *found, slope = self.backward[end - start](
-                [*operands, *saved, part["grad"], slope], factors, stream
-            )
+                begin = states[:, start // p.every - 1]
+            taken = [*_with_state(p, block, begin), grad[:, start:end], slope]
+            *found, slope = self.blocks[end - start](taken, factors, stream)
             parts.append(found)
-        return parts[::-1], slope
+        joined = (mx.concatenate([*x], axis=1) for x in zip(*reversed(parts), strict=True))
+        return [*joined, *([slope] if p.state else [])]
 
 
 def spans(length: int) -> Iterator[tuple[int, int]]:
@@ -142,21 +196,36 @@ def fused_backward(
         prepare: Returns the call of an update.
         prepare_gradients: Returns the kernel's call of gradients, or None.
     """
-    plain = multiplied_problem(problem)
+    updates = replace(problem, state=True, every=0)
     forward: dict[int, Run | None] = {}
     backward: dict[int, Run] = {}
-    for start, end in spans(plain.length):
-        length = end - start
-        span = replace(plain, length=length, every=CHUNK)
-        run = prepare_gradients(DeltaGradientProblem(update=span))
+    for start, end in spans(problem.length):
+        span = replace(updates, length=end - start, every=CHUNK)
+        gradients = replace(multiplied_problem(span), every=CHUNK)
+        run = prepare_gradients(DeltaGradientProblem(update=gradients))
         if run is None:
             return None
-        backward[length] = run
-        forward[length] = prepare(span) if span.saved else None
+        backward[span.length] = run
+        forward[span.length] = prepare(span) if span.saved else None
+    long = problem.length > SPAN
     return FusedBackward(
         problem=problem,
-        plain=plain,
-        marks=prepare(replace(plain, every=SPAN)) if plain.length > SPAN else None,
+        marks=prepare(replace(updates, every=SPAN)) if long else None,
         forward=forward,
         backward=backward,
     )
+
+
+def blockwise_backward(
+    problem: DeltaProblem, prepare: Prepare, prepare_gradients: Refusable
+) -> BlockwiseBackward | None:
+    """Return the backward pass of an update that also returned states; else as `fused_backward`."""
+    blocks = {}
+    for length in {min(problem.every, problem.length), problem.length % problem.every} - {0}:
+        block = replace(problem, length=length, state=True, every=0)
+        run = fused_backward(block, prepare, prepare_gradients)
+        if run is None:
+            return None
+        blocks[length] = run
+    states = prepare(problem) if problem.length > problem.every else None
+    return BlockwiseBackward(problem=problem, states=states, blocks=blocks)

@@ -1,8 +1,8 @@
 """Derivatives and batching of gated delta updates.
 
 Gradients come from a kernel that starts from the states of the forward pass. What is rarely asked
-for, or not taken by it, goes through MLX's own ops and their derivatives: tangents, second
-derivatives, and gradients of states between the first and the last.
+for, or not taken by it, goes through MLX's own ops and their derivatives: tangents and second
+derivatives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...core.context import Settings, inner_settings
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from . import fallback
-from .fused_backward import fused_backward
+from .fused_backward import blockwise_backward, fused_backward
 from .key import NAME
 from .problem import DeltaProblem
 
@@ -44,7 +44,7 @@ def _backward_run(problem: DeltaProblem, backend: Backend | None, settings: Sett
     The call takes the operands and the gradients of all results.
     """
     by_mlx = partial(_gradients_by_mlx, problem)
-    if problem.every or problem.is_empty:
+    if problem.is_empty:
         return by_mlx
     rule = _BackwardRule(problem=problem, backend=backend, formula=by_mlx)
     if settings.batched:
@@ -53,9 +53,8 @@ def _backward_run(problem: DeltaProblem, backend: Backend | None, settings: Sett
     def forward(one: DeltaProblem) -> Run:
         return kernel_call(NAME, one, backend, gradients=False) or fallback.delta(one)
 
-    fused = fused_backward(
-        problem, forward, lambda one: kernel_call(NAME, one, backend, gradients=False)
-    )
+    making = blockwise_backward if problem.every else fused_backward
+    fused = making(problem, forward, lambda one: kernel_call(NAME, one, backend, gradients=False))
     if fused is None:
         return by_mlx
     return transformable(fused, rule)

@@ -59,7 +59,9 @@ def delta_call(key: DeltaKey) -> Run:
     )
     settings = key.settings
     run = prepare(NAME, problem, key.backend, force=settings.kernel, gradients=settings.gradients)
-    return _making(run, tuple(specs)) if len(specs) > len(ARRAYS) else run
+    if len(specs) > len(ARRAYS):
+        run = _making(run, tuple(specs))
+    return run if key.every is None or problem.every else _without_states(run, problem.states_shape)
 
 
 ARRAYS = ("q", "k", "v", "gamma", "beta")
@@ -79,6 +81,17 @@ def _making(run: Run, names: tuple[str, ...]) -> Run:
         if "mask" in given or "lengths" in given:
             made.append(_mask(given, stream))
         return run(made, factors, stream)
+
+    return call
+
+
+def _without_states(run: Run, shape: Shape) -> Run:
+    """Return the call ``run`` for more tokens between states than there are."""
+
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        return [*run(operands, factors, stream), mx.zeros(shape, stream=stream)]
 
     return call
 

@@ -19,6 +19,7 @@ def gated_delta_update(
     beta: mx.array,
     initial_state: mx.array | None = None,
     mask: mx.array | None = None,
+    stream: StreamOrDevice = None,
     *,
     scale: float | mx.array = 1.0,
     log_decay: bool = False,
@@ -26,7 +27,6 @@ def gated_delta_update(
     every: int | None = None,
     lengths: mx.array | None = None,
     out_dtype: mx.Dtype | None = None,
-    stream: StreamOrDevice = None,
 ) -> list[mx.array]:
     """Run the gated delta rule over the tokens of sequences, as `mx.fast.gated_delta_update`.
 
@@ -44,6 +44,7 @@ def gated_delta_update(
         beta: ``[B, T, Hv]``, from 0 to 2 for a state that does not grow.
         initial_state: ``[B, Hv, Dv, Dk]``; None is zero.
         mask: ``[B, T]``; where it is False a token leaves the state as it is, and its y is 0.
+        stream: Stream or device of the call; None is the default one.
         scale: Factor of y, a number or an array of one.
         log_decay: Whether ``gamma`` is the logarithm of the decay.
         normalize: Divide q and k by ``sqrt(sum(x * x) + 1e-6)``, and q by ``sqrt(Dk)`` besides, as
@@ -51,7 +52,6 @@ def gated_delta_update(
         every: Also return the states after each so many tokens.
         lengths: ``[B]`` of integers: tokens from there on are masked.
         out_dtype: Dtype of y; None is MLX's promotion of q, k and v.
-        stream: Stream or device of the call; None is the default one.
 
     Returns:
         y, ``[B, T, Hv, Dv]``, and the last state, ``[B, Hv, Dv, Dk]`` of float32. With ``every``

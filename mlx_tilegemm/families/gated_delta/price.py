@@ -1,13 +1,15 @@
-"""Time that MLX's own ops would take: the candidate that every kernel has to beat."""
+"""Time that MLX's own ops would take, and mlx-lm's own kernel: what every kernel has to beat."""
 
 from __future__ import annotations
 
 from ...core.dtypes import FLOAT32
+from ...core.plan import SIMD_WIDTH
 from ...machine.chips.record import Chip
 from ...machine.cost import TileWork, seconds
 from ...machine.mlx_products import casts_seconds
 from ...machine.price import Price, make_price
 from .fallback import fused_is_exact
+from .kernels import delta_recurrent
 from .problem import DeltaProblem
 from .spec import token_bytes
 
@@ -39,6 +41,25 @@ def has_kernel(problem: DeltaProblem) -> bool:
     dims = (problem.key_dim, problem.value_dim) == (HEAD_DIM, HEAD_DIM)
     heads = (problem.key_heads, problem.value_heads) in HEADS
     return dims and heads and not problem.mask and fused_is_exact(problem)
+
+
+def mlx_lm_kernel(problem: DeltaProblem, chip: Chip) -> Price | None:
+    """Return what mlx-lm's own kernel would take; None where it has none for the rule.
+
+    It goes token by token, and gives a row of the state to a simdgroup, or eight rows where there
+    is one decay for a head of 128, no mask, and float32 state and decay: both are shapes that
+    `delta_recurrent` has.
+    """
+    p = problem
+    if p.is_empty or p.key_dim % SIMD_WIDTH or p.every or p.log_decay or p.normalize:
+        return None
+    packed = p.key_dim == HEAD_DIM and p.value_dim % 8 == 0 and p.gamma is FLOAT32
+    packed = packed and not (p.mask or p.vector_gate)
+    path, lanes, simdgroups = (
+        ("mlx-lm for packed rows", 4, 2) if packed else ("mlx-lm", SIMD_WIDTH, 4)
+    )
+    config = delta_recurrent.Config(lanes=lanes, simdgroups=simdgroups)
+    return Price(path=path, seconds=delta_recurrent.cost(problem, config, chip))
 
 
 def _stepwise(problem: DeltaProblem, chip: Chip) -> tuple[str, float]:

@@ -37,7 +37,8 @@ class DeltaProblem(Problem):
         normalize: Whether q and k are divided by their lengths, and q by the root of ``key_dim``.
         state: Whether there is a state to begin with; else it is zero.
         mask: Whether some tokens leave the state as it is.
-        every: The state is also returned after each so many tokens; 0 for the last alone.
+        every: The state is also returned after each so many tokens; 0 for the last alone, as where
+            there are fewer tokens.
     """
 
     batch: int
@@ -284,7 +285,7 @@ def delta_problem(
         normalize=normalize,
         state="initial_state" in shapes,
         mask="mask" in shapes or "lengths" in shapes,
-        every=every or 0,
+        every=every if every is not None and every <= length else 0,
     )
 
 

@@ -16,6 +16,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, device_type
 from ...call.precision import unrounded
 from ...call.transforms import on
+from ...core import mlx_ops
 from ...core.dtypes import FLOAT32, promote
 from ...core.problem import Number
 from ...core.shapes import Shape
@@ -149,16 +150,16 @@ def _product(
     a: mx.array, b: mx.array, c: mx.array | None, factors: Sequence[Number], stream: StreamOrDevice
 ) -> mx.array:
     if c is None and factors[0] == 1:
-        return mx.matmul(a, b, stream=stream)
+        return mlx_ops.matmul(a, b, stream=stream)
     if c is None:
         c, factors = mx.zeros((), dtype=a.dtype, stream=stream), (factors[0], 0.0)
     if _is_open_to_faults(factors):
         return _sum(a, b, c, factors, stream)
     alpha, beta = factors
     if 1 not in (a.ndim, b.ndim):
-        return mx.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
+        return mlx_ops.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
     a, b, c, added = _matrices(a, b, c, stream)
-    product = mx.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
+    product = mlx_ops.addmm(c, a, b, alpha=alpha, beta=beta, stream=stream)
     return mx.squeeze(product, added, stream=stream)
 
 
@@ -176,7 +177,7 @@ def _sum(
     wide = mx.float32 if dtype in (mx.float16, mx.bfloat16) else dtype
     a, b, c = (x.astype(wide, stream=stream) for x in (a, b, c))
     alpha, beta = (mx.array(factor, dtype=wide) for factor in factors)
-    product = mx.multiply(alpha, mx.matmul(a, b, stream=stream), stream=stream)
+    product = mx.multiply(alpha, mlx_ops.matmul(a, b, stream=stream), stream=stream)
     total = mx.add(product, mx.multiply(beta, c, stream=stream), stream=stream)
     return total.astype(dtype, stream=stream)
 
@@ -227,7 +228,7 @@ def _integer_product(a: mx.array, b: mx.array, k: int) -> mx.array:
         if k > _EXACT_SUM_LENGTH:
             part = slice(start, start + _EXACT_SUM_LENGTH)
             x, y = x[..., part], y[..., part, :] if y.ndim > 1 else y[part]
-        partial = mx.matmul(x, y)
+        partial = mlx_ops.matmul(x, y)
         total = total + mx.left_shift(_wrapped(partial), _LIMB_BITS * (i + j))
     return total
 

@@ -14,6 +14,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, device_type
 from ...call.precision import unrounded
 from ...call.transforms import on
+from ...core import mlx_ops
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE
@@ -55,7 +56,7 @@ def _prepared(problem: QuantizedProblem) -> Run:
         if not is_wide and (not own or _is_on_cpu(stream)):
             x, scales, biases = _widened(x, scales, biases, stream)
         rows = x if x.ndim >= 2 and x.ndim >= w.ndim else _with_axes_of(w, x, stream)
-        value = mx.quantized_matmul(rows, w, scales, biases, *options, stream=stream)
+        value = mlx_ops.quantized_matmul(rows, w, scales, biases, *options, stream=stream)
         if x.ndim == 1:
             value = mx.squeeze(value, -2, stream=stream)
         if ends:

@@ -15,6 +15,7 @@ import mlx.core as mx
 from ...backends import Backend, StreamOrDevice
 from ...call.precision import refuse_rounding
 from ...call.transforms import sum_to
+from ...core import mlx_ops
 from ...core.context import inner_settings
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
@@ -95,7 +96,7 @@ class QuantizedRule:
         if given["w"].ndim == 2:
             x, grad = (mx.reshape(one, (-1, one.shape[-1])) for one in (x, grad))
         left, right = (grad, x) if self.problem.transpose else (x, grad)
-        whole = mx.matmul(mx.swapaxes(left, -1, -2), right)
+        whole = mlx_ops.matmul(mx.swapaxes(left, -1, -2), right)
         codes = unpack(given["w"], self.problem.weight.bits)
         whole = sum_to(whole, codes.shape)
         whole, codes = (

@@ -1,7 +1,8 @@
 """Products of scaled codes by MLX's own ops: for the ``mlx`` backend and for what no kernel serves.
 
-MLX has no such product, so that both operands are decoded into float32 copies: same semantics as
-the kernels, float32 accumulation and one rounding.
+Same semantics as the kernels: float32 accumulation and one rounding. MLX has a product of e4m3 with
+an e8m0 scale for 32 elements alone, so that both operands of all others are decoded into float32
+copies.
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ import mlx.core as mx
 from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
-from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, DType
+from ...core import mlx_ops
 from ...core.problem import Factors
-from ...core.tracing import is_traced
-from ...formats import decode
+from ...core.tracing import is_shapeless, is_traced
+from ...errors import BackendError
+from ...formats import byte_values, element_values, repeated, scales_grid, scales_of_all
+from ..quantized.fallback import quantized
+from ..quantized.problem import QuantizedProblem
 from .key import NAME
-from .problem import ScaledProblem, Scaling
+from .mxfp8 import as_mxfp8
+from .problem import ScaledProblem
 
 if TYPE_CHECKING:
     from ...core.family import Run
 
 Given = Mapping[str, mx.array]
+
+LAST_POWER = 255
+"""Code of an e8m0 that is NaN."""
 
 EXACT_DEPTH = 1024
 """Products of int8 whose sum is exact in float32: 2^14 each, to 2^24."""
@@ -32,12 +40,25 @@ EXACT_DEPTH = 1024
 
 def scaled(problem: ScaledProblem) -> Run:
     """Return the call of MLX's ops for operands in the problem's order."""
+    packed = as_mxfp8(problem)
+    if packed is not None:
+        return _packed(problem, packed)
+    return _decoding(problem)
+
+
+def _decoding(problem: ScaledProblem) -> Run:
+    """Return the call of MLX's ops that decode operands into copies."""
     names, out = problem.operand_names, problem.out.mlx
     product = _empty if problem.is_empty else _integer if problem.is_integer else _float
 
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
+        if is_shapeless():
+            raise BackendError(
+                f"[{NAME}] Expected sizes that stay, got those of mx.compile(shapeless=True): MLX "
+                "decodes no codes there."
+            )
         with on(stream):
             given = dict(zip(names, operands, strict=True))
             value = product(problem, given)
@@ -46,6 +67,27 @@ def scaled(problem: ScaledProblem) -> Run:
             return [value.astype(out)]
 
     return unrounded(NAME, run) if problem.exact and multiplies_float32(problem) else run
+
+
+def _packed(problem: ScaledProblem, packed: QuantizedProblem) -> Run:
+    """Return the call of MLX's quantized op, which takes the last code of a scale for infinity.
+
+    MLX can map it over no axis, so that calls that are followed are not its.
+    """
+    own, followed, out = quantized(packed), _decoding(problem), problem.out.mlx
+
+    def run(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if is_traced():
+            return followed(operands, factors, stream)
+        with on(stream):
+            a, codes, scales, *bias = operands
+            (value,) = own([a, codes.view(mx.uint32), scales, *bias], factors, stream)
+            unknown = mx.any(scales == LAST_POWER, axis=-1)
+            return [mx.where(unknown, mx.nan, value).astype(out)]
+
+    return run
 
 
 def multiplies_float32(problem: ScaledProblem) -> bool:
@@ -58,7 +100,7 @@ def _empty(problem: ScaledProblem, given: Given) -> mx.array:
 
 
 def _float(problem: ScaledProblem, given: Given) -> mx.array:
-    return mx.matmul(
+    return mlx_ops.matmul(
         left_values(problem, given), columns_last(problem, right_values(problem, given))
     )
 
@@ -70,17 +112,20 @@ def _integer(problem: ScaledProblem, given: Given) -> mx.array:
     total = mx.zeros((), dtype=mx.int32)
     for start in range(0, problem.k, EXACT_DEPTH):
         part = slice(start, start + EXACT_DEPTH)
-        total = total + mx.matmul(rows[..., part], b[..., part, :]).astype(mx.int32)
+        total = total + mlx_ops.matmul(rows[..., part], b[..., part, :]).astype(mx.int32)
     if problem.a_scales is not None:
         total = total * left_scales(problem, given)
     if problem.b_scales is not None:
-        total = total * columns_last(problem, right_scales(problem, given))
+        scales = scales_of_all(
+            problem.b_scales, given["b_scales"], problem.n, problem.k, problem.transpose_b
+        )
+        total = total * columns_last(problem, scales)
     return mx.squeeze(total, -2) if a.ndim == 1 else total
 
 
 def left_values(problem: ScaledProblem, given: Given) -> mx.array:
     """Return ``a`` times its scales in float32."""
-    values = decoded(problem.a, given["a"])
+    values = element_values(problem.a, given["a"])
     if problem.a_scales is None:
         return values
     scaled_rows = values * left_scales(problem, given)
@@ -89,8 +134,9 @@ def left_values(problem: ScaledProblem, given: Given) -> mx.array:
 
 def right_values(problem: ScaledProblem, given: Given) -> mx.array:
     """Return ``b`` times its scales in float32, as it is stored."""
-    values = decoded(problem.b, given["b"])
-    return values if problem.b_scales is None else values * right_scales(problem, given)
+    return byte_values(
+        problem.b, given["b"], problem.b_scales, given.get("b_scales"), problem.transpose_b
+    )
 
 
 def columns_last(problem: ScaledProblem, b: mx.array) -> mx.array:
@@ -104,46 +150,5 @@ def left_scales(problem: ScaledProblem, given: Given) -> mx.array:
     scales, width = given["a_scales"], problem.a_scales.width
     if given["a"].ndim == 1 and scales.ndim == 1:
         scales = mx.expand_dims(scales, 0)
-    grid = _grid(problem.a_scales, scales, -1)
-    return _repeated(grid, -1, width, problem.k)
-
-
-def right_scales(problem: ScaledProblem, given: Given) -> mx.array:
-    """Return the scales of ``b`` in float32, as it is stored; an axis of 1 is of all."""
-    assert problem.b_scales is not None
-    n_axis, k_axis = (-2, -1) if problem.transpose_b else (-1, -2)
-    grid = _grid(problem.b_scales, given["b_scales"], k_axis)
-    grid = _repeated(grid, n_axis, problem.b_scales.height, problem.n)
-    return _repeated(grid, k_axis, problem.b_scales.width, problem.k)
-
-
-def _grid(scaling: Scaling, scales: mx.array, k_axis: int) -> mx.array:
-    """Return the values of scales with both axes of a matrix, or of the only one."""
-    values = scale_values(scaling, scales)
-    if not scaling.height and not scaling.width and not scaling.batched:
-        return mx.reshape(values, (1, 1))
-    return mx.expand_dims(values, k_axis) if values.ndim == 1 else values
-
-
-def _repeated(grid: mx.array, axis: int, side: int, size: int) -> mx.array:
-    return mx.take(grid, mx.arange(size) // side, axis=axis) if side > 1 else grid
-
-
-def decoded(row: DType, codes: mx.array) -> mx.array:
-    """Return the float32 values of codes of a format."""
-    if row is FLOAT8_E4M3 and not is_traced():
-        return mx.from_fp8(codes, dtype=mx.float32)
-    if row.native:
-        return codes.astype(mx.float32)
-    # MLX neither maps from_fp8 nor has one of e5m2.
-    return decode(codes, row.short)
-
-
-def scale_values(scaling: Scaling, scales: mx.array) -> mx.array:
-    """Return the float32 values of scales."""
-    if scaling.dtype is not FLOAT8_E8M0:
-        return scales.astype(mx.float32)
-    codes = scales.astype(mx.uint32)
-    # Code 0 is 2^-127, a denormal, and the last one NaN.
-    bits = mx.where(codes == 0, 0x00400000, mx.left_shift(codes, 23))
-    return mx.where(codes == 255, 0x7FC00000, bits).astype(mx.uint32).view(mx.float32)
+    grid = scales_grid(problem.a_scales, scales, -1)
+    return repeated(grid, -1, width, problem.k)

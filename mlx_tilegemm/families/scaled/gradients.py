@@ -15,13 +15,16 @@ import mlx.core as mx
 from ...backends import Backend, StreamOrDevice
 from ...call.precision import refuse_rounding
 from ...call.transforms import sum_to
+from ...core import mlx_ops
 from ...core.context import inner_settings
 from ...core.dtypes import FLOAT8_E8M0, FLOAT32, DType, Kind, from_mlx
 from ...core.problem import Factors
+from ...core.scaling import Scaling
 from ...core.shapes import Shape, pad
-from .fallback import decoded, left_values
+from ...formats import element_values, scale_sums
+from .fallback import left_values
 from .key import NAME, problem_call
-from .problem import ScaledProblem, Scaling, scaled_problem
+from .problem import ScaledProblem, scaled_problem
 
 Given = Mapping[str, mx.array]
 
@@ -83,7 +86,7 @@ class ScaledRule:
         product = self._product(
             {"a": grad, **_turned_operands(problem, given)},
             None,
-            _turned(problem.b_scales),
+            problem.b_scales and problem.b_scales.turned(),
             not problem.transpose_b,
             a.dtype if alone else mx.float32,
             stream,
@@ -96,8 +99,8 @@ class ScaledRule:
             exact = replace(problem, a=FLOAT32)
             found["a"] = left_values(exact, {**given, "a": product}).astype(a.dtype)
         if _is_float(scaling):
-            terms = mx.reshape(product * decoded(problem.a, a), own)
-            found["a_scales"] = _gathered(scaling, terms, given["a_scales"], transposed=False)
+            terms = mx.reshape(product * element_values(problem.a, a), own)
+            found["a_scales"] = scale_sums(scaling, terms, given["a_scales"], transposed=False)
         return found
 
     def _right_gradient(self, given: Given, grad: mx.array) -> mx.array:
@@ -109,10 +112,10 @@ class ScaledRule:
         if b.ndim == 2:
             a, grad = (mx.reshape(one, (-1, one.shape[-1])) for one in (a, grad))
         left, right = (grad, a) if problem.transpose_b else (a, grad)
-        whole = sum_to(mx.matmul(mx.swapaxes(left, -1, -2), right), b.shape)
-        terms = whole * decoded(problem.b, b)
+        whole = sum_to(mlx_ops.matmul(mx.swapaxes(left, -1, -2), right), b.shape)
+        terms = whole * element_values(problem.b, b)
         transposed = not problem.transpose_b
-        return _gathered(problem.b_scales, terms, given["b_scales"], transposed=transposed)
+        return scale_sums(problem.b_scales, terms, given["b_scales"], transposed=transposed)
 
     def jvp(
         self,
@@ -237,13 +240,6 @@ def _is_float(scaling: Scaling | None) -> bool:
     return scaling is not None and scaling.dtype is not FLOAT8_E8M0
 
 
-def _turned(scaling: Scaling | None) -> Scaling | None:
-    """Return how scales of ``b`` lie where its other axis is the contracted one."""
-    if scaling is None:
-        return None
-    return replace(scaling, height=scaling.width, width=scaling.height)
-
-
 def _turned_operands(problem: ScaledProblem, given: Given) -> dict[str, mx.array]:
     """Return ``b`` and its scales, which have both axes: the only one is no longer the columns."""
     found = {"b": given["b"]}
@@ -253,28 +249,6 @@ def _turned_operands(problem: ScaledProblem, given: Given) -> dict[str, mx.array
             scales = mx.expand_dims(scales, -1 if problem.transpose_b else -2)
         found["b_scales"] = scales
     return found
-
-
-def _gathered(scaling: Scaling, terms: mx.array, scales: mx.array, *, transposed: bool) -> mx.array:
-    """Return the sums of all elements of an operand that share a scale, shaped as the scales."""
-    sides = (scaling.height, scaling.width)
-    for axis, side in zip((-2, -1), sides[::-1] if transposed else sides, strict=True):
-        terms = _blocks(terms, axis, side)
-    while terms.size > scales.size:
-        terms = mx.sum(terms, axis=0)
-    return mx.reshape(terms, scales.shape).astype(scales.dtype)
-
-
-def _blocks(terms: mx.array, axis: int, side: int) -> mx.array:
-    """Sum blocks of elements along an axis, the last of which may be short; 0 is one of all."""
-    if side == 0:
-        return mx.sum(terms, axis=axis, keepdims=True)
-    if side == 1:
-        return terms
-    missing = -terms.shape[axis] % side
-    widths = [(0, 0)] * terms.ndim
-    widths[axis] = (0, missing)
-    return mx.sum(mx.unflatten(mx.pad(terms, widths), axis, (-1, side)), axis=axis)
 
 
 def _mapped_side(

@@ -7,9 +7,9 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
+from ...core.scaling_request import as_block
 from ...errors import DTypeError
 from .key import NAME, ScaledKey, optional, scaled_call, stated
-from .request import as_block
 
 
 def fp8_scaled_matmul(

@@ -1,16 +1,21 @@
 """Time that MLX's own ops would take: the candidate that every kernel has to beat.
 
 They decode the operands into float32 copies, multiply those by their scales, and the copies by each
-other, at every call.
+other, at every call. Codes of ``mxfp8`` alone have an op of MLX's.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ...core.dtypes import FLOAT32
 from ...machine.chips.record import Chip
 from ...machine.mlx_products import casts_seconds, same_dtype_gemm, streaming_seconds
 from ...machine.price import Price, make_price
 from ...machine.products import Product
+from ..quantized.price import price as quantized_price
+from ..quantized.problem import QuantizedProblem
+from .mxfp8 import as_mxfp8
 from .problem import ScaledProblem
 
 
@@ -20,6 +25,9 @@ def price(problem: ScaledProblem, chip: Chip) -> Price | None:
         return None
     if problem.is_empty:
         return Price(path="fill", seconds=chip.launch_seconds)
+    packed = as_mxfp8(problem)
+    if packed is not None:
+        return _packed_price(problem, packed, chip)
     elements = problem.results[0].elements
     casts = [
         (problem.elements("a"), problem.a, FLOAT32),
@@ -32,6 +40,16 @@ def price(problem: ScaledProblem, chip: Chip) -> Price | None:
     path, time = same_dtype_gemm(_product(problem), chip)
     reduced = path.startswith("neural") and not problem.is_integer
     return make_price(path, time + copying + scaling, copied + 8 * sum(passes), reduced)
+
+
+def _packed_price(problem: ScaledProblem, packed: QuantizedProblem, chip: Chip) -> Price | None:
+    """Price MLX's quantized op, with a look at all scales and a pass over the result."""
+    found = quantized_price(packed, chip)
+    if found is None:
+        return None
+    size = packed.results[0].nbytes + problem.results[0].nbytes + problem.nbytes("b_scales")
+    seconds = found.seconds + 2 * chip.launch_seconds + streaming_seconds(size, chip)
+    return replace(found, seconds=seconds)
 
 
 def _passes(problem: ScaledProblem) -> list[int]:

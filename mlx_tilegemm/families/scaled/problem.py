@@ -4,43 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import ceil, prod
+from math import prod
 
 from ...core.batches import BatchAxis, batch_axes, broadcast_batch, stepped
 from ...core.caches import latest
 from ...core.dtypes import INT8, INT32, DType
 from ...core.operand import Operand
 from ...core.problem import Problem
+from ...core.scaling import Scaling
 from ...core.shapes import Shape, shape_text
 from ...errors import ProblemError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
-    """How the scales of an operand lie.
-
-    Attributes:
-        dtype: Format of a scale: a float, or e8m0.
-        height: Rows of the result that share a scale, or columns for the right operand; 0 for all.
-        width: Elements along the contracted axis that share a scale; 0 for all.
-        batched: Each matrix of the operand has scales of its own, not one for all.
-    """
-
-    dtype: DType
-    height: int = 0
-    width: int = 0
-    batched: bool = False
-
-    def counts(self, rows: int, depth: int) -> tuple[int, int]:
-        """Return how many scales there are along the result and along the contracted axis."""
-        return (
-            ceil(rows / self.height) if self.height else 1,
-            ceil(depth / self.width) if self.width else 1,
-        )
-
-    def __str__(self) -> str:
-        height, width = (size or "all" for size in (self.height, self.width))
-        return f"{self.dtype} each {height}x{width}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,10 +193,8 @@ def scaled_problem(
     batch_shape = broadcast_batch(op, a_shape, b_shape)
     rows = a_shape[-2:-1]
     m = rows[0] if rows else 1
-    if 0 in (m, n, k):
-        raise ProblemError(
-            f"[{op}] Expected a product with rows, columns and terms, got m {m}, n {n}, k {k}."
-        )
+    if 0 in (n, k):
+        raise ProblemError(f"[{op}] Expected a weight with columns and terms, got n {n}, k {k}.")
     problem = ScaledProblem(
         m=m,
         n=n,

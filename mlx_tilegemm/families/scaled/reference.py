@@ -15,7 +15,7 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 
-from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E5M2, FLOAT8_E8M0, FLOAT32, INT8, DType
+from ...core.dtypes import FLOAT8_E4M3, FLOAT8_E5M2, FLOAT8_E8M0, FLOAT32, INT8
 from ...core.family import Data, Part
 from ...core.operand import Operand
 from ...core.problem import Factors
@@ -31,7 +31,9 @@ from ...core.reference import (
     rounding,
     to_numpy,
 )
-from .problem import ScaledProblem, Scaling
+from ...core.scaling import Scaling
+from ...core.weights import byte_codes, scales_of, values_of
+from .problem import ScaledProblem
 
 CHUNK_ELEMENTS = 1 << 21
 """Elements of ``b`` that are float64 at once, which bounds the memory of a reference."""
@@ -40,9 +42,6 @@ LARGEST = float(np.finfo(np.float32).max)
 
 LARGEST_CODES = {FLOAT8_E4M3: 448.0, FLOAT8_E5M2: 57344.0, INT8: 128.0}
 """Largest finite magnitude of a code of each format."""
-
-NAN_CODE = 0x7F
-"""Of both small floats."""
 
 Given = Mapping[str, mx.array]
 
@@ -70,26 +69,6 @@ def expected(
     if problem.is_integer and problem.out.unit_roundoff == 0:
         return (Expected(value=value.astype(np.int64), bound=0.0),)
     return (Expected(value=value, bound=error + rounding(value, problem.out)),)
-
-
-def values_of(row: DType, codes: mx.array) -> Values:
-    """Return the float64 values of codes, or of floats."""
-    return to_numpy(codes).astype(np.float64) if row.decode is None else row.decode(np.array(codes))
-
-
-def scales_of(scaling: Scaling, scales: mx.array, rows: Values, columns: Values) -> Values:
-    """Return the float64 scale of each element, by its number along the result and along k.
-
-    Args:
-        scaling: How they lie.
-        scales: ``[..., along the result, along k]``.
-        rows: Numbers along the result.
-        columns: Numbers along k.
-    """
-    values = values_of(scaling.dtype, scales)
-    for axis, side, at in ((-2, scaling.height, rows), (-1, scaling.width, columns)):
-        values = np.take(values, at // side if side else np.zeros_like(at), axis=axis)
-    return values
 
 
 def _chunks(
@@ -236,7 +215,7 @@ def _drawn(operand: Operand, data: Data, random: np.random.Generator) -> mx.arra
     if operand.dtype is FLOAT8_E8M0:
         found = mx.array(random.integers(125, 130, shape).astype(np.uint8))
     elif operand.dtype in (FLOAT8_E4M3, FLOAT8_E5M2):
-        found = mx.array(_codes(operand, random, exact))
+        found = mx.array(byte_codes(operand.dtype, shape, random, exact, nans=name == "b"))
     elif name in ("a_scales", "b_scales"):
         found = as_array(_factors(shape, random, exact), operand.dtype)
     elif operand.dtype is INT8 and exact:
@@ -249,20 +228,6 @@ def _drawn(operand: Operand, data: Data, random: np.random.Generator) -> mx.arra
     else:
         found = draw(operand, random, data.amplitude if name == "a" else 1.0)
     return as_view(found) if exact else found
-
-
-def _codes(operand: Operand, random: np.random.Generator, exact: bool) -> Values:
-    """Return codes of numbers of either sign: of all sizes, or from 0.5 to less than 4."""
-    mantissa = 3 if operand.dtype is FLOAT8_E4M3 else 2
-    one = ((1 << (6 - mantissa)) - 1) << mantissa
-    if exact:
-        codes = random.integers(one - (1 << mantissa), one + (2 << mantissa), operand.shape)
-    else:
-        codes = random.integers(0, 0x7C if mantissa == 2 else 0x7F, operand.shape)
-    codes += 128 * random.integers(0, 2, operand.shape)
-    if not exact:
-        codes.reshape(-1)[: operand.name == "b"] = NAN_CODE
-    return np.asarray(codes.astype(np.uint8))
 
 
 def _factors(shape: tuple[int, ...], random: np.random.Generator, exact: bool) -> Values:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from ...core.caches import latest
 from ...core.dtypes import (
@@ -22,35 +23,20 @@ from ...core.dtypes import (
 )
 from ...core.plan import CONSTANT_BINDING_LIMIT, Sizes, features
 from ...core.product import ProductSpec, product_sizes, reject_batch, text_of
+from ...core.scaling import (
+    DECODING_INSTRUCTIONS,
+    FORMAT_NUMBERS,
+    UNSCALED,
+    Lay,
+    Scaling,
+    byte_metal,
+)
 from ...core.shapes import Shape
 from ...machine.limits import reject_sizes, tiny_operand
-from .problem import ScaledProblem, Scaling, scaled_problem
+from .problem import ScaledProblem, scaled_problem
 
 MAX_INTEGER_DEPTH = (1 << 31) // (128 * 128) - 1
 """Products of int8 whose sum int32 holds, whatever they are."""
-
-FORMAT_NUMBERS = {FLOAT8_E4M3: 1, FLOAT8_E5M2: 2}
-"""How texts tell small floats from what Metal converts itself, which is 0."""
-
-DECODING_INSTRUCTIONS = {FLOAT8_E4M3: 6, FLOAT8_E5M2: 3, INT8: 1}
-"""Instructions to decode a code, without its scale."""
-
-
-class Lay(NamedTuple):
-    """How scales lie beside the operand as it is stored.
-
-    Attributes:
-        rows: Stored rows of the operand that share a scale; 0 for all.
-        columns: Stored columns that share one; 0 for all.
-        row_scales: Scales in a stored row of them.
-        matrix_scales: Scales from one matrix to the next, where those of ``m`` rows are one row; 0
-            where all matrices share them.
-    """
-
-    rows: int
-    columns: int
-    row_scales: int
-    matrix_scales: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +72,12 @@ class ScaledText:
     @property
     def a_metal(self) -> str:
         """Metal's type of ``a`` as MLX binds it."""
-        return _bound(self.a)
+        return byte_metal(self.a)
 
     @property
     def b_metal(self) -> str:
         """Metal's type of ``b`` as MLX binds it."""
-        return _bound(self.b)
+        return byte_metal(self.b)
 
     @property
     def a_format(self) -> int:
@@ -128,7 +114,7 @@ class ScaledText:
         """How the scales of ``a`` lie; any way where there are none."""
         scaling = self.a_scales
         if scaling is None:
-            return Lay(0, 0, 0, 0)
+            return UNSCALED
         row = scaling.counts(1, self.k)[1]
         return Lay(scaling.height, scaling.width, row, row if scaling.batched else 0)
 
@@ -136,18 +122,7 @@ class ScaledText:
     def b_lay(self) -> Lay:
         """How the scales of ``b`` lie; any way where there are none."""
         scaling = self.b_scales
-        if scaling is None:
-            return Lay(0, 0, 0, 0)
-        counts = scaling.counts(self.n, self.k)
-        matrix = counts[0] * counts[1] if scaling.batched else 0
-        if self.transpose_b:
-            return Lay(scaling.height, scaling.width, counts[1], matrix)
-        return Lay(scaling.width, scaling.height, counts[0], matrix)
-
-
-def _bound(row: DType) -> str:
-    # To Metal the type that MLX names int8_t is another one than char.
-    return "int8_t" if row is INT8 else row.metal
+        return scaling.lay(self.n, self.k, self.transpose_b) if scaling else UNSCALED
 
 
 @latest
@@ -166,17 +141,14 @@ class ScaledSpec(ProductSpec):
 
     text: ScaledText
 
-    RUN: ClassVar[int]
-    """Neighbours of a row of an operand that are decoded together."""
-
     FAMILY = "scaled"
     INPUTS: ClassVar[tuple[str, ...]] = ("a", "b", "a_scales", "b_scales", "bias", "sizes")
     STEPPED = ("a", "b")
 
     @property
+    @abstractmethod
     def run(self) -> int:
         """Neighbours of a row of an operand that are decoded together."""
-        return self.RUN
 
     @property
     def label(self) -> str:

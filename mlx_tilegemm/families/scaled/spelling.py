@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from ...core.arguments import ArraySpec
 from ...core.family import Spelling
+from ...core.scaling import BYTE_FORMATS
 from ...core.spelling import spelled
 from .problem import ScaledProblem
-from .request import FORMATS, scaled_request
+from .request import scaled_request
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -33,7 +34,7 @@ def parse(text: str) -> ScaledProblem:
     import mlx.core as mx
 
     found = spelled(OPTION, FORM, text)
-    formats = "|".join(FORMATS)
+    formats = "|".join(BYTE_FORMATS)
     match = re.fullmatch(
         rf"(?:({formats})\*)?({formats})(?:-(tensor|row|32|\d+x\d+))?(-nn|-nt)?",
         found.word or "e4m3-128x128",
@@ -46,8 +47,8 @@ def parse(text: str) -> ScaledProblem:
     if block and min(block) < 1:
         raise found.wrong()
     nt = layout != "-nn"
-    left = dtype if a_format is None else FORMATS[a_format].mlx
-    right = FORMATS[b_format].mlx
+    left = dtype if a_format is None else BYTE_FORMATS[a_format].mlx
+    right = BYTE_FORMATS[b_format].mlx
     laid = _counts(kind, n, k, block)
     of_a = _counts(kind, m, k, (1, block[1]) if block else None)
     return scaled_request(

@@ -20,7 +20,8 @@ from ...core.dtypes import (
     INT32,
 )
 from ...core.family import Data, Subject
-from .problem import ScaledProblem, Scaling
+from ...core.scaling import Scaling
+from .problem import ScaledProblem
 from .spec import POWERS, ROWS, block_scaling, variant
 
 Made = Subject[ScaledProblem]

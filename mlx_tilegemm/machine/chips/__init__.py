@@ -20,6 +20,9 @@ CHIPS: tuple[Chip, ...] = (*apple7.CHIPS, *apple8.CHIPS, *apple9.CHIPS, *apple10
 DEFAULT: Chip = apple9.M4
 """Stands in where there is no Apple GPU to ask."""
 
+LARGEST: Chip = max(CHIPS, key=lambda chip: chip.cores)
+"""Stands in for NVIDIA GPUs: of them nothing is modelled, but they take as many shares of work."""
+
 __all__ = [
     "CHIPS",
     "DEFAULT",
@@ -50,14 +53,19 @@ def get(name: str) -> Chip:
     raise ProblemError(f"[chip] Expected one of {known}, got {name!r}.")
 
 
-@lru_cache(maxsize=1)
 def detect() -> tuple[Chip, str | None]:
     """Return this machine's chip as MLX uses it, and a note where it is only the nearest one known.
 
     A second note says where MLX leaves its neural accelerators alone.
     """
     if not mx.metal.is_available():
-        return DEFAULT, f"no Apple GPU here; planned for {DEFAULT.name}"
+        chip = LARGEST if mx.cuda.is_available() else DEFAULT
+        return chip, f"no Apple GPU here; planned for {chip.name}"
+    return _detect_apple()
+
+
+@lru_cache(maxsize=1)
+def _detect_apple() -> tuple[Chip, str | None]:
     # Imported here because only a Mac is asked for its version, once.
     import platform
 

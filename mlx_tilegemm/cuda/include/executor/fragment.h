@@ -25,11 +25,37 @@ struct simdgroup_matrix {
     elements_[1] = row == column + 1 ? value : T(0);
   }
 
-  MSL_INLINE storage_type& thread_elements() { return elements_; }
+  MSL_INLINE storage_type& thread_elements() {
+    forget();
+    return elements_;
+  }
   MSL_INLINE const storage_type& thread_elements() const { return elements_; }
+
+#if defined(MSL_RT_TILES)
+  // What else is known of it, all of it at compile time where loops are unrolled: the neighbours of
+  // a column that a right operand needs, and whether TF32 holds the elements.
+  MSL_INLINE void set(storage_type elements, storage_type columns, bool has_columns, bool fits) {
+    elements_ = elements;
+    columns_ = columns;
+    has_columns_ = has_columns;
+    fits_tf32_ = fits;
+  }
+  MSL_INLINE const storage_type& column_elements() const { return columns_; }
+  MSL_INLINE bool has_columns() const { return has_columns_; }
+  MSL_INLINE bool fits_tf32() const { return fits_tf32_; }
+#endif
 
  private:
   storage_type elements_;
+#if defined(MSL_RT_TILES)
+  storage_type columns_;
+  bool has_columns_ = false;
+  bool fits_tf32_ = false;
+
+  MSL_INLINE void forget() { has_columns_ = fits_tf32_ = false; }
+#else
+  MSL_INLINE void forget() {}
+#endif
 };
 
 namespace _impl {
@@ -90,15 +116,14 @@ struct product_rows {
 
 // The nearest number with 11 bits; towards zero where that would be infinite, and of a NaN.
 MSL_INLINE uint tf32(float value) {
-  constexpr uint lowest_to_overflow = 0x7f7ff000u;
   const uint bits = __float_as_uint(value);
-  const bool is_near = (bits & 0x7fffffffu) < lowest_to_overflow;
-  return (is_near ? bits + 0x1000u : bits) & 0xffffe000u;
+  const float lowest_to_overflow = __uint_as_float(0x7f7ff000u);
+  return (bits + (::fabsf(value) < lowest_to_overflow ? 0x1000u : 0u)) & 0xffffe000u;
 }
 
-// What TF32 leaves of a finite number, itself in TF32.
+// What TF32 leaves of a finite number: 12 bits, of which tensor cores read 11.
 MSL_INLINE uint tf32_rest(float value, uint rounded) {
-  return tf32(value - __uint_as_float(rounded));
+  return __float_as_uint(value - __uint_as_float(rounded));
 }
 
 // rows += [upper; lower] right, for TF32. The depth is in an order of its own, in both operands.

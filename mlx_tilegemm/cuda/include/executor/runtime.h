@@ -122,6 +122,9 @@ __forceinline__ msl_rt::uint32_t msl_rt_lane() {
 
 __forceinline__ void msl_rt_threadgroup_barrier(
     msl_rt::uint32_t, const char*, msl_rt::int32_t) {
+#if defined(MSL_RT_STAGES)
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
   __syncthreads();
 }
 

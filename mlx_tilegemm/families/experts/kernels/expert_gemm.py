@@ -18,9 +18,10 @@ from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, St
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import BLOCK_K, DecodingTile, tile_run
-from ....machine.fragment import ADDRESSING_REGISTERS, staged_stride
+from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid, reject_resources
-from ....machine.products import GemmTile, Product, gemm_work
+from ....machine.products import Product, gemm_work
+from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
 from ..problem import ExpertProblem
 from ..spec import (
     ExpertSpec,
@@ -49,59 +50,27 @@ CONFIGS = (
 """Low blocks are for few rows of an expert, which taller ones would pad."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
-    """The tiles of both operands as they are staged, rows as stored.
-
-    Attributes:
-        x_stride: Elements between two rows of the tile of ``x``.
-        w_stride: Elements between two rows of the tile of the weight.
-        x_elements: Elements of the tile of ``x``.
-        w_elements: Elements of the tile of the weight.
-    """
-
-    x_stride: int
-    w_stride: int
-    x_elements: int
-    w_elements: int
-
-
-@kept
-def staged_tiles(config: DecodingTile, x: DType, w: DType, transpose: bool) -> Tiles:
-    """Return the staged tiles, where a weight's is of the type ``w``."""
-    w_rows, w_columns = BLOCK_K, config.block_n
-    if transpose:
-        w_rows, w_columns = w_columns, w_rows
-    x_stride, w_stride = staged_stride(BLOCK_K, x), staged_stride(w_columns, w)
-    return Tiles(
-        x_stride=x_stride,
-        w_stride=w_stride,
-        x_elements=config.block_m * x_stride,
-        w_elements=w_rows * w_stride,
-    )
-
-
 @kept
 def resources(config: DecodingTile, x: DType, w: DType, run: int, transpose: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    tiles = staged_tiles(config, x, w, transpose)
+    tiles = staged_tiles(config.block, x, w, transpose_b=transpose)
     rows, columns = config.fragments_m, config.fragments_n
     multiplying = 2 * (rows * columns + rows + columns)
     places = 2 * INT32.bytes * config.block_m
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=tiles.x_elements * x.bytes + tiles.w_elements * w.bytes + places,
+        threadgroup_bytes=tiles.nbytes + places,
         registers=max(multiplying, 2 * rows * columns + run) + ADDRESSING_REGISTERS,
     )
 
 
 def staged_type(problem: ExpertProblem) -> DType:
     """Return the type in which the weight is staged: its own, or what it is decoded to."""
-    return problem.w if problem.weight is None else FLOAT32
+    return FLOAT32 if problem.is_decoded else problem.w
 
 
 def _run(problem: ExpertProblem) -> int:
-    return plain_run(problem.w) if problem.weight is None else tile_run(problem.weight.bits)
+    return tile_run(problem.w.bits) if problem.is_decoded else plain_run(problem.w)
 
 
 def _resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
@@ -109,7 +78,7 @@ def _resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(ExpertSpec):
+class Spec(TiledSpec, ExpertSpec):
     """Everything that the text of one GEMM with chosen matrices depends on.
 
     Attributes:
@@ -125,20 +94,15 @@ class Spec(ExpertSpec):
     run: int
 
     @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return self.config.block
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.config.threads
-
-    @property
-    def tiles(self) -> Tiles:
+    def tiles(self) -> StagedTiles:
         """The tiles of both operands as they are staged."""
-        staged = FLOAT32 if self.text.weight else self.text.w
-        return staged_tiles(self.config, self.text.x, staged, self.text.transpose)
+        text = self.text
+        return staged_tiles(self.config.block, text.x, self.staged, transpose_b=text.transpose)
+
+    @property
+    def staged(self) -> DType:
+        """Type in which the weight is staged: its own, or what it is decoded to."""
+        return FLOAT32 if self.text.is_decoded else self.text.w
 
 
 def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[DecodingTile]:
@@ -162,17 +126,7 @@ def cost(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> float:
 def work(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: a GEMM of whole blocks, whose weights differ."""
     needs = _resources(problem, config)
-    tile = GemmTile(
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=BLOCK_K,
-        simdgroups_m=config.simdgroups_m,
-        simdgroups_n=config.simdgroups_n,
-        staged=True,
-        registers=needs.registers,
-        threadgroup_memory=needs.threadgroup_bytes,
-    )
-    dense = gemm_work(_blocks_product(problem, config), tile, chip)
+    dense = gemm_work(_blocks_product(problem, config), config.modelled(needs), chip)
     steps = ceil(problem.k / BLOCK_K)
     decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
     element = problem.expert_bytes / (problem.n * problem.k)

@@ -79,11 +79,11 @@ PLAIN_ROWS = 64
 """Rows from which a plain weight is the tiles', as it is MLX's: they ask for ``x`` less often than
 simdgroups that have a few columns each."""
 
-QUANTIZED_ROWS = 16
-"""Likewise of a quantized weight, whose rows for each expert have to be `ROWS_OF_EXPERT` too."""
+DECODED_ROWS = 16
+"""Likewise of a weight of codes, whose rows for each expert have to be `ROWS_OF_EXPERT` too."""
 
 ROWS_OF_EXPERT = 4
-"""See `QUANTIZED_ROWS`."""
+"""See `DECODED_ROWS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +153,9 @@ def is_direct(problem: ExpertProblem, config: Config) -> bool:
 
 def most_rows(problem: ExpertProblem) -> int:
     """Return the rows from which tiles are to serve."""
-    if problem.weight is None:
+    if not problem.is_decoded:
         return PLAIN_ROWS
-    return max(QUANTIZED_ROWS, ROWS_OF_EXPERT * problem.experts)
+    return max(DECODED_ROWS, ROWS_OF_EXPERT * problem.experts)
 
 
 def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[Config]:

@@ -11,13 +11,11 @@ from functools import partial
 from itertools import product
 from math import ceil
 
-from ....core.caches import kept, latest
+from ....core.caches import latest
 from ....core.dtypes import FLOAT16, FLOATS, DType
 from ....core.kernel import Kernel
 from ....core.plan import (
-    SIMD_WIDTH,
     Arguments,
-    Extent,
     Launch,
     Plan,
     Resources,
@@ -26,16 +24,17 @@ from ....core.plan import (
 )
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, staged_stride
+from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid, reject_resources, reject_sizes, tiny_operand
-from ....machine.products import GemmTile, Product, gemm_work
+from ....machine.products import Product, gemm_work
+from ....machine.tiles import BlockTile, StagedTiles, TiledSpec, staged_tiles
 from ..problem import SegmentedProblem
 
 NAME = "segmented_gemm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(BlockTile):
     """A tile shape.
 
     Attributes:
@@ -56,21 +55,6 @@ class Config:
         block = f"{self.block_m}x{self.block_n}x{self.block_k}"
         return f"{block}-{self.simdgroups_m}x{self.simdgroups_n}"
 
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
-
-    @property
-    def fragments_m(self) -> int:
-        """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
-
-    @property
-    def fragments_n(self) -> int:
-        """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)
-
 
 CONFIGS = (
     Config(block_m=64, block_n=64, block_k=16, simdgroups_m=2, simdgroups_n=2),
@@ -79,42 +63,7 @@ CONFIGS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
-    """The tiles of both operands as they are staged, rows as stored.
-
-    Attributes:
-        a_stride: Elements between two rows of the tile of ``a``.
-        b_stride: Likewise of ``b``.
-        a_elements: Elements of the tile of ``a``.
-        b_elements: Likewise of ``b``.
-    """
-
-    a_stride: int
-    b_stride: int
-    a_elements: int
-    b_elements: int
-
-
-@kept
-def staged_tiles(config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool) -> Tiles:
-    """Return the staged tiles of operands of two types and layouts."""
-    a_rows, a_columns = config.block_m, config.block_k
-    b_rows, b_columns = config.block_k, config.block_n
-    if transpose_a:
-        a_rows, a_columns = a_columns, a_rows
-    if transpose_b:
-        b_rows, b_columns = b_columns, b_rows
-    a_stride, b_stride = staged_stride(a_columns, a), staged_stride(b_columns, b)
-    return Tiles(
-        a_stride=a_stride,
-        b_stride=b_stride,
-        a_elements=a_rows * a_stride,
-        b_elements=b_rows * b_stride,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(Arguments):
+class Spec(TiledSpec, Arguments):
     """Everything that the text of one product of segments depends on.
 
     Attributes:
@@ -154,14 +103,14 @@ class Spec(Arguments):
         return f"tilegemm_{NAME}_{layout}_{dtypes}_{block}_m{self.m}_n{self.n}"
 
     @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.config.threads
-
-    @property
-    def tiles(self) -> Tiles:
+    def tiles(self) -> StagedTiles:
         """The tiles of both operands as they are staged."""
-        return staged_tiles(self.config, self.a, self.b, self.transpose_a, self.transpose_b)
+        return _staged_tiles(self, self.config)
+
+
+def _staged_tiles(of: Spec | SegmentedProblem, config: Config) -> StagedTiles:
+    layout = {"transpose_a": of.transpose_a, "transpose_b": of.transpose_b}
+    return staged_tiles(config.block, of.a, of.b, **layout)
 
 
 def candidates(problem: SegmentedProblem, chip: Chip) -> Iterator[Config]:
@@ -176,15 +125,16 @@ def reject(problem: SegmentedProblem, config: Config, chip: Chip) -> str | None:
     reason = tiny_operand(problem.operands[:2]) or reject_sizes((problem.k, problem.segments))
     if reason:
         return reason
-    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+    return reject_resources(_resources(problem, config)) or reject_grid(
+        config.grid(problem.m, problem.n, problem.segments)
+    )
 
 
 def _resources(problem: SegmentedProblem, config: Config) -> Resources:
-    tiles = staged_tiles(config, problem.a, problem.b, problem.transpose_a, problem.transpose_b)
     rows, columns = config.fragments_m, config.fragments_n
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=tiles.a_elements * problem.a.bytes + tiles.b_elements * problem.b.bytes,
+        threadgroup_bytes=_staged_tiles(problem, config).nbytes,
         registers=2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS,
     )
 
@@ -197,17 +147,7 @@ def cost(problem: SegmentedProblem, config: Config, chip: Chip) -> float:
 def work(problem: SegmentedProblem, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration: a batch of products of segments that are alike."""
     needs = _resources(problem, config)
-    tile = GemmTile(
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=config.block_k,
-        simdgroups_m=config.simdgroups_m,
-        simdgroups_n=config.simdgroups_n,
-        staged=True,
-        registers=needs.registers,
-        threadgroup_memory=needs.threadgroup_bytes,
-    )
-    return gemm_work(segments_product(problem), tile, chip)
+    return gemm_work(segments_product(problem), config.modelled(needs), chip)
 
 
 def segments_product(problem: SegmentedProblem) -> Product:
@@ -227,11 +167,6 @@ def segments_product(problem: SegmentedProblem) -> Product:
     )
 
 
-def _grid(problem: SegmentedProblem, config: Config) -> Extent:
-    columns, rows = ceil(problem.n / config.block_n), ceil(problem.m / config.block_m)
-    return (columns * config.threads, rows, problem.segments)
-
-
 @latest
 def plan(problem: SegmentedProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
@@ -246,7 +181,7 @@ def plan(problem: SegmentedProblem, config: Config) -> Plan:
         config=config,
     )
     launch = Launch(
-        grid=_grid(problem, config),
+        grid=config.grid(problem.m, problem.n, problem.segments),
         threadgroup=(config.threads, 1, 1),
         sizes=Sizes.of(spec, {"k": problem.k}),
         output_shapes=(problem.out_shape,),

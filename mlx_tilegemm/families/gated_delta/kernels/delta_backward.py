@@ -56,7 +56,7 @@ class Config:
         return self.simdgroups * SIMD_WIDTH
 
 
-CONFIGS = tuple(Config(simdgroups=simdgroups) for simdgroups in (8, 4))
+CONFIGS = tuple(Config(simdgroups=simdgroups) for simdgroups in (8, 4, 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +145,16 @@ class Spec(DeltaSpec):
         return CHUNK * self.key_stride
 
     @property
+    def after_elements(self) -> int:
+        """Elements of those with decays of their own; else one that nothing takes."""
+        return self.key_tile if self.text.vector_gate else 1
+
+    @property
+    def decay_elements(self) -> int:
+        """Decays of a chunk's elements, if they differ; else one that nothing takes."""
+        return self.key_elements if self.text.vector_gate else 1
+
+    @property
     def value_tile(self) -> int:
         """Elements of a chunk's values in threadgroup memory."""
         return CHUNK * self.value_stride
@@ -161,15 +171,16 @@ class Spec(DeltaSpec):
 
 
 @kept
-def resources(config: Config, key_dim: int, value_dim: int) -> Resources:
+def resources(config: Config, key_dim: int, value_dim: int, *, vector_gate: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     keys, values = FRAGMENT * fragments(key_dim, 1), FRAGMENT * fragments(value_dim, 1)
-    tiles = 3 * staged_stride(keys, FLOAT32) + 2 * staged_stride(values, FLOAT32)
-    scores = 4 * CHUNK * CHUNK + CHUNK
+    key_tile, value_tile = (CHUNK * staged_stride(one, FLOAT32) for one in (keys, values))
+    gates = key_tile + keys if vector_gate else 2
+    scores = 4 * CHUNK * CHUNK + 3 * CHUNK
     shares = config.simdgroups * (SHARES + 2 * CHUNK)
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=FLOAT32.bytes * (CHUNK * tiles + keys + scores + shares),
+        threadgroup_bytes=FLOAT32.bytes * (2 * (key_tile + value_tile) + gates + scores + shares),
         # Six rows of a chunk for each lane that has an element of a key.
         registers=7 * CHUNK + ADDRESSING_REGISTERS,
     )
@@ -189,7 +200,7 @@ def reject(problem: DeltaGradientProblem, config: Config, chip: Chip) -> str | N
         return reason
     if p.every != CHUNK or p.normalize or p.log_decay or not p.state:
         return f"it takes linear decays, and the states after each {CHUNK} tokens"
-    needs = resources(config, p.key_dim, p.value_dim)
+    needs = resources(config, p.key_dim, p.value_dim, vector_gate=p.vector_gate)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
@@ -203,7 +214,7 @@ def work(problem: DeltaGradientProblem, config: Config, chip: Chip) -> TileWork:
     p = problem.update
     chunks = ceil(p.length / CHUNK)
     keys, values = fragments(p.key_dim, 1), fragments(p.value_dim, 1)
-    needs = resources(config, p.key_dim, p.value_dim)
+    needs = resources(config, p.key_dim, p.value_dim, vector_gate=p.vector_gate)
     state_bytes = p.key_dim * p.value_dim * FLOAT32.bytes
     elements = keys * ELEMENT_INSTRUCTIONS
     return TileWork(
@@ -244,7 +255,7 @@ def plan(problem: DeltaGradientProblem, config: Config) -> Plan:
         output_shapes=tuple(one.shape for one in problem.results),
         output_dtypes=tuple(one.dtype for one in problem.results),
     )
-    needs = resources(config, p.key_dim, p.value_dim)
+    needs = resources(config, p.key_dim, p.value_dim, vector_gate=p.vector_gate)
     stage = Stage(spec=spec, launch=launch, resources=needs)
     return Plan(kernel=NAME, config=config, stages=(stage,), factors=("scale",))
 

@@ -120,13 +120,24 @@ class Spec(DeltaSpec):
         """Elements of a chunk's keys in threadgroup memory."""
         return CHUNK * self.key_stride
 
+    @property
+    def after_elements(self) -> int:
+        """Elements of those with decays of their own; else one that nothing takes."""
+        return self.tile_elements if self.text.vector_gate else 1
+
+    @property
+    def decay_elements(self) -> int:
+        """Decays of a chunk's elements, if they differ; else one that nothing takes."""
+        return self.key_elements if self.text.vector_gate else 1
+
 
 @kept
-def resources(config: Config, key_dim: int) -> Resources:
+def resources(config: Config, key_dim: int, *, vector_gate: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     along = fragments(key_dim, 1)
-    tiles = 3 * CHUNK * staged_stride(FRAGMENT * along, FLOAT32)
-    shared = tiles + FRAGMENT * along + 3 * CHUNK * CHUNK + 3 * CHUNK
+    tile = CHUNK * staged_stride(FRAGMENT * along, FLOAT32)
+    gates = tile + FRAGMENT * along if vector_gate else 2
+    shared = 2 * tile + gates + 3 * CHUNK * CHUNK + 3 * CHUNK
     held = 2 * along * config.column_fragments
     return Resources(
         threads=config.threads,
@@ -153,7 +164,7 @@ def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
         if other.column_fragments == config.column_fragments
     ):
         return f"{config.columns} values are more than the {problem.value_dim} of a head need"
-    needs = resources(config, problem.key_dim)
+    needs = resources(config, problem.key_dim, vector_gate=problem.vector_gate)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
@@ -166,15 +177,15 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
     chunks = ceil(problem.length / CHUNK)
     along = fragments(problem.key_dim, 1)
-    needs = resources(config, problem.key_dim)
-    multiplied = (3 * along + 1) * config.column_fragments * config.simdgroups
+    needs = resources(config, problem.key_dim, vector_gate=problem.vector_gate)
+    multiplied = 3 * along * config.column_fragments * config.simdgroups
     staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * 12
     scaling = config.simdgroups * config.column_fragments * along * 2
     others = (
         score_instructions(problem) + staging + scaling + CHUNK_INSTRUCTIONS * config.simdgroups
     )
     loaded = 3 * along * config.simdgroups * FRAGMENT_BYTES
-    stored = 3 * CHUNK * FRAGMENT * along * FLOAT32.bytes
+    stored = (2 + problem.vector_gate) * CHUNK * FRAGMENT * along * FLOAT32.bytes
     read = problem.length * token_bytes(problem)
     blocks = ceil(problem.value_dim / config.columns)
     state_bytes = config.columns * problem.key_dim * FLOAT32.bytes * (2 + problem.saved)
@@ -212,7 +223,11 @@ def plan(problem: DeltaProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(text=delta_text(problem), config=config)
     launch = delta_launch(problem, spec, _grid(problem, config), config.threads)
-    stage = Stage(spec=spec, launch=launch, resources=resources(config, problem.key_dim))
+    stage = Stage(
+        spec=spec,
+        launch=launch,
+        resources=resources(config, problem.key_dim, vector_gate=problem.vector_gate),
+    )
     return Plan(kernel=NAME, config=config, stages=(stage,), factors=("scale",))
 
 

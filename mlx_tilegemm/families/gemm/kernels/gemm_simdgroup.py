@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Plan, Resources, Stage, features
+from ....core.plan import Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ALIGNED_ROWS, FRAGMENT, staged_stride
+from ....machine.fragment import ALIGNED_ROWS, FRAGMENT
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
+from ....machine.splits import SharedSpec
+from ....machine.tiles import BlockTile, StagedTiles, TiledSpec, staged_tiles
 from ..problem import GemmProblem
 from ..spec import (
     GemmSpec,
+    GemmText,
     gemm_factors,
     gemm_grid,
     gemm_launch,
@@ -60,7 +63,7 @@ TRANSPOSED_REGISTERS = 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(BlockTile):
     """A tile shape and how operands reach the fragments.
 
     Attributes:
@@ -91,29 +94,9 @@ class Config:
         return f"{block}-{self.simdgroups_m}x{self.simdgroups_n}-{route}{double}{swizzle}"
 
     @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return (self.block_m, self.block_n, self.block_k)
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups_m * self.simdgroups_n * SIMD_WIDTH
-
-    @property
     def buffers(self) -> int:
         """Copies of each staged tile."""
         return 2 if self.double_buffered else 1
-
-    @property
-    def fragments_m(self) -> int:
-        """Fragments of the result that a simdgroup holds along the rows."""
-        return self.block_m // (FRAGMENT * self.simdgroups_m)
-
-    @property
-    def fragments_n(self) -> int:
-        """Fragments of the result that a simdgroup holds along the columns."""
-        return self.block_n // (FRAGMENT * self.simdgroups_n)
 
 
 SWIZZLE_LOG = 2
@@ -127,50 +110,6 @@ TILES = (
     (16, 64, 32, 1, 4),
 )
 """block_m, block_n, block_k, simdgroups_m, simdgroups_n; the last is for few rows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
-    """The tiles of both operands as they are staged, rows as stored.
-
-    Attributes:
-        a_rows: Rows of the tile of ``a``.
-        a_stride: Elements between two of them.
-        b_rows: Rows of the tile of ``b``.
-        b_stride: Elements between two of them.
-    """
-
-    a_rows: int
-    a_stride: int
-    b_rows: int
-    b_stride: int
-
-    @property
-    def a_elements(self) -> int:
-        """Elements of the tile of ``a``."""
-        return self.a_rows * self.a_stride
-
-    @property
-    def b_elements(self) -> int:
-        """Elements of the tile of ``b``."""
-        return self.b_rows * self.b_stride
-
-
-@kept
-def staged_tiles(config: Config, a: DType, b: DType, transpose_a: bool, transpose_b: bool) -> Tiles:
-    """Return the staged tiles of operands of two types and layouts."""
-    a_rows, a_columns = config.block_m, config.block_k
-    b_rows, b_columns = config.block_k, config.block_n
-    if transpose_a:
-        a_rows, a_columns = a_columns, a_rows
-    if transpose_b:
-        b_rows, b_columns = b_columns, b_rows
-    return Tiles(
-        a_rows=a_rows,
-        a_stride=staged_stride(a_columns, a),
-        b_rows=b_rows,
-        b_stride=staged_stride(b_columns, b),
-    )
 
 
 class Operands(NamedTuple):
@@ -196,14 +135,16 @@ class Operands(NamedTuple):
 @kept
 def resources(config: Config, operands: Operands) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    a, b, transpose_a, transpose_b, _, _ = operands
-    tiles = staged_tiles(config, a, b, transpose_a, transpose_b)
-    staged = tiles.a_elements * a.bytes + tiles.b_elements * b.bytes
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=config.buffers * staged if config.staged else 0,
+        threadgroup_bytes=config.buffers * _tiles(config, operands).nbytes if config.staged else 0,
         registers=registers(config, operands),
     )
+
+
+def _tiles(config: Config, of: Operands | GemmText) -> StagedTiles:
+    layout = {"transpose_a": of.transpose_a, "transpose_b": of.transpose_b}
+    return staged_tiles(config.block, of.a, of.b, **layout)
 
 
 def registers(config: Config, operands: Operands) -> int:
@@ -235,7 +176,7 @@ def _resources(p: GemmProblem | Product, config: Config) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(GemmSpec):
+class Spec(TiledSpec, SharedSpec, GemmSpec):
     """Everything that the text of one simdgroup GEMM depends on.
 
     Attributes:
@@ -247,7 +188,6 @@ class Spec(GemmSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("out", "partials")
 
     config: Config
     align_m: bool
@@ -256,32 +196,9 @@ class Spec(GemmSpec):
     split_k: int = 0
 
     @property
-    def lacks(self) -> frozenset[str]:
-        """Inputs and outputs that this variant is not given."""
-        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
-        # Not plain super(): that does not survive the class a slotted dataclass makes.
-        return super(Spec, self).lacks | split
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return self.config.block
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.config.threads
-
-    @property
-    def result(self) -> str:
-        """Name of the output that is written."""
-        return self.output_names[0]
-
-    @property
-    def tiles(self) -> Tiles:
+    def tiles(self) -> StagedTiles:
         """The tiles of both operands as they are staged."""
-        text = self.text
-        return staged_tiles(self.config, text.a, text.b, text.transpose_a, text.transpose_b)
+        return _tiles(self.config, self.text)
 
 
 def _config(
@@ -361,16 +278,10 @@ def work(product: Product, config: Config, chip: Chip) -> TileWork:
 @kept
 def _tile(config: Config, operands: Operands) -> GemmTile:
     needs = resources(config, operands)
-    return GemmTile(
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=config.block_k,
-        simdgroups_m=config.simdgroups_m,
-        simdgroups_n=config.simdgroups_n,
+    return replace(
+        config.modelled(needs),
         staged=config.staged,
         panel=1 << config.swizzle_log,
-        registers=needs.registers,
-        threadgroup_memory=needs.threadgroup_bytes,
         prefetched=config.double_buffered,
     )
 

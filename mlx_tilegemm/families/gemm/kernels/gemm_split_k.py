@@ -19,11 +19,13 @@ from ....machine.limits import reject_grid
 from ....machine.products import Product
 from ....machine.splits import (
     ADDING,
+    AddingSpec,
     adding_grid,
     adding_seconds,
     reject_shares,
     share_count,
     share_depth,
+    share_stage,
 )
 from ..problem import GemmProblem
 from ..spec import GemmSpec, gemm_factors, gemm_sizes, gemm_text, rows_decide
@@ -59,7 +61,7 @@ CONFIGS = tuple(Config(share=SHARE, splits=splits) for splits in (4, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReduceSpec(GemmSpec):
+class ReduceSpec(AddingSpec, GemmSpec):
     """Everything that the text of the adding kernel depends on.
 
     Attributes:
@@ -70,16 +72,6 @@ class ReduceSpec(GemmSpec):
     INPUTS = ("partials", "c", "factors", "sizes")
 
     splits: int
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return ADDING.threads
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """One element a thread, and all shares."""
-        return (1, ADDING.threads, self.splits)
 
 
 def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
@@ -152,13 +144,7 @@ def _share_stage(problem: GemmProblem, config: Config) -> Stage:
     (whole,) = gemm_simdgroup.plan(_share_problem(problem), config.share).stages
     assert isinstance(whole.spec, gemm_simdgroup.Spec)
     spec = replace(whole.spec, split_k=split_depth(problem.k, config))
-    splits = split_count(problem.k, config)
-    launch = replace(
-        whole.launch,
-        grid=(*whole.launch.grid[:2], splits),
-        output_shapes=((splits, problem.m, problem.n),),
-    )
-    return Stage(spec=spec, launch=launch, resources=whole.resources)
+    return share_stage(whole, spec, split_count(problem.k, config))
 
 
 def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:

@@ -13,13 +13,15 @@ from typing import ClassVar
 from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage, features
+from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
-from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.cost import TileWork, seconds
 from ....machine.decoding import BLOCK_K, DecodingTile, decoding_instructions, tile_run
-from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, staged_stride
+from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
-from ....machine.products import GemmTile, Product, gemm_work
+from ....machine.products import Product, gemm_work
+from ....machine.splits import SharedSpec
+from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
 from ..problem import QuantizedProblem
 from ..spec import (
     DecodingSpec,
@@ -47,53 +49,16 @@ CONFIGS = (
 """Low blocks are for few rows, which taller ones would pad."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
-    """The tiles of both operands as they are staged, rows as stored.
-
-    Attributes:
-        x_stride: Elements between two rows of the tile of ``x``.
-        w_rows: Rows of the tile of the weight.
-        w_stride: Elements between two of them.
-        x_elements: Elements of the tile of ``x``.
-    """
-
-    x_stride: int
-    w_rows: int
-    w_stride: int
-    x_elements: int
-
-    @property
-    def w_elements(self) -> int:
-        """Elements of the tile of the weight."""
-        return self.w_rows * self.w_stride
-
-
-@kept
-def staged_tiles(config: DecodingTile, x: DType, transpose: bool) -> Tiles:
-    """Return the staged tiles; the weight's is of float32."""
-    w_rows, w_columns = BLOCK_K, config.block_n
-    if transpose:
-        w_rows, w_columns = w_columns, w_rows
-    x_stride = staged_stride(BLOCK_K, x)
-    return Tiles(
-        x_stride=x_stride,
-        w_rows=w_rows,
-        w_stride=staged_stride(w_columns, FLOAT32),
-        x_elements=config.block_m * x_stride,
-    )
-
-
 @kept
 def resources(config: DecodingTile, x: DType, transpose: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    tiles = staged_tiles(config, x, transpose)
+    tiles = staged_tiles(config.block, x, FLOAT32, transpose_b=transpose)
     rows, columns = config.fragments_m, config.fragments_n
     multiplying = 2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS
     decoding = 2 * rows * columns + DECODING_REGISTERS
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=tiles.x_elements * x.bytes + tiles.w_elements * FLOAT32.bytes,
+        threadgroup_bytes=tiles.nbytes,
         registers=max(multiplying, decoding),
     )
 
@@ -103,7 +68,7 @@ def _resources(problem: QuantizedProblem, config: DecodingTile) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(DecodingSpec):
+class Spec(TiledSpec, SharedSpec, DecodingSpec):
     """Everything that the text of one quantized GEMM depends on.
 
     Attributes:
@@ -114,7 +79,6 @@ class Spec(DecodingSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    OUTPUTS = ("out", "partials")
 
     config: DecodingTile
     align_m: bool
@@ -122,36 +86,15 @@ class Spec(DecodingSpec):
     split_k: int = 0
 
     @property
-    def lacks(self) -> frozenset[str]:
-        """Inputs and outputs that this variant is not given."""
-        split = features({("out",): self.split_k > 0, ("partials",): self.split_k == 0})
-        # Not plain super(): that does not survive the class a slotted dataclass makes.
-        return super(Spec, self).lacks | split
-
-    @property
-    def result(self) -> str:
-        """Name of the output that is written."""
-        return self.output_names[0]
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return self.config.block
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.config.threads
-
-    @property
     def run(self) -> int:
         """Neighbours of a row of the weight that a thread decodes at a time."""
         return tile_run(self.text.weight.bits)
 
     @property
-    def tiles(self) -> Tiles:
-        """The tiles of both operands as they are staged."""
-        return staged_tiles(self.config, self.text.x, self.text.transpose)
+    def tiles(self) -> StagedTiles:
+        """The tiles of both operands as they are staged; the weight's is of float32."""
+        text = self.text
+        return staged_tiles(self.config.block, text.x, FLOAT32, transpose_b=text.transpose)
 
 
 def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[DecodingTile]:
@@ -163,7 +106,9 @@ def reject(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> str |
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_quantized(problem):
         return reason
-    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+    return reject_resources(_resources(problem, config)) or reject_grid(
+        config.grid(problem.m, problem.n, problem.batch_size)
+    )
 
 
 def cost(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> float:
@@ -174,18 +119,8 @@ def cost(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> float:
 def work(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
     needs = _resources(problem, config)
-    tile = GemmTile(
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=BLOCK_K,
-        simdgroups_m=config.simdgroups_m,
-        simdgroups_n=config.simdgroups_n,
-        staged=True,
-        registers=needs.registers,
-        threadgroup_memory=needs.threadgroup_bytes,
-    )
     # What is staged of the weight is float32, whatever is read.
-    dense = gemm_work(_staged_product(problem), tile, chip)
+    dense = gemm_work(_staged_product(problem), config.modelled(needs), chip)
     steps = ceil(problem.k / BLOCK_K)
     decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
     decoding = decoded * decoding_instructions(problem.weight) * chip.alu_cycles
@@ -221,23 +156,16 @@ def _moved_bytes(
     problem: QuantizedProblem, config: DecodingTile, needs: Resources, chip: Chip
 ) -> float:
     batch = problem.batch_size
-    held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
-    moved = streamed_bytes(
+    moved = config.moved_bytes(
+        problem.m,
+        problem.n,
         a_bytes=problem.nbytes("x") / batch,
         b_bytes=problem.weight_bytes / batch,
         out_bytes=written_bytes(problem) / batch,
-        tiles_m=ceil(problem.m / config.block_m),
-        tiles_n=ceil(problem.n / config.block_n),
-        wave=chip.cores * held,
-        panel=1,
+        needs=needs,
         chip=chip,
     )
     return moved * batch
-
-
-def _grid(problem: QuantizedProblem, config: DecodingTile) -> Extent:
-    tiles_m, tiles_n = ceil(problem.m / config.block_m), ceil(problem.n / config.block_n)
-    return (tiles_n * config.threads, tiles_m, problem.batch_size)
 
 
 @latest
@@ -250,7 +178,7 @@ def plan(problem: QuantizedProblem, config: DecodingTile) -> Plan:
         align_n=problem.n % config.block_n == 0,
     )
     launch = Launch(
-        grid=_grid(problem, config),
+        grid=config.grid(problem.m, problem.n, problem.batch_size),
         threadgroup=(config.threads, 1, 1),
         sizes=launch_sizes(problem, spec),
         output_shapes=(problem.out_shape,),

@@ -21,11 +21,13 @@ from ....machine.decoding import BLOCK_K, DecodingTile
 from ....machine.limits import reject_grid
 from ....machine.splits import (
     ADDING,
+    AddingSpec,
     adding_grid,
     adding_seconds,
     reject_shares,
     share_count,
     share_depth,
+    share_stage,
 )
 from ..problem import QuantizedProblem
 from ..spec import QuantizedSpec, launch_sizes, quantized_text, variant
@@ -60,7 +62,7 @@ CONFIGS = tuple(Config(share=share, splits=splits) for splits in (4, 8, 16) for 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReduceSpec(QuantizedSpec):
+class ReduceSpec(AddingSpec, QuantizedSpec):
     """Everything that the text of the adding kernel depends on.
 
     Attributes:
@@ -71,16 +73,6 @@ class ReduceSpec(QuantizedSpec):
     INPUTS = ("partials", "global_scale", "bias", "sizes")
 
     splits: int
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return ADDING.threads
-
-    @property
-    def block(self) -> tuple[int, int, int]:
-        """One element a thread, and all shares."""
-        return (1, ADDING.threads, self.splits)
 
 
 def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[Config]:
@@ -145,14 +137,8 @@ def plan(problem: QuantizedProblem, config: Config) -> Plan:
 def _share_stage(problem: QuantizedProblem, config: Config) -> Stage:
     (whole,) = quantized_gemm.plan(_share_problem(problem), config.share).stages
     assert isinstance(whole.spec, quantized_gemm.Spec)
-    splits = _count(problem, config)
-    launch = replace(
-        whole.launch,
-        grid=(*whole.launch.grid[:2], splits),
-        output_shapes=((splits, problem.m, problem.n),),
-    )
     spec = replace(whole.spec, split_k=_depth(problem, config))
-    return Stage(spec=spec, launch=launch, resources=whole.resources)
+    return share_stage(whole, spec, _count(problem, config))
 
 
 def _reduce_stage(problem: QuantizedProblem, config: Config) -> Stage:

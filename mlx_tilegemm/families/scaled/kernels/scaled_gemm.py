@@ -13,13 +13,14 @@ from typing import ClassVar
 from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
+from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
-from ....machine.cost import TileWork, residents, seconds, streamed_bytes
+from ....machine.cost import TileWork, seconds
 from ....machine.decoding import BLOCK_K, DecodingTile
-from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS, staged_stride
+from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
-from ....machine.products import GemmTile, Product, gemm_work
+from ....machine.products import Product, gemm_work
+from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
 from ..problem import ScaledProblem
 from ..spec import (
     ScaledSpec,
@@ -49,47 +50,15 @@ CONFIGS = (
 """Low blocks are for few rows, which taller ones would pad."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
-    """The tiles of both operands as they are staged, rows as stored.
-
-    Attributes:
-        a_stride: Elements between two rows of the tile of ``a``.
-        b_stride: Likewise of ``b``.
-        a_elements: Elements of the tile of ``a``.
-        b_elements: Likewise of ``b``.
-    """
-
-    a_stride: int
-    b_stride: int
-    a_elements: int
-    b_elements: int
-
-
-@kept
-def staged_tiles(config: DecodingTile, a_tile: DType, transpose_b: bool) -> Tiles:
-    """Return the staged tiles; that of ``b`` is of float32."""
-    rows, columns = BLOCK_K, config.block_n
-    if transpose_b:
-        rows, columns = columns, rows
-    a_stride, b_stride = staged_stride(BLOCK_K, a_tile), staged_stride(columns, FLOAT32)
-    return Tiles(
-        a_stride=a_stride,
-        b_stride=b_stride,
-        a_elements=config.block_m * a_stride,
-        b_elements=rows * b_stride,
-    )
-
-
 @kept
 def resources(config: DecodingTile, a_tile: DType, transpose_b: bool, integer: bool) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    tiles = staged_tiles(config, a_tile, transpose_b)
+    tiles = staged_tiles(config.block, a_tile, FLOAT32, transpose_b=transpose_b)
     rows, columns = config.fragments_m, config.fragments_n
     sums = 2 * rows * columns * (1 + integer)
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=tiles.a_elements * a_tile.bytes + tiles.b_elements * FLOAT32.bytes,
+        threadgroup_bytes=tiles.nbytes,
         registers=sums + max(2 * (rows + columns), RUN) + ADDRESSING_REGISTERS,
     )
 
@@ -100,7 +69,7 @@ def _resources(problem: ScaledProblem, config: DecodingTile) -> Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec(ScaledSpec):
+class Spec(TiledSpec, ScaledSpec):
     """Everything that the text of one GEMM of scaled codes depends on.
 
     Attributes:
@@ -110,26 +79,21 @@ class Spec(ScaledSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    RUN: ClassVar[int] = RUN
 
     config: DecodingTile
     align_m: bool
     align_n: bool
 
     @property
-    def block(self) -> tuple[int, int, int]:
-        """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        return self.config.block
+    def run(self) -> int:
+        """Neighbours of a row of an operand that are decoded together."""
+        return RUN
 
     @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.config.threads
-
-    @property
-    def tiles(self) -> Tiles:
-        """The tiles of both operands as they are staged."""
-        return staged_tiles(self.config, self.text.a_tile, self.text.transpose_b)
+    def tiles(self) -> StagedTiles:
+        """The tiles of both operands as they are staged; that of ``b`` is of float32."""
+        text = self.text
+        return staged_tiles(self.config.block, text.a_tile, FLOAT32, transpose_b=text.transpose_b)
 
 
 def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[DecodingTile]:
@@ -141,7 +105,9 @@ def reject(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> str | No
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_scaled(problem):
         return reason
-    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+    return reject_resources(_resources(problem, config)) or reject_grid(
+        config.grid(problem.m, problem.n, problem.batch_size)
+    )
 
 
 def cost(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> float:
@@ -152,18 +118,8 @@ def cost(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> float:
 def work(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
     needs = _resources(problem, config)
-    tile = GemmTile(
-        block_m=config.block_m,
-        block_n=config.block_n,
-        block_k=BLOCK_K,
-        simdgroups_m=config.simdgroups_m,
-        simdgroups_n=config.simdgroups_n,
-        staged=True,
-        registers=needs.registers,
-        threadgroup_memory=needs.threadgroup_bytes,
-    )
     # Whatever is read, codes are staged as float32.
-    dense = gemm_work(_staged_product(problem), tile, chip)
+    dense = gemm_work(_staged_product(problem), config.modelled(needs), chip)
     steps = ceil(problem.k / BLOCK_K)
     decoding = config.block_n * decoding_instructions(problem)
     decoding += config.block_m * left_instructions(problem)
@@ -199,23 +155,16 @@ def _moved_bytes(
     problem: ScaledProblem, config: DecodingTile, needs: Resources, chip: Chip
 ) -> float:
     batch = problem.batch_size
-    held = residents(config.threads // SIMD_WIDTH, needs.registers, needs.threadgroup_bytes, chip)
-    moved = streamed_bytes(
+    moved = config.moved_bytes(
+        problem.m,
+        problem.n,
         a_bytes=(problem.nbytes("a") + problem.nbytes("a_scales")) / batch,
         b_bytes=problem.weight_bytes / batch,
         out_bytes=written_bytes(problem) / batch,
-        tiles_m=ceil(problem.m / config.block_m),
-        tiles_n=ceil(problem.n / config.block_n),
-        wave=chip.cores * held,
-        panel=1,
+        needs=needs,
         chip=chip,
     )
     return moved * batch
-
-
-def _grid(problem: ScaledProblem, config: DecodingTile) -> Extent:
-    tiles_m, tiles_n = ceil(problem.m / config.block_m), ceil(problem.n / config.block_n)
-    return (tiles_n * config.threads, tiles_m, problem.batch_size)
 
 
 @latest
@@ -228,7 +177,7 @@ def plan(problem: ScaledProblem, config: DecodingTile) -> Plan:
         align_n=problem.n % config.block_n == 0,
     )
     launch = Launch(
-        grid=_grid(problem, config),
+        grid=config.grid(problem.m, problem.n, problem.batch_size),
         threadgroup=(config.threads, 1, 1),
         sizes=launch_sizes(problem, spec),
         output_shapes=(problem.out_shape,),

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import latest
+from ....core.caches import kept, latest
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Stage
+from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.gemv import GemvTile, gemv_resources, reject_height
@@ -32,8 +32,17 @@ from ..spec import (
 from ..spec import variant_problems as scaled_variant_problems
 
 NAME = "scaled_gemv"
-RUN = 16
-"""Neighbours that a lane decodes at a time: 16 bytes."""
+LONG_RUN, SHORT_RUN = 16, 8
+"""Neighbours that a lane decodes at a time."""
+
+SHORT_RUN_ROWS = 4
+"""Rows from which on runs are short, so that four columns share what is read of ``a``."""
+
+
+@kept
+def run_length(rows: int, transpose_b: bool) -> int:
+    """Return the neighbours that a lane decodes at a time, for so many rows held in registers."""
+    return SHORT_RUN if transpose_b and rows >= SHORT_RUN_ROWS else LONG_RUN
 
 
 CONFIGS = (
@@ -42,8 +51,10 @@ CONFIGS = (
     GemvTile(rows=1, columns=1, simdgroups=4),
     GemvTile(rows=2, columns=2, simdgroups=4),
     GemvTile(rows=2, columns=1, simdgroups=4),
+    GemvTile(rows=4, columns=4, simdgroups=4),
     GemvTile(rows=4, columns=2, simdgroups=4),
     GemvTile(rows=4, columns=1, simdgroups=4),
+    GemvTile(rows=8, columns=4, simdgroups=4),
     GemvTile(rows=8, columns=2, simdgroups=4),
     GemvTile(rows=8, columns=1, simdgroups=4),
 )
@@ -61,9 +72,13 @@ class Spec(ScaledSpec):
     """
 
     KERNEL: ClassVar[str] = NAME
-    RUN: ClassVar[int] = RUN
 
     config: GemvTile
+
+    @property
+    def run(self) -> int:
+        """Neighbours of a row of an operand that are decoded together."""
+        return run_length(self.config.rows, self.text.transpose_b)
 
     @property
     def threads(self) -> int:
@@ -73,14 +88,14 @@ class Spec(ScaledSpec):
     @property
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        columns = self.config.block_columns(RUN, self.text.transpose_b)
-        depth = SIMD_WIDTH * RUN if self.text.transpose_b else self.config.simdgroups
+        columns = self.config.block_columns(self.run, self.text.transpose_b)
+        depth = SIMD_WIDTH * self.run if self.text.transpose_b else self.config.simdgroups
         return (self.config.rows, columns, depth)
 
     @property
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
-        return self.config.shares_elements(RUN)
+        return self.config.shares_elements(self.run)
 
 
 def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[GemvTile]:
@@ -100,8 +115,18 @@ def reject(problem: ScaledProblem, config: GemvTile, chip: Chip) -> str | None:
         return "each lane has columns of its own where b is [k, n]"
     if reason := reject_height(problem.m, config, CONFIGS):
         return reason
-    needs = gemv_resources(config, RUN, problem.transpose_b)
+    needs = _resources(problem, config)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
+
+
+def _resources(problem: ScaledProblem, config: GemvTile) -> Resources:
+    run = run_length(config.rows, problem.transpose_b)
+    return gemv_resources(config, run, problem.transpose_b)
+
+
+def _block_columns(problem: ScaledProblem, config: GemvTile) -> int:
+    run = run_length(config.rows, problem.transpose_b)
+    return config.block_columns(run, problem.transpose_b)
 
 
 def cost(problem: ScaledProblem, config: GemvTile, chip: Chip) -> float:
@@ -111,7 +136,7 @@ def cost(problem: ScaledProblem, config: GemvTile, chip: Chip) -> float:
 
 def work(problem: ScaledProblem, config: GemvTile, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    columns = config.block_columns(RUN, problem.transpose_b)
+    columns = _block_columns(problem, config)
     elements = min(columns, problem.n) * problem.k / SIMD_WIDTH
     share = problem.weight_bytes / problem.elements("b")
     a_bytes = config.rows * problem.k * problem.a.bytes
@@ -132,12 +157,12 @@ def work(problem: ScaledProblem, config: GemvTile, chip: Chip) -> TileWork:
         cache_bytes=columns * problem.k * share + a_bytes,
         repeated_bytes=repeated,
         dram_bytes=read + written_bytes(problem),
-        registers=gemv_resources(config, RUN, problem.transpose_b).registers,
+        registers=_resources(problem, config).registers,
     )
 
 
 def _grid(problem: ScaledProblem, config: GemvTile) -> Extent:
-    blocks = ceil(problem.n / config.block_columns(RUN, problem.transpose_b))
+    blocks = ceil(problem.n / _block_columns(problem, config))
     return (blocks * config.threads, 1, problem.batch_size)
 
 
@@ -152,9 +177,7 @@ def plan(problem: ScaledProblem, config: GemvTile) -> Plan:
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    stage = Stage(
-        spec=spec, launch=launch, resources=gemv_resources(config, RUN, problem.transpose_b)
-    )
+    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(stage,))
 
 

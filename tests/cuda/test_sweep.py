@@ -1,0 +1,167 @@
+"""The sweep on an NVIDIA GPU as far as it needs none: its problems, its calls, and its patience."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from answers import answered
+
+import mlx_tilegemm as tg
+from mlx_tilegemm.assurance import measurements
+from mlx_tilegemm.core.context import noting_problems
+from mlx_tilegemm.dispatch import MLX, choose
+from mlx_tilegemm.machine.chips import LARGEST
+
+BENCH = str(Path(__file__).parents[2] / "bench")
+sys.path.insert(0, BENCH)
+try:
+    sweep, written, soak, large = map(
+        importlib.import_module, ("cuda_sweep", "cuda_problems", "cuda_soak", "cuda_large")
+    )
+finally:
+    sys.path.remove(BENCH)
+
+SMALL = (
+    ("matmul", "5x64x32:f16,bf16:nt"),
+    ("quantized_matmul", "5x64x128:f32,f16:affine4x64"),
+    ("quantized_matmul", "5x64x128:bf16:mxfp4"),
+    ("attention", "1x4x2x16x16x64:f16,bf16,bf16:causal"),
+    ("attention", "1x4x2x1x48x64:f16"),
+    ("experts", "5x2x4x32x64:f16,bf16"),
+    ("experts", "5x2x4x32x64:bf16:affine4x64"),
+    ("fp8_scaled_matmul", "5x256x256:bf16,f32:e4m3-128x128"),
+    ("fp8_scaled_matmul", "5x256x256:bf16,f32:e4m3*e4m3-128x128"),
+    ("fp8_scaled_matmul", "5x256x256:bf16:e4m3-row"),
+    ("gated_delta_update", "1x3x2x4x32x32:bf16,f32"),
+    ("gated_delta_update", "1x3x4x4x32x32:bf16,f32:vector"),
+)
+"""Problems as those of the sweep, but small."""
+
+
+def test_problems_can_be_spelled_and_have_kernels():
+    every = list(sweep.problems())
+    assert len(set(every)) == len(every) >= 100
+    kinds = {(op, text.partition(":")[2]): text for op, text in every}
+    for (op, _), text in kinds.items():
+        assert sweep.plans(written.problem_of(op, text), 1)
+
+
+@pytest.mark.parametrize(("op", "text"), SMALL)
+def test_calls_ask_for_the_problem_that_is_spelled(op, text):
+    if op == "gated_delta_update":
+        pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
+    problem = written.problem_of(op, text)
+    (operands, *_) = written.operand_sets(problem)
+    pair = written.as_written(op, text)
+    asked = []
+    with tg.use_backend("mlx"), noting_problems(asked.append):
+        ours = pair.ours(operands)
+    assert [measurements.key(one.alike()) for one in asked] == [measurements.key(problem.alike())]
+    with mx.stream(mx.cpu):
+        assert sweep._distance(ours, pair.plain(operands)) < sweep.TOLERANCE
+
+
+def test_operands_rotate():
+    seen = []
+    call = written.rotating(seen.append, ["a", "b", "c"])
+    for _ in range(4):
+        call()
+    assert seen == ["b", "c", "a", "b"]
+
+
+def test_a_text_is_compiled_once():
+    asked = [written.problem_of("matmul", f"{m}x4096x4096:f16,bf16:nt") for m in (1, 2)]
+    several = [name for _, name in sweep.texts(asked, 3)]
+    assert several.count(MLX) == 2
+    assert 2 < len(several) < sum(len(sweep.texts([one], 3)) for one in asked)
+
+
+@pytest.mark.slow
+def test_a_problem_that_hangs_is_given_up_and_others_go_on(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
+    tasks = [("fails", "x", 1), ("hangs", "", 1), ("ends", "", 1), ("works", "y", 2)]
+    rows = list(sweep.measured_rows(tasks, answered, 5.0, time.monotonic() + 60))
+    assert [one.get("failed") for one in rows] == [
+        "ValueError: x",
+        "no answer in 5 s",
+        "the process ended",
+        None,
+    ]
+    assert rows[-1]["found"] == "yy"
+
+
+def test_shipped_times_are_found_again(monkeypatch, tmp_path):
+    op, text = SMALL[0]
+    problem = written.problem_of(op, text)
+    ours = next(iter(sweep.plans(problem, 1)))
+    rows = [
+        sweep.row(op, text, {MLX: 20.0, ours: 10.0}, {}),
+        {"op": op, "problem": "7x64x32:f16,bf16:nt", "failed": "no answer in 5 s"},
+    ]
+    assert rows[0]["mlx_over_ours"] == 2
+    assert "1 not measured" in sweep.table(rows)
+    environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
+    kept = sweep.shipped({"rows": rows, "environment": environment})
+    assert len(kept["problems"]) == 1
+    (tmp_path / "sm_90.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(mx, "device_info", lambda *_: {"architecture": "sm_90"})
+    monkeypatch.setattr(measurements, "SHIPPED", tmp_path)
+    monkeypatch.setattr(measurements, "default_path", lambda: tmp_path / "tuning.json")
+    measurements.forget()
+    try:
+        found = measurements.measured(problem, LARGEST)
+    finally:
+        measurements.forget()
+    assert {one.candidate: one.median for one in found.timings} == {MLX: 2e-5, ours: 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "ratio", "count"), [("gemv/1x4-8", 0.9, 0), ("gemv/1x4-8", 1.1, 1), (MLX, 0.9, 1)]
+)
+def test_what_is_slower_as_called_is_not_shipped(kernel, ratio, count):
+    op, text = SMALL[0]
+    ours = next(iter(sweep.plans(written.problem_of(op, text), 1)))
+    rows = [sweep.row(op, text, {MLX: 20.0, ours: 10.0}, {})]
+    calls = {"rows": [{"op": op, "problem": text, "kernel": kernel, "mlx_over_ours": ratio}]}
+    calls["rows"].append({"op": op, "problem": "another", "failed": "no answer in 5 s"})
+    environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
+    found = {"rows": rows, "environment": environment}
+    assert len(sweep.shipped(found, sweep.slower_as_called(calls))["problems"]) == count
+
+
+def test_random_problems_may_be_served():
+    draw = random.Random(5)
+    drawn = [soak.drawn(draw) for _ in range(60)]
+    assert {op for op, *_ in drawn} == set(soak.SPELLINGS) == set(large.SPECS)
+    for _, _, problem, plan in drawn:
+        assert str(plan) in [str(one) for one in choose(problem, LARGEST).candidates if one.plan]
+
+
+def test_each_operand_and_the_result_are_large_somewhere():
+    least = 2**31
+    for cases in (large.products, large.weights, large.attentions, large.experts):
+        problems = [large.SPECS[one.op](one.large) for one in cases(large.SIDE)]
+        for op in {type(one) for one in problems}:
+            found = [one for one in problems if isinstance(one, op)]
+            shapes = [[x.elements for x in (*p.operands, *p.results)] for p in found]
+            roles = {"first": 0, "second": 1, "result": -1}
+            assert all(any(s[at] > least for s in shapes) for at in roles.values())
+
+
+def test_a_part_of_a_large_problem_is_compared():
+    case = next(large.products(64))
+    problem = large.SPECS[case.op](case.large)
+    a, b = (large.drawn(one) for one in problem.operands)
+    with mx.stream(mx.cpu):
+        right = a.astype(mx.float32) @ b.astype(mx.float32).T
+        assert large.mistakes(case, [a, b], [right]) == []
+        wrong = mx.where(mx.arange(64)[:, None] == 63, right[0:1], right)
+        assert large.mistakes(case, [a, b], [wrong])
+        assert "zero" in large.mistakes(case, [a * 0, b], [right])[0]
