@@ -22,6 +22,7 @@ from mlx_tilegemm import formats
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.cli import main
+from mlx_tilegemm.core import mlx_ops
 from mlx_tilegemm.core.dtypes import FLOAT8_E4M3, FLOAT32
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
@@ -623,7 +624,7 @@ class TestPackedCodes:
             called.append(args)
             return own(*args, **options)
 
-        monkeypatch.setattr(mx, "quantized_matmul", counting)
+        monkeypatch.setattr(mlx_ops, "quantized_matmul", counting)
         with tg.use_backend("mlx"):
             got = tg.fp8_scaled_matmul(
                 x, codes, None, scales, bias=bias, transpose_b=True, out_dtype=mx.float32
