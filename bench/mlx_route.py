@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
+import mlx.nn as nn
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.assurance.tuning.calls import launches
@@ -132,6 +133,14 @@ def products() -> Iterator[Case]:
     yield linear("linear 128x1024x1024, float16 x bfloat16", 128, 1024, 1024, F16, BF16)
     yield linear("linear of one row 1x4096x4096, float32", 1, 4096, 4096, F32, F32)
     yield linear("tiny linear 8x32x32, float32", 8, 32, 32, F32, F32)
+    layer = tg.nn.Linear(32, 32)
+    mx.eval(layer["weight"], layer["bias"])
+    yield Case(
+        title="tiny layer 8x32x32 with bias, float32",
+        ours=layer,
+        plain=partial(nn.Linear.__call__, layer),
+        operands=arrays(((8, 32), F32)),
+    )
     yield Case(
         title="linear with bias 128x1024x1024, float32",
         ours=lambda c, x, w: tg.addmm(c, x, w, transpose_b=True),

@@ -281,10 +281,10 @@ def _calling(steps: list[dis.Instruction], start: int, end: int) -> int:
     depth = sum(map(_stack_effect, steps[start:end]))
     for at in range(end, len(steps)):
         depth += _stack_effect(steps[at])
-        if depth <= 1 and steps[at].opname.startswith("CALL"):
-            return at
         if depth < 1:
             break
+        if depth == 1 and steps[at].opname.startswith("CALL"):
+            return at
     return start
 
 

@@ -35,9 +35,13 @@ class Usage:
     def roots(self, path: str) -> tuple[str, ...]:
         """Return the methods of a layer that may be called, from outside or by other layers."""
         kind = self._layers[path][1]
-        own = [name for name, value in members(kind).items() if callable_member(value)]
+        own = [
+            name
+            for name, value in members(kind).items()
+            if callable_member(value) and name != "__init__"
+        ]
         if "__call__" not in own or path == "":
-            return tuple(name for name in own if name != "__init__")
+            return tuple(own)
         return tuple(name for name in own if name == "__call__" or name in self._names)
 
     def why_not_called(self, path: str, method: str) -> str:

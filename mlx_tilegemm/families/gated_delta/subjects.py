@@ -33,7 +33,7 @@ def subjects() -> Iterator[Made]:
     yield _update("delta_scan", "8-2", (9, 16), key_dim=36)
     yield _gradients("4", (19, 9), **mixed, **masked)
     yield _gradients("8", (17,), vector_gate=True, key_dim=60, state=True)
-    yield _gradients("2", (5, 3), state=True, key_dim=68)
+    yield _gradients("2", (5, 3), state=True, key_dim=68, value_dim=29)
 
 
 def _update(
