@@ -242,8 +242,10 @@ def quantized_problem(
     batch_shape = _broadcast(op, x_shape, w_shape)
     rows = x_shape[-2:-1]
     m = rows[0] if rows else 1
-    if 0 in (n, k):
-        raise ProblemError(f"[{op}] Expected a weight with columns and terms, got n {n}, k {k}.")
+    if 0 in (m, n, k):
+        raise ProblemError(
+            f"[{op}] Expected a product with rows, columns and terms, got m {m}, n {n}, k {k}."
+        )
     problem = QuantizedProblem(
         m=m,
         n=n,

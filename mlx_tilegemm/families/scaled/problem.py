@@ -193,8 +193,10 @@ def scaled_problem(
     batch_shape = broadcast_batch(op, a_shape, b_shape)
     rows = a_shape[-2:-1]
     m = rows[0] if rows else 1
-    if 0 in (n, k):
-        raise ProblemError(f"[{op}] Expected a weight with columns and terms, got n {n}, k {k}.")
+    if 0 in (m, n, k):
+        raise ProblemError(
+            f"[{op}] Expected a product with rows, columns and terms, got m {m}, n {n}, k {k}."
+        )
     problem = ScaledProblem(
         m=m,
         n=n,
