@@ -205,17 +205,3 @@ def test_a_process_may_end_before_anything_is_evaluated():
     )
     for _ in range(24):  # it is a race
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-
-
-@pytest.mark.parametrize("format", ["e4m3", "int8"])
-def test_scaled_codes_are_refused(format):
-    codes = mx.zeros((8, 32), dtype=mx.int8 if format == "int8" else mx.uint8)
-
-    def product(x):
-        return tg.fp8_scaled_matmul(x, codes, b_format=format, transpose_b=True)
-
-    with (
-        tg.use_backend("mlx"),
-        pytest.raises(BackendError, match=r"^\[fp8_scaled_matmul\] Expected sizes that stay, got "),
-    ):
-        mx.compile(product, shapeless=True)(mx.ones((3, 32)))

@@ -17,8 +17,7 @@ from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core import mlx_ops
 from ...core.problem import Factors
-from ...core.tracing import is_shapeless, is_traced
-from ...errors import BackendError
+from ...core.tracing import is_traced
 from ...formats import byte_values, element_values, repeated, scales_grid, scales_of_all
 from ..quantized.fallback import quantized
 from ..quantized.problem import QuantizedProblem
@@ -54,11 +53,6 @@ def _decoding(problem: ScaledProblem) -> Run:
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        if is_shapeless():
-            raise BackendError(
-                f"[{NAME}] Expected sizes that stay, got those of mx.compile(shapeless=True): MLX "
-                "decodes no codes there."
-            )
         with on(stream):
             given = dict(zip(names, operands, strict=True))
             value = product(problem, given)
