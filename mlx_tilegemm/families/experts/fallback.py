@@ -168,7 +168,8 @@ def _matrices(problem: ExpertProblem, given: Given, experts: mx.array) -> tuple[
     Codes of a byte are decoded: of all experts, or of each product's if these are fewer.
     """
     p = problem
-    w = _stacked(p, given["w"])
+    # A vector stands for a matrix of one column.
+    w = mx.reshape(given["w"], (p.experts, *((p.n, p.k) if p.transpose else (p.k, p.n))))
     if not p.has_codes:
         return w, experts
     scales = None if p.scaling is None else _stacked(p, given["scales"])
