@@ -3,12 +3,15 @@
     python bench/templates.py                       # print each template's share of Jinja
     python bench/templates.py --count counts.json   # and count, and write the counts
     python bench/templates.py --count counts.json --against before.json   # and compare
+    python bench/templates.py --kept counts.json --against before.json    # counts made earlier
     python bench/templates.py --mutants reports/mutation.md ...   # and the mutants noticed
 
 A line has Jinja if it holds a statement or prints a value; comments for authors are neither. The
 subjects of the mutation campaign are counted, which together contain every line of every template.
 Results are compared bit for bit. bench/results/templates-before.json holds what was counted before
-the templates became plain Metal, at commit 97f579b, and the mutants of its own report.
+the templates became plain Metal, at commit 97f579b, and the mutants of its own report;
+templates.json what was counted once they had, at 3164db1. Subjects have changed since, so that
+counts of today's are of other problems by the same names.
 """
 
 from __future__ import annotations
@@ -52,7 +55,11 @@ HEADER = """# What the templates are, and what their kernels do
 Counted in the emulator, not measured on a GPU: sums over all problems of the mutation campaign's
 subjects, which together contain every line of every template. *Same results*: so many problems
 whose results are the same bits as before. Registers are our estimate, the largest of each plan.
-*Noticed*: mutants that a campaign noticed, of those that change a result.
+*Noticed*: mutants that a campaign noticed, of those that change a result and were run.
+"""
+
+KEPT = """Counted before the templates became plain Metal, at commit 97f579b, and once they had, at
+commit 3164db1.
 """
 
 Counted = dict[str, dict[str, int | str]]
@@ -181,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=Path, metavar="FILE", help="count, and write the counts")
     parser.add_argument("--against", type=Path, metavar="FILE", help="counts to compare with")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="counts made earlier, to show")
     parser.add_argument("--only", default="", help="only subjects whose names contain this")
     parser.add_argument("--mutants", type=Path, metavar="FILE", help="report of their campaign")
     options = parser.parse_args(arguments)
@@ -190,10 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         now["mutants"] = mutants(options.mutants.read_text())
     print(HEADER)
     print(share_table(now, before))
-    if options.count:
+    if options.kept:
+        now["counts"] = json.loads(options.kept.read_text())["counts"]
+        print(f"\n{KEPT}")
+    elif options.count:
         now["counts"] = count_all(options.only)
         options.count.write_text(_written(now))
         print()
+    if "counts" in now:
         print(table(now["counts"], before and before["counts"]))
 
 
