@@ -8,6 +8,7 @@ from one to the one before it, and the gradient of each is added on the way.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -43,8 +44,27 @@ Prepare = Callable[[DeltaProblem], "Run"]
 Refusable = Callable[[DeltaGradientProblem], "Run | None"]
 
 
+class _Backward(ABC):
+    """Base of backward passes, which are called as runs of kernels are."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        """Return the gradients of q, k, v, gamma, beta and the initial state, if there is one."""
+        with on(stream):
+            return self._gradients(operands, factors, stream)
+
+    @abstractmethod
+    def _gradients(
+        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        """Return the gradients; MLX's ops go to the stream already."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FusedBackward:
+class FusedBackward(_Backward):
     """The kernels of a backward pass, ready to run.
 
     Attributes:
@@ -58,13 +78,6 @@ class FusedBackward:
     marks: Run | None
     forward: dict[int, Run | None]
     backward: dict[int, Run]
-
-    def __call__(
-        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
-    ) -> list[mx.array]:
-        """Return the gradients of q, k, v, gamma, beta and the initial state, if there is one."""
-        with on(stream):
-            return self._gradients(operands, factors, stream)
 
     def _gradients(
         self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
@@ -135,7 +148,7 @@ def _with_state(problem: DeltaProblem, given: Arrays, state: mx.array) -> list[m
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockwiseBackward:
+class BlockwiseBackward(_Backward):
     """The backward pass of an update that also returned states, a block between two at a time.
 
     Attributes:
@@ -147,13 +160,6 @@ class BlockwiseBackward:
     problem: DeltaProblem
     states: Run | None
     blocks: dict[int, FusedBackward]
-
-    def __call__(
-        self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
-    ) -> list[mx.array]:
-        """Return the gradients of q, k, v, gamma, beta and the initial state, if there is one."""
-        with on(stream):
-            return self._gradients(operands, factors, stream)
 
     def _gradients(
         self, operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
