@@ -47,7 +47,12 @@ def _plain(transpose: bool) -> Iterator[Made]:
         _trial(41, sizes, bias=FLOAT16, fanout=0, m=1, experts=41, outside=1, **mixed),
     )
     yield _subject("expert_gemv", "1x1-4", _trial(13, sizes, fanout=3, **mixed))
-    yield _subject("expert_gemv", few, _trial(33, sizes, grouped=True, **mixed))
+    yield _subject(
+        "expert_gemv",
+        few,
+        _trial(33, sizes, grouped=True, **mixed),
+        _trial(33, sizes, grouped=True, experts=32, **mixed),
+    )
     yield _subject(
         "expert_gemm",
         "16x64-1x4",
