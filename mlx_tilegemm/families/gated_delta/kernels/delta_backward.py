@@ -176,7 +176,7 @@ def resources(config: Config, key_dim: int, value_dim: int, *, vector_gate: bool
     keys, values = FRAGMENT * fragments(key_dim, 1), FRAGMENT * fragments(value_dim, 1)
     key_tile, value_tile = (CHUNK * staged_stride(one, FLOAT32) for one in (keys, values))
     gates = key_tile + keys if vector_gate else 2
-    scores = 4 * CHUNK * CHUNK + 3 * CHUNK
+    scores = 4 * CHUNK * CHUNK + 4 * CHUNK + 1
     shares = config.simdgroups * (SHARES + 2 * CHUNK)
     return Resources(
         threads=config.threads,
