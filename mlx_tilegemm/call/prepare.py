@@ -5,6 +5,7 @@ An op does this once for each key of shapes, dtypes and options, and keeps the r
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..backends import Backend
@@ -20,6 +21,14 @@ from .transforms import evaluating, refusing_shapeless, transformable
 
 if TYPE_CHECKING:
     from ..core.family import Run
+
+
+class Server(Enum):
+    """Who serves a call: kernels, MLX's own ops, or something that stands in for either."""
+
+    KERNELS = "kernels"
+    MLX = "mlx"
+    OTHER = "other"
 
 
 def prepare(
@@ -43,17 +52,31 @@ def prepare(
         BackendError: A kernel is forced where none can run.
         IllegalKernelError: As `choose`, or no kernel may serve what MLX has no ops for.
     """
-    stand_in = current_settings().stand_in
-    if stand_in is not None:
-        made: Run = stand_in(op, problem, backend, force=force, gradients=gradients)
-        return made
+    return prepare_told(op, problem, backend, force=force, gradients=gradients)[0]
+
+
+def prepare_told(
+    op: str,
+    problem: Problem,
+    backend: Backend | None,
+    *,
+    force: str | None = None,
+    gradients: bool = True,
+) -> tuple[Run, Server]:
+    """Return the call that solves a problem, as `prepare`, and what serves it."""
+    settings = current_settings()
+    if settings.stand_in is not None:
+        made: Run = settings.stand_in(op, problem, backend, force=force, gradients=gradients)
+        return made, Server.OTHER
     run = kernel_call(op, problem, backend, force=force, gradients=gradients)
-    run = run or family_of(problem).fallback(problem)
+    if run is not None:
+        return run, Server.OTHER if settings.batched else Server.KERNELS
+    run = family_of(problem).fallback(problem)
     if run is None:
         raise IllegalKernelError(
             f"[{op}] Expected a problem that some kernel serves, got {problem}."
         )
-    return run
+    return run, Server.MLX
 
 
 def kernel_call(
