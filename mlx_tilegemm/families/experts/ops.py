@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolved_backend
+from ...backends import StreamOrDevice, is_on_gpu, resolved_backend
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype, kind_name
 from ...core.context import Settings, current_settings, is_exact
 from ...core.scaling_request import as_block
@@ -451,7 +451,7 @@ def _gathered(
 ) -> mx.array:
     call = _call(op, arrays, options, stream)
     traced = is_traced()
-    if call.direct is not None and not traced and not is_on_cpu(stream):
+    if call.direct is not None and not traced and is_on_gpu(stream):
         return call.direct(arrays, stream)
     problem = call.problem
     assert isinstance(problem, ExpertProblem)
