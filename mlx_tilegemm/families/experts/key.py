@@ -58,6 +58,7 @@ class ExpertCall(NamedTuple):
             this dtype already.
         shape: Shape of the products, to which indices broadcast; () where nothing is indexed.
         run: The call of operands in the problem's order.
+        unfollowed: The same where MLX follows no function.
         is_eager: Whether arrays are evaluated at once, so that values of indices are known.
         is_mlx_s: Whether MLX's own ops serve, which trust indices.
         takes_any_shape: Whether indices need not be flat where nothing is being followed.
@@ -69,6 +70,7 @@ class ExpertCall(NamedTuple):
     casts: tuple[tuple[str, mx.Dtype], ...]
     shape: Shape
     run: Run
+    unfollowed: Run
     is_eager: bool
     is_mlx_s: bool
     takes_any_shape: bool
@@ -94,7 +96,7 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     arrays = {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in key.arrays}
     problem = state(key.op, arrays, dict(key.options))
     settings = key.settings
-    run, server = prepare_told(
+    prepared_call = prepare_told(
         key.op,
         problem,
         key.backend,
@@ -103,12 +105,14 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     )
     backend = key.backend
     is_eager, casts = backend is not None and not backend.capabilities.lazy, request.casts(arrays)
+    server = prepared_call.server
     is_plain = server is Server.MLX and not casts and key.op in DIRECT
     return ExpertCall(
         problem=problem,
         casts=casts,
         shape=request.index_shape(arrays) if key.op in INDEXED else (),
-        run=run,
+        run=prepared_call.run,
+        unfollowed=prepared_call.unfollowed,
         is_eager=is_eager,
         is_mlx_s=backend is None,
         takes_any_shape=server is Server.KERNELS and not is_eager,

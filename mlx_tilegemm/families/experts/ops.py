@@ -507,9 +507,11 @@ def _are_on_cpu(stream: StreamOrDevice) -> bool:
 def _result(
     op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice, traced: bool
 ) -> mx.array:
-    if not traced and (call.is_eager or (call.is_mlx_s and _are_on_cpu(stream))):
+    if traced:
+        return call.run(operands, (), stream)[0]
+    if call.is_eager or (call.is_mlx_s and _are_on_cpu(stream)):
         check_values(op, call.problem, operands)
-    return call.run(operands, (), stream)[0]
+    return call.unfollowed(operands, (), stream)[0]
 
 
 def _is_traced(op: str) -> bool:
