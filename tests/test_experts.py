@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import product as iterated
 from math import prod
 
 import cases
@@ -15,19 +16,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lazy_kernels import LazyKernels
 from oracle import assert_close
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import formats
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core import mlx_ops
+from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of, kernel_named, problem_types
 from mlx_tilegemm.families.experts import ops as experts
 from mlx_tilegemm.families.experts.kernels.segmented_gemm import variant as segmented_variant
-from mlx_tilegemm.families.experts.spec import variant
+from mlx_tilegemm.families.experts.spec import most_blocks, variant
 from mlx_tilegemm.families.experts.spelling import parse
 from mlx_tilegemm.machine import chips
 
@@ -113,6 +117,59 @@ class TestPlainWeights:
         close(got, a, matrices, lhs, rhs, mx.float32)
 
 
+STAGED = ("expert_gemv/1x4-4-staged", "expert_gemv/4x4-4-staged")
+
+
+@pytest.mark.parametrize("kernel", STAGED)
+class TestStagedRows:
+    """Several steps of k, the last one short, and simdgroups with columns past the last one."""
+
+    @pytest.mark.parametrize("depth", [300, slow(303), slow(256)])
+    def test_plain_weights(self, kernels, forced, kernel, depth):
+        b = random_array(0, (40, N, depth), mx.bfloat16)
+        for seed, pattern in enumerate(PATTERNS.values()):
+            a = random_array(seed, (len(pattern), 1, depth), mx.float16)
+            with forced(kernel):
+                got = tg.gather_mm(a, b, rhs_indices=mx.array(pattern), transpose_b=True)
+            matrices = as_floats(b.swapaxes(-1, -2))
+            close(got, a, matrices, np.arange(len(pattern)), pattern, mx.float32)
+
+    def test_codes(self, kernels, forced, kernel):
+        codes, scales, block, values = coded(2, 40, N, 600, "e4m3", "block")
+        chosen = [39, 0, 0, 33, 33, 33, 33, 33, 1]
+        x = random_array(2, (len(chosen), 1, 600), mx.bfloat16)
+        with forced(kernel):
+            got = tg.gather_fp8_mm(
+                x,
+                codes,
+                scales,
+                rhs_indices=mx.array(chosen),
+                format="e4m3",
+                block=block,
+                out_dtype=mx.float32,
+            )
+        matrices = values.swapaxes(-1, -2)
+        close(got, x, matrices, np.arange(len(chosen)), chosen, mx.float32, roundings=7)
+
+    @pytest.mark.slow
+    def test_quantized_weights(self, kernels, forced, kernel):
+        # Runs of 32 beside four columns are more than a thread's registers hold.
+        for weight in (("affine", 4, 64), *WEIGHTS[-3:]):
+            quantized_case(weight, True, kernel, forced)
+
+
+def test_blocks_are_as_many_as_can_have_rows():
+    """Of every way in which a few products may fall to the experts."""
+    for products, number, m, rows in iterated((1, 4, 6), (1, 2), (1, 2, 3, 5), (1, 2, 4, 16)):
+        problem = variant(products, 8, 8, experts=number, m=m)
+        found = [
+            sum(-(-chosen.count(one) * m // rows) for one in set(chosen))
+            for chosen in iterated(*[range(number + 1)] * products)
+        ]
+        assert max(found) <= most_blocks(problem, rows)
+        assert m > 1 or max(found) == most_blocks(problem, rows)
+
+
 GROUPS = {
     "empty ones": [0, 3, 3, 9, 9],
     "the first has all": [9, 9, 9, 9, 9],
@@ -121,7 +178,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("kernel", ["expert_gemv/4x1-4", slow("expert_gemm/16x64-1x4")])
+@pytest.mark.parametrize("kernel", ["expert_gemv/4x1-4", STAGED[1], slow("expert_gemm/16x64-1x4")])
 def test_groups_of_rows(kernels, forced, kernel):
     b, bias = random_array(0, (5, N, K), mx.bfloat16), random_array(1, (5, N), mx.float16)
     for offsets in GROUPS.values():
@@ -259,7 +316,7 @@ def test_segments_past_the_end_stay_inside_on_mlx_too():
 
 
 class TestKernels:
-    @pytest.mark.parametrize("kernel", KERNELS)
+    @pytest.mark.parametrize("kernel", [*KERNELS, *STAGED])
     def test_rows_without_a_matrix_are_zero(self, kernel):
         """Where indices cannot be checked, what they say is not trusted."""
         problem = variant(6, N, K, experts=5, fanout=0, bias=None)
@@ -804,6 +861,96 @@ def test_values_are_asked_for_on_a_cpu_alone(monkeypatch):
         assert tg.gather_mm(A[:2, 0], B, rhs_indices=wrong, transpose_b=True, stream=mx.cpu).shape
 
 
+class TestMlxsOwnOp:
+    """On a GPU MLX's op is called with the arrays as they are, where it computes what is asked."""
+
+    @pytest.fixture
+    def called(self, monkeypatch):
+        """Calls of MLX's op, for which the CPU stands in for a GPU."""
+        found = []
+
+        def noting(name, op):
+            def call(*arrays, **options):
+                found.append((name, arrays))
+                return op(*arrays, **options)
+
+            monkeypatch.setattr(mlx_ops, name, call)
+
+        for name in ("gather_mm", "gather_qmm"):
+            noting(name, getattr(mlx_ops, name))
+        monkeypatch.setattr(experts, "is_on_gpu", lambda stream: stream is None)
+        monkeypatch.setattr(experts, "check_values", lambda *_: None)
+        return found
+
+    def test_plain_matrices(self, called):
+        chosen = mx.array([[3, 1], [0, 4]])
+        x = mx.random.normal((2, 1, 1, K))
+        w = mx.random.normal((5, N, K))
+        with tg.use_backend("mlx"):
+            y = tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True)
+            (name, arrays), *others = called
+            assert not others
+            assert name == "gather_mm"
+            assert arrays[0] is x
+            assert arrays[2] is None
+            assert arrays[3] is chosen
+            general = tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True, stream=mx.cpu)
+        assert y.shape == (2, 2, 1, N)
+        assert np.allclose(np.array(y), np.array(general), atol=1e-5)
+
+    def test_quantized_matrices(self, called):
+        chosen = mx.array([[3, 1], [0, 4]])
+        x = mx.random.normal((2, 1, 1, 64))
+        w = mx.quantize(mx.random.normal((5, 32, 64)))
+        with tg.use_backend("mlx"):
+            y = tg.gather_qmm(x, *w, rhs_indices=chosen)
+            (name, arrays), *others = called
+            assert not others
+            assert name == "gather_qmm"
+            assert [arrays[i] is one for i, one in ((0, x), (3, w[2]), (5, chosen))] == [True] * 3
+            general = tg.gather_qmm(x, *w, rhs_indices=chosen, stream=mx.cpu)
+        assert y.shape == (2, 2, 1, 32)
+        assert np.allclose(np.array(y), np.array(general), atol=1e-5)
+
+    @pytest.mark.parametrize("what", ["out_dtype", "vector", "sorted"])
+    def test_where_there_is_more_to_do(self, called, what):
+        """A result of another type is cast, a vector has no matrix, and many rows are sorted."""
+        rows = 2048 if what == "sorted" else 2
+        chosen = mx.zeros((rows, 1), dtype=mx.int32) + mx.arange(rows)[:, None] % 5
+        x, w = mx.random.normal((rows, 1, 1, K)), mx.random.normal((5, N, K))
+        if what == "vector":
+            x, chosen = x[0, 0, 0], chosen[:1, 0]
+        out = mx.float16 if what == "out_dtype" else None
+        with tg.use_backend("mlx"):
+            tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True, out_dtype=out)
+        assert not any(one is x for _, arrays in called for one in arrays)
+
+    @pytest.mark.parametrize(("cuda", "sorted_"), [(False, True), (True, False)])
+    def test_fewer_rows_are_sorted_on_metal(self, called, monkeypatch, cuda, sorted_):
+        monkeypatch.setattr(mx.cuda, "is_available", lambda: cuda)
+        chosen = mx.arange(80)[:, None] % 5
+        x, w = mx.random.normal((80, 1, 1, K)), mx.random.normal((5, N, K))
+        with tg.use_backend("mlx"):
+            forget_prepared()
+            tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True)
+            forget_prepared()
+        assert called[0][1][0] is not x if sorted_ else called[0][1][0] is x
+
+
+def test_indices_of_kernels_need_not_be_flat():
+    """Where nothing is being followed: a node of the graph costs as much as a call."""
+    chosen = mx.array([[3, 1], [0, 4]], dtype=mx.int32)
+    x, backend = random_array(1, (2, 1, 1, K)), LazyKernels(backend_named("emulator"))
+    with tg.use_backend(backend), tg.use_kernel("expert_gemv"):
+        y = tg.gather_mm(x, B, rhs_indices=chosen, transpose_b=True)
+        mx.compile(lambda x: tg.gather_mm(x, B, rhs_indices=chosen, transpose_b=True))(x)
+    taken = [[one.shape for one in launch["inputs"]] for _, launch in backend.launches]
+    assert [(2, 2) in shapes for shapes in taken] == [True, False]
+    with tg.use_backend("mlx"):
+        wanted = tg.gather_mm(x, B, rhs_indices=chosen, transpose_b=True)
+    assert np.allclose(as_floats(y), as_floats(wanted), atol=1e-4)
+
+
 def test_sizes_that_change_are_refused():
     function = mx.compile(lambda a: tg.gather_mm(a, B[0].T), shapeless=True)
     with pytest.raises(tg.errors.BackendError, match="sizes that stay"):
@@ -829,6 +976,22 @@ class TestChoice:
     )
     def test_few_rows_are_the_gemvs_and_many_the_gemms(self, text, kernel):
         assert choose(parse(text), M4).plan.kernel == kernel
+
+    @pytest.mark.parametrize("chip", ["m1-max", "m4-max", "m5-max"])
+    @pytest.mark.parametrize("weight", ["bf16,f32:e4m3-128x128", "bf16:affine4x64"])
+    def test_rows_are_staged_where_mlx_sorts(self, weight, chip):
+        """Else each simdgroup would ask for its rows: fp8 at 8 tokens more than MLX of copies."""
+        staged = {}
+        for tokens in (1, 8):
+            problem = parse(f"{tokens}x8x128x384x1024:{weight}")
+            staged[tokens] = str(choose(problem, chips.get(chip)).plan.config)
+        assert staged == {1: "1x4-4", 8: "1x4-4-staged"}
+
+    @pytest.mark.parametrize("tokens", [8, 64])
+    def test_plain_tiles_are_wide(self, tokens):
+        """Else they would ask for rows, and for where experts' rows end, more often than MLX."""
+        problem = parse(f"{tokens}x8x128x384x1024:bf16")
+        assert str(choose(problem, chips.get("m1-max")).plan.config) == "16x128-1x4"
 
     def test_the_weight_is_cast_by_mlx_alone(self):
         problem = parse("64x8x128x768x2048:bf16,f16")

@@ -32,6 +32,7 @@ def subjects() -> Iterator[Made]:
         yield from _plain(transpose)
         yield from _quantized(transpose)
         yield from _coded(transpose)
+    yield from _staged()
     yield from _segmented()
 
 
@@ -85,6 +86,23 @@ def _coded(transpose: bool) -> Iterator[Made]:
     yield _subject("expert_gemm", "16x64-1x4", _trial(61, (70, 71), **powers, **layout))
     whole: Options = {"w": INT8, "scaling": block_scaling(FLOAT32, 0, 0)}
     yield _subject("expert_gemm", "8x64-1x4", _trial(29, (128, 64), **whole, **layout))
+
+
+def _staged() -> Iterator[Made]:
+    # More than a step of k, and simdgroups whose columns are past the last one.
+    mixed: Options = {"x": BFLOAT16, "w": FLOAT16, "out": FLOAT32, "bias": FLOAT16}
+    few, one = "4x4-4-staged", "1x4-4-staged"
+    yield _subject(
+        "expert_gemv",
+        few,
+        _trial(29, (37, 301), fanout=0, m=2, experts=33, **mixed),
+        _trial(45, (37, 301), fanout=0, m=1, experts=41, **mixed),
+        _trial(41, (37, 301), fanout=0, m=1, experts=41, outside=1, **mixed),
+    )
+    yield _subject("expert_gemv", one, _trial(13, (37, 301), fanout=3, **mixed))
+    blocks: Options = {"w": FLOAT8_E4M3, "scaling": block_scaling(FLOAT32), "bias": BFLOAT16}
+    for config in (few, one):
+        yield _subject("expert_gemv", config, _trial(29, (37, 650), **blocks))
 
 
 def _segmented() -> Iterator[Made]:

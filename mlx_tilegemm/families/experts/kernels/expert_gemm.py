@@ -44,10 +44,12 @@ NAME = "expert_gemm"
 CONFIGS = (
     DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
     DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=16, block_n=128, simdgroups_m=1, simdgroups_n=4),
     DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
     DecodingTile(block_m=8, block_n=64, simdgroups_m=1, simdgroups_n=4),
 )
-"""Low blocks are for few rows of an expert, which taller ones would pad."""
+"""Low blocks are for few rows of an expert, which taller ones would pad; a wide one asks half as
+often for rows, and for where an expert's are."""
 
 
 @kept
