@@ -53,6 +53,12 @@ UNLIKE_REGISTERS = 9
 WIDE_REGISTERS = 3
 """Further ones where gradients are float32."""
 
+GROUP_REGISTERS = 2
+"""Further ones where simdgroups share D, beyond those of a step."""
+
+NARROW_REGISTERS = 17
+"""Further ones of the narrow block, whose threads stage many runs of long rows each."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(BackwardSpec):
@@ -91,6 +97,8 @@ class Spec(BackwardSpec):
             (CAUSAL_REGISTERS, self.causal),
             (DIRECT_REGISTERS, direct),
             (WIDE_REGISTERS, wide),
+            (NARROW_REGISTERS, self.config == NARROW),
+            (GROUP_REGISTERS, self.grouped),
         )
         return KEY_VALUE_REGISTERS + sum(registers for registers, there in needs if there)
 
