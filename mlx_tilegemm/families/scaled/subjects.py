@@ -61,6 +61,7 @@ def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
     yield _subject(kernel, "2x1-4", *_products(n, k, transpose_b, 2, **scales))
     if transpose_b:
         yield from _staged_rows(*options)
+        yield _subject(kernel, "1x2-4", *_products(37, 90, transpose_b, 1, b=FLOAT8_E5M2))
         # Integers of which one side alone has scales.
         for scaled in ("a_scales", "b_scales"):
             one = {"a": INT8, "b": INT8, "out": FLOAT32, scaled: ROWS(dtype=FLOAT32)}
