@@ -25,6 +25,7 @@ from run import SPECS
 
 from mlx_tilegemm.backends import BACKENDS, backend_named
 from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core.dtypes import FLOAT8_E4M3
 from mlx_tilegemm.core.operand import Operand, Role
 from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
@@ -211,7 +212,9 @@ def _piece(one: Operand, shape: tuple[int, ...]) -> mx.array:
     if one.role is Role.INDEX:
         return mx.random.randint(0, one.limit, shape).astype(one.mlx)
     if one.mlx == mx.uint32:
-        return mx.random.randint(-(1 << 31), (1 << 31) - 1, shape).view(mx.uint32)
+        words = mx.random.randint(-(1 << 31), (1 << 31) - 1, shape).view(mx.uint32)
+        # Without an exponent's highest bit no code of eight bits is NaN.
+        return words & 0xBFBFBFBF if one.dtype is FLOAT8_E4M3 else words
     if one.mlx == mx.uint8:
         # As a scale near 1, as a code of eight bits small but not NaN.
         return mx.random.randint(*((118, 126) if "scales" in one.name else (0, 96)), shape).astype(

@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lazy_kernels import LazyKernels
 from oracle import assert_close
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import formats
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
+from mlx_tilegemm.core import mlx_ops
+from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
@@ -856,6 +859,96 @@ def test_values_are_asked_for_on_a_cpu_alone(monkeypatch):
         monkeypatch.setattr(experts, "check_values", lambda *_: pytest.fail("it is asked for"))
         assert product(A[:2, 0]).shape == (2, 1, N)
         assert tg.gather_mm(A[:2, 0], B, rhs_indices=wrong, transpose_b=True, stream=mx.cpu).shape
+
+
+class TestMlxsOwnOp:
+    """On a GPU MLX's op is called with the arrays as they are, where it computes what is asked."""
+
+    @pytest.fixture
+    def called(self, monkeypatch):
+        """Calls of MLX's op, for which the CPU stands in for a GPU."""
+        found = []
+
+        def noting(name, op):
+            def call(*arrays, **options):
+                found.append((name, arrays))
+                return op(*arrays, **options)
+
+            monkeypatch.setattr(mlx_ops, name, call)
+
+        for name in ("gather_mm", "gather_qmm"):
+            noting(name, getattr(mlx_ops, name))
+        monkeypatch.setattr(experts, "is_on_gpu", lambda stream: stream is None)
+        monkeypatch.setattr(experts, "check_values", lambda *_: None)
+        return found
+
+    def test_plain_matrices(self, called):
+        chosen = mx.array([[3, 1], [0, 4]])
+        x = mx.random.normal((2, 1, 1, K))
+        w = mx.random.normal((5, N, K))
+        with tg.use_backend("mlx"):
+            y = tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True)
+            (name, arrays), *others = called
+            assert not others
+            assert name == "gather_mm"
+            assert arrays[0] is x
+            assert arrays[2] is None
+            assert arrays[3] is chosen
+            general = tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True, stream=mx.cpu)
+        assert y.shape == (2, 2, 1, N)
+        assert np.allclose(np.array(y), np.array(general), atol=1e-5)
+
+    def test_quantized_matrices(self, called):
+        chosen = mx.array([[3, 1], [0, 4]])
+        x = mx.random.normal((2, 1, 1, 64))
+        w = mx.quantize(mx.random.normal((5, 32, 64)))
+        with tg.use_backend("mlx"):
+            y = tg.gather_qmm(x, *w, rhs_indices=chosen)
+            (name, arrays), *others = called
+            assert not others
+            assert name == "gather_qmm"
+            assert [arrays[i] is one for i, one in ((0, x), (3, w[2]), (5, chosen))] == [True] * 3
+            general = tg.gather_qmm(x, *w, rhs_indices=chosen, stream=mx.cpu)
+        assert y.shape == (2, 2, 1, 32)
+        assert np.allclose(np.array(y), np.array(general), atol=1e-5)
+
+    @pytest.mark.parametrize("what", ["out_dtype", "vector", "sorted"])
+    def test_where_there_is_more_to_do(self, called, what):
+        """A result of another type is cast, a vector has no matrix, and many rows are sorted."""
+        rows = 2048 if what == "sorted" else 2
+        chosen = mx.zeros((rows, 1), dtype=mx.int32) + mx.arange(rows)[:, None] % 5
+        x, w = mx.random.normal((rows, 1, 1, K)), mx.random.normal((5, N, K))
+        if what == "vector":
+            x, chosen = x[0, 0, 0], chosen[:1, 0]
+        out = mx.float16 if what == "out_dtype" else None
+        with tg.use_backend("mlx"):
+            tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True, out_dtype=out)
+        assert not any(one is x for _, arrays in called for one in arrays)
+
+    @pytest.mark.parametrize(("cuda", "sorted_"), [(False, True), (True, False)])
+    def test_fewer_rows_are_sorted_on_metal(self, called, monkeypatch, cuda, sorted_):
+        monkeypatch.setattr(mx.cuda, "is_available", lambda: cuda)
+        chosen = mx.arange(80)[:, None] % 5
+        x, w = mx.random.normal((80, 1, 1, K)), mx.random.normal((5, N, K))
+        with tg.use_backend("mlx"):
+            forget_prepared()
+            tg.gather_mm(x, w, rhs_indices=chosen, transpose_b=True)
+            forget_prepared()
+        assert called[0][1][0] is not x if sorted_ else called[0][1][0] is x
+
+
+def test_indices_of_kernels_need_not_be_flat():
+    """Where nothing is being followed: a node of the graph costs as much as a call."""
+    chosen = mx.array([[3, 1], [0, 4]], dtype=mx.int32)
+    x, backend = random_array(1, (2, 1, 1, K)), LazyKernels(backend_named("emulator"))
+    with tg.use_backend(backend), tg.use_kernel("expert_gemv"):
+        y = tg.gather_mm(x, B, rhs_indices=chosen, transpose_b=True)
+        mx.compile(lambda x: tg.gather_mm(x, B, rhs_indices=chosen, transpose_b=True))(x)
+    taken = [[one.shape for one in launch["inputs"]] for _, launch in backend.launches]
+    assert [(2, 2) in shapes for shapes in taken] == [True, False]
+    with tg.use_backend("mlx"):
+        wanted = tg.gather_mm(x, B, rhs_indices=chosen, transpose_b=True)
+    assert np.allclose(as_floats(y), as_floats(wanted), atol=1e-4)
 
 
 def test_sizes_that_change_are_refused():

@@ -36,7 +36,7 @@ def fast(monkeypatch):
 def on_gpu(monkeypatch):
     """Pretend to be on a GPU for which MLX has fused kernels of every size."""
     asked = []
-    monkeypatch.setattr(fused, "_is_on_gpu", lambda stream: True)
+    monkeypatch.setattr(fused, "is_on_gpu", lambda stream: True)
     for name in ("_has_node", "_remembered"):
         monkeypatch.setattr(fused, name, lambda *given, name=name: asked.append(name) or True)
     return asked
@@ -189,7 +189,7 @@ class TestOnAGpu:
         def drawn(graph, **outputs):
             graph.write('{ 1 [label ="ScaledDotProductAttention"] }')
 
-        monkeypatch.setattr(fused, "_is_on_gpu", lambda stream: True)
+        monkeypatch.setattr(fused, "is_on_gpu", lambda stream: True)
         arrays, _ = operands((F16,) * 3)
         problem = tg.explain(tg.attention_chain, *arrays).problem
         fused._remembered.cache_clear()

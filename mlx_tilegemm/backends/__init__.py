@@ -33,6 +33,7 @@ __all__ = [
     "canary_setting",
     "device_type",
     "is_left_to_mlx",
+    "is_on_gpu",
     "resolve",
     "resolved_backend",
     "runner",
@@ -152,6 +153,15 @@ def is_left_to_mlx() -> bool:
     """
     settings = current_settings()
     return settings[1:] == UNASKED and resolved_backend(None, settings) is None
+
+
+def is_on_gpu(stream: StreamOrDevice) -> bool:
+    """Return whether MLX's ops of a stream run on a GPU; None is the default one.
+
+    Raises:
+        DTypeError: ``stream`` is neither a stream nor a device.
+    """
+    return (mx.default_device().type if stream is None else device_type(stream)) is mx.gpu
 
 
 def device_type(stream: StreamOrDevice) -> mx.DeviceType:

@@ -114,6 +114,10 @@ class Backend(ABC):
     def compile(self, source: Source) -> Executable:
         """Return the ready kernel of ``source``; a source seen before costs a look-up."""
 
+    def bound(self, kernel: Executable) -> Executable:
+        """Return a kernel of this backend for launches alike but for values and the stream."""
+        return kernel
+
     def missing(self) -> str | None:
         """Return what keeps kernels from running here, as a clause, or None."""
         return None

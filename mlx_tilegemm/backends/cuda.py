@@ -30,6 +30,12 @@ class CudaBackend(Backend):
         """Return the translated kernel of ``source``."""
         return _kernel(source)
 
+    def bound(self, kernel: Executable) -> Executable:
+        """Return a kernel whose launch is found out at its first call."""
+        from ..cuda import CudaKernel
+
+        return cast(Executable, kernel.bound()) if isinstance(kernel, CudaKernel) else kernel
+
     def missing(self) -> str | None:
         """Return that MLX has no CUDA here, or that NVRTC is not installed."""
         if not mx.cuda.is_available():

@@ -121,7 +121,7 @@ def _launch(
     # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
     from ..core.render import render
 
-    kernel = backend.compile(render(stage.spec))
+    kernel = backend.bound(backend.compile(render(stage.spec)))
     launch = stage.launch
     sizes = mx.array(launch.sizes.values, dtype=mx.int32)
     output_shapes = list(launch.output_shapes)

@@ -5,7 +5,8 @@ An op does this once for each key of shapes, dtypes and options, and keeps the r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..backends import Backend
 from ..backends.launch import kernel_run
@@ -20,6 +21,14 @@ from .transforms import evaluating, refusing_shapeless, transformable
 
 if TYPE_CHECKING:
     from ..core.family import Run
+
+
+class Server(Enum):
+    """Who serves a call: kernels, MLX's own ops, or something that stands in for either."""
+
+    KERNELS = "kernels"
+    MLX = "mlx"
+    OTHER = "other"
 
 
 def prepare(
@@ -43,17 +52,45 @@ def prepare(
         BackendError: A kernel is forced where none can run.
         IllegalKernelError: As `choose`, or no kernel may serve what MLX has no ops for.
     """
-    stand_in = current_settings().stand_in
-    if stand_in is not None:
-        made: Run = stand_in(op, problem, backend, force=force, gradients=gradients)
-        return made
-    run = kernel_call(op, problem, backend, force=force, gradients=gradients)
-    run = run or family_of(problem).fallback(problem)
+    return prepare_told(op, problem, backend, force=force, gradients=gradients).run
+
+
+class Prepared(NamedTuple):
+    """A prepared call.
+
+    Attributes:
+        run: The call.
+        unfollowed: The call where MLX follows no function, which does not ask for it again.
+        server: What serves it.
+    """
+
+    run: Run
+    unfollowed: Run
+    server: Server
+
+
+def prepare_told(
+    op: str,
+    problem: Problem,
+    backend: Backend | None,
+    *,
+    force: str | None = None,
+    gradients: bool = True,
+) -> Prepared:
+    """Return the call that solves a problem, as `prepare`, and what serves it."""
+    settings = current_settings()
+    if settings.stand_in is not None:
+        made: Run = settings.stand_in(op, problem, backend, force=force, gradients=gradients)
+        return Prepared(made, made, Server.OTHER)
+    found = _kernel_calls(op, problem, backend, force, gradients)
+    if found is not None:
+        return Prepared(*found, Server.OTHER if settings.batched else Server.KERNELS)
+    run = family_of(problem).fallback(problem)
     if run is None:
         raise IllegalKernelError(
             f"[{op}] Expected a problem that some kernel serves, got {problem}."
         )
-    return run
+    return Prepared(run, run, Server.MLX)
 
 
 def kernel_call(
@@ -65,9 +102,18 @@ def kernel_call(
     gradients: bool = True,
 ) -> Run | None:
     """Return the call of kernels that solves a problem, as `prepare`; None for MLX's own ops."""
+    found = _kernel_calls(op, problem, backend, force, gradients)
+    return found and found[0]
+
+
+def _kernel_calls(
+    op: str, problem: Problem, backend: Backend | None, force: str | None, gradients: bool
+) -> tuple[Run, Run] | None:
+    """Return the call of kernels, and the one for where MLX follows no function."""
     settings = current_settings()
     if settings.batched:
-        return _batched(op, problem, backend, force)
+        batched = _batched(op, problem, backend, force)
+        return batched, batched
     if settings.recorder is not None:
         settings.recorder(problem)
     if backend is None:
@@ -81,10 +127,10 @@ def kernel_call(
     rule = family.rule(problem, backend) if gradients else None
     if not backend.capabilities.lazy:
         run = evaluating(run)
-        return run if rule is None else transformable(run, rule)
+        return run if rule is None else transformable(run, rule), run
     # MLX's own ops serve any size, unless a kernel is asked for.
     anysize = family.fallback(problem) if force is None else None
-    return transformable(run, rule, anysize or refusing_shapeless(op))
+    return transformable(run, rule, anysize or refusing_shapeless(op)), run
 
 
 def _batched(op: str, problem: Problem, backend: Backend | None, force: str | None) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -103,19 +103,58 @@ class CudaKernel:
             filled = zip(output_shapes, output_dtypes, strict=True)
             return [mx.full(one, init_value or 0, dtype, stream=stream) for one, dtype in filled]
         arrays = [one if isinstance(one, mx.array) else mx.array(one) for one in inputs]
-        call = _Call(
-            tuple([one.dtype for one in arrays]),
-            tuple([one.ndim == 0 for one in arrays]),
-            tuple(output_dtypes),
-            cast(Extent, tuple(grid)),
-            cast(Extent, tuple(threadgroup)),
-            tuple(template or ()),
-            current_settings(),
-        )
+        call = _call(arrays, output_dtypes, grid, threadgroup, template)
         ready = None if verbose else self._ready.get(call)
         if ready is None:
             ready = self._ready[call] = self._prepare(call, inputs, output_shapes, verbose)
         return self._launch(ready, call, arrays, output_shapes, init_value, stream)
+
+    def bound(self) -> Callable[..., list[mx.array]]:
+        """Return the kernel for calls that differ in their arrays' values and their stream alone.
+
+        Finding out what a call launches takes longer than to launch it: it is found out once. All
+        arrays have elements, and axes.
+        """
+        launches: dict[Settings, Callable[..., list[mx.array]]] = {}
+        settings, default = current_settings, mx.gpu
+
+        def call(
+            *,
+            inputs: Sequence[mx.array],
+            output_shapes: Sequence[Sequence[int]],
+            output_dtypes: Sequence[mx.Dtype],
+            grid: Extent,
+            threadgroup: Extent,
+            stream: Any = None,  # noqa: ANN401 (as in MLX)
+        ) -> list[mx.array]:
+            launch = launches.get(settings())
+            if launch is None:
+                launch = self._bind(inputs, output_shapes, output_dtypes, grid, threadgroup)
+                launches[settings()] = launch
+            return launch(inputs=inputs, stream=default if stream is None else stream)
+
+        return call
+
+    def _bind(
+        self,
+        inputs: Sequence[mx.array],
+        output_shapes: Sequence[Sequence[int]],
+        output_dtypes: Sequence[mx.Dtype],
+        grid: Extent,
+        threadgroup: Extent,
+    ) -> Callable[..., list[mx.array]]:
+        call = _call(inputs, output_dtypes, grid, threadgroup, None)
+        ready = None if 0 in grid else self._prepare(call, inputs, output_shapes, verbose=False)
+        if ready is None or ready.takes_shapes:
+            return partial(
+                self,
+                output_shapes=output_shapes,
+                output_dtypes=output_dtypes,
+                grid=grid,
+                threadgroup=threadgroup,
+            )
+        fixed = self._fixed(ready, call, output_shapes, None)
+        return partial(mx.fast.precompiled_cuda_kernel, **fixed)
 
     def _prepare(
         self,
@@ -150,23 +189,53 @@ class CudaKernel:
         init_value: float | None,
         stream: Any,  # noqa: ANN401 (as in MLX)
     ) -> list[mx.array]:
-        geometry = ready.geometry
-        linear = geometry.linear
         return mx.fast.precompiled_cuda_kernel(
-            name=ready.name,
-            compiled_source=ready.cubin,
             inputs=_with_shapes(arrays, ready.shape_info) if ready.takes_shapes else arrays,
-            output_shapes=cast(Sequence[tuple[int, ...]], output_shapes),
-            output_dtypes=call.output_dtypes,
-            scalars=call.grid if geometry.takes_grid else (),
-            grid=_linear(call.grid, geometry.threadgroup) if linear else call.grid,
-            threadgroup=geometry.threadgroup,
-            init_value=init_value,
-            # Strides are those of a contiguous array, also for who would have taken others.
-            ensure_row_contiguous=self._contiguous or ready.takes_shapes,
             # As for Metal, the GPU's even where the default device is another.
             stream=mx.gpu if stream is None else stream,
+            **self._fixed(ready, call, output_shapes, init_value),
         )
+
+    def _fixed(
+        self,
+        ready: _Ready,
+        call: _Call,
+        output_shapes: Sequence[Sequence[int]],
+        init_value: float | None,
+    ) -> dict[str, Any]:
+        """Arguments of MLX's call but the inputs and the stream."""
+        geometry = ready.geometry
+        linear = geometry.linear
+        return {
+            "name": ready.name,
+            "compiled_source": ready.cubin,
+            "output_shapes": output_shapes,
+            "output_dtypes": call.output_dtypes,
+            "scalars": call.grid if geometry.takes_grid else (),
+            "grid": _linear(call.grid, geometry.threadgroup) if linear else call.grid,
+            "threadgroup": geometry.threadgroup,
+            "init_value": init_value,
+            # Strides are those of a contiguous array, also for who would have taken others.
+            "ensure_row_contiguous": self._contiguous or ready.takes_shapes,
+        }
+
+
+def _call(
+    arrays: Sequence[mx.array],
+    output_dtypes: Sequence[mx.Dtype],
+    grid: Extent,
+    threadgroup: Extent,
+    template: Sequence[tuple[str, bool | int | mx.Dtype]] | None,
+) -> _Call:
+    return _Call(
+        tuple([one.dtype for one in arrays]),
+        tuple([one.ndim == 0 for one in arrays]),
+        tuple(output_dtypes),
+        cast(Extent, tuple(grid)),
+        cast(Extent, tuple(threadgroup)),
+        tuple(template or ()),
+        current_settings(),
+    )
 
 
 def _geometry(grid: Extent, threadgroup: Extent) -> Geometry:

@@ -13,7 +13,7 @@ from header_sources import int_library, real_library, swizzle_library
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.core.render import TEMPLATES
-from mlx_tilegemm.cuda import Settings, compiler, metal_kernel, settings
+from mlx_tilegemm.cuda import CudaKernel, Settings, compiler, metal_kernel, settings
 from mlx_tilegemm.cuda.translate import Geometry, translate
 from mlx_tilegemm.errors import KernelCompileError, ProblemError
 
@@ -231,6 +231,39 @@ class TestLaunch:
         )
         for _ in range(3):
             assert function(mx.zeros((4,))).tolist() == [1.0] * 8
+        assert len(cuda.launches) == 1
+
+    def test_a_bound_kernel_is_found_out_once(self, cuda, monkeypatch):
+        kernel = metal_kernel("bound", ["x"], ["y"], "y[thread_position_in_grid.x] = x[0];")
+        bound, x = kernel.bound(), mx.zeros((4,))
+        launch(kernel, grid=(8, 1, 1), group=(8, 1, 1), inputs=[x])
+        launch(bound, grid=(8, 1, 1), group=(8, 1, 1), inputs=[x])
+        monkeypatch.setattr(CudaKernel, "_prepare", lambda *_: pytest.fail("it is found out"))
+        stream = mx.default_stream(mx.cpu)
+        (y,) = launch(bound, grid=(8, 1, 1), group=(8, 1, 1), inputs=[x], stream=stream)
+        assert y.tolist() == [0.0] * 8
+        assert [one.pop("stream") for one in cuda.launches] == [mx.gpu, mx.gpu, stream]
+        plain, *rest = [(one.pop("inputs")[0] is x, one) for one in cuda.launches]
+        assert plain[0]
+        assert rest == [plain] * 2
+
+    def test_a_bound_kernel_follows_the_settings(self, cuda):
+        body = f"typedef half T; threadgroup T a[64], b[64], c[64]; {PRODUCT} y[0] = x[0];"
+        bound = metal_kernel("exactly", ["x"], ["y"], body).bound()
+        for exact in (False, True, False):
+            with settings(exact=exact):
+                launch(bound, grid=(32, 1, 1), group=(32, 1, 1), inputs=[mx.zeros((4,))])
+        codes = [one["compiled_source"] for one in cuda.launches]
+        assert codes[0] == codes[2] != codes[1]
+
+    def test_a_bound_kernel_passes_shapes_or_launches_nothing(self, cuda):
+        shaped = metal_kernel("shaped", ["x"], ["y"], "y[0] = x_shape[0];").bound()
+        launch(shaped, grid=(8, 1, 1), group=(8, 1, 1), inputs=[mx.zeros((5, 3))])
+        assert [one.tolist() for one in cuda.launches[0]["inputs"][1:]] == [[5, 3]]
+        empty = metal_kernel("shaped", ["x"], ["y"], "y[0] = x_shape[0];").bound()
+        x = mx.zeros((5, 3))
+        (y,) = launch(empty, grid=(0, 1, 1), group=(8, 1, 1), inputs=[x], stream=mx.cpu)
+        assert y.tolist() == [0.0] * 8
         assert len(cuda.launches) == 1
 
     def test_an_op_is_one_launch(self, cuda):

@@ -18,7 +18,7 @@ from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core.context import current_settings
 from ...core.problem import Factors, Number
-from ...core.tracing import is_shapeless
+from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError
 from . import fused
 from .exponents import LOG2_E, to_exponent
@@ -44,12 +44,14 @@ def _by_mlx(problem: AttentionProblem) -> Run:
     def call(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        if is_shapeless():
+        # Sizes are open only where MLX follows a function, which is asked for in less time.
+        traced = is_traced()
+        if traced and is_shapeless():
             return written_out(operands, factors, stream)
         if stream is None:
-            return by_mlx(operands, factors, None)
+            return by_mlx(operands, factors, None, traced)
         with mx.stream(stream):
-            return by_mlx(operands, factors, stream)
+            return by_mlx(operands, factors, stream, traced)
 
     return call
 

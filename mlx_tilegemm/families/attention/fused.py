@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, device_type
+from ...backends import StreamOrDevice, is_on_gpu
 from ...core import mlx_ops
 from ...core.dtypes import FLOAT32, DType
 from ...core.problem import Number
 from ...core.tracing import is_traced
 from .price import natural_type
 from .problem import AttentionProblem, MaskKind
-
-if TYPE_CHECKING:
-    from ...core.family import Run
 
 NODE = "ScaledDotProductAttention"
 """Name of the node of MLX's fused kernels in a graph."""
@@ -42,8 +39,11 @@ def serves(problem: AttentionProblem) -> bool:
     return problem.softmax and not has_rows and 0 not in sizes
 
 
-def attention(problem: AttentionProblem) -> Run:
-    """Return the call of MLX's op for an attention that it serves, of sizes that stay."""
+def attention(problem: AttentionProblem) -> Callable[..., list[mx.array]]:
+    """Return the call of MLX's op for an attention that it serves, of sizes that stay.
+
+    It takes what a `Run` takes, and whether MLX is following a function.
+    """
     hidden, out = _hidden_rows(problem), problem.out.mlx
     compute_on = _compute_types(problem)
     operands_of = _of_three if problem.operand_names == ("q", "k", "v") else _of_all
@@ -51,9 +51,12 @@ def attention(problem: AttentionProblem) -> Run:
     as_given = _type_as_given(problem)
 
     def call(
-        operands: Sequence[mx.array], factors: Sequence[Number], stream: StreamOrDevice
+        operands: Sequence[mx.array],
+        factors: Sequence[Number],
+        stream: StreamOrDevice,
+        traced: bool,
     ) -> list[mx.array]:
-        compute = compute_on(stream)
+        compute = compute_on(stream, traced)
         if compute is as_given:
             q, k, v = operands
             found = mlx_ops.scaled_dot_product_attention(
@@ -110,9 +113,9 @@ def _of_all(
         q, k = _with_positions(problem, q, k, arrays)
     mask, empty = None, None
     if problem.mask_kind is MaskKind.BOOLEAN:
-        mask, empty = _boolean(_with_keys(arrays["mask"]), _is_on_gpu(stream))
+        mask, empty = _boolean(_with_keys(arrays["mask"]), is_on_gpu(stream))
     elif problem.mask_kind is MaskKind.ADDITIVE:
-        mask, empty = _additive(_with_keys(arrays["mask"]).astype(compute), _is_on_gpu(stream))
+        mask, empty = _additive(_with_keys(arrays["mask"]).astype(compute), is_on_gpu(stream))
     sinks = arrays["sinks"].astype(compute) if problem.sinks else None
     return q, k, v, mask, empty, sinks
 
@@ -175,16 +178,19 @@ def _type_as_given(problem: AttentionProblem) -> object:
     return problem.q.mlx
 
 
-def _compute_types(problem: AttentionProblem) -> Callable[[StreamOrDevice], Any]:
-    """Return a function like `compute_type`, which remembers the answers for a problem."""
-    if natural_type(problem) is None:
-        return lambda stream: mx.float32
-    remembered = lru_cache(maxsize=64)(partial(compute_type, problem))
+def _compute_types(problem: AttentionProblem) -> Callable[[StreamOrDevice, bool], Any]:
+    """Return a function like `compute_type`, which remembers the answers for a problem.
 
-    def compute_on(stream: StreamOrDevice) -> Any:  # noqa: ANN401 - mlx.core.Dtype has no stub
-        if not _is_on_gpu(stream):
+    It is told whether MLX is following a function, under which answers may be others.
+    """
+    if natural_type(problem) is None:
+        return lambda stream, traced: mx.float32
+    remembered = lru_cache(maxsize=64)(lambda stream: compute_type(problem, stream).mlx)
+
+    def compute_on(stream: StreamOrDevice, traced: bool) -> Any:  # noqa: ANN401 - mlx has no stub
+        if not is_on_gpu(stream):
             return mx.float32
-        return (compute_type(problem, stream) if is_traced() else remembered(stream)).mlx
+        return compute_type(problem, stream).mlx if traced else remembered(stream)
 
     return compute_on
 
@@ -197,7 +203,7 @@ def compute_type(problem: AttentionProblem, stream: StreamOrDevice = None) -> DT
 
 def is_fused(problem: AttentionProblem, compute: DType, stream: StreamOrDevice = None) -> bool:
     """Whether MLX has a fused kernel for an attention in a type; asked of MLX itself."""
-    if not _is_on_gpu(stream):
+    if not is_on_gpu(stream):
         return False
     # Under a gradient MLX may answer otherwise.
     ask = _has_node if is_traced() else _remembered
@@ -232,8 +238,3 @@ def _has_node(problem: AttentionProblem, compute: DType, stream: StreamOrDevice)
 
 
 _remembered = lru_cache(maxsize=256)(_has_node)
-
-
-def _is_on_gpu(stream: StreamOrDevice) -> bool:
-    device = mx.default_device().type if stream is None else device_type(stream)
-    return device is mx.gpu

@@ -8,7 +8,7 @@ Codes of a byte, whose scales may lie in any way, are decoded into a copy first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -17,10 +17,11 @@ from ...backends import StreamOrDevice, device_type
 from ...call.precision import refuse_rounding, unrounded
 from ...call.transforms import on
 from ...core import mlx_ops
+from ...core.arguments import ArraySpec
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE, byte_values
-from .key import GATHER_MM, SEGMENTED_MM
+from .key import GATHER_MM, SEGMENTED_MM, Direct
 from .problem import AnyProblem, ExpertProblem, SegmentedProblem
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 SORTED_PRODUCTS = 64
 """Products of a row each from which sorting them is worth it, as mlx-lm has it."""
+
+SORTED_PRODUCTS_ON_CUDA = 1024
+"""As many on an NVIDIA GPU: of 64 and 512 products MLX's ops take longer with sorting (H100)."""
 
 Given = dict[str, mx.array]
 
@@ -57,10 +61,77 @@ def multiplies_float32(problem: AnyProblem) -> bool:
     return problem.computed is FLOAT32
 
 
-def sorts(problem: ExpertProblem) -> bool:
-    """Whether rows are sorted by expert before MLX's op, and back after it."""
+def sorts(problem: ExpertProblem, least: int = SORTED_PRODUCTS) -> bool:
+    """Whether rows are sorted by expert before MLX's op, and back after it.
+
+    Args:
+        problem: The products.
+        least: From how many products on.
+    """
     asked = problem.sorted and problem.fanout == 1
-    return problem.m == 1 and problem.products >= SORTED_PRODUCTS and not (problem.grouped or asked)
+    return problem.m == 1 and problem.products >= least and not (problem.grouped or asked)
+
+
+def least_sorted() -> int:
+    """Return from how many products on MLX's ops here are given sorted rows."""
+    return SORTED_PRODUCTS_ON_CUDA if mx.cuda.is_available() else SORTED_PRODUCTS
+
+
+def direct_call(problem: AnyProblem, arrays: Mapping[str, ArraySpec]) -> Direct | None:
+    """Return MLX's op for the arrays of a call on a GPU, as they are passed, by name.
+
+    None where it does not compute what is asked, or where rows are sorted for it.
+    """
+    p = problem
+    if not isinstance(p, ExpertProblem) or not _is_mlx_s(p):
+        return None
+    if min(len(one.shape) for one in list(arrays.values())[:2]) < 2:
+        return None
+    ordered = p.sorted and p.fanout == 1
+    return _direct_plain(p, ordered) if p.weight is None else _direct_coded(p, ordered)
+
+
+def _is_mlx_s(p: ExpertProblem) -> bool:
+    """Whether products are what MLX's op makes of the operands."""
+    own = p.computed is p.natural and p.out is p.natural
+    more = p.is_empty or p.tensor_scale or p.bias is not None or p.has_codes
+    refused = p.exact and multiplies_float32(p)
+    return own and not more and not refused and not sorts(p, least_sorted())
+
+
+def _direct_plain(problem: ExpertProblem, ordered: bool) -> Direct:
+    transpose = problem.transpose
+
+    def call(given: Given, stream: StreamOrDevice) -> mx.array:
+        b = given["b"]
+        if transpose:
+            b = mx.swapaxes(b, -1, -2, stream=stream)
+        lhs, rhs = given.get("lhs_indices"), given.get("rhs_indices")
+        return mlx_ops.gather_mm(given["a"], b, lhs, rhs, sorted_indices=ordered, stream=stream)
+
+    return call
+
+
+def _direct_coded(problem: ExpertProblem, ordered: bool) -> Direct:
+    weight = problem.weight
+    assert weight is not None
+    options = (problem.transpose, weight.group, weight.bits, weight.mode)
+
+    def call(given: Given, stream: StreamOrDevice) -> mx.array:
+        get = given.get
+        return mlx_ops.gather_qmm(
+            given["x"],
+            given["w"],
+            given["scales"],
+            get("biases"),
+            get("lhs_indices"),
+            get("rhs_indices"),
+            *options,
+            sorted_indices=ordered,
+            stream=stream,
+        )
+
+    return call
 
 
 def _exactly(op: str, problem: AnyProblem, run: Run) -> Run:
@@ -115,7 +186,7 @@ def _multiplied(
     sources = given.get("lhs_indices")
     if sources is None and p.fanout != 1:
         sources = mx.arange(p.products) // p.fanout
-    if not sorts(p):
+    if not sorts(p, SORTED_PRODUCTS if is_on_cpu(stream) else least_sorted()):
         ordered = p.grouped or (p.sorted and sources is None)
         return _by_op(p, given, x, sources, experts, ordered, stream)
     order = mx.argsort(experts)

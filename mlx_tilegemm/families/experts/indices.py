@@ -35,13 +35,18 @@ def flat_indices(
         shape: Shape of the products.
         stream: Stream or device.
     """
+    return mx.reshape(spread_indices(indices, batch, shape, stream), (-1,), stream=stream)
+
+
+def spread_indices(
+    indices: mx.array | None, batch: Shape, shape: Shape, stream: StreamOrDevice
+) -> mx.array:
+    """Return what `flat_indices` does, in the shape of the products."""
     if indices is None:
         indices = mx.arange(prod(batch), dtype=mx.int32, stream=stream)
         indices = mx.reshape(indices, batch, stream=stream)
     found = as_int32(indices, stream)
-    if found.shape != shape:
-        found = mx.broadcast_to(found, shape, stream=stream)
-    return mx.reshape(found, (-1,), stream=stream)
+    return found if found.shape == shape else mx.broadcast_to(found, shape, stream=stream)
 
 
 def check_values(op: str, problem: AnyProblem, operands: Sequence[mx.array]) -> None:

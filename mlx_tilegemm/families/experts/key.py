@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 
-from ...backends import Backend
+from ...backends import Backend, StreamOrDevice
 from ...core.arguments import ArraySpec
 from ...core.caches import prepared
 from ...core.context import Settings
@@ -25,6 +25,12 @@ SEGMENTED_MM = "segmented_mm"
 
 INDEXED = frozenset((GATHER_MM, GATHER_QMM, GATHER_FP8_MM))
 """Ops whose operands indices choose."""
+
+DIRECT = frozenset((GATHER_MM, GATHER_QMM))
+"""Ops that MLX has as well."""
+
+Direct = Callable[[dict[str, mx.array], StreamOrDevice], mx.array]
+"""The call of MLX's op for an op's arrays by name."""
 
 Stated = tuple[str, Shape, mx.Dtype]
 """Name, shape and dtype of an array."""
@@ -52,24 +58,32 @@ class ExpertCall(NamedTuple):
             this dtype already.
         shape: Shape of the products, to which indices broadcast; () where nothing is indexed.
         run: The call of operands in the problem's order.
+        unfollowed: The same where MLX follows no function.
         is_eager: Whether arrays are evaluated at once, so that values of indices are known.
         is_mlx_s: Whether MLX's own ops serve, which trust indices.
+        takes_any_shape: Whether indices need not be flat where nothing is being followed.
+        direct: MLX's op for the arrays as they are passed, by name, on a GPU where nothing is being
+            followed; None where there is more to do than to call it.
     """
 
     problem: AnyProblem
     casts: tuple[tuple[str, mx.Dtype], ...]
     shape: Shape
     run: Run
+    unfollowed: Run
     is_eager: bool
     is_mlx_s: bool
+    takes_any_shape: bool
+    direct: Direct | None
 
 
 @prepared
 def expert_call(key: ExpertKey) -> ExpertCall:
     """Return the call that serves products of these shapes, dtypes and options."""
     # Imported at the first call: kernels and chips are most of what importing the package costs.
-    from ...call.prepare import prepare
+    from ...call.prepare import Server, prepare_told
     from . import request
+    from .fallback import direct_call
 
     states: dict[str, Callable[..., AnyProblem]] = {
         GATHER_MM: request.gather_mm_request,
@@ -82,7 +96,7 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     arrays = {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in key.arrays}
     problem = state(key.op, arrays, dict(key.options))
     settings = key.settings
-    run = prepare(
+    prepared_call = prepare_told(
         key.op,
         problem,
         key.backend,
@@ -90,13 +104,19 @@ def expert_call(key: ExpertKey) -> ExpertCall:
         gradients=settings.gradients,
     )
     backend = key.backend
+    is_eager, casts = backend is not None and not backend.capabilities.lazy, request.casts(arrays)
+    server = prepared_call.server
+    is_plain = server is Server.MLX and not casts and key.op in DIRECT
     return ExpertCall(
         problem=problem,
-        casts=request.casts(arrays),
+        casts=casts,
         shape=request.index_shape(arrays) if key.op in INDEXED else (),
-        run=run,
-        is_eager=backend is not None and not backend.capabilities.lazy,
+        run=prepared_call.run,
+        unfollowed=prepared_call.unfollowed,
+        is_eager=is_eager,
         is_mlx_s=backend is None,
+        takes_any_shape=server is Server.KERNELS and not is_eager,
+        direct=direct_call(problem, arrays) if is_plain else None,
     )
 
 

@@ -6,14 +6,14 @@ from typing import Any, NoReturn
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolve
+from ...backends import StreamOrDevice, is_on_gpu, resolved_backend
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype, kind_name
 from ...core.context import Settings, current_settings, is_exact
 from ...core.scaling_request import as_block
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError, DTypeError
 from .fallback import is_on_cpu, of_any_size
-from .indices import as_int32, check_values, flat_indices
+from .indices import as_int32, check_values, flat_indices, spread_indices
 from .key import (
     GATHER_FP8_MM,
     GATHER_MM,
@@ -416,18 +416,17 @@ def _call(
     op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
 ) -> ExpertCall:
     settings: Settings = current_settings()
-    options = {
-        name: value if type(value) in _PLAIN[name] else _option(op, name, value)
-        for name, value in options.items()
-    }
-    options["exact"] = is_exact(op, None, settings)
+    for name, value in options.items():
+        if type(value) not in _PLAIN[name]:
+            options = {name: _option(op, name, value) for name, value in options.items()}
+            break
     return expert_call(
         ExpertKey(
-            op=op,
-            arrays=stated(arrays),
-            options=tuple(options.items()),
-            backend=resolve(stream, settings).backend,
-            settings=settings,
+            op,
+            stated(arrays),
+            (*options.items(), ("exact", is_exact(op, None, settings))),
+            resolved_backend(stream, settings),
+            settings,
         )
     )
 
@@ -451,17 +450,20 @@ def _gathered(
     op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
 ) -> mx.array:
     call = _call(op, arrays, options, stream)
+    traced = is_traced()
+    if call.direct is not None and not traced and is_on_gpu(stream):
+        return call.direct(arrays, stream)
     problem = call.problem
     assert isinstance(problem, ExpertProblem)
     operands = _cast(call, arrays, stream)
-    traced = is_traced()
     if traced and is_shapeless():
         return _of_any_size(op, problem, operands, stream)
     lhs, rhs = operands.pop("lhs_indices", None), operands.pop("rhs_indices", None)
     ordered = [*operands.values()]
+    indices = spread_indices if call.takes_any_shape and not traced else flat_indices
     if not problem.fanout:
-        ordered.append(flat_indices(lhs, ordered[0].shape[:-2], call.shape, stream))
-    ordered.append(flat_indices(rhs, ordered[1].shape[:-2], call.shape, stream))
+        ordered.append(indices(lhs, ordered[0].shape[:-2], call.shape, stream))
+    ordered.append(indices(rhs, ordered[1].shape[:-2], call.shape, stream))
     return _result(op, call, ordered, stream, traced)
 
 
@@ -505,9 +507,11 @@ def _are_on_cpu(stream: StreamOrDevice) -> bool:
 def _result(
     op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice, traced: bool
 ) -> mx.array:
-    if not traced and (call.is_eager or (call.is_mlx_s and _are_on_cpu(stream))):
+    if traced:
+        return call.run(operands, (), stream)[0]
+    if call.is_eager or (call.is_mlx_s and _are_on_cpu(stream)):
         check_values(op, call.problem, operands)
-    return call.run(operands, (), stream)[0]
+    return call.unfollowed(operands, (), stream)[0]
 
 
 def _is_traced(op: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, device_type
+from ...backends import StreamOrDevice, is_on_gpu
 from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core import mlx_ops
@@ -45,15 +45,23 @@ def _prepared(problem: QuantizedProblem) -> Run:
     given = (problem.x, problem.scales, problem.biases)
     is_wide = all(dtype in (None, FLOAT32) for dtype in given)
 
+    has_rows = min(len(one.shape) for one in problem.operands[:2]) >= 2
+    has_axes = has_rows and len(problem.operands[0].shape) >= len(problem.operands[1].shape)
+    as_given = own and problem.out is problem.computed and has_axes and not (is_empty or ends)
+
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
+        if as_given and is_on_gpu(stream):
+            x, w, scales = operands[:3]
+            biases = operands[3] if is_affine else None
+            return [mlx_ops.quantized_matmul(x, w, scales, biases, *options, stream=stream)]
         if is_empty:
             return [mx.zeros(problem.out_shape, out, stream=stream)]
         x, w, scales = operands[:3]
         biases = operands[3] if is_affine else None
         # On a CPU MLX's op sums in the operands' dtype.
-        if not is_wide and (not own or _is_on_cpu(stream)):
+        if not is_wide and (not own or not is_on_gpu(stream)):
             x, scales, biases = _widened(x, scales, biases, stream)
         rows = x if x.ndim >= 2 and x.ndim >= w.ndim else _with_axes_of(w, x, stream)
         value = mlx_ops.quantized_matmul(rows, w, scales, biases, *options, stream=stream)
@@ -100,7 +108,3 @@ def _with_axes_of(w: mx.array, x: mx.array, stream: StreamOrDevice) -> mx.array:
     """
     rank = max(2, w.ndim)
     return mx.expand_dims(x, [*range(rank - x.ndim)], stream=stream) if x.ndim < rank else x
-
-
-def _is_on_cpu(stream: StreamOrDevice) -> bool:
-    return device_type(mx.default_device() if stream is None else stream) == mx.cpu

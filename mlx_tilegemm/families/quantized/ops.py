@@ -104,29 +104,33 @@ def quantized_matmul(
     if type(mode) is not str:
         raise DTypeError(f"[{NAME}] Expected mode to be a string, got {type(mode).__name__}.")
     settings = current_settings()
+    # In the order of the fields: keywords take longer than all else of a key.
     call = quantized_call(
         QuantizedKey(
-            x=(x.shape, x.dtype),
-            w=(w.shape, w.dtype),
-            scales=(scales.shape, scales.dtype),
-            biases=None if biases is None else (biases.shape, biases.dtype),
-            global_scale=None if global_scale is None else stated(global_scale),
-            bias=None if bias is None else stated(bias),
-            transpose=transpose,
-            group_size=group_size,
-            bits=bits,
-            mode=mode,
-            out_dtype=out_dtype,
-            batch_invariant=batch_invariant,
-            exact=is_exact(NAME, precision, settings),
-            backend=resolved_backend(stream, settings),
-            settings=settings,
+            (x.shape, x.dtype),
+            (w.shape, w.dtype),
+            (scales.shape, scales.dtype),
+            None if biases is None else (biases.shape, biases.dtype),
+            None if global_scale is None else stated(global_scale),
+            None if bias is None else stated(bias),
+            transpose,
+            group_size,
+            bits,
+            mode,
+            out_dtype,
+            batch_invariant,
+            is_exact(NAME, precision, settings),
+            resolved_backend(stream, settings),
+            settings,
         )
     )
     if x.dtype not in _FLOATS:
         x = x.astype(scales.dtype, stream=stream)
-    given = (x, w, scales, biases, global_scale, bias)
-    return call([one for one in given if one is not None], (), stream)[0]
+    if bias is None and global_scale is None:
+        given = (x, w, scales) if biases is None else (x, w, scales, biases)
+        return call(given, (), stream)[0]
+    every = (x, w, scales, biases, global_scale, bias)
+    return call([one for one in every if one is not None], (), stream)[0]
 
 
 _FLOATS = frozenset(row.mlx for row in FLOATS)
