@@ -109,8 +109,12 @@ def _segmented() -> Iterator[Made]:
     for transpose in (True, False):
         layout: Options = {"transpose_a": transpose, "transpose_b": not transpose}
         dtypes: Options = {"a": BFLOAT16, "b": FLOAT16, "out": FLOAT32}
-        trials = ((segmented(70, 37, 131, **dtypes, **layout), Data(seed=1)),)
-        yield _subject("segmented_gemm", "32x32x16-2x2", *trials)
+        # Segments that end anywhere; up to the end of the axis in whole steps, and in part of one.
+        ragged = (segmented(70, 37, 131, **dtypes, **layout), Data(seed=1))
+        whole = (segmented(70, 37, 160, **dtypes, **layout), Data(seed=1, exact=True))
+        yield _subject("segmented_gemm", "32x32x16-2x2", ragged, whole)
+        aligned = (segmented(64, 64, 131, **dtypes, **layout), Data(seed=1, exact=True))
+        yield _subject("segmented_gemm", "32x32x16-2x2", aligned)
 
 
 def _trial(

@@ -61,6 +61,17 @@ def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
     yield _subject(kernel, "2x1-4", *_products(n, k, transpose_b, 2, **scales))
     if transpose_b:
         yield from _staged_rows(*options)
+        yield _subject(kernel, "1x2-4", *_products(37, 90, transpose_b, 1, b=FLOAT8_E5M2))
+        # Integers of which one side alone has scales, or neither, with a bias.
+        floats = ROWS(dtype=FLOAT32)
+        alone: list[dict[str, Any]] = [
+            {"a_scales": floats},
+            {"b_scales": floats},
+            {"bias": FLOAT32},
+        ]
+        for one in alone:
+            whole = {"a": INT8, "b": INT8, "out": FLOAT32, **one}
+            yield _subject(kernel, "1x2-4", *_products(37, 90, transpose_b, 1, **whole))
     # Whole runs along the rows of b.
     n, k = (37, 640) if transpose_b else (672, 37)
     yield _subject(kernel, "1x2-4", *_products(n, k, transpose_b, 1, a=INT8, b=INT8, out=INT32))
