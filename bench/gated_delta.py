@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -136,9 +136,23 @@ def sides(problem: DeltaProblem) -> tuple[Side, Side]:
     return ours, theirs
 
 
+def headline(found: Mapping[str, tuple[Side, Side]]) -> str:
+    """Return what the counts say, in a sentence."""
+    shares = {
+        name: ours.device_bytes / theirs.device_bytes for name, (ours, theirs) in found.items()
+    }
+    least, most = min(shares, key=lambda name: shares[name]), max(shares, key=lambda n: shares[n])
+    return (
+        f"**Our kernels ask for {shares[least]:.0%} ({least}) to {shares[most]:.0%} ({most}) of "
+        "the bytes that mlx-lm's ask for.**"
+    )
+
+
 def markdown() -> Iterator[str]:
     """Yield the lines of the report."""
     yield "# Gated delta nets, counted\n"
+    found = {name: sides(parse(text)) for name, text in CASES.items()}
+    yield headline(found) + "\n"
     yield (
         f"What one launch does in the emulator, and one of mlx-lm {version('mlx-lm')}'s kernel: "
         "bfloat16 q, k and v, float32 gates and state, 32 heads of 128. Made by "
@@ -146,8 +160,8 @@ def markdown() -> Iterator[str]:
     )
     yield "| case | kernel | dependent steps | MB asked for | MB of lines | MB shared | products |"
     yield "|---|---|---|---|---|---|---|"
-    for name, text in CASES.items():
-        for side in sides(parse(text)):
+    for name, pair in found.items():
+        for side in pair:
             sizes = (side.device_bytes, side.line_bytes, side.threadgroup_bytes)
             cells = " | ".join(f"{size / 1e6:.2f}" for size in sizes)
             yield f"| {name} | {side.path} | {side.steps} | {cells} | {side.products:.0f} |"

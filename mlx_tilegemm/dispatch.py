@@ -429,9 +429,15 @@ def _candidates(problem: Problem, chip: Chip) -> Iterator[Candidate]:
 def _candidate(kernel: Kernel[Any, Any], config: object, problem: Problem, chip: Chip) -> Candidate:
     reason = kernel.reject(problem, config, chip)
     if reason is not None:
-        return Candidate(kernel.name, str(config), reason, None, None)
+        return Candidate(kernel.name, _label(config), reason, None, None)
     time, recipe = kernel.cost(problem, config, chip), Recipe(kernel, problem, config)
-    return Candidate(kernel.name, str(config), None, time, recipe)
+    return Candidate(kernel.name, _label(config), None, time, recipe)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _label(config: object) -> str:
+    # By type, too: tuples of two kernels may be equal and read differently.
+    return str(config)
 
 
 def _refusal(candidates: tuple[Candidate, ...]) -> str:

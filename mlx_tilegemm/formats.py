@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from .core.arguments import ArraySpec, as_array, as_flag
+from .core.arguments import ArraySpec, as_array, as_flag, as_whole
 from .core.dtypes import (
     FLOAT4_E2M1,
     FLOAT8_E4M3,
@@ -135,6 +135,20 @@ def grouping(
             f"[{op}] {mode} quantization requires bits to be {small.codes.bits} but got {bits}."
         )
     return Grouping(mode=mode, bits=small.codes.bits, group=small.group)
+
+
+def as_grouping(op: str, mode: object, bits: object, group_size: object) -> Grouping:
+    """Return how a weight is stored that arguments of an op tell of; None is the mode's own.
+
+    Raises:
+        ProblemError: MLX has no such mode, or no such weights of it.
+        DTypeError: Sizes that are no whole numbers.
+    """
+    sizes = {"bits": bits, "group_size": group_size}
+    whole = {
+        name: None if size is None else as_whole(op, name, size) for name, size in sizes.items()
+    }
+    return grouping(op, mode, **whole)
 
 
 def decode(codes: mx.array, format: str, /, *, dtype: mx.Dtype = mx.float32) -> mx.array:
@@ -540,6 +554,23 @@ def _blocks(terms: mx.array, axis: int, side: int) -> mx.array:
     widths = [(0, 0)] * terms.ndim
     widths[axis] = (0, missing)
     return mx.sum(mx.unflatten(mx.pad(terms, widths), axis, (-1, side)), axis=axis)
+
+
+def check_words(op: str, w: _Stated) -> None:
+    """Check that a weight is matrices of words.
+
+    Raises:
+        ProblemError: It has less than two dimensions.
+        DTypeError: It is of another dtype.
+    """
+    if w.dtype != mx.uint32:
+        raise DTypeError(
+            f"[{op}] The weight matrix should be uint32 but received {mlx_name(w.dtype)}"
+        )
+    if len(w.shape) < 2:
+        raise ProblemError(
+            f"[{op}] Expected a weight of at least two dimensions, got {shape_text(w.shape)}."
+        )
 
 
 def check_groups(

@@ -110,6 +110,7 @@ def operands(*shapes, dtype=mx.float16, seed=0):
     return tuple(strategies.random_array(rng, shape, dtype) for shape in shapes)
 
 
+@pytest.mark.slow
 @given(case=cases())
 def test_the_dispatchers_choice_agrees_with_float64(case):
     q, k, v = case.operands()

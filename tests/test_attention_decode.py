@@ -21,6 +21,7 @@ from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.errors import IllegalKernelError
 from mlx_tilegemm.families.attention.kernels import attention_decode
 from mlx_tilegemm.families.attention.problem import AttentionProblem, MaskKind, attention_problem
+from mlx_tilegemm.families.attention.spelling import parse as parse_attention
 from mlx_tilegemm.machine import chips
 
 emulated = pytest.mark.usefixtures("kernels")
@@ -360,3 +361,20 @@ class TestChoice:
         plan = choose(asked, chip).plan
         assert (plan.kernel, len(plan.stages)) == ("attention_decode", 2)
         assert smallest_instance(asked, plan, chip).problem.kv_len <= 300
+
+
+@pytest.mark.parametrize("name", ["m1", "m4-max", "m3-ultra"])
+def test_splits_that_are_not_considered_would_not_be_chosen(name):
+    chip, skipped = chips.get(name), 0
+    for spelled in ("1x8x1x1x6000x128:f16", "1x32x8x4x200000x128:f16", "2x2x1x1x3000x64:f32"):
+        problem = parse_attention(spelled)
+        found = list(attention_decode.candidates(problem, chip))
+        fastest = min(attention_decode.cost(problem, one, chip) for one in found)
+        for tile in dict.fromkeys(one.tile for one in found):
+            considered = {one.splits for one in found if one.tile == tile}
+            for splits in {2**i for i in range(8) if 2**i < max(considered)} - considered:
+                config = attention_decode.Config(tile, splits)
+                skipped += 1
+                assert attention_decode.reject(problem, config, chip) is None
+                assert attention_decode.cost(problem, config, chip) > dispatch.RESOLUTION * fastest
+    assert skipped > 3

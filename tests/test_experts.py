@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import product as iterated
 from math import prod
 
 import cases
@@ -30,7 +31,7 @@ from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of, kernel_named, problem_types
 from mlx_tilegemm.families.experts import ops as experts
 from mlx_tilegemm.families.experts.kernels.segmented_gemm import variant as segmented_variant
-from mlx_tilegemm.families.experts.spec import variant
+from mlx_tilegemm.families.experts.spec import most_blocks, variant
 from mlx_tilegemm.families.experts.spelling import parse
 from mlx_tilegemm.machine import chips
 
@@ -116,6 +117,59 @@ class TestPlainWeights:
         close(got, a, matrices, lhs, rhs, mx.float32)
 
 
+STAGED = ("expert_gemv/1x4-4-staged", "expert_gemv/4x4-4-staged")
+
+
+@pytest.mark.parametrize("kernel", STAGED)
+class TestStagedRows:
+    """Several steps of k, the last one short, and simdgroups with columns past the last one."""
+
+    @pytest.mark.parametrize("depth", [300, slow(303), slow(256)])
+    def test_plain_weights(self, kernels, forced, kernel, depth):
+        b = random_array(0, (40, N, depth), mx.bfloat16)
+        for seed, pattern in enumerate(PATTERNS.values()):
+            a = random_array(seed, (len(pattern), 1, depth), mx.float16)
+            with forced(kernel):
+                got = tg.gather_mm(a, b, rhs_indices=mx.array(pattern), transpose_b=True)
+            matrices = as_floats(b.swapaxes(-1, -2))
+            close(got, a, matrices, np.arange(len(pattern)), pattern, mx.float32)
+
+    def test_codes(self, kernels, forced, kernel):
+        codes, scales, block, values = coded(2, 40, N, 600, "e4m3", "block")
+        chosen = [39, 0, 0, 33, 33, 33, 33, 33, 1]
+        x = random_array(2, (len(chosen), 1, 600), mx.bfloat16)
+        with forced(kernel):
+            got = tg.gather_fp8_mm(
+                x,
+                codes,
+                scales,
+                rhs_indices=mx.array(chosen),
+                format="e4m3",
+                block=block,
+                out_dtype=mx.float32,
+            )
+        matrices = values.swapaxes(-1, -2)
+        close(got, x, matrices, np.arange(len(chosen)), chosen, mx.float32, roundings=7)
+
+    @pytest.mark.slow
+    def test_quantized_weights(self, kernels, forced, kernel):
+        # Runs of 32 beside four columns are more than a thread's registers hold.
+        for weight in (("affine", 4, 64), *WEIGHTS[-3:]):
+            quantized_case(weight, True, kernel, forced)
+
+
+def test_blocks_are_as_many_as_can_have_rows():
+    """Of every way in which a few products may fall to the experts."""
+    for products, number, m, rows in iterated((1, 4, 6), (1, 2), (1, 2, 3, 5), (1, 2, 4, 16)):
+        problem = variant(products, 8, 8, experts=number, m=m)
+        found = [
+            sum(-(-chosen.count(one) * m // rows) for one in set(chosen))
+            for chosen in iterated(*[range(number + 1)] * products)
+        ]
+        assert max(found) <= most_blocks(problem, rows)
+        assert m > 1 or max(found) == most_blocks(problem, rows)
+
+
 GROUPS = {
     "empty ones": [0, 3, 3, 9, 9],
     "the first has all": [9, 9, 9, 9, 9],
@@ -124,7 +178,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("kernel", ["expert_gemv/4x1-4", slow("expert_gemm/16x64-1x4")])
+@pytest.mark.parametrize("kernel", ["expert_gemv/4x1-4", STAGED[1], slow("expert_gemm/16x64-1x4")])
 def test_groups_of_rows(kernels, forced, kernel):
     b, bias = random_array(0, (5, N, K), mx.bfloat16), random_array(1, (5, N), mx.float16)
     for offsets in GROUPS.values():
@@ -262,7 +316,7 @@ def test_segments_past_the_end_stay_inside_on_mlx_too():
 
 
 class TestKernels:
-    @pytest.mark.parametrize("kernel", KERNELS)
+    @pytest.mark.parametrize("kernel", [*KERNELS, *STAGED])
     def test_rows_without_a_matrix_are_zero(self, kernel):
         """Where indices cannot be checked, what they say is not trusted."""
         problem = variant(6, N, K, experts=5, fanout=0, bias=None)
@@ -922,6 +976,22 @@ class TestChoice:
     )
     def test_few_rows_are_the_gemvs_and_many_the_gemms(self, text, kernel):
         assert choose(parse(text), M4).plan.kernel == kernel
+
+    @pytest.mark.parametrize("chip", ["m1-max", "m4-max", "m5-max"])
+    @pytest.mark.parametrize("weight", ["bf16,f32:e4m3-128x128", "bf16:affine4x64"])
+    def test_rows_are_staged_where_mlx_sorts(self, weight, chip):
+        """Else each simdgroup would ask for its rows: fp8 at 8 tokens more than MLX of copies."""
+        staged = {}
+        for tokens in (1, 8):
+            problem = parse(f"{tokens}x8x128x384x1024:{weight}")
+            staged[tokens] = str(choose(problem, chips.get(chip)).plan.config)
+        assert staged == {1: "1x4-4", 8: "1x4-4-staged"}
+
+    @pytest.mark.parametrize("tokens", [8, 64])
+    def test_plain_tiles_are_wide(self, tokens):
+        """Else they would ask for rows, and for where experts' rows end, more often than MLX."""
+        problem = parse(f"{tokens}x8x128x384x1024:bf16")
+        assert str(choose(problem, chips.get("m1-max")).plan.config) == "16x128-1x4"
 
     def test_the_weight_is_cast_by_mlx_alone(self):
         problem = parse("64x8x128x768x2048:bf16,f16")

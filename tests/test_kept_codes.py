@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from importlib import import_module
 from math import ceil
 from pathlib import Path
 
@@ -426,17 +427,47 @@ def test_experts_by_kernels(kernels, tmp_path):
         hold(got, dict(dense.named_modules())[path](x, chosen))
 
 
-def test_experts_of_unlike_scales_are_decoded(tmp_path):
-    """One expert without blocks: what is no stack of one kind is what mlx-lm makes of it."""
-    settings, made = LAYOUTS["DeepSeek"]
+@pytest.mark.parametrize(
+    "odd",
+    [
+        ("row", mx.float32),
+        ("scalar", mx.bfloat16),
+        pytest.param(("none", None), marks=pytest.mark.slow),
+        pytest.param(("groups", "F8_E8M0"), marks=pytest.mark.slow),
+    ],
+    ids=lambda one: one[0],
+)
+def test_experts_of_unlike_scales_stay_codes(tmp_path, odd):
+    """One expert whose scales are of something else: all get those of blocks that are in both."""
+    kind, dtype = odd
     count = iter(range(1000))
 
     def some(shape):
-        kind = "row" if shape == (160, 96) and next(count) == 1 else "block"
-        tensors, values = in_bytes(shape, made[0], kind, *made[2:])
+        at = next(count) if shape == (160, 96) else 0
+        own = (kind, dtype) if at == 1 else ("block", mx.float32)
+        return in_bytes(shape, "e4m3", *own, "weight_scale_inv")
+
+    dense = checkpoint(tmp_path, qwen3_moe, LAYOUTS["DeepSeek"][0], some, MIXTURE)
+    model, _ = integration.load_model(tmp_path)
+    layers = dict(model.named_modules())
+    kinds = {type(layers[f"model.layers.0.mlp.switch_mlp.{name}"]) for name in EXPERTS}
+    assert kinds == {FP8SwitchLinear}
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert bytes_of(model) == pytest.approx(size, rel=0.05)
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+def test_experts_of_unlike_formats_are_decoded(tmp_path):
+    """What is no stack of one format is what mlx-lm makes of it."""
+    count = iter(range(1000))
+
+    def some(shape):
+        form = "e5m2" if shape == (160, 96) and next(count) == 1 else "e4m3"
+        tensors, values = in_bytes(shape, form, "block", mx.float32, "weight_scale_inv")
         return tensors, np.array(mx.array(values).astype(mx.bfloat16).astype(mx.float32))
 
-    dense = checkpoint(tmp_path, qwen3_moe, settings, some, MIXTURE)
+    dense = checkpoint(tmp_path, qwen3_moe, LAYOUTS["DeepSeek"][0], some, MIXTURE)
     model, _ = integration.load_model(tmp_path)
     layers = dict(model.named_modules())
     kinds = [type(layers[f"model.layers.0.mlp.switch_mlp.{name}"]) for name in EXPERTS]
@@ -447,6 +478,155 @@ def test_experts_of_unlike_scales_are_decoded(tmp_path):
 
 
 EXPERTS = ("gate_proj", "up_proj", "down_proj")
+
+JOINED = {
+    "qwen3_5_moe": {
+        "model_type": "qwen3_5_moe",
+        "text_config": {
+            "model_type": "qwen3_5_moe_text",
+            "hidden_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "vocab_size": 61,
+            "full_attention_interval": 1,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_expert_intermediate_size": 32,
+            "moe_intermediate_size": 160,
+        },
+    },
+    "llama4": {
+        "model_type": "llama4",
+        "text_config": {
+            "model_type": "llama4_text",
+            "attention_bias": False,
+            "attention_chunk_size": 64,
+            "head_dim": 16,
+            "hidden_size": 96,
+            "interleave_moe_layer_step": 1,
+            "intermediate_size": 160,
+            "intermediate_size_mlp": 64,
+            "max_position_embeddings": 64,
+            "num_attention_heads": 4,
+            "num_experts_per_tok": 1,
+            "num_hidden_layers": 4,
+            "num_key_value_heads": 2,
+            "num_local_experts": 4,
+            "rms_norm_eps": 1e-5,
+            "rope_scaling": None,
+            "rope_theta": 1e4,
+            "use_qk_norm": False,
+            "vocab_size": 61,
+        },
+    },
+}
+"""Models that have experts' first two projections in one tensor: by rows, or turned, by columns."""
+
+
+def in_matrices(shape, kind, turned):
+    """Return codes of several matrices, their scales, and the values of the matrices.
+
+    Args:
+        shape: Matrices, rows and columns, as layers have them.
+        kind: What a scale is of.
+        turned: The transposes are stored.
+    """
+    count, rows, columns = (shape[0], *shape[:0:-1]) if turned else shape
+    drawn = RANDOM.standard_normal((count, rows, columns)).astype(np.float32)
+    codes = formats.encode(mx.array(drawn), "e4m3")
+    block = {
+        "matrix": (rows, columns),
+        "row": (1, columns),
+        "column": (rows, 1),
+        "block": (128, 128),
+    }[kind]
+    grid = (count, ceil(rows / block[0]), ceil(columns / block[1]))
+    scales = RANDOM.uniform(0.02, 0.06, grid).astype(np.float32)
+    factors = np.stack([grown(one, (rows, columns), block) for one in scales])
+    values = as_floats(formats.decode(codes, "e4m3")) * factors
+    return codes, mx.array(scales), np.swapaxes(values, 1, 2) if turned else values
+
+
+def joined_checkpoint(folder, module, config, kind, turned):
+    """Write a checkpoint with joined experts, and return the model with its values in float32."""
+    mx.random.seed(1)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    found = dict(tree_flatten(model.parameters()))
+    tensors = {name: ("F32", one.astype(mx.float32)) for name, one in found.items()}
+    for name in [name for name in found if name.endswith("gate_proj.weight")]:
+        base, shape = name.removesuffix(".gate_proj.weight"), found[name].shape
+        if len(shape) < 3:
+            continue
+        for key in EXPERTS:
+            del tensors[f"{base}.{key}.weight"]
+        of_checkpoint = base.replace("switch_mlp", "experts")
+        count, rows, columns = shape
+        for key, size in (
+            ("gate_up_proj", (count, 2 * rows, columns)),
+            ("down_proj", (count, columns, rows)),
+        ):
+            codes, scales, values = in_matrices(size, kind, turned)
+            tensors[f"{of_checkpoint}.{key}"] = ("F8_E4M3", codes)
+            tensors[f"{of_checkpoint}.{key}_scale_inv"] = ("F32", scales)
+            parts = {"down_proj": values}
+            if key == "gate_up_proj":
+                parts = {"gate_proj": values[:, :rows], "up_proj": values[:, rows:]}
+            for part, value in parts.items():
+                found[f"{base}.{part}.weight"] = mx.array(value)
+    write(folder, {**config, "quantization_config": FP8}, tensors)
+    model.load_weights([(name, one.astype(mx.float32)) for name, one in found.items()])
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("qwen3_5_moe", "block"),
+        ("qwen3_5_moe", "matrix"),
+        pytest.param("qwen3_5_moe", "row", marks=pytest.mark.slow),
+        ("llama4", "column"),
+        pytest.param("llama4", "block", marks=pytest.mark.slow),
+    ],
+)
+def test_joined_experts_stay_codes(tmp_path, name, kind):
+    """Cut where no block ends, and turned: they have the very values of the parts."""
+    module = import_module(f"mlx_lm.models.{name}")
+    dense = joined_checkpoint(tmp_path, module, JOINED[name], kind, name == "llama4")
+    model, _ = integration.load_model(tmp_path)
+    layers = dict(model.named_modules())
+    experts = [one for one in layers.values() if isinstance(one, FP8SwitchLinear)]
+    assert len(experts) == 3 * JOINED[name]["text_config"]["num_hidden_layers"]
+    others = dict(dense.named_modules())
+    for path, one in layers.items():
+        if isinstance(one, FP8SwitchLinear):
+            assert mx.array_equal(one.decoded(), others[path].weight)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert bytes_of(model) == pytest.approx(size, rel=0.05)
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+def test_joined_experts_that_are_changed_are_decoded(tmp_path, monkeypatch):
+    """A part is believed to be codes only if it has their values."""
+    module = import_module("mlx_lm.models.llama4")
+    own = module.Model.sanitize
+
+    def changed(self, weights):
+        found = own(self, weights)
+        return {
+            name: 2 * one if name.endswith("up_proj.weight") else one for name, one in found.items()
+        }
+
+    joined_checkpoint(tmp_path, module, JOINED["llama4"], "column", True)
+    monkeypatch.setattr(module.Model, "sanitize", changed)
+    model, _ = integration.load_model(tmp_path)
+    layers = dict(model.named_modules())
+    path = "language_model.model.layers.0.feed_forward.experts"
+    kinds = [type(layers[f"{path}.{name}"]) for name in EXPERTS]
+    assert kinds == [FP8SwitchLinear, SwitchLinear, FP8SwitchLinear]
 
 
 def test_heads_that_are_cut_in_another_way_are_decoded(tmp_path, monkeypatch):

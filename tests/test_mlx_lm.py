@@ -585,6 +585,7 @@ class TestAttention:
         assert calls == {"attention_chain": 1}
 
 
+@pytest.mark.slow
 def test_generated_tokens_are_the_same(kernels, calls):
     model = cast_linears(build("qwen3"), mx.bfloat16)
     prompt = PROMPT[0]

@@ -129,6 +129,7 @@ class TestSubjects:
             assert _noticed(trial, _Mutated("", None)) == ""
 
 
+@pytest.mark.slow
 def test_a_campaign_may_be_of_some_templates():
     everything = [ways[0].mutant.template for ways in mutation.unique_mutants()]
     for patterns in (["gated_delta/*"], ["lib/delta_*", "gemm/gemv.metal.j2"]):

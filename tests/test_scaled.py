@@ -206,6 +206,18 @@ class TestEveryPair:
                 case.check(m, out_dtype=mx.float16, bias=bias)
 
 
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda one: "-".join(map(str, one)))
+@pytest.mark.parametrize("k", [600, pytest.param(603, marks=pytest.mark.slow)])
+def test_staged_rows(kernels, forced, pair, k):
+    """Several steps, the last one short, and simdgroups whose columns are past the last one."""
+    a, b, a_kind, b_kind = pair
+    case = Case(3, 43, k, a=a, b=b, a_kind=a_kind, b_kind=b_kind, block=(32, 64))
+    for rows, heights in ((8, (8, 5)), (2, (2,))):
+        with forced(f"scaled_gemv/{rows}x4-8-staged"):
+            for m in heights:
+                case.check(m, out_dtype=mx.float32)
+
+
 @pytest.mark.slow
 @given(data=st.data())
 def test_any_formats_scales_layout_and_sizes(data, kernels):
@@ -511,6 +523,13 @@ class TestChoice:
         legal = [one.seconds for one in found.candidates if one.seconds]
         # MLX writes and reads four bytes for every code.
         assert found.mlx.seconds > 3 * min(legal) or m > 8
+
+    @pytest.mark.parametrize("chip", ["m1-max", "m4-max", "m5-pro"])
+    def test_rows_are_staged_from_two_on(self, chip):
+        """Else each simdgroup would ask for all of them: more bytes than the weight has."""
+        chosen = {m: str(self.explained(m, chip).plan.config) for m in (1, 2, 4, 8)}
+        staged = {m: f"{m}x4-8-staged" for m in (2, 4, 8)}
+        assert chosen == {1: "1x4-4"} | staged
 
     def test_copies_are_priced(self):
         found = self.explained(1, "m4-max")

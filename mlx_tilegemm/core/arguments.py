@@ -11,7 +11,7 @@ from numbers import Integral, Real
 import mlx.core as mx
 
 from ..errors import DTypeError, ProblemError
-from .dtypes import DType, from_mlx, mlx_name
+from .dtypes import FLOATS, DType, from_mlx, mlx_name
 from .problem import Number
 from .shapes import Shape, shape_text
 
@@ -141,6 +141,45 @@ def kind_name(value: object) -> str:
     """Return the name of a value's type, for messages."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def float_row(op: str, name: str, dtype: mx.Dtype) -> DType:
+    """Return the row of the dtype of an operand of floats.
+
+    Raises:
+        DTypeError: It is of no floats, or of wider ones.
+    """
+    row = from_mlx(dtype)
+    if row is None or row not in FLOATS:
+        raise DTypeError(
+            f"[{op}] Expected {name} of float32, float16 or bfloat16, got {mlx_name(dtype)}."
+        )
+    return row
+
+
+def float_out_row(op: str, out_dtype: object, natural: mx.Dtype) -> DType:
+    """Return the row of the result dtype that is asked for, or of the natural one: of floats.
+
+    Raises:
+        DTypeError: It is of no floats.
+    """
+    out = out_row(op, out_dtype) or from_mlx(natural)
+    if out is None or out not in FLOATS:
+        raise DTypeError(f"[{op}] Expected a floating point out_dtype, got {out}.")
+    return out
+
+
+def check_bias(op: str, bias: ArraySpec | None, columns: int) -> None:
+    """Check that a bias is a row of the result's columns.
+
+    Raises:
+        ProblemError: It has another shape.
+    """
+    if bias is not None and bias.shape != (columns,):
+        raise ProblemError(
+            f"[{op}] Expected bias of the result's columns, ({columns}), got "
+            f"{shape_text(bias.shape)}."
+        )
 
 
 def check_out_dtype(op: str, out_dtype: object) -> None:

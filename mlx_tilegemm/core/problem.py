@@ -60,11 +60,11 @@ class Problem(ABC):
 
     def elements(self, name: str) -> int:
         """Return the elements of an operand; 0 where the problem has none of that name."""
-        return sum(one.elements for one in self.operands if one.name == name)
+        return next((one.elements for one in self.operands if one.name == name), 0)
 
     def nbytes(self, name: str) -> int:
         """Return the bytes of an operand in memory; 0 where there is none of that name."""
-        return sum(one.nbytes for one in self.operands if one.name == name)
+        return next((one.nbytes for one in self.operands if one.name == name), 0)
 
     @abstractmethod
     def flops(self) -> float:

@@ -3,8 +3,9 @@
 A model's own ``sanitize`` renames and rearranges tensors that it expects to be floats. Before, each
 weight of codes is replaced by its values, which MLX computes only if something comes to need them.
 After, the very arrays that were put there become codes again, whatever their names are then, and
-so do stacks of them. The projection that latent attention cuts by heads and absorbs becomes codes
-where its parts have the values that the codes would have. What else was cut or joined stays floats.
+so do stacks of them. What was cut by rows or turned, such as a joined ``gate_up_proj``, and what
+latent attention cuts by heads and absorbs, becomes codes where these have the very values of the
+parts. What else was cut or joined stays floats.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from math import ceil, prod
+from math import ceil, gcd, prod
 from typing import Any
 
 import mlx.core as mx
@@ -135,13 +136,12 @@ class KeptBytes(Kept):
         every = [self, *(one for one in others if isinstance(one, KeptBytes))]
         if len(every) <= len(others) or self.weight.ndim != 2:
             return None
-        if len({(one.weight.shape, one.format, one.block, one.powers) for one in every}) > 1:
+        if len({(one.weight.shape, one.format, one.powers) for one in every}) > 1:
             return None
-        scales = [one._scales_of_matrices() for one in every if one.scales is not None]
-        if len({(one.shape, one.dtype) for one in scales}) > 1 or len(scales) % len(every):
-            return None
-        stack = mx.stack([one.weight for one in every])
-        return replace(self, weight=stack, scales=mx.stack(scales) if scales else None)
+        alike = _with_scales_alike(every)
+        stack = mx.stack([one.weight for one in alike])
+        scales = [one._scales_of_matrices() for one in alike if one.scales is not None]
+        return replace(alike[0], weight=stack, scales=mx.stack(scales) if scales else None)
 
     def heads(self, count: int) -> KeptHeads:
         """Return the weight as so many matrices of neighbouring rows, each row with its scales."""
@@ -149,14 +149,73 @@ class KeptBytes(Kept):
         shape = (count, rows // count, columns)
         scales, block = self.scales, self.block
         if scales is not None:
-            laid = self._scales_of_matrices()
-            width = block[1] if block else columns if laid.shape[-1] == 1 else POWER_WIDTH
-            if laid.shape[0] < rows:
-                height = block[0] if block else rows
-                laid = mx.take(laid, mx.arange(rows) // height, axis=0)
-            scales, block = mx.reshape(laid, (*shape[:2], laid.shape[-1])), (1, width)
+            finer = self.finer((1, self.sizes[1]))
+            assert finer.scales is not None
+            scales = mx.reshape(finer.scales, (*shape[:2], finer.scales.shape[-1]))
+            block = finer.block
         weight = mx.reshape(self.weight, shape)
         return KeptHeads(weight=weight, scales=scales, format=self.format, block=block)
+
+    @property
+    def sizes(self) -> Block:
+        """Rows and columns that share a scale; those of a matrix where all do."""
+        rows, columns = self.weight.shape[-2:]
+        if self.scales is None:
+            return (rows, columns)
+        if self.block is not None:
+            return (min(self.block[0], rows), min(self.block[1], columns))
+        across, along = self._scales_of_matrices().shape[-2:]
+        return (rows if across == 1 else 1, columns if along == 1 else POWER_WIDTH)
+
+    def with_float_scales(self) -> KeptBytes:
+        """Return the weight with scales of float32, which holds those of every format."""
+        if self.scales is None:
+            return self
+        codes = self.scales.dtype == mx.uint8
+        scales = decode(self.scales, "e8m0") if codes else self.scales.astype(mx.float32)
+        return replace(self, scales=scales)
+
+    def finer(self, sizes: Block) -> KeptBytes:
+        """Return the weight with scales of blocks of such sizes, none of which has parts of two."""
+        scales = mx.ones((1, 1)) if self.scales is None else self._scales_of_matrices()
+        for axis, own, size in zip((-2, -1), self.sizes, sizes, strict=True):
+            if size != own:
+                count = ceil(self.weight.shape[axis] / size)
+                scales = mx.take(scales, mx.arange(count) * size // own, axis=axis)
+        return replace(self, scales=scales, block=sizes)
+
+    def part(self, first: int, count: int) -> KeptBytes:
+        """Return so many rows of each matrix, from the first one on."""
+        weight = mx.contiguous(self.weight[..., first : first + count, :])
+        if self.scales is None:
+            return replace(self, weight=weight)
+        rows, width = self.sizes
+        if rows == self.weight.shape[-2]:
+            return replace(self, weight=weight, block=(count, width))
+        height = gcd(rows, first)
+        laid = self.finer((height, width))
+        assert laid.scales is not None
+        of_rows = slice(first // height, ceil((first + count) / height))
+        return replace(laid, weight=weight, scales=mx.contiguous(laid.scales[..., of_rows, :]))
+
+    def turned(self) -> KeptBytes:
+        """Return the weight of the transposes of all matrices."""
+        weight = mx.contiguous(mx.swapaxes(self.weight, -1, -2))
+        if self.scales is None:
+            return replace(self, weight=weight)
+        height, width = self.sizes
+        scales = mx.contiguous(mx.swapaxes(self._scales_of_matrices(), -1, -2))
+        return replace(self, weight=weight, scales=scales, block=(width, height))
+
+    def parts(self, shape: tuple[int, ...]) -> Iterator[KeptBytes]:
+        """Yield what a model may have made of a joined weight: equal shares of rows, or turned."""
+        *batch, rows, columns = shape
+        if self.weight.shape[:-2] != tuple(batch):
+            return
+        for one in (self, self.turned()):
+            own_rows, own_columns = one.weight.shape[-2:]
+            if own_columns == columns and own_rows % rows == 0:
+                yield from (one.part(first, rows) for first in range(0, own_rows, rows))
 
     def _scales_of_matrices(self) -> mx.array:
         """Return the scales with an axis of rows and one of columns; those of all are as they are.
@@ -191,6 +250,26 @@ class KeptBytes(Kept):
         codes = encode(self.scales, "e8m0")
         exact = self.powers and mx.array_equal(decode(codes, "e8m0"), self.scales)
         return codes if exact else None
+
+
+def _with_scales_alike(every: Sequence[KeptBytes]) -> Sequence[KeptBytes]:
+    """Return the same weights with scales of one dtype, and of blocks of the same sizes."""
+    if len({(one.block, one.scales is None) for one in every}) == 1:
+        scales = [one._scales_of_matrices() for one in every if one.scales is not None]
+        if len({(one.shape, one.dtype) for one in scales}) <= 1:
+            return every
+    rows, columns = every[0].weight.shape[-2:]
+    sizes = (
+        _common(rows, [one.sizes[0] for one in every]),
+        _common(columns, [one.sizes[1] for one in every]),
+    )
+    return [one.with_float_scales().finer(sizes) for one in every]
+
+
+def _common(length: int, sizes: Sequence[int]) -> int:
+    """Return the size of blocks of an axis that are whole in blocks of each of some sizes."""
+    # A block of all of the axis begins and ends where any block does.
+    return gcd(*(size for size in sizes if size < length)) or length
 
 
 def _mxfp8(shape: tuple[int, ...], bias: bool, codes: mx.array, scales: mx.array) -> nn.Module:
@@ -287,6 +366,7 @@ class Codes:
     dtype: mx.Dtype = mx.bfloat16
     _kept: dict[int, tuple[mx.array, Kept]] = field(default_factory=dict)
     _named: dict[str, KeptBytes] = field(default_factory=dict)
+    _stacked: set[int] = field(default_factory=set)
 
     @property
     def are_kept(self) -> bool:
@@ -327,6 +407,7 @@ class Codes:
             stacked = known[0].stacked_with(known[1:])
             if stacked is not None:
                 self._kept[id(values)] = (values, stacked)
+                self._stacked |= {id(one) for one in arrays}
         return values
 
     def put_back(self, model: nn.Module, weights: Weights) -> Weights:
@@ -336,30 +417,74 @@ class Codes:
             The tensors of the model as it is then.
         """
         modules = dict(model.named_modules())
-        layers = [*self._own_layers(modules, weights), *self._heads(modules, weights)]
         found = dict(weights)
+        layers = [*self._own_layers(modules, found), *self._heads(modules, found)]
+        joined = self._joined(found)
+        for path, _ in layers:
+            del found[f"{path}.weight"]
+        weights.clear()
+        layers += self._parts(modules, found, joined)
         for path, layer in layers:
-            found.pop(f"{path}.weight")
             own = layer.parameters()
             own.pop("bias", None)
             found |= {f"{path}.{key}": value for key, value in own.items() if value is not None}
         model.update_modules(tree_unflatten(layers))
         self._kept.clear()
         self._named.clear()
+        self._stacked.clear()
         return found
 
     def _own_layers(
         self, modules: Mapping[str, nn.Module], weights: Weights
     ) -> Iterator[tuple[str, nn.Module]]:
-        kinds = (nn.Linear, _switch_layers().SwitchLinear)
         for name, array in weights.items():
             path = name.removesuffix(".weight")
             _, kept = self._kept.get(id(array), (None, None))
-            if kept is None or path == name or type(modules.get(path)) not in kinds:
+            if kept is None or path == name or type(modules.get(path)) not in _kinds():
                 continue
             layer = kept.layer(modules[path])
             if layer is not None:
                 yield path, layer
+
+    def _joined(self, weights: Weights) -> dict[str, KeptBytes]:
+        """Return those whose values are no tensor of the model and in no stack."""
+        taken = {id(one) for one in weights.values()} | self._stacked
+        left = {id(kept) for key, (_, kept) in self._kept.items() if key not in taken}
+        return {name: kept for name, kept in self._named.items() if id(kept) in left}
+
+    def _parts(
+        self,
+        modules: Mapping[str, nn.Module],
+        weights: Weights,
+        joined: Mapping[str, KeptBytes],
+    ) -> list[tuple[str, nn.Module]]:
+        """Return layers of which the weight is a part of a joined one, and take their weights away.
+
+        Values are computed to compare them, and nothing holds those of a layer while the next ones
+        are.
+        """
+        layers = []
+        for name in list(weights):
+            path = name.removesuffix(".weight")
+            if path == name or type(modules.get(path)) not in _kinds():
+                continue
+            alike = [one for key, one in joined.items() if _numbers(key) == _numbers(name)]
+            kept = self._part(alike, weights[name])
+            layer = None if kept is None else kept.layer(modules[path])
+            if layer is not None:
+                del weights[name]
+                layers.append((path, layer))
+        return layers
+
+    def _part(self, joined: Sequence[KeptBytes], values: mx.array) -> KeptBytes | None:
+        """Return the codes that have some values; who joined them needs theirs no longer."""
+        for whole in joined:
+            for one in whole.parts(values.shape):
+                if _are_equal(one.values(values.dtype), values):
+                    others = self._kept.items()
+                    self._kept = {key: pair for key, pair in others if pair[1] is not whole}
+                    return one
+        return None
 
     def _heads(
         self, modules: Mapping[str, nn.Module], weights: Weights
@@ -426,6 +551,8 @@ class Codes:
         of_rows = scales is not None and scales.shape in (rows, (*rows, 1))
         if scales is None or of_rows or prod(scales.shape[-2:]) == 1:
             return kept
+        if scales.shape == (*array.shape[:-2], 1, array.shape[-1]):
+            return replace(kept, block=(array.shape[-2], 1))
         block = self._block()
         grid = (
             *array.shape[:-2],
@@ -438,7 +565,7 @@ class Codes:
             return kept
         raise ProblemError(
             f"[load] Expected {of} to be of blocks of {block[0]} by {block[1]}, "
-            f"{shape_text(grid)}, of rows or of all of {shape_text(array.shape)}, got "
+            f"{shape_text(grid)}, of rows, of columns or of all of {shape_text(array.shape)}, got "
             f"{shape_text(scales.shape)}."
         )
 
@@ -458,10 +585,22 @@ class Codes:
 def _has_values(layer: FP8MultiLinear, weight: mx.array) -> bool:
     """Whether a layer of codes has the values that were made of them, each rounded once."""
     values = layer.decoded(weight.dtype)
-    values = values.swapaxes(-1, -2) if layer.transposed else values
-    return values.shape == weight.shape and bool(
-        mx.array_equal(values, weight, equal_nan=True).item()
-    )
+    return _are_equal(values.swapaxes(-1, -2) if layer.transposed else values, weight)
+
+
+def _are_equal(values: mx.array, weight: mx.array) -> bool:
+    same = values.shape == weight.shape
+    return same and bool(mx.array_equal(values, weight, equal_nan=True).item())
+
+
+def _kinds() -> tuple[type, ...]:
+    """Return the classes of layers that layers of codes take the place of."""
+    return (nn.Linear, _switch_layers().SwitchLinear)
+
+
+def _numbers(name: str) -> list[str]:
+    """Return the numbers in a tensor's name: of its layer, and of its expert if it is of one."""
+    return [part for part in name.split(".") if part.isdecimal()]
 
 
 def _is_scale(key: str) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NewType
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
+from ...call.formulas import ByFormula, mapped, mapped_size, tangents_of
 from ...call.prepare import kernel_call
 from ...call.transforms import custom_calls, transformable
 from ...core.caches import prepared
@@ -133,29 +134,7 @@ def _gradients_by_mlx(
         given = {**arrays, **dict(zip(moving, values, strict=True))}
         return _forward_by_mlx(problem, [given[name] for name in names], factors, stream)
 
-    return _vjp(forward, primals, cotangents)
-
-
-def _vjp(
-    function: Callable[..., list[mx.array]], primals: Arrays, cotangents: Arrays
-) -> list[mx.array]:
-    return mx.vjp(function, [*primals], [*cotangents])[1]
-
-
-def _jvp(
-    function: Callable[..., list[mx.array]], primals: Arrays, tangents: Sequence[mx.array | None]
-) -> list[mx.array]:
-    """Return tangents; what has none is constant, and MLX need not know how to differentiate it."""
-    moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
-
-    def of_moving(*values: mx.array) -> list[mx.array]:
-        arrays = [*primals]
-        for i, value in zip(moving, values, strict=True):
-            arrays[i] = value
-        return function(*arrays)
-
-    given = [tangent for tangent in tangents if tangent is not None]
-    return mx.jvp(of_moving, [primals[i] for i in moving], given)[1]
+    return mx.vjp(forward, primals, cotangents)[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +184,7 @@ class AttentionRule:
             return _forward_by_mlx(self.problem, arrays, factors, stream)[:wanted]
 
         wide = [x.astype(mx.float32) for x in cotangents[:wanted]]
-        return _vjp(forward, [operands[at]], wide)[0]
+        return mx.vjp(forward, [operands[at]], wide)[1][0]
 
     def jvp(
         self,
@@ -215,7 +194,7 @@ class AttentionRule:
         tangents: Sequence[mx.array | None],
     ) -> list[mx.array]:
         """Return a tangent for every output."""
-        return _jvp(partial(self._by_mlx, factors, stream), operands, tangents)
+        return tangents_of(partial(self._by_mlx, factors, stream), operands, tangents)
 
     def vmap(
         self,
@@ -225,7 +204,7 @@ class AttentionRule:
         axes: Sequence[int | None],
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each."""
-        names, count = self.problem.operand_names, _mapped_size(operands, axes)
+        names, count = self.problem.operand_names, mapped_size(operands, axes)
         if _maps_sinks(names, axes):
             return _mapped_by_mlx(partial(self._by_mlx, factors, stream), operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
@@ -241,49 +220,12 @@ class AttentionRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _BackwardRule:
+class _BackwardRule(ByFormula):
     """Transforms of the gradients of an attention; their derivatives are MLX's."""
 
     problem: AttentionProblem
     lse_gradient: bool
     backend: Backend | None
-    formula: Run
-
-    def vjp(
-        self,
-        operands: Arrays,
-        factors: Factors,
-        stream: StreamOrDevice,
-        cotangents: Arrays,
-        outputs: Arrays,
-    ) -> list[mx.array]:
-        """Return a gradient for every operand."""
-        moving = [i for i, x in enumerate(operands) if x.dtype != mx.bool_]
-
-        def gradients(*values: mx.array) -> list[mx.array]:
-            arrays = [*operands]
-            for i, value in zip(moving, values, strict=True):
-                arrays[i] = value
-            return self.formula(arrays, factors, stream)
-
-        found = dict(
-            zip(moving, _vjp(gradients, [operands[i] for i in moving], cotangents), strict=True)
-        )
-        return [found.get(i, mx.zeros_like(x)) for i, x in enumerate(operands)]
-
-    def jvp(
-        self,
-        operands: Arrays,
-        factors: Factors,
-        stream: StreamOrDevice,
-        tangents: Sequence[mx.array | None],
-    ) -> list[mx.array]:
-        """Return a tangent for every output."""
-
-        def gradients(*arrays: mx.array) -> list[mx.array]:
-            return self.formula(arrays, factors, stream)
-
-        return _jvp(gradients, operands, tangents)
 
     def vmap(
         self,
@@ -293,21 +235,13 @@ class _BackwardRule:
         axes: Sequence[int | None],
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each."""
-        count = _mapped_size(operands, axes)
+        count = mapped_size(operands, axes)
         names = _backward_operands(self.problem, self.lse_gradient)
         if _maps_sinks(names, axes):
-
-            def gradients(*arrays: mx.array) -> list[mx.array]:
-                return self.formula(arrays, factors, stream)
-
-            return _mapped_by_mlx(gradients, operands, axes)
+            return _mapped_by_mlx(self._of_arrays(factors, stream), operands, axes)
         problem, folded = _folded(self.problem, names, operands, axes, count)
         run = _backward_run(problem, LseGradient(self.lse_gradient), self.backend, inner_settings())
         return [_unfolded(x, count) for x in run(folded, factors, stream)]
-
-
-def _mapped_size(operands: Arrays, axes: Sequence[int | None]) -> int:
-    return next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
 
 
 def _unfolded(value: mx.array, count: int) -> mx.array:
@@ -342,7 +276,7 @@ def _folded(
         elif name == "sinks":
             folded.append(x)
         else:
-            every = _mapped(x, axis, count)
+            every = mapped(x, axis, count)
             folded.append(mx.reshape(every, (count * every.shape[1], *every.shape[2:])))
     rank_four = (mask_shape[0], mask_shape[1], mask_shape[2], mask_shape[3])
     return replace(problem, batch=count * problem.batch, mask_shape=rank_four), folded
@@ -354,13 +288,7 @@ def _folded_mask(
     """Fold the mapped axis of a mask into its batch axis, or leave a mask that all share."""
     if axis is None and problem.mask_shape[0] == 1:
         return mx.reshape(mask, problem.mask_shape)
-    every = mx.reshape(_mapped(mask, axis, count), (count, *problem.mask_shape))
+    every = mx.reshape(mapped(mask, axis, count), (count, *problem.mask_shape))
     rest: Shape = problem.mask_shape[1:]
     full = mx.broadcast_to(every, (count, problem.batch, *rest))
     return mx.reshape(full, (count * problem.batch, *rest))
-
-
-def _mapped(value: mx.array, axis: int | None, count: int) -> mx.array:
-    if axis is None:
-        return mx.broadcast_to(value, (count, *value.shape))
-    return mx.moveaxis(value, axis, 0)

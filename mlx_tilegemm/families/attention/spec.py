@@ -11,7 +11,7 @@ from ...core.operand import Operand
 from ...core.plan import Arguments, features
 from ...core.shapes import Shape
 from ...machine.fragment import FRAGMENT, fragments, staged_stride
-from ...machine.limits import tiny_operand
+from ...machine.limits import reject_sizes, tiny_operand
 from .problem import AttentionProblem, MaskKind, attention_problem
 
 ROW_SIZES = ("q_len", "kv_len", "num_heads", "heads_per_kv_head")
@@ -256,6 +256,12 @@ def attention_sizes(problem: AttentionProblem) -> dict[str, int]:
         "num_pe_heads": problem.num_pe_heads,
     }
     return sizes | (_mask_sizes(problem) if problem.mask is not None else {})
+
+
+@latest
+def reject_attention_sizes(problem: AttentionProblem) -> str | None:
+    """Return why a kernel cannot take the attention's run-time sizes, or None."""
+    return reject_sizes(attention_sizes(problem).values())
 
 
 def _mask_sizes(problem: AttentionProblem) -> dict[str, int]:

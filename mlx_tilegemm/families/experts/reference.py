@@ -209,10 +209,19 @@ def draw_operands(problem: AnyProblem, data: Data) -> list[mx.array]:
     return [_drawn(one, problem, data, random) for one in problem.stored().operands]
 
 
+def _even_segments(operand: Operand) -> mx.array:
+    """Return segments of one length that are all of the axis together, the last one to its end."""
+    count, length = operand.shape[0], operand.limit - 1
+    cuts = np.arange(count + 1) * length // count
+    return mx.array(np.stack([cuts[:-1], cuts[1:]], axis=-1).astype(np.int32))
+
+
 def _drawn(
     operand: Operand, problem: AnyProblem, data: Data, random: np.random.Generator
 ) -> mx.array:
     name = operand.name
+    if name == "segments" and data.exact:
+        return _even_segments(operand)
     if name in ("offsets", "segments"):
         cuts = np.sort(random.integers(0, operand.limit, operand.shape), axis=None)
         return mx.array(cuts.reshape(operand.shape).astype(np.int32))

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import mlx.core as mx
 
-from ...core.arguments import ArraySpec, as_flag, as_whole, out_row
-from ...core.dtypes import FLOATS, DType, from_mlx, mlx_name
+from ...core.arguments import ArraySpec, as_flag, float_out_row, float_row
+from ...core.dtypes import DType, mlx_name
 from ...core.scaling import Scaling
 from ...core.scaling_request import as_block, codes_row, right_scaling
 from ...core.shapes import Shape, shape_text
 from ...errors import DTypeError, ProblemError
 from ...formats import (
     Grouping,
+    as_grouping,
     check_expert_scales,
     check_groups,
+    check_words,
     compute_dtype,
-    grouping,
     natural_dtype,
 )
 from .problem import ExpertProblem, SegmentedProblem, broadcast_shapes, check_inner, fanout
@@ -48,22 +49,10 @@ def gather_mm_request(op: str, arrays: Arrays, options: Options) -> ExpertProble
     w_shape = w.shape if len(w.shape) > 1 else column
     n, k = w_shape[-2:] if transpose else w_shape[:-3:-1]
     check_inner(op, x.shape, _as_multiplied(w.shape, transpose), (x_shape[-1], k))
-    index_shape = _index_shape(op, arrays, x_shape[:-2], w_shape[:-2])
+    sizes = _indexed(op, arrays, x_shape, w_shape, (n, k))
     columns = (n,) if len(w.shape) > 1 else ()
-    return _plain(
-        op,
-        arrays,
-        options,
-        products=prod(index_shape),
-        m=x_shape[-2],
-        n=n,
-        k=k,
-        experts=prod(w_shape[:-2]),
-        sources=prod(x_shape[:-2]),
-        fanout=_fanout(arrays, x_shape[:-2], index_shape),
-        transpose=transpose,
-        out_shape=(*index_shape, *x.shape[-2:-1], *columns),
-    )
+    out_shape = (*sizes.out_shape[:-2], *x.shape[-2:-1], *columns)
+    return _plain(op, arrays, options, replace(sizes, out_shape=out_shape), transpose)
 
 
 def grouped_request(op: str, arrays: Arrays, options: Options) -> ExpertProblem:
@@ -83,28 +72,25 @@ def grouped_request(op: str, arrays: Arrays, options: Options) -> ExpertProblem:
         )
     n, k = w.shape[-2:] if transpose else w.shape[:-3:-1]
     check_inner(op, x.shape, _as_multiplied(w.shape, transpose), (x.shape[-1], k))
-    return _plain(
-        op,
-        arrays,
-        options,
-        products=x.shape[0],
+    rows = x.shape[0]
+    sizes = _Sizes(
+        products=rows,
         m=1,
         n=n,
         k=k,
         experts=w.shape[0],
-        sources=x.shape[0],
+        sources=rows,
         fanout=1,
-        transpose=transpose,
-        grouped=True,
-        out_shape=(x.shape[0], n),
+        out_shape=(rows, n),
     )
+    return _plain(op, arrays, options, sizes, transpose, grouped=True)
 
 
 def gather_qmm_request(op: str, arrays: Arrays, options: Options) -> ExpertProblem:
     """State the products that `gather_qmm` is asked for; raises as `gather_mm_request`."""
     x, w, scales, biases = arrays["x"], arrays["w"], arrays["scales"], arrays.get("biases")
-    weight = _grouping(op, options)
-    _check_words(op, w)
+    weight = as_grouping(op, options["mode"], options["bits"], options["group_size"])
+    check_words(op, w)
     check_groups(op, weight, w.shape, scales, biases)
     experts = prod(w.shape[:-2])
     if "global_scale" in arrays:
@@ -125,30 +111,19 @@ def gather_qmm_request(op: str, arrays: Arrays, options: Options) -> ExpertProbl
             f"{shape_text(w.shape)} with group_size={weight.group}, bits={weight.bits} and "
             f"transpose={str(transpose).lower()}"
         )
-    index_shape = _index_shape(op, arrays, x.shape[:-2], w.shape[:-2])
-    x_row = _row(op, "x", compute_dtype(op, x, scales, biases))
-    natural = _row(op, "operands", natural_dtype(x_row.mlx, scales, biases))
-    return ExpertProblem(
-        products=prod(index_shape),
-        m=x.shape[-2],
-        n=n,
-        k=k,
-        experts=experts,
-        sources=prod(x.shape[:-2]),
-        fanout=_fanout(arrays, x.shape[:-2], index_shape),
+    x_row = float_row(op, "x", compute_dtype(op, x, scales, biases))
+    return _problem(
+        op,
+        arrays,
+        options,
+        _indexed(op, arrays, x.shape, w.shape, (n, k)),
         x=x_row,
         w=weight.codes,
-        weight=weight,
-        scales=weight.scales or _row(op, "scales", scales.dtype),
-        biases=None if biases is None else _row(op, "biases", biases.dtype),
-        tensor_scale="global_scale" in arrays,
-        bias=_bias(op, arrays, experts, n),
-        out=_out(op, options, natural),
+        natural=natural_dtype(x_row.mlx, scales, biases),
         transpose=transpose,
-        grouped=False,
-        sorted=as_flag(op, "sorted_indices", options["sorted_indices"]),
-        out_shape=(*index_shape, x.shape[-2], n),
-        exact=bool(options.get("exact")),
+        weight=weight,
+        scales=weight.scales or float_row(op, "scales", scales.dtype),
+        biases=None if biases is None else float_row(op, "biases", biases.dtype),
     )
 
 
@@ -164,31 +139,20 @@ def gather_fp8_request(op: str, arrays: Arrays, options: Options) -> ExpertProbl
             )
     n, k = w.shape[-2:] if transpose else w.shape[:-3:-1]
     check_inner(op, x.shape, _as_multiplied(w.shape, transpose), (x.shape[-1], k))
-    x_row, experts = _row(op, "x", x.dtype), prod(w.shape[:-2])
-    index_shape = _index_shape(op, arrays, x.shape[:-2], w.shape[:-2])
+    x_row = float_row(op, "x", x.dtype)
+    sizes = _indexed(op, arrays, x.shape, w.shape, (n, k))
     scaling = None if scales is None else options.get("scaling") or _scaling(op, w, scales, options)
-    return ExpertProblem(
-        products=prod(index_shape),
-        m=x.shape[-2],
-        n=n,
-        k=k,
-        experts=experts,
-        sources=prod(x.shape[:-2]),
-        fanout=_fanout(arrays, x.shape[:-2], index_shape),
+    return _problem(
+        op,
+        arrays,
+        options,
+        sizes,
         x=x_row,
         w=row,
-        weight=None,
+        natural=x_row.mlx,
+        transpose=transpose,
         scaling=scaling,
         scales=None if scaling is None else scaling.dtype,
-        biases=None,
-        tensor_scale=False,
-        bias=_bias(op, arrays, experts, n),
-        out=_out(op, options, x_row),
-        transpose=transpose,
-        grouped=False,
-        sorted=as_flag(op, "sorted_indices", options["sorted_indices"]),
-        out_shape=(*index_shape, x.shape[-2], n),
-        exact=bool(options.get("exact")),
     )
 
 
@@ -229,7 +193,7 @@ def segmented_request(op: str, arrays: Arrays, options: Options) -> SegmentedPro
         segments=prod(segments.shape[:-1]),
         a=left,
         b=right,
-        out=_out(op, options, _row(op, "operands", mx.result_type(left.mlx, right.mlx))),
+        out=float_out_row(op, options["out_dtype"], mx.result_type(left.mlx, right.mlx)),
         transpose_a=transpose_a,
         transpose_b=transpose_b,
         out_shape=(*segments.shape[:-1], m, n),
@@ -237,46 +201,101 @@ def segmented_request(op: str, arrays: Arrays, options: Options) -> SegmentedPro
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """Sizes of products with chosen matrices; see `ExpertProblem` for each."""
+
+    products: int
+    m: int
+    n: int
+    k: int
+    experts: int
+    sources: int
+    fanout: int
+    out_shape: Shape
+
+
+def _indexed(
+    op: str, arrays: Arrays, x_shape: Shape, w_shape: Shape, columns_and_depth: tuple[int, int]
+) -> _Sizes:
+    """Return the sizes of products by indices, of matrices of two shapes."""
+    index_shape = _index_shape(op, arrays, x_shape[:-2], w_shape[:-2])
+    n, k = columns_and_depth
+    return _Sizes(
+        products=prod(index_shape),
+        m=x_shape[-2],
+        n=n,
+        k=k,
+        experts=prod(w_shape[:-2]),
+        sources=prod(x_shape[:-2]),
+        fanout=0 if "lhs_indices" in arrays else fanout(x_shape[:-2], index_shape),
+        out_shape=(*index_shape, x_shape[-2], n),
+    )
+
+
 def _plain(
     op: str,
     arrays: Arrays,
     options: Options,
-    *,
-    products: int,
-    m: int,
-    n: int,
-    k: int,
-    experts: int,
-    sources: int,
-    fanout: int,
+    sizes: _Sizes,
     transpose: bool,
-    out_shape: Shape,
+    *,
     grouped: bool = False,
 ) -> ExpertProblem:
     """Return the problem of a weight of plain elements."""
     x, w = _rows(op, arrays["a"].dtype, arrays["b"].dtype)
-    natural = _row(op, "operands", mx.result_type(x.mlx, w.mlx))
-    promised = not grouped and as_flag(op, "sorted_indices", options["sorted_indices"])
-    return ExpertProblem(
-        products=products,
-        m=m,
-        n=n,
-        k=k,
-        experts=experts,
-        sources=sources,
-        fanout=fanout,
+    natural = mx.result_type(x.mlx, w.mlx)
+    return _problem(
+        op,
+        arrays,
+        options,
+        sizes,
         x=x,
         w=w,
-        weight=None,
-        scales=None,
-        biases=None,
-        tensor_scale=False,
-        bias=_bias(op, arrays, experts, n),
-        out=_out(op, options, natural),
+        natural=natural,
         transpose=transpose,
         grouped=grouped,
-        sorted=promised,
-        out_shape=out_shape,
+    )
+
+
+def _problem(
+    op: str,
+    arrays: Arrays,
+    options: Options,
+    sizes: _Sizes,
+    *,
+    x: DType,
+    w: DType,
+    natural: mx.Dtype,
+    transpose: bool,
+    weight: Grouping | None = None,
+    scaling: Scaling | None = None,
+    scales: DType | None = None,
+    biases: DType | None = None,
+    grouped: bool = False,
+) -> ExpertProblem:
+    """Return the problem of products of some sizes; ``natural`` is the result's own dtype."""
+    return ExpertProblem(
+        products=sizes.products,
+        m=sizes.m,
+        n=sizes.n,
+        k=sizes.k,
+        experts=sizes.experts,
+        sources=sizes.sources,
+        fanout=sizes.fanout,
+        x=x,
+        w=w,
+        weight=weight,
+        scaling=scaling,
+        scales=scales,
+        biases=biases,
+        tensor_scale="global_scale" in arrays,
+        bias=_bias(op, arrays, sizes.experts, sizes.n),
+        out=float_out_row(op, options["out_dtype"], natural),
+        transpose=transpose,
+        grouped=grouped,
+        sorted=not grouped and as_flag(op, "sorted_indices", options["sorted_indices"]),
+        out_shape=sizes.out_shape,
         exact=bool(options.get("exact")),
     )
 
@@ -297,29 +316,6 @@ def _index_shape(op: str, arrays: Arrays, x_batch: Shape, w_batch: Shape) -> Sha
         if given is not None and 0 in batch and 0 not in shape:
             raise ProblemError(f"[{op}] Expected {name} of a matrix, got a batch of none.")
     return broadcast_shapes(*shapes)
-
-
-def _fanout(arrays: Arrays, batch: Shape, index_shape: Shape) -> int:
-    return 0 if "lhs_indices" in arrays else fanout(batch, index_shape)
-
-
-def _grouping(op: str, options: Options) -> Grouping:
-    bits, group = (
-        None if options[name] is None else as_whole(op, name, options[name])
-        for name in ("bits", "group_size")
-    )
-    return grouping(op, options["mode"], bits, group)
-
-
-def _check_words(op: str, w: ArraySpec) -> None:
-    if w.dtype != mx.uint32:
-        raise DTypeError(
-            f"[{op}] The weight matrix should be uint32 but received {mlx_name(w.dtype)}"
-        )
-    if len(w.shape) < 2:
-        raise ProblemError(
-            f"[{op}] Expected a weight of at least two dimensions, got {shape_text(w.shape)}."
-        )
 
 
 def _check_integral(op: str, name: str, dtype: mx.Dtype) -> None:
@@ -343,7 +339,7 @@ def _rows(op: str, a: mx.Dtype, b: mx.Dtype) -> tuple[DType, DType]:
             "real floating point type."
         )
     left, right = (_read_dtype(one, promoted) for one in (a, b))
-    return _row(op, "a", left), _row(op, "b", right)
+    return float_row(op, "a", left), float_row(op, "b", right)
 
 
 def casts(arrays: Arrays) -> tuple[tuple[str, mx.Dtype], ...]:
@@ -370,15 +366,6 @@ def _read_dtype(dtype: mx.Dtype, promoted: mx.Dtype) -> mx.Dtype:
     return dtype if mx.issubdtype(dtype, mx.floating) else promoted
 
 
-def _row(op: str, name: str, dtype: mx.Dtype) -> DType:
-    row = from_mlx(dtype)
-    if row is None or row not in FLOATS:
-        raise DTypeError(
-            f"[{op}] Expected {name} of float32, float16 or bfloat16, got {mlx_name(dtype)}."
-        )
-    return row
-
-
 def _bias(op: str, arrays: Arrays, experts: int, n: int) -> DType | None:
     bias = arrays.get("bias")
     if bias is None:
@@ -388,11 +375,4 @@ def _bias(op: str, arrays: Arrays, experts: int, n: int) -> DType | None:
             f"[{op}] Expected bias of a row for each matrix, ({experts},{n}), got "
             f"{shape_text(bias.shape)}."
         )
-    return _row(op, "bias", bias.dtype)
-
-
-def _out(op: str, options: Options, natural: DType) -> DType:
-    out = out_row(op, options["out_dtype"]) or natural
-    if out not in FLOATS:
-        raise DTypeError(f"[{op}] Expected a floating point out_dtype, got {out}.")
-    return out
+    return float_row(op, "bias", bias.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from math import ceil
+from math import ceil, gcd
 from typing import Any, ClassVar
 
 from ...core.caches import latest
@@ -237,9 +237,13 @@ def reject_experts(problem: ExpertProblem) -> str | None:
 
 
 def most_blocks(problem: ExpertProblem, rows: int) -> int:
-    """Return how many blocks of so many rows there are at most, none with rows of two experts."""
+    """Return how many blocks of so many rows there are at most, none with rows of two experts.
+
+    An expert's last block lacks no more rows than make it a block of the common divisor.
+    """
     # Rows without an expert are one more, to be filled with zeros.
-    return problem.rows // rows + min(problem.experts + 1, problem.products)
+    experts = min(problem.experts + 1, problem.products)
+    return (problem.rows + experts * (rows - gcd(problem.m, rows))) // rows
 
 
 def expected_blocks(problem: ExpertProblem, rows: int) -> int:

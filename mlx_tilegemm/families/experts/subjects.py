@@ -32,6 +32,7 @@ def subjects() -> Iterator[Made]:
         yield from _plain(transpose)
         yield from _quantized(transpose)
         yield from _coded(transpose)
+    yield from _staged()
     yield from _segmented()
 
 
@@ -87,12 +88,33 @@ def _coded(transpose: bool) -> Iterator[Made]:
     yield _subject("expert_gemm", "8x64-1x4", _trial(29, (128, 64), **whole, **layout))
 
 
+def _staged() -> Iterator[Made]:
+    # More than a step of k, and simdgroups whose columns are past the last one.
+    mixed: Options = {"x": BFLOAT16, "w": FLOAT16, "out": FLOAT32, "bias": FLOAT16}
+    few, one = "4x4-4-staged", "1x4-4-staged"
+    yield _subject(
+        "expert_gemv",
+        few,
+        _trial(29, (37, 301), fanout=0, m=2, experts=33, **mixed),
+        _trial(45, (37, 301), fanout=0, m=1, experts=41, **mixed),
+        _trial(41, (37, 301), fanout=0, m=1, experts=41, outside=1, **mixed),
+    )
+    yield _subject("expert_gemv", one, _trial(13, (37, 301), fanout=3, **mixed))
+    blocks: Options = {"w": FLOAT8_E4M3, "scaling": block_scaling(FLOAT32), "bias": BFLOAT16}
+    for config in (few, one):
+        yield _subject("expert_gemv", config, _trial(29, (37, 650), **blocks))
+
+
 def _segmented() -> Iterator[Made]:
     for transpose in (True, False):
         layout: Options = {"transpose_a": transpose, "transpose_b": not transpose}
         dtypes: Options = {"a": BFLOAT16, "b": FLOAT16, "out": FLOAT32}
-        trials = ((segmented(70, 37, 131, **dtypes, **layout), Data(seed=1)),)
-        yield _subject("segmented_gemm", "32x32x16-2x2", *trials)
+        # Segments that end anywhere; up to the end of the axis in whole steps, and in part of one.
+        ragged = (segmented(70, 37, 131, **dtypes, **layout), Data(seed=1))
+        whole = (segmented(70, 37, 160, **dtypes, **layout), Data(seed=1, exact=True))
+        yield _subject("segmented_gemm", "32x32x16-2x2", ragged, whole)
+        aligned = (segmented(64, 64, 131, **dtypes, **layout), Data(seed=1, exact=True))
+        yield _subject("segmented_gemm", "32x32x16-2x2", aligned)
 
 
 def _trial(

@@ -7,7 +7,7 @@ derivatives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
+from ...call.formulas import ByFormula, mapped, mapped_size, tangents_of
 from ...call.prepare import kernel_call
 from ...call.transforms import custom_calls, transformable
 from ...core.caches import prepared
@@ -103,7 +104,7 @@ class DeltaRule:
     ) -> list[mx.array]:
         """Return a tangent for every output."""
         run = fallback.delta(self.problem)
-        return _jvp(lambda *arrays: run(arrays, factors, stream), operands, tangents)
+        return tangents_of(lambda *arrays: run(arrays, factors, stream), operands, tangents)
 
     def vmap(
         self,
@@ -119,43 +120,11 @@ class DeltaRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _BackwardRule:
+class _BackwardRule(ByFormula):
     """Transforms of the gradients of an update; their derivatives are MLX's."""
 
     problem: DeltaProblem
     backend: Backend | None
-    formula: Run
-
-    def vjp(
-        self,
-        operands: Arrays,
-        factors: Factors,
-        stream: StreamOrDevice,
-        cotangents: Arrays,
-        outputs: Arrays,
-    ) -> list[mx.array]:
-        """Return a gradient for every operand; that of a mask is zero."""
-        moving = [i for i, x in enumerate(operands) if x.dtype != mx.bool_]
-
-        def gradients(*values: mx.array) -> list[mx.array]:
-            arrays = [*operands]
-            for i, value in zip(moving, values, strict=True):
-                arrays[i] = value
-            return self.formula(arrays, factors, stream)
-
-        found = mx.vjp(gradients, [operands[i] for i in moving], [*cotangents])[1]
-        by_place = dict(zip(moving, found, strict=True))
-        return [by_place.get(i, mx.zeros_like(x)) for i, x in enumerate(operands)]
-
-    def jvp(
-        self,
-        operands: Arrays,
-        factors: Factors,
-        stream: StreamOrDevice,
-        tangents: Sequence[mx.array | None],
-    ) -> list[mx.array]:
-        """Return a tangent for every output."""
-        return _jvp(lambda *arrays: self.formula(arrays, factors, stream), operands, tangents)
 
     def vmap(
         self,
@@ -170,34 +139,14 @@ class _BackwardRule:
         return [_unfolded(x, self.problem) for x in run(folded, factors, stream)]
 
 
-def _jvp(
-    function: Callable[..., list[mx.array]],
-    primals: Arrays,
-    tangents: Sequence[mx.array | None],
-) -> list[mx.array]:
-    """Return tangents; what has none is constant."""
-    moving = [i for i, one in enumerate(tangents) if one is not None]
-
-    def of_moving(*values: mx.array) -> list[mx.array]:
-        arrays = [*primals]
-        for i, value in zip(moving, values, strict=True):
-            arrays[i] = value
-        return function(*arrays)
-
-    given = [one for one in tangents if one is not None]
-    return mx.jvp(of_moving, [primals[i] for i in moving], given)[1]
-
-
 def _folded(
     problem: DeltaProblem, operands: Arrays, axes: Sequence[int | None]
 ) -> tuple[DeltaProblem, list[mx.array]]:
     """Return the update of a larger batch, and its operands."""
-    pairs = [*zip(operands, axes, strict=True)]
-    count = next(x.shape[axis] for x, axis in pairs if axis is not None)
-    folded = []
-    for x, axis in pairs:
-        moved = mx.broadcast_to(x, (count, *x.shape)) if axis is None else mx.moveaxis(x, axis, 0)
-        folded.append(moved.reshape(count * moved.shape[1], *moved.shape[2:]))
+    count, folded = mapped_size(operands, axes), []
+    for x, axis in zip(operands, axes, strict=True):
+        every = mapped(x, axis, count)
+        folded.append(every.reshape(count * every.shape[1], *every.shape[2:]))
     return replace(problem, batch=count * problem.batch), folded
 
 

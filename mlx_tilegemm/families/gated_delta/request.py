@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...core.arguments import ArraySpec, as_flag, as_whole, out_row
-from ...core.dtypes import FLOATS, DType, from_mlx, mlx_name
+from ...core.arguments import ArraySpec, as_flag, as_whole, float_out_row, float_row
+from ...core.dtypes import mlx_name
 from ...errors import DTypeError
 from .problem import DeltaProblem, delta_problem
 
@@ -33,14 +33,12 @@ def delta_request(
         DTypeError: Dtypes that no update takes.
     """
     operands = {"q": q, "k": k, "v": v, "gamma": gamma, "beta": beta}
-    dtypes = {name: _float_row(op, name, spec.dtype) for name, spec in operands.items()}
+    dtypes = {name: float_row(op, name, spec.dtype) for name, spec in operands.items()}
     if initial_state is not None:
-        _float_row(op, "initial_state", initial_state.dtype)
+        float_row(op, "initial_state", initial_state.dtype)
     if lengths is not None and not mx.issubdtype(lengths.dtype, mx.integer):
         raise DTypeError(f"[{op}] Expected integer lengths, got {mlx_name(lengths.dtype)}.")
-    out = out_row(op, out_dtype) or from_mlx(mx.result_type(q.dtype, k.dtype, v.dtype))
-    if out is None or out not in FLOATS:
-        raise DTypeError(f"[{op}] Expected a floating point out_dtype, got {out}.")
+    out = float_out_row(op, out_dtype, mx.result_type(q.dtype, k.dtype, v.dtype))
     given = {"initial_state": initial_state, "mask": mask, "lengths": lengths}
     arrays = {**operands, **{name: one for name, one in given.items() if one is not None}}
     return delta_problem(
@@ -51,12 +49,3 @@ def delta_request(
         normalize=as_flag(op, "normalize", normalize),
         every=None if every is None else as_whole(op, "every", every),
     )
-
-
-def _float_row(op: str, name: str, dtype: mx.Dtype) -> DType:
-    row = from_mlx(dtype)
-    if row is None or row not in FLOATS:
-        raise DTypeError(
-            f"[{op}] Expected {name} of float32, float16 or bfloat16, got {mlx_name(dtype)}."
-        )
-    return row

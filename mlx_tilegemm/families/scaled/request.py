@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import mlx.core as mx
-
-from ...core.arguments import ArraySpec, as_flag, out_row
+from ...core.arguments import ArraySpec, as_flag, check_bias, float_row, out_row
 from ...core.dtypes import (
     FLOAT8_E8M0,
     FLOAT32,
@@ -71,17 +69,13 @@ def scaled_request(
         b_scales=None
         if b_scales is None
         else right_scaling(op, "b_scales", b, b_scales, sizes, nt),
-        bias=None if bias is None else _float(op, "bias", bias.dtype),
+        bias=None if bias is None else float_row(op, "bias", bias.dtype),
         out=_result(op, a_row, b_row, out_dtype),
         transpose_b=nt,
         batch_invariant=as_flag(op, "batch_invariant", batch_invariant),
         exact=exact,
     )
-    if bias is not None and bias.shape != (problem.n,):
-        raise ProblemError(
-            f"[{op}] Expected bias of the result's columns, ({problem.n}), got "
-            f"{shape_text(bias.shape)}."
-        )
+    check_bias(op, bias, problem.n)
     return problem
 
 
@@ -124,12 +118,3 @@ def _widths(row: DType, block: Block | None) -> Iterator[int]:
         yield block[1]
     if row is FLOAT8_E8M0:
         yield POWER_WIDTH
-
-
-def _float(op: str, name: str, dtype: mx.Dtype) -> DType:
-    row = from_mlx(dtype)
-    if row is None or row not in FLOATS:
-        raise DTypeError(
-            f"[{op}] Expected {name} of float32, float16 or bfloat16, got {mlx_name(dtype)}."
-        )
-    return row

@@ -59,9 +59,29 @@ def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
         yield _subject(kernel, few, *_products(n, k, transpose_b, 3, 4, **one))
     scales = {"b_scales": block_scaling(FLOAT32)}
     yield _subject(kernel, "2x1-4", *_products(n, k, transpose_b, 2, **scales))
+    if transpose_b:
+        yield from _staged_rows(*options)
+        yield _subject(kernel, "1x2-4", *_products(37, 90, transpose_b, 1, b=FLOAT8_E5M2))
+        # Integers of which one side alone has scales, or neither, with a bias.
+        floats = ROWS(dtype=FLOAT32)
+        alone: list[dict[str, Any]] = [
+            {"a_scales": floats},
+            {"b_scales": floats},
+            {"bias": FLOAT32},
+        ]
+        for one in alone:
+            whole = {"a": INT8, "b": INT8, "out": FLOAT32, **one}
+            yield _subject(kernel, "1x2-4", *_products(37, 90, transpose_b, 1, **whole))
     # Whole runs along the rows of b.
     n, k = (37, 640) if transpose_b else (672, 37)
     yield _subject(kernel, "1x2-4", *_products(n, k, transpose_b, 1, a=INT8, b=INT8, out=INT32))
+
+
+def _staged_rows(*options: dict[str, Any]) -> Iterator[Made]:
+    # Fewer runs of a step than threads, and as many and twice as many; simdgroups without columns.
+    for rows, one in zip((2, 4, 8), options, strict=False):
+        products = _products(37, 650, True, rows, rows - 1, **one)
+        yield _subject("scaled_gemv", f"{rows}x4-8-staged", *products)
 
 
 def _many_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:

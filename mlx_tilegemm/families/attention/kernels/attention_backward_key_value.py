@@ -15,7 +15,7 @@ from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, feature
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import fragments
-from ....machine.limits import reject_grid, reject_resources, reject_sizes
+from ....machine.limits import reject_grid, reject_resources
 from ..backward_spec import (
     CONFIGS,
     GROUPED_CONFIGS,
@@ -28,7 +28,7 @@ from ..backward_spec import (
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
 from ..problem import AttentionProblem, KeyValueGradientProblem
-from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes
+from ..spec import MASK_SIZES, ROW_SIZES, Fields, attention_sizes, reject_attention_sizes
 
 NAME = "attention_backward_key_value"
 
@@ -146,7 +146,7 @@ def _reject_tile(problem: KeyValueGradientProblem, config: Config) -> str | None
         return f"heads of up to {NARROW_HEAD_DIM} need no narrow block"
     needs = _resources(backward_fields(p), config)
     reason = reject_resources(needs) or reject_grid(_grid(p, config, needs.threads))
-    return reason or reject_sizes(attention_sizes(p).values())
+    return reason or reject_attention_sizes(p)
 
 
 @latest

@@ -13,7 +13,7 @@ from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, feature
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
 from ....machine.fragment import fragments
-from ....machine.limits import reject_grid, reject_resources, reject_sizes
+from ....machine.limits import reject_grid, reject_resources
 from ..backward_spec import (
     CONFIGS,
     GROUPED_CONFIGS,
@@ -26,7 +26,15 @@ from ..backward_spec import (
 )
 from ..backward_work import Side, backward_work, operand_bytes, visible_share
 from ..problem import LSE, AttentionProblem, MaskKind, QueryGradientProblem
-from ..spec import MASK_SIZES, ROW_SIZES, Fields, as_fields, attention_sizes, key_operands
+from ..spec import (
+    MASK_SIZES,
+    ROW_SIZES,
+    Fields,
+    as_fields,
+    attention_sizes,
+    key_operands,
+    reject_attention_sizes,
+)
 
 NAME = "attention_backward_query"
 
@@ -110,7 +118,7 @@ def _reject_tile(problem: QueryGradientProblem, config: Config) -> str | None:
         return reason
     needs = _resources(_fields(problem), config)
     reason = reject_resources(needs) or reject_grid(_grid(forward, config, needs.threads))
-    return reason or reject_sizes(attention_sizes(forward).values())
+    return reason or reject_attention_sizes(forward)
 
 
 @latest

@@ -17,7 +17,6 @@ from ....machine.fragment import FRAGMENT, fragments
 from ....machine.limits import (
     reject_grid,
     reject_resources,
-    reject_sizes,
     threads_per_core,
     tiny_operand,
 )
@@ -30,6 +29,7 @@ from ..spec import (
     forward_fields,
     forward_outputs,
     reject_attention,
+    reject_attention_sizes,
     tiny_key_operand,
     variant,
 )
@@ -83,7 +83,7 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
         return reason
     needs = _resources(forward_fields(problem), config)
     reason = reject_resources(needs) or reject_grid(_grid(problem, config, needs.threads))
-    reason = reason or reject_sizes(attention_sizes(problem).values())
+    reason = reason or reject_attention_sizes(problem)
     if reason is None and not threads_per_core(needs, chip):
         return (
             f"no core holds {needs.threads} threads of about {needs.registers} registers at a time"

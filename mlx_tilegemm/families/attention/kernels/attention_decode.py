@@ -52,6 +52,10 @@ MAX_QUERIES = 64
 """Length of q up to which this may be what decoding and its like ask for."""
 
 MAX_SPLITS = 128
+
+MANY_ROUNDS = 8
+"""Rounds of keys above which sharing them out among idle cores is always modelled to be faster."""
+
 WAVES = 4
 """Threadgroups a core from which on more splits are of no use."""
 
@@ -98,13 +102,18 @@ def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
 
 
 def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int]:
-    """Yield powers of two: as many as fill the chip, and no more than there are rounds of keys."""
+    """Yield powers of two: as many as fill the chip, and no more than there are rounds of keys.
+
+    Between one and as many as give half of the cores work, none whose rounds are still many: to
+    share those out costs less than it saves.
+    """
     enough = WAVES * chip.cores
     splits = 1
     yield splits
     while splits * round_keys < keys and splits * blocks < enough and splits < MAX_SPLITS:
         splits *= 2
-        yield splits
+        if 2 * splits * blocks > chip.cores or keys <= MANY_ROUNDS * splits * round_keys:
+            yield splits
 
 
 @lru_cache(maxsize=256)

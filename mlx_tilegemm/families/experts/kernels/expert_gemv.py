@@ -7,18 +7,18 @@ weights: rows of several tokens that share an expert are served together, by one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import FLOAT32
+from ....core.dtypes import FLOAT32, INT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import lane_run
-from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.gemv import GemvTile, gemv_resources
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import ExpertProblem
 from ..spec import (
@@ -38,42 +38,41 @@ from ..spec import variant_problems as expert_variant_problems
 
 NAME = "expert_gemv"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Share of the result that a simdgroup computes.
-
-    Attributes:
-        rows: Rows of one expert held in registers; fewer repeat the last one.
-        columns: Columns of a simdgroup where the weight is ``[n, k]``; else each lane takes a run.
-        simdgroups: Simdgroups of a threadgroup.
-    """
-
-    rows: int
-    columns: int
-    simdgroups: int
-
-    def __str__(self) -> str:
-        return f"{self.rows}x{self.columns}-{self.simdgroups}"
-
-    @property
-    def threads(self) -> int:
-        """Threads of one threadgroup."""
-        return self.simdgroups * SIMD_WIDTH
-
-
 CONFIGS = (
-    Config(rows=1, columns=4, simdgroups=4),
-    Config(rows=1, columns=1, simdgroups=4),
-    Config(rows=2, columns=4, simdgroups=4),
-    Config(rows=2, columns=2, simdgroups=4),
-    Config(rows=2, columns=1, simdgroups=4),
-    Config(rows=4, columns=4, simdgroups=4),
-    Config(rows=4, columns=2, simdgroups=4),
-    Config(rows=4, columns=1, simdgroups=4),
+    GemvTile(rows=1, columns=4, simdgroups=4),
+    GemvTile(rows=1, columns=1, simdgroups=4),
+    GemvTile(rows=2, columns=4, simdgroups=4),
+    GemvTile(rows=2, columns=2, simdgroups=4),
+    GemvTile(rows=2, columns=1, simdgroups=4),
+    GemvTile(rows=4, columns=4, simdgroups=4),
+    GemvTile(rows=4, columns=2, simdgroups=4),
+    GemvTile(rows=4, columns=1, simdgroups=4),
 )
 """Several columns share what is read of ``x``; runs of 32 leave registers for fewer."""
 
+STAGED_CONFIGS = tuple(
+    GemvTile(rows=rows, columns=4, simdgroups=4, staged=True) for rows in (1, 2, 4)
+)
+"""All columns of a threadgroup share what is read of ``x``; its simdgroups wait for each other."""
+
+STAGED_ROWS = 64
+"""Rows from which staged ones are preferred: MLX sorts so many, and asks for ``x`` less often."""
+
+
+BROKEN_CODES_REGISTERS = 28
+"""Further registers where rows of decoded codes end within a run: its elements are chosen then."""
+
+LONG_RUN_REGISTERS = 14
+"""Further ones of several rows where a run is longer than `SHORT_RUN`."""
+
+SHORT_RUN = 16
+"""Elements of a run of most weights."""
+
+SINGLE_REGISTERS = 17
+"""Fewer ones of several rows of float32, of which runs are half as long."""
+
+ONE_STEP_REGISTERS = 29
+"""Further ones of staged rows where k has more than one step."""
 
 PLAIN_ROWS = 64
 """Rows from which a plain weight is the tiles', as it is MLX's: they ask for ``x`` less often than
@@ -97,8 +96,13 @@ class Spec(ExpertSpec):
 
     KERNEL: ClassVar[str] = NAME
 
-    config: Config
+    config: GemvTile
     run: int
+
+    @property
+    def template(self) -> str:
+        """Template of the kernel: staged rows have one of their own."""
+        return f"experts/{NAME}{'_staged' * self.config.staged}.metal.j2"
 
     @property
     def threads(self) -> int:
@@ -108,45 +112,71 @@ class Spec(ExpertSpec):
     @property
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        columns = threadgroup_columns(self.config, self.run, self.text.transpose)
+        columns = self.config.block_columns(self.run, self.text.transpose)
         depth = SIMD_WIDTH * self.run if self.text.transpose else self.config.simdgroups
         return (self.config.rows, columns, depth)
 
     @property
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
-        return shares_elements(self.config, self.run)
+        return self.config.shares_elements(self.run)
 
 
 @kept
-def resources(config: Config, run: int, transpose: bool) -> Resources:
+def resources(
+    config: GemvTile, run: int, transpose: bool, x: DType, registers: int | None = None
+) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    by_columns = config.rows * config.columns + (config.columns + 1) * run
-    live = by_columns if transpose else (config.rows + 1) * run
-    # Each row has a place in x and in the result, of two registers each.
-    places = 4 * config.rows
-    return Resources(
-        threads=config.threads,
-        threadgroup_bytes=0 if transpose else FLOAT32.bytes * shares_elements(config, run),
-        registers=live + places + ADDRESSING_REGISTERS,
-    )
+    needs = gemv_resources(config, run, transpose, registers, staged=x)
+    if config.staged:
+        places = INT32.bytes * (2 * config.rows + 3)
+        return replace(needs, threadgroup_bytes=needs.threadgroup_bytes + places)
+    return needs
 
 
-def shares_elements(config: Config, run: int) -> int:
-    """Return the partial sums of one row that the simdgroups of a threadgroup exchange."""
-    return config.simdgroups * run * SIMD_WIDTH
+def _resources(problem: ExpertProblem, config: GemvTile) -> Resources:
+    registers = _registers(problem, config)
+    return resources(config, _run(problem), problem.transpose, problem.x, registers)
 
 
-def threadgroup_columns(config: Config, run: int, transpose: bool) -> int:
-    """Return the columns of the result that a threadgroup computes."""
-    return config.simdgroups * config.columns if transpose else SIMD_WIDTH * run
+def _registers(problem: ExpertProblem, config: GemvTile) -> int:
+    """Return the estimated live registers, as Mesa's compiler for M1 has them.
+
+    All are fitted, by rows, by columns beside the first and by what differs of the weight.
+    """
+    run, decoded = _run(problem), problem.is_decoded
+    broken = (problem.k if problem.transpose else problem.n) % run != 0
+    if config.staged:
+        loop = ONE_STEP_REGISTERS * (problem.k > SIMD_WIDTH * run)
+        return 24 + loop + 6 * config.rows + 43 * decoded
+    if not problem.transpose:
+        # Each row has the sums of a run, and they share a run of the weight.
+        shared = 15 + 4 * config.rows + 2 * decoded + BROKEN_CODES_REGISTERS * (broken and decoded)
+        return (config.rows + 1) * run + shared
+    fitted = _decoded_columns if decoded else _plain_columns
+    return fitted(problem, config) + (BROKEN_CODES_REGISTERS * 2 if decoded else 15) * broken
+
+
+def _plain_columns(problem: ExpertProblem, config: GemvTile) -> int:
+    if config.rows == 1:
+        return 12 + _run(problem) * config.columns
+    rows = 15 + config.rows * (4 + config.columns) + 9 * config.columns
+    return rows - SINGLE_REGISTERS * (problem.w is FLOAT32)
+
+
+def _decoded_columns(problem: ExpertProblem, config: GemvTile) -> int:
+    further = config.columns - 1
+    if config.rows == 1:
+        return 31 + 7 * further + 6 * further * problem.has_codes
+    long = LONG_RUN_REGISTERS * (_run(problem) > SHORT_RUN)
+    return 38 + 6 * config.rows + 20 * further + 3 * further * problem.has_codes + long
 
 
 def _run(problem: ExpertProblem) -> int:
     return plain_run(problem.w) if problem.weight is None else lane_run(problem.weight.bits)
 
 
-def is_direct(problem: ExpertProblem, config: Config) -> bool:
+def is_direct(problem: ExpertProblem, config: GemvTile) -> bool:
     """Whether each row is a block of its own, for which nothing has to be sorted."""
     return config.rows == 1 and not problem.grouped
 
@@ -158,12 +188,13 @@ def most_rows(problem: ExpertProblem) -> int:
     return max(DECODED_ROWS, ROWS_OF_EXPERT * problem.experts)
 
 
-def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[Config]:
+def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[GemvTile]:
     """Yield every configuration, preferred ones first."""
-    yield from CONFIGS
+    many = problem.rows >= STAGED_ROWS
+    yield from (*STAGED_CONFIGS, *CONFIGS) if many else (*CONFIGS, *STAGED_CONFIGS)
 
 
-def reject(problem: ExpertProblem, config: Config, chip: Chip) -> str | None:
+def reject(problem: ExpertProblem, config: GemvTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_experts(problem):
         return reason
@@ -171,39 +202,53 @@ def reject(problem: ExpertProblem, config: Config, chip: Chip) -> str | None:
         return f"{problem.rows} rows of {problem.experts} experts are enough for tiles"
     if not problem.transpose and config.columns > 1:
         return "each lane has columns of its own where the weight is [k, n]"
-    needs = resources(config, _run(problem), problem.transpose)
+    needs = _resources(problem, config)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: ExpertProblem, config: Config, chip: Chip) -> float:
+def cost(problem: ExpertProblem, config: GemvTile, chip: Chip) -> float:
     """Return the modelled seconds of the configuration on the chip."""
     listed = not (problem.grouped or is_direct(problem, config))
     listing = list_seconds(problem, chip) if listed else 0.0
     return listing + seconds(work(problem, config, chip), chip)
 
 
-def work(problem: ExpertProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: ExpertProblem, config: GemvTile, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
     run = _run(problem)
-    columns = threadgroup_columns(config, run, problem.transpose)
+    columns = config.block_columns(run, problem.transpose)
     blocks = problem.rows if is_direct(problem, config) else expected_blocks(problem, config.rows)
     elements = min(columns, problem.n) * problem.k / SIMD_WIDTH
     weight_bytes = problem.expert_bytes / (problem.n * problem.k)
     x_bytes = config.rows * problem.k * problem.x.bytes
-    repeated = (config.simdgroups - 1) * x_bytes if problem.transpose else 0
+    alone = problem.transpose and not config.staged
+    repeated = (config.simdgroups - 1) * x_bytes if alone else 0
+    needs = _resources(problem, config)
     return TileWork(
         tiles=ceil(problem.n / columns) * blocks,
         simdgroups=config.simdgroups,
         chains=config.rows * config.columns,
         issue_cycles=elements * config.rows * chip.alu_cycles,
         alu_cycles=elements * weight_instructions(problem) * chip.alu_cycles,
-        threadgroup_bytes=0 if problem.transpose else 8 * config.rows * config.simdgroups * columns,
+        threadgroup_bytes=_exchanged_bytes(problem, config),
         vector_bytes=repeated,
         cache_bytes=columns * problem.k * weight_bytes + x_bytes,
         repeated_bytes=repeated,
         dram_bytes=moved_bytes(problem) + reread_bytes(problem, blocks, chip),
-        registers=resources(config, run, problem.transpose).registers,
+        waits=ceil(problem.k / (SIMD_WIDTH * run)) if config.staged else 1,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
     )
+
+
+def _exchanged_bytes(problem: ExpertProblem, config: GemvTile) -> int:
+    """Return the bytes that a threadgroup writes to and reads from threadgroup memory."""
+    if config.staged:
+        return (1 + config.simdgroups) * config.rows * problem.k * problem.x.bytes
+    if problem.transpose:
+        return 0
+    columns = config.block_columns(_run(problem), problem.transpose)
+    return 8 * config.rows * config.simdgroups * columns
 
 
 def reread_bytes(problem: ExpertProblem, blocks: int, chip: Chip) -> float:
@@ -213,14 +258,14 @@ def reread_bytes(problem: ExpertProblem, blocks: int, chip: Chip) -> float:
     return again * max(0.0, 1.0 - chip.slc_bytes / max(1.0, walked))
 
 
-def _grid(problem: ExpertProblem, config: Config) -> Extent:
-    columns = threadgroup_columns(config, _run(problem), problem.transpose)
+def _grid(problem: ExpertProblem, config: GemvTile) -> Extent:
+    columns = config.block_columns(_run(problem), problem.transpose)
     blocks = problem.rows if is_direct(problem, config) else most_blocks(problem, config.rows)
     return (ceil(problem.n / columns) * config.threads, blocks, 1)
 
 
 @latest
-def plan(problem: ExpertProblem, config: Config) -> Plan:
+def plan(problem: ExpertProblem, config: GemvTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     direct = is_direct(problem, config)
     spec = Spec(
@@ -237,8 +282,7 @@ def plan(problem: ExpertProblem, config: Config) -> Plan:
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    needs = resources(config, _run(problem), problem.transpose)
-    stage = Stage(spec=spec, launch=launch, resources=needs)
+    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(*stages_before(problem, spec), stage))
 
 

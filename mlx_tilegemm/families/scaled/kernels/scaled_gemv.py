@@ -35,31 +35,41 @@ NAME = "scaled_gemv"
 LONG_RUN, SHORT_RUN = 16, 8
 """Neighbours that a lane decodes at a time."""
 
+BROKEN_REGISTERS = 8
+"""Further registers where rows of ``b`` end within a run: its elements are chosen then."""
+
 SHORT_RUN_ROWS = 4
-"""Rows from which on runs are short, so that four columns share what is read of ``a``."""
+"""Rows from which on runs are short, so that four columns share what is read of ``a``; so they are
+where it is staged."""
 
 
 @kept
-def run_length(rows: int, transpose_b: bool) -> int:
-    """Return the neighbours that a lane decodes at a time, for so many rows held in registers."""
-    return SHORT_RUN if transpose_b and rows >= SHORT_RUN_ROWS else LONG_RUN
+def run_length(tile: GemvTile, transpose_b: bool) -> int:
+    """Return the neighbours that a lane decodes at a time."""
+    short = transpose_b and (tile.staged or tile.rows >= SHORT_RUN_ROWS)
+    return SHORT_RUN if short else LONG_RUN
 
 
 CONFIGS = (
     GemvTile(rows=1, columns=4, simdgroups=4),
     GemvTile(rows=1, columns=2, simdgroups=4),
     GemvTile(rows=1, columns=1, simdgroups=4),
+    GemvTile(rows=2, columns=4, simdgroups=8, staged=True),
     GemvTile(rows=2, columns=2, simdgroups=4),
     GemvTile(rows=2, columns=1, simdgroups=4),
+    GemvTile(rows=4, columns=4, simdgroups=8, staged=True),
     GemvTile(rows=4, columns=4, simdgroups=4),
     GemvTile(rows=4, columns=2, simdgroups=4),
     GemvTile(rows=4, columns=1, simdgroups=4),
+    GemvTile(rows=8, columns=4, simdgroups=8, staged=True),
     GemvTile(rows=8, columns=4, simdgroups=4),
     GemvTile(rows=8, columns=2, simdgroups=4),
     GemvTile(rows=8, columns=1, simdgroups=4),
 )
 """Few heights, so that decoding in batches of any size needs few kernels; beyond eight, rows no
-longer fit a thread's registers beside what they meet. Several columns share what is read of ``a``.
+longer fit a thread's registers beside what they meet. Several columns share what is read of ``a``,
+and all of a threadgroup where it is staged: with two rows and more it is most of what would be
+asked for.
 """
 
 
@@ -78,7 +88,7 @@ class Spec(ScaledSpec):
     @property
     def run(self) -> int:
         """Neighbours of a row of an operand that are decoded together."""
-        return run_length(self.config.rows, self.text.transpose_b)
+        return run_length(self.config, self.text.transpose_b)
 
     @property
     def threads(self) -> int:
@@ -97,6 +107,11 @@ class Spec(ScaledSpec):
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
         return self.config.shares_elements(self.run)
 
+    @property
+    def staged_elements(self) -> int:
+        """Elements of ``a`` that are staged for one step."""
+        return self.config.staged_elements(self.run)
+
 
 def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[GemvTile]:
     """Yield every configuration, preferred ones first."""
@@ -113,6 +128,8 @@ def reject(problem: ScaledProblem, config: GemvTile, chip: Chip) -> str | None:
         return f"m {problem.m} is above {config.rows}: it would read the weight again"
     if not problem.transpose_b and config.columns > 1:
         return "each lane has columns of its own where b is [k, n]"
+    if not problem.transpose_b and config.staged:
+        return "simdgroups share nothing of a where b is [k, n]"
     if reason := reject_height(problem.m, config, CONFIGS):
         return reason
     needs = _resources(problem, config)
@@ -120,12 +137,29 @@ def reject(problem: ScaledProblem, config: GemvTile, chip: Chip) -> str | None:
 
 
 def _resources(problem: ScaledProblem, config: GemvTile) -> Resources:
-    run = run_length(config.rows, problem.transpose_b)
-    return gemv_resources(config, run, problem.transpose_b)
+    run = run_length(config, problem.transpose_b)
+    registers = _registers(problem, config, run)
+    a_tile = scaled_text(problem).a_tile
+    return gemv_resources(config, run, problem.transpose_b, registers, staged=a_tile)
+
+
+def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
+    """Return the estimated live registers, as Mesa's compiler for M1 has them."""
+    rows, further = config.rows, config.columns - 1
+    if not problem.transpose_b:
+        # Each row has the sums of a run, and they share a run of codes.
+        broken = BROKEN_REGISTERS * (problem.n % run != 0)
+        return (rows + 1) * run + 3 * rows + 15 + broken
+    if run == LONG_RUN:
+        return 31 + 16 * further if rows == 1 else 38 + 6 * rows + 23 * further
+    if problem.k <= SIMD_WIDTH * run:
+        # One step has nothing of the next.
+        return 10 + 5 * rows + 8 * further
+    return 14 + 5 * rows + (14 if config.staged else 8 + 4 * rows // 3) * further
 
 
 def _block_columns(problem: ScaledProblem, config: GemvTile) -> int:
-    run = run_length(config.rows, problem.transpose_b)
+    run = run_length(config, problem.transpose_b)
     return config.block_columns(run, problem.transpose_b)
 
 
@@ -136,13 +170,17 @@ def cost(problem: ScaledProblem, config: GemvTile, chip: Chip) -> float:
 
 def work(problem: ScaledProblem, config: GemvTile, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
-    columns = _block_columns(problem, config)
+    run = run_length(config, problem.transpose_b)
+    columns = config.block_columns(run, problem.transpose_b)
     elements = min(columns, problem.n) * problem.k / SIMD_WIDTH
     share = problem.weight_bytes / problem.elements("b")
     a_bytes = config.rows * problem.k * problem.a.bytes
-    repeated = (config.simdgroups - 1) * a_bytes if problem.transpose_b else 0
-    # Each simdgroup decodes a for itself.
-    left = config.rows * problem.k / SIMD_WIDTH * config.simdgroups * left_instructions(problem)
+    alone = problem.transpose_b and not config.staged
+    repeated = (config.simdgroups - 1) * a_bytes if alone else 0
+    # Each simdgroup decodes a for itself, or its part of what all of them have.
+    shares = 1 if config.staged else config.simdgroups
+    left = config.rows * problem.k / SIMD_WIDTH * shares * left_instructions(problem)
+    needs = _resources(problem, config)
     read = problem.weight_bytes + problem.nbytes("a") + problem.nbytes("a_scales")
     return TileWork(
         tiles=ceil(problem.n / columns) * problem.batch_size,
@@ -150,15 +188,25 @@ def work(problem: ScaledProblem, config: GemvTile, chip: Chip) -> TileWork:
         chains=config.rows * config.columns,
         issue_cycles=elements * config.rows * chip.alu_cycles,
         alu_cycles=(elements * decoding_instructions(problem) + left) * chip.alu_cycles,
-        threadgroup_bytes=(
-            0 if problem.transpose_b else 8 * config.rows * config.simdgroups * columns
-        ),
+        threadgroup_bytes=_exchanged_bytes(problem, config),
         vector_bytes=repeated,
         cache_bytes=columns * problem.k * share + a_bytes,
         repeated_bytes=repeated,
         dram_bytes=read + written_bytes(problem),
-        registers=_resources(problem, config).registers,
+        waits=ceil(problem.k / (SIMD_WIDTH * run)) if config.staged else 1,
+        registers=needs.registers,
+        threadgroup_memory=needs.threadgroup_bytes,
     )
+
+
+def _exchanged_bytes(problem: ScaledProblem, config: GemvTile) -> int:
+    """Return the bytes that a threadgroup writes to and reads from threadgroup memory."""
+    if config.staged:
+        rows = config.rows * problem.k * scaled_text(problem).a_tile.bytes
+        return (1 + config.simdgroups) * rows
+    if problem.transpose_b:
+        return 0
+    return 8 * config.rows * config.simdgroups * _block_columns(problem, config)
 
 
 def _grid(problem: ScaledProblem, config: GemvTile) -> Extent:
