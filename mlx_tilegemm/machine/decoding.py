@@ -12,6 +12,9 @@ from .tiles import BlockTile
 BLOCK_K = 32
 """Depth of a step: a multiple of every run and at most the smallest group of most weights."""
 
+BROKEN_BITS = (3, 5, 6, 7)
+"""Widths of codes that do not divide a word."""
+
 AFFINE_INSTRUCTIONS = 3
 """Instructions to decode an element: cut out the code, widen it, scale and bias it."""
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept, latest
+from ....core.caches import latest
 from ....core.dtypes import FLOAT32, INT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.decoding import BLOCK_K, DecodingTile, tile_run
-from ....machine.fragment import ADDRESSING_REGISTERS
+from ....machine.decoding import BLOCK_K, BROKEN_BITS, DecodingTile, tile_run
+from ....machine.fragment import FRAGMENT
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product, gemm_work
 from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
@@ -40,6 +40,22 @@ from ..spec import variant_problems as expert_variant_problems
 
 NAME = "expert_gemm"
 
+BASE_REGISTERS = 26
+"""Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
+
+RAGGED_REGISTERS = 5
+"""Further ones of each row and column of fragments where a run of elements may be broken: the last
+step of k is another, and so are its addresses."""
+
+DECODED_REGISTERS = 6
+"""Further ones of a weight that is decoded."""
+
+BROKEN_CODE_REGISTERS = -6
+"""Those of codes that do not divide a word are fewer."""
+
+WIDE_REGISTERS = 2
+"""Further ones of float32."""
+
 
 CONFIGS = (
     DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
@@ -52,18 +68,26 @@ CONFIGS = (
 often for rows, and for where an expert's are."""
 
 
-@kept
-def resources(config: DecodingTile, x: DType, w: DType, run: int, transpose: bool) -> Resources:
+def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    tiles = staged_tiles(config.block, x, w, transpose_b=transpose)
-    rows, columns = config.fragments_m, config.fragments_n
-    multiplying = 2 * (rows * columns + rows + columns)
+    w, transpose = staged_type(problem), problem.transpose
+    tiles = staged_tiles(config.block, problem.x, w, transpose_b=transpose)
     places = 2 * INT32.bytes * config.block_m
     return Resources(
         threads=config.threads,
         threadgroup_bytes=tiles.nbytes + places,
-        registers=max(multiplying, 2 * rows * columns + run) + ADDRESSING_REGISTERS,
+        registers=_registers(problem, config),
     )
+
+
+def _registers(problem: ExpertProblem, config: DecodingTile) -> int:
+    rows, columns = config.fragments_m, config.fragments_n
+    broken = problem.k % BLOCK_K or (not problem.transpose and problem.n % FRAGMENT)
+    further = RAGGED_REGISTERS * bool(broken) * (rows + columns)
+    further += WIDE_REGISTERS * (problem.x is FLOAT32)
+    if problem.is_decoded:
+        further += DECODED_REGISTERS + BROKEN_CODE_REGISTERS * (problem.w.bits in BROKEN_BITS)
+    return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further
 
 
 def staged_type(problem: ExpertProblem) -> DType:
@@ -73,10 +97,6 @@ def staged_type(problem: ExpertProblem) -> DType:
 
 def _run(problem: ExpertProblem) -> int:
     return tile_run(problem.w.bits) if problem.is_decoded else plain_run(problem.w)
-
-
-def _resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
-    return resources(config, problem.x, staged_type(problem), _run(problem), problem.transpose)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +136,7 @@ def reject(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> str | No
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_experts(problem):
         return reason
-    return reject_resources(_resources(problem, config)) or reject_grid(_grid(problem, config))
+    return reject_resources(resources(problem, config)) or reject_grid(_grid(problem, config))
 
 
 def cost(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> float:
@@ -127,7 +147,7 @@ def cost(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> float:
 
 def work(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: a GEMM of whole blocks, whose weights differ."""
-    needs = _resources(problem, config)
+    needs = resources(problem, config)
     dense = gemm_work(_blocks_product(problem, config), config.modelled(needs), chip)
     steps = ceil(problem.k / BLOCK_K)
     decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
@@ -176,7 +196,7 @@ def plan(problem: ExpertProblem, config: DecodingTile) -> Plan:
         output_shapes=(problem.out_shape,),
         output_dtypes=(problem.out,),
     )
-    stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
+    stage = Stage(spec=spec, launch=launch, resources=resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(*stages_before(problem, spec), stage))
 
 

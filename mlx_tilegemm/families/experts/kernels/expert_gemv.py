@@ -12,7 +12,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import INT32, DType
+from ....core.dtypes import FLOAT32, INT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
@@ -58,6 +58,21 @@ STAGED_CONFIGS = tuple(
 STAGED_ROWS = 64
 """Rows from which staged ones are preferred: MLX sorts so many, and asks for ``x`` less often."""
 
+
+BROKEN_CODES_REGISTERS = 28
+"""Further registers where rows of decoded codes end within a run: its elements are chosen then."""
+
+LONG_RUN_REGISTERS = 14
+"""Further ones of several rows where a run is longer than `SHORT_RUN`."""
+
+SHORT_RUN = 16
+"""Elements of a run of most weights."""
+
+SINGLE_REGISTERS = 17
+"""Fewer ones of several rows of float32, of which runs are half as long."""
+
+ONE_STEP_REGISTERS = 29
+"""Further ones of staged rows where k has more than one step."""
 
 PLAIN_ROWS = 64
 """Rows from which a plain weight is the tiles', as it is MLX's: they ask for ``x`` less often than
@@ -108,18 +123,53 @@ class Spec(ExpertSpec):
 
 
 @kept
-def resources(config: GemvTile, run: int, transpose: bool, x: DType) -> Resources:
+def resources(
+    config: GemvTile, run: int, transpose: bool, x: DType, registers: int | None = None
+) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    needs = gemv_resources(config, run, transpose, staged=x)
+    needs = gemv_resources(config, run, transpose, registers, staged=x)
     if config.staged:
         places = INT32.bytes * (2 * config.rows + 3)
         return replace(needs, threadgroup_bytes=needs.threadgroup_bytes + places)
-    # Each row has a place in x and in the result, of two registers each.
-    return replace(needs, registers=needs.registers + 4 * config.rows)
+    return needs
 
 
 def _resources(problem: ExpertProblem, config: GemvTile) -> Resources:
-    return resources(config, _run(problem), problem.transpose, problem.x)
+    registers = _registers(problem, config)
+    return resources(config, _run(problem), problem.transpose, problem.x, registers)
+
+
+def _registers(problem: ExpertProblem, config: GemvTile) -> int:
+    """Return the estimated live registers, as Mesa's compiler for M1 has them.
+
+    All are fitted, by rows, by columns beside the first and by what differs of the weight.
+    """
+    run, decoded = _run(problem), problem.is_decoded
+    broken = (problem.k if problem.transpose else problem.n) % run != 0
+    if config.staged:
+        loop = ONE_STEP_REGISTERS * (problem.k > SIMD_WIDTH * run)
+        return 24 + loop + 6 * config.rows + 43 * decoded
+    if not problem.transpose:
+        # Each row has the sums of a run, and they share a run of the weight.
+        shared = 15 + 4 * config.rows + 2 * decoded + BROKEN_CODES_REGISTERS * (broken and decoded)
+        return (config.rows + 1) * run + shared
+    fitted = _decoded_columns if decoded else _plain_columns
+    return fitted(problem, config) + (BROKEN_CODES_REGISTERS * 2 if decoded else 15) * broken
+
+
+def _plain_columns(problem: ExpertProblem, config: GemvTile) -> int:
+    if config.rows == 1:
+        return 12 + _run(problem) * config.columns
+    rows = 15 + config.rows * (4 + config.columns) + 9 * config.columns
+    return rows - SINGLE_REGISTERS * (problem.w is FLOAT32)
+
+
+def _decoded_columns(problem: ExpertProblem, config: GemvTile) -> int:
+    further = config.columns - 1
+    if config.rows == 1:
+        return 31 + 7 * further + 6 * further * problem.has_codes
+    long = LONG_RUN_REGISTERS * (_run(problem) > SHORT_RUN)
+    return 38 + 6 * config.rows + 20 * further + 3 * further * problem.has_codes + long
 
 
 def _run(problem: ExpertProblem) -> int:

@@ -12,7 +12,7 @@ from itertools import product
 from math import ceil
 
 from ....core.caches import latest
-from ....core.dtypes import FLOAT16, FLOATS, DType
+from ....core.dtypes import FLOAT16, FLOAT32, FLOATS, DType
 from ....core.kernel import Kernel
 from ....core.plan import (
     Arguments,
@@ -24,13 +24,24 @@ from ....core.plan import (
 )
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid, reject_resources, reject_sizes, tiny_operand
 from ....machine.products import Product, gemm_work
 from ....machine.tiles import BlockTile, StagedTiles, TiledSpec, staged_tiles
 from ..problem import SegmentedProblem
 
 NAME = "segmented_gemm"
+
+BASE_REGISTERS = 29
+"""Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
+
+RAGGED_REGISTERS = 2
+"""Further ones where m or n is no multiple of the block."""
+
+BROKEN_RUN_REGISTERS = 5
+"""Further ones of each operand of which a stored row may then end within a run of elements."""
+
+WIDE_REGISTERS = 2
+"""Further ones of float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +143,14 @@ def reject(problem: SegmentedProblem, config: Config, chip: Chip) -> str | None:
 
 def _resources(problem: SegmentedProblem, config: Config) -> Resources:
     rows, columns = config.fragments_m, config.fragments_n
+    further = WIDE_REGISTERS * (FLOAT32 in (problem.a, problem.b))
+    if problem.m % config.block_m or problem.n % config.block_n:
+        further += RAGGED_REGISTERS
+        further += BROKEN_RUN_REGISTERS * (problem.transpose_a + (not problem.transpose_b))
     return Resources(
         threads=config.threads,
         threadgroup_bytes=_staged_tiles(problem, config).nbytes,
-        registers=2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS,
+        registers=2 * (rows * columns + rows + columns) + BASE_REGISTERS + further,
     )
 
 

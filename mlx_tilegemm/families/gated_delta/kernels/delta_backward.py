@@ -18,7 +18,6 @@ from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, St
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import (
-    ADDRESSING_REGISTERS,
     FRAGMENT,
     fragments,
     staged_stride,
@@ -32,6 +31,10 @@ NAME = "delta_backward"
 
 SHARES = 4 * FRAGMENT * FRAGMENT
 """Elements that a simdgroup shares out to its lanes: four products of one key fragment."""
+
+PLACE_REGISTERS = 96
+"""Registers of the places of 18 arrays, of their steps and of a lane's rows and columns, beside
+three numbers of each token of a chunk: a key, its decay and its gradient."""
 
 ELEMENT_INSTRUCTIONS = 8 * CHUNK * CHUNK
 """Of a simdgroup for eight elements of a chunk's keys: the gradients of q, k and the decays."""
@@ -176,13 +179,12 @@ def resources(config: Config, key_dim: int, value_dim: int, *, vector_gate: bool
     keys, values = FRAGMENT * fragments(key_dim, 1), FRAGMENT * fragments(value_dim, 1)
     key_tile, value_tile = (CHUNK * staged_stride(one, FLOAT32) for one in (keys, values))
     gates = key_tile + keys if vector_gate else 2
-    scores = 4 * CHUNK * CHUNK + 3 * CHUNK
+    scores = 4 * CHUNK * CHUNK + 4 * CHUNK + 1
     shares = config.simdgroups * (SHARES + 2 * CHUNK)
     return Resources(
         threads=config.threads,
         threadgroup_bytes=FLOAT32.bytes * (2 * (key_tile + value_tile) + gates + scores + shares),
-        # Six rows of a chunk for each lane that has an element of a key.
-        registers=7 * CHUNK + ADDRESSING_REGISTERS,
+        registers=PLACE_REGISTERS + 3 * CHUNK + 7 * vector_gate,
     )
 
 

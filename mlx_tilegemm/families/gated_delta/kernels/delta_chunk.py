@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept, latest
+from ....core.caches import latest
 from ....core.dtypes import FLOAT32
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import (
-    ADDRESSING_REGISTERS,
     FRAGMENT,
     fragments,
     staged_stride,
 )
-from ....machine.limits import reject_grid, reject_resources
+from ....machine.limits import reject_grid, reject_resources, threads_per_core
 from ..problem import CHUNK, DeltaProblem
 from ..spec import (
     DeltaSpec,
@@ -131,19 +130,37 @@ class Spec(DeltaSpec):
         return self.key_elements if self.text.vector_gate else 1
 
 
-@kept
-def resources(config: Config, key_dim: int, *, vector_gate: bool) -> Resources:
+def resources(config: Config, problem: DeltaProblem) -> Resources:
     """Return threads, threadgroup memory and live registers."""
-    along = fragments(key_dim, 1)
-    tile = CHUNK * staged_stride(FRAGMENT * along, FLOAT32)
-    gates = tile + FRAGMENT * along if vector_gate else 2
-    shared = 2 * tile + gates + 3 * CHUNK * CHUNK + 3 * CHUNK
-    held = 2 * along * config.column_fragments
+    along = fragments(problem.key_dim, 1)
+    # Places of fragments that an instruction has no room for.
+    places = along // 3
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=shared * FLOAT32.bytes,
-        registers=held + 6 * config.column_fragments + ADDRESSING_REGISTERS,
+        threadgroup_bytes=shared_bytes(problem),
+        registers=held_registers(config, problem) + 52 + 12 * config.column_fragments + places,
     )
+
+
+def shared_bytes(problem: DeltaProblem) -> int:
+    """Return the bytes of threadgroup memory of a chunk's keys, queries, decays and scores."""
+    along = fragments(problem.key_dim, 1)
+    tile = CHUNK * staged_stride(FRAGMENT * along, FLOAT32)
+    gates = tile + FRAGMENT * along if problem.vector_gate else 2
+    return (2 * tile + gates + 3 * CHUNK * CHUNK + 3 * CHUNK) * FLOAT32.bytes
+
+
+def held_registers(config: Config, problem: DeltaProblem) -> int:
+    """Return the registers of a simdgroup's columns of the state, and those of their options.
+
+    Two for each fragment; more where elements of keys have to be guarded or scaled, or the state is
+    left in between, and fewer where no decays of a row are kept.
+    """
+    guard = 8 * (problem.key_dim % FRAGMENT != 0)
+    scaled = 3 * (problem.normalize + bool(problem.every))
+    kept = 6 * problem.vector_gate * (config.column_fragments - 1)
+    held = 2 * fragments(problem.key_dim, 1) * config.column_fragments
+    return held + guard + scaled - kept
 
 
 def candidates(problem: DeltaProblem, chip: Chip) -> Iterator[Config]:
@@ -164,8 +181,16 @@ def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
         if other.column_fragments == config.column_fragments
     ):
         return f"{config.columns} values are more than the {problem.value_dim} of a head need"
-    needs = resources(config, problem.key_dim, vector_gate=problem.vector_gate)
-    return reject_resources(needs) or reject_grid(_grid(problem, config))
+    return reject_held(resources(config, problem), chip) or reject_grid(_grid(problem, config))
+
+
+def reject_held(needs: Resources, chip: Chip) -> str | None:
+    """Return why a core has no room for a threadgroup, or None."""
+    if reason := reject_resources(needs):
+        return reason
+    if not threads_per_core(needs, chip):
+        return f"a core has no {needs.registers} registers for each of {needs.threads} threads"
+    return None
 
 
 def cost(problem: DeltaProblem, config: Config, chip: Chip) -> float:
@@ -177,7 +202,7 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
     chunks = ceil(problem.length / CHUNK)
     along = fragments(problem.key_dim, 1)
-    needs = resources(config, problem.key_dim, vector_gate=problem.vector_gate)
+    needs = resources(config, problem)
     multiplied = 3 * along * config.column_fragments * config.simdgroups
     staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * 12
     scaling = config.simdgroups * config.column_fragments * along * 2
@@ -226,7 +251,7 @@ def plan(problem: DeltaProblem, config: Config) -> Plan:
     stage = Stage(
         spec=spec,
         launch=launch,
-        resources=resources(config, problem.key_dim, vector_gate=problem.vector_gate),
+        resources=resources(config, problem),
     )
     return Plan(kernel=NAME, config=config, stages=(stage,), factors=("scale",))
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
-from ....core.caches import kept, latest
+from ....core.caches import latest
 from ....core.dtypes import FLOAT32
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid, reject_resources
 from ..problem import DeltaProblem
 from ..spec import (
@@ -33,6 +32,9 @@ NAME = "delta_recurrent"
 
 ELEMENT_INSTRUCTIONS = 7
 """Of an element of the state and a token: two loads, and what `DeltaProblem.flops` counts."""
+
+PLACE_REGISTERS = 51
+"""Registers of the places of eight arrays, of their steps and of what a token needs."""
 
 STEP_INSTRUCTIONS = 24
 """Of a lane for a token beside those: gates, v, y, addresses and the loop."""
@@ -96,12 +98,17 @@ class Spec(DeltaSpec):
         return ceil(self.text.key_dim / self.config.lanes)
 
 
-@kept
-def resources(config: Config, key_dim: int) -> Resources:
-    """Return threads, threadgroup memory and live registers: the state's and the key's."""
-    run = ceil(key_dim / config.lanes)
-    registers = 2 * run + ADDRESSING_REGISTERS
-    return Resources(threads=config.threads, threadgroup_bytes=0, registers=registers)
+def resources(config: Config, problem: DeltaProblem) -> Resources:
+    """Return threads, threadgroup memory and live registers, fitted to what a compiler says."""
+    run = ceil(problem.key_dim / config.lanes)
+    options = 3 * problem.vector_gate + 6 * bool(problem.every) + 5 * problem.state
+    guard = 3 * (run * config.lanes != problem.key_dim)
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=0,
+        # The state's elements, and half of the key's: the rest is read again.
+        registers=PLACE_REGISTERS + 3 * run // 2 + options + guard,
+    )
 
 
 def candidates(problem: DeltaProblem, chip: Chip) -> Iterator[Config]:
@@ -115,7 +122,7 @@ def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
         return reason
     if config.lanes > max(problem.key_dim, CONFIGS[0].lanes):
         return f"rows of {problem.key_dim} elements leave some of {config.lanes} lanes idle"
-    needs = resources(config, problem.key_dim)
+    needs = resources(config, problem)
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
@@ -144,7 +151,7 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
         dram_bytes=problem.least_bytes(),
         # A token's operands are asked for when the one before is done.
         waits=problem.length,
-        registers=resources(config, problem.key_dim).registers,
+        registers=resources(config, problem).registers,
         barriers=False,
     )
 
@@ -159,7 +166,7 @@ def plan(problem: DeltaProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(text=delta_text(problem), config=config)
     launch = delta_launch(problem, spec, _grid(problem, config), config.threads)
-    stage = Stage(spec=spec, launch=launch, resources=resources(config, problem.key_dim))
+    stage = Stage(spec=spec, launch=launch, resources=resources(config, problem))
     return Plan(kernel=NAME, config=config, stages=(stage,), factors=("scale",))
 
 

@@ -18,7 +18,6 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.fragment import ADDRESSING_REGISTERS
 from ....machine.limits import reject_grid
 from ..problem import CHUNK, DeltaProblem
 from ..spec import DeltaSpec, delta_launch, delta_sizes, delta_text, variant_problems
@@ -82,6 +81,8 @@ def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := delta_chunk.reject(problem, config, chip):
         return reason
+    if reason := delta_chunk.reject_held(resources(config, problem), chip):
+        return reason
     return reject_grid((_chunks(problem) * PREPARING * SIMD_WIDTH, 1, problem.matrices))
 
 
@@ -102,6 +103,7 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
         vector_bytes=whole.vector_bytes / 2,
         cache_bytes=whole.cache_bytes + read,
         dram_bytes=whole.dram_bytes + problem.matrices * read,
+        registers=resources(config, problem).registers,
     )
 
 
@@ -118,7 +120,7 @@ def _preparing(problem: DeltaProblem, chip: Chip) -> TileWork:
         threadgroup_bytes=2 * written,
         cache_bytes=key_bytes + written,
         dram_bytes=problem.nbytes("q") + problem.nbytes("k") + problem.nbytes("gamma"),
-        registers=_prepare_resources().registers,
+        registers=_prepare_resources(problem).registers,
         threadgroup_memory=written,
     )
 
@@ -127,11 +129,22 @@ def _chunks(problem: DeltaProblem) -> int:
     return ceil(problem.length / CHUNK)
 
 
-def _prepare_resources() -> Resources:
+def _prepare_resources(problem: DeltaProblem) -> Resources:
+    """Return what the first kernel needs: three registers for each element of a lane's key."""
+    elements = ceil(problem.key_dim / SIMD_WIDTH)
     return Resources(
         threads=PREPARING * SIMD_WIDTH,
         threadgroup_bytes=SCORES * FLOAT32.bytes,
-        registers=2 * CHUNK + ADDRESSING_REGISTERS,
+        registers=26 + 3 * elements + 10 * problem.vector_gate,
+    )
+
+
+def resources(config: Config, problem: DeltaProblem) -> Resources:
+    """Return what the second kernel needs: no scores are computed in it, but read."""
+    return Resources(
+        threads=config.threads,
+        threadgroup_bytes=delta_chunk.shared_bytes(problem),
+        registers=delta_chunk.held_registers(config, problem) + 56 + 13 * config.column_fragments,
     )
 
 
@@ -156,8 +169,8 @@ def plan(problem: DeltaProblem, config: Config) -> Plan:
         kernel=NAME,
         config=config,
         stages=(
-            Stage(spec=preparing, launch=first, resources=_prepare_resources()),
-            Stage(spec=scanning, launch=second, resources=whole.resources),
+            Stage(spec=preparing, launch=first, resources=_prepare_resources(problem)),
+            Stage(spec=scanning, launch=second, resources=resources(config, problem)),
         ),
         factors=("scale",),
     )

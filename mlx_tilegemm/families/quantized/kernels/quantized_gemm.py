@@ -11,13 +11,19 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import FLOAT32, DType
+from ....core.dtypes import BFLOAT16, FLOAT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.decoding import BLOCK_K, DecodingTile, decoding_instructions, tile_run
-from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS
+from ....machine.decoding import (
+    BLOCK_K,
+    BROKEN_BITS,
+    DecodingTile,
+    decoding_instructions,
+    tile_run,
+)
+from ....machine.fragment import ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product, gemm_work
 from ....machine.splits import SharedSpec
@@ -34,8 +40,20 @@ from ..spec import variant_problems as quantized_variant_problems
 
 NAME = "quantized_gemm"
 
-DECODING_REGISTERS = 52
-"""Registers beside the sums while the weight is decoded, as Mesa's compiler for M1 has it."""
+BASE_REGISTERS = 35
+"""Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
+
+BROKEN_CODE_REGISTERS = -3
+"""Those of codes that do not divide a word are fewer."""
+
+COLUMN_REGISTERS = 6
+"""Further ones where the weight is stored ``[k, n]``."""
+
+WIDENED_REGISTERS = 8
+"""Further ones of a tall block of bfloat16, which the GPU has to widen."""
+
+RAGGED_REGISTERS = 2
+"""Further ones where n is no multiple of the block."""
 
 
 CONFIGS = (
@@ -50,21 +68,25 @@ CONFIGS = (
 
 
 @kept
-def resources(config: DecodingTile, x: DType, transpose: bool) -> Resources:
+def resources(
+    config: DecodingTile, x: DType, transpose: bool, bits: int, ragged: bool
+) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     tiles = staged_tiles(config.block, x, FLOAT32, transpose_b=transpose)
     rows, columns = config.fragments_m, config.fragments_n
-    multiplying = 2 * (rows * columns + rows + columns) + ADDRESSING_REGISTERS
-    decoding = 2 * rows * columns + DECODING_REGISTERS
+    further = BROKEN_CODE_REGISTERS * (bits in BROKEN_BITS) + COLUMN_REGISTERS * (not transpose)
+    further += RAGGED_REGISTERS * ragged
+    further += WIDENED_REGISTERS * (x is BFLOAT16 and config.block_m >= ALIGNED_ROWS)
     return Resources(
         threads=config.threads,
         threadgroup_bytes=tiles.nbytes,
-        registers=max(multiplying, decoding),
+        registers=2 * (rows * columns + rows + columns) + BASE_REGISTERS + further,
     )
 
 
 def _resources(problem: QuantizedProblem, config: DecodingTile) -> Resources:
-    return resources(config, problem.x, problem.transpose)
+    ragged = problem.n % config.block_n != 0
+    return resources(config, problem.x, problem.transpose, problem.weight.bits, ragged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

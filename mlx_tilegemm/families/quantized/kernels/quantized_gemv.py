@@ -121,15 +121,17 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
 
 def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:
     run = run_length(problem.weight.bits, config.rows, problem.transpose)
-    registers = _by_columns(config, run) if problem.transpose else (config.rows + 1) * run + 22
+    by_rows = (config.rows + 1) * run + 5 * config.rows // 2 + 15
+    registers = _by_columns(config, run) if problem.transpose else by_rows
     return gemv_resources(config, run, problem.transpose, registers)
 
 
 def _by_columns(config: GemvTile, run: int) -> int:
     """Return the live registers where lanes share k, as Mesa's compiler for M1 has them."""
     if config.rows == 1:
-        return 20 + 6 * config.columns
-    return 7 * run // 4 + 5 * config.rows + 11 * run * (config.columns - 1) // 8 + 3
+        return 19 + 7 * config.columns
+    each = 8 + 4 * config.rows // 3
+    return 7 * run // 4 + 5 * config.rows + each * (config.columns - 1) + 3
 
 
 def _block_columns(problem: QuantizedProblem, config: GemvTile) -> int:

@@ -17,7 +17,7 @@ from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import BLOCK_K, DecodingTile
-from ....machine.fragment import ADDRESSING_REGISTERS, ALIGNED_ROWS
+from ....machine.fragment import ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product, gemm_work
 from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
@@ -35,6 +35,31 @@ from ..spec import variant_problems as scaled_variant_problems
 
 NAME = "scaled_gemm"
 
+BASE_REGISTERS = 31
+"""Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
+
+CODED_REGISTERS = 7
+"""Further ones where ``a`` is codes that are decoded."""
+
+WIDE_REGISTERS = 6
+"""Further ones where it is float32."""
+
+BATCH_REGISTERS = 10
+"""Further ones of the places of several products."""
+
+TAIL_REGISTERS = 7
+"""Further ones of each row and column of fragments but one where k ends within a step: that step is
+another, and so are its addresses."""
+
+COLUMN_REGISTERS = 10
+"""Further ones where ``b`` is stored ``[k, n]`` then."""
+
+LOW_INTEGER_REGISTERS = 20
+"""Further ones of blocks of few rows of integers, of which several steps are read ahead."""
+
+LOW_ROWS = 16
+"""Most rows of such a block."""
+
 RUN = 8
 """Neighbours that a thread decodes at a time, so that small tiles have one for every thread."""
 
@@ -51,21 +76,33 @@ CONFIGS = (
 
 
 @kept
-def resources(config: DecodingTile, a_tile: DType, transpose_b: bool, integer: bool) -> Resources:
+def resources(config: DecodingTile, a_tile: DType, transpose_b: bool, registers: int) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     tiles = staged_tiles(config.block, a_tile, FLOAT32, transpose_b=transpose_b)
-    rows, columns = config.fragments_m, config.fragments_n
-    sums = 2 * rows * columns * (1 + integer)
-    return Resources(
-        threads=config.threads,
-        threadgroup_bytes=tiles.nbytes,
-        registers=sums + max(2 * (rows + columns), RUN) + ADDRESSING_REGISTERS,
-    )
+    return Resources(threads=config.threads, threadgroup_bytes=tiles.nbytes, registers=registers)
 
 
 def _resources(problem: ScaledProblem, config: DecodingTile) -> Resources:
     a_tile = scaled_text(problem).a_tile
-    return resources(config, a_tile, problem.transpose_b, problem.is_integer)
+    return resources(config, a_tile, problem.transpose_b, _registers(problem, config))
+
+
+def _registers(problem: ScaledProblem, config: DecodingTile) -> int:
+    """Return the estimated live registers of a thread."""
+    rows, columns = config.fragments_m, config.fragments_n
+    tail = problem.k % BLOCK_K != 0
+    further = BATCH_REGISTERS * (problem.batch_size > 1) + WIDE_REGISTERS * (problem.a is FLOAT32)
+    if tail:
+        further += TAIL_REGISTERS * (rows + columns - 1) + COLUMN_REGISTERS * (
+            not problem.transpose_b
+        )
+    if problem.is_integer and not tail:
+        # Sums of integers beside those of floats, and what brings one to the other.
+        further += 3 * rows * columns + 2
+        further += LOW_INTEGER_REGISTERS * (config.block_m <= LOW_ROWS)
+    elif problem.is_integer or problem.a.bytes == 1:
+        further += CODED_REGISTERS
+    return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

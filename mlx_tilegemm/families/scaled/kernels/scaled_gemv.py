@@ -35,6 +35,9 @@ NAME = "scaled_gemv"
 LONG_RUN, SHORT_RUN = 16, 8
 """Neighbours that a lane decodes at a time."""
 
+BROKEN_REGISTERS = 8
+"""Further registers where rows of ``b`` end within a run: its elements are chosen then."""
+
 SHORT_RUN_ROWS = 4
 """Rows from which on runs are short, so that four columns share what is read of ``a``; so they are
 where it is staged."""
@@ -135,7 +138,24 @@ def reject(problem: ScaledProblem, config: GemvTile, chip: Chip) -> str | None:
 
 def _resources(problem: ScaledProblem, config: GemvTile) -> Resources:
     run = run_length(config, problem.transpose_b)
-    return gemv_resources(config, run, problem.transpose_b, staged=scaled_text(problem).a_tile)
+    registers = _registers(problem, config, run)
+    a_tile = scaled_text(problem).a_tile
+    return gemv_resources(config, run, problem.transpose_b, registers, staged=a_tile)
+
+
+def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
+    """Return the estimated live registers, as Mesa's compiler for M1 has them."""
+    rows, further = config.rows, config.columns - 1
+    if not problem.transpose_b:
+        # Each row has the sums of a run, and they share a run of codes.
+        broken = BROKEN_REGISTERS * (problem.n % run != 0)
+        return (rows + 1) * run + 3 * rows + 15 + broken
+    if run == LONG_RUN:
+        return 31 + 16 * further if rows == 1 else 38 + 6 * rows + 23 * further
+    if problem.k <= SIMD_WIDTH * run:
+        # One step has nothing of the next.
+        return 10 + 5 * rows + 8 * further
+    return 14 + 5 * rows + (14 if config.staged else 8 + 4 * rows // 3) * further
 
 
 def _block_columns(problem: ScaledProblem, config: GemvTile) -> int:
