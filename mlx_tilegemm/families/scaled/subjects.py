@@ -80,10 +80,12 @@ def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
 
 
 def _staged_rows(*options: dict[str, Any]) -> Iterator[Made]:
-    # Fewer runs of a step than threads, and as many and twice as many; simdgroups without columns.
+    # More than a step of k, fewer rows than simdgroups and as many; simdgroups without columns.
     for rows, one in zip((2, 4, 8), options, strict=False):
         products = _products(37, 650, True, rows, rows - 1, **one)
         yield _subject("scaled_gemv", f"{rows}x4-8-staged", *products)
+    # Whole runs.
+    yield _subject("scaled_gemv", "2x4-8-staged", *_products(37, 640, True, 2, b=FLOAT8_E5M2))
 
 
 def _many_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:

@@ -94,6 +94,11 @@ class Spec(ScaledSpec):
         return run_length(self.config, self.text.transpose_b)
 
     @property
+    def template(self) -> str:
+        """Template of the kernel: staged rows have one of their own."""
+        return f"scaled/{NAME}{'_staged' * self.config.staged}.metal.j2"
+
+    @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
         return self.config.threads
@@ -109,11 +114,6 @@ class Spec(ScaledSpec):
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
         return self.config.shares_elements(self.run)
-
-    @property
-    def staged_elements(self) -> int:
-        """Elements of ``a`` that are staged for one step."""
-        return self.config.staged_elements(self.run)
 
 
 def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[GemvTile]:
