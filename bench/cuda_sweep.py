@@ -5,6 +5,7 @@
     python bench/cuda_sweep.py --json sweep.json --ship mlx_tilegemm/assurance/shipped/sm_90.json
     python bench/cuda_sweep.py --json calls.json --calls             # then: ops as users call them
     python bench/cuda_sweep.py --json sweep.json --held-by calls.json --ship ...   # and again
+    python bench/cuda_sweep.py --json sweep.json --table calls.json  # prints both, by kind of work
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
 the model of a large Apple chip, which here is only an order to try them in. Processes compile them,
@@ -297,6 +298,82 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+MIXED_FORMS = ("f16,bf16:nt", "bf16,f16:nt")
+
+KINDS: dict[str, Callable[[str, str], bool]] = {
+    "experts, float16 with bfloat16": lambda op, form: op == "experts" and form == "f16,bf16",
+    "experts, float32 with 4 bits": lambda op, form: op == "experts" and form.startswith("f32,"),
+    "experts, bfloat16 and 4 bits of it": lambda op, form: op == "experts",
+    "gated delta": lambda op, form: op == "gated_delta_update",
+    "products of float16 with bfloat16": lambda op, form: op == "matmul" and form in MIXED_FORMS,
+    "products of float32 with bfloat16": lambda op, form: op == "matmul" and "f32,bf16" in form,
+    "products of one type": lambda op, form: op == "matmul",
+    "FP8 with scales": lambda op, form: op == "fp8_scaled_matmul",
+    "attention, float16 with bfloat16 keys": lambda op, form: op == "attention" and "," in form,
+    "attention of one type": lambda op, form: op == "attention",
+    "low bits, x of another type": lambda op, form: form.startswith(("f16,", "f32,")),
+    "low bits, x of the same type": lambda op, form: op == "quantized_matmul",
+}
+"""Kinds of work by their op and the dtypes of a problem; the first that fits is a problem's."""
+
+Rows = Sequence[dict[str, Any]]
+
+
+def kind_of(row: dict[str, Any]) -> str:
+    """Return the kind of work of a problem, with the rows that it has, or tokens."""
+    op, (sizes, _, form) = row["op"], row["problem"].partition(":")
+    title = next(title for title, fits in KINDS.items() if fits(op, form))
+    numbers = [int(one) for one in sizes.split("x")]
+    count = numbers[{"gated_delta_update": 1, "attention": 3}.get(op, 0)]
+    if op == "attention":
+        return f"{title}, {'prefill' if form.endswith('causal') else 'decoding'}"
+    if op in ("experts", "gated_delta_update"):
+        return f"{title}, {count} token{'s' * (count > 1)}"
+    spans = ((1, "1 row"), (16, "2 to 16 rows"), (64, "32 and 64 rows"), (1 << 30, "512 and more"))
+    return f"{title}, {next(name for most, name in spans if count <= most)}"
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 2 else f"{ratio:.2f}"
+
+
+def both(kernels: Rows, calls: Rows) -> str:
+    """Return kernels and ops as called in one table of Markdown, after a summary by kind."""
+    called_of = {(one["op"], one["problem"]): one for one in calls}
+    pairs = [(one, called_of[one["op"], one["problem"]]) for one in kernels]
+    lines = [
+        "| work | problems | kernel over MLX | as called over plain MLX | least and most |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for kind in dict.fromkeys(kind_of(one) for one in kernels):
+        alone, as_called = (
+            [pair[at]["mlx_over_ours"] for pair in pairs if kind_of(pair[0]) == kind]
+            for at in (0, 1)
+        )
+        lines.append(
+            f"| {kind} | {len(alone)} | {_short(geometric_mean(alone))} "
+            f"| {_short(geometric_mean(as_called))} "
+            f"| {_short(min(as_called))} to {_short(max(as_called))} |"
+        )
+    slow = [called for _, called in pairs if called["mlx_over_ours"] < AGREED]
+    by_mlx = sum(one["kernel"] == MLX for one in slow)
+    fast = len(pairs) - len(slow)
+    lines += [
+        f"\nAs called, {fast} of {len(pairs)} are at least {AGREED} times as fast as plain MLX; of "
+        f"the other {len(slow)} MLX's own op serves {by_mlx}.\n",
+        "| op | problem | our kernel | us | MLX, us | MLX / ours | as called | us | plain MLX, us "
+        "| plain / ours |",
+        "|---|---|---|--:|--:|--:|---|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {a['op']} | {a['problem']} | {a['kernel']} | {a['ours_us']} | {a['mlx_us']} "
+        f"| {a['mlx_over_ours']} | {'the same' if b['kernel'] == a['kernel'] else b['kernel']} "
+        f"| {b['ours_us']} | {b['mlx_us']} | {b['mlx_over_ours']} |"
+        for a, b in pairs
+    ]
+    return "\n".join(lines)
+
+
 def fastest(times: dict[str, float]) -> dict[str, float]:
     """Return MLX's time and those of the fastest three candidates."""
     ours = sorted((name for name in times if name != MLX), key=times.__getitem__)
@@ -386,6 +463,7 @@ def main() -> None:
     parser.add_argument("--calls", action="store_true", help="time the ops as users call them")
     parser.add_argument("--ship", type=Path, help="write what --json holds for the library")
     parser.add_argument("--held-by", type=Path, help="what --calls found, for --ship")
+    parser.add_argument("--table", type=Path, help="what --calls found, to print beside --json")
     options = parser.parse_args()
     kept: dict[str, Any] = {"rows": []}
     if options.json.exists():
@@ -394,6 +472,9 @@ def main() -> None:
         calls = json.loads(options.held_by.read_text()) if options.held_by else {"rows": []}
         found = shipped(kept, slower_as_called(calls))
         options.ship.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return
+    if options.table:
+        print(both(kept["rows"], json.loads(options.table.read_text(encoding="utf-8"))["rows"]))
         return
     until = time.monotonic() + options.seconds
     known = {(one["op"], one["problem"]) for one in kept["rows"]}
