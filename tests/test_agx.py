@@ -361,6 +361,27 @@ class TestBuild:
         first.bracket(program)
         assert len(made) == 6
 
+    @pytest.mark.parametrize(
+        ("refusal", "tried"), [(compiler.CompileError, 1), (compiler.ExpiredError, 2)]
+    )
+    def test_a_refusal_is_kept_unless_time_ran_out(self, tmp_path, refusal, tried):
+        made = []
+
+        class Refusing(compiler.Compiler):
+            identity = "these compilers"
+
+            def run(self, program, flags):
+                made.append(program)
+                raise refusal("[agx] it crashed")
+
+        (program,) = dialect.convert(TEXT.format(name="k"))
+        for _ in range(2):
+            again = Refusing(tmp_path, tmp_path, tmp_path / "cache")
+            with pytest.raises(compiler.CompileError, match="crashed"):
+                again.bracket(program)
+        assert again.knows(program) is (tried == 1)
+        assert len(made) == tried
+
 
 class TestRun:
     """What is made of what a compiler does."""
@@ -418,6 +439,7 @@ def row(config="64x64", digest="aa", low=BUILD, high=BUILD, reason=""):
         threads=128,
         estimate=72,
         threadgroup_bytes=5376,
+        usual=True,
         bracket=None if reason else compiler.Bracket(low=low, high=high),
         reason=reason,
     )
@@ -538,6 +560,13 @@ class TestProgress:
         rows = [comparison(BUILD, ("ours", BUILD, replace(BUILD, **change)))]
         text = progress.to_markdown(rows, {}, "clang", "command")
         assert ("| met |" in text, "| not met |" in text) == (met, not met)
+        assert f"Of 1 cases {int(met)} are met" in text
+
+    @pytest.mark.parametrize("more", [0, 1])
+    def test_the_comparison_says_first_what_it_says(self, more):
+        wide = replace(BUILD, registers=BUILD.registers + more)
+        text = calibration.to_markdown([comparison(BUILD, ("ours", BUILD, wide))], "clang", "c")
+        assert f"In {1 - more} of 1 cases a kernel of ours wants no more registers" in text
 
     def test_both_times(self):
         wide = replace(BUILD, registers=140, spills=5)
@@ -582,6 +611,7 @@ class TestMarkdown:
     def test_errors_of_estimates(self):
         wider = row("32x32", "bb", high=replace(BUILD, registers=BUILD.registers + 8))
         text = markdown.markdown(full(row(), wider, row("8x8", "cc", reason="crash")), None, "c")
+        assert "2 texts were compiled, 1 were refused by a compiler. 0 spill" in text
         section = text.partition("## Estimates")[2].partition("\n## ")[0]
         assert "| gemm | 2 | 2.0 | -2.0 | -4 | +0 |" in section
 

@@ -36,6 +36,17 @@ def reject_resources(resources: Resources) -> str | None:
     return None
 
 
+def reject_threadgroup(resources: Resources, chip: Chip) -> str | None:
+    """Return which limit of a threadgroup or of a core's registers is exceeded, or None."""
+    if reason := reject_resources(resources):
+        return reason
+    if not threads_per_core(resources, chip):
+        return (
+            f"a core has no {resources.registers} registers for each of {resources.threads} threads"
+        )
+    return None
+
+
 def reject_grid(grid: Extent) -> str | None:
     """Return why MLX cannot launch so many threads, or None."""
     if max(grid) > MAX_INT:

@@ -375,7 +375,7 @@ its kernels are known to run well, so that no more registers than they have are 
 
 def to_markdown(rows: Sequence[Row], compilers: str, command: str) -> str:
     """Return all comparisons as Markdown."""
-    parts = [f"# Registers of our kernels and of MLX's\n\n{_HOW}"]
+    parts = [f"# Registers of our kernels and of MLX's\n\n{_lead(rows)}\n{_HOW}"]
     parts.append(f"MLX {version('mlx')}. Compilers: {compilers}. Written by\n\n    {command}\n")
     for group, found in groupby(rows, lambda row: row.case.group):
         head = (
@@ -385,6 +385,24 @@ def to_markdown(rows: Sequence[Row], compilers: str, command: str) -> str:
         lines = [line for row in found for line in _lines(row)]
         parts.append(f"## {group}\n\n{markdown.table(head, lines)}")
     return "\n".join(parts)
+
+
+def _lead(rows: Sequence[Row]) -> str:
+    """Return what the tables say, in two sentences."""
+    compared = [row for row in rows if row.mlx.bracket and any(one.bracket for one in row.ours)]
+    within = sum(any(_within(one.bracket, row.mlx.bracket) for one in row.ours) for row in compared)
+    return (
+        f"In {within} of {len(compared)} cases a kernel of ours wants no more registers than MLX's "
+        f"at both ends. {len(rows) - len(compared)} further cases have one side alone: ours has no "
+        "such kernel, or a compiler refuses MLX's.\n"
+    )
+
+
+def _within(ours: Bracket | None, mlx: Bracket | None) -> bool:
+    if ours is None or mlx is None:
+        return False
+    ends = ((ours.low, mlx.low), (ours.high, mlx.high))
+    return all(one.registers <= other.registers for one, other in ends)
 
 
 def _lines(row: Row) -> Iterator[tuple[object, ...]]:

@@ -137,6 +137,7 @@ def _row(compiler: Compiler, text: project.Text) -> report.Row:
         threads=_total(text.program),
         estimate=text.estimate,
         threadgroup_bytes=text.threadgroup_bytes,
+        usual=text.usual,
         bracket=bracket,
         reason=reason,
     )

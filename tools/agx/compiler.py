@@ -82,6 +82,14 @@ class CompileError(Exception):
     """A compiler refused a program or did not end; the message holds what it said."""
 
 
+class ExpiredError(CompileError):
+    """A compiler did not end in time, which another time it may; no such refusal is kept."""
+
+
+_REFUSED = "refused"
+"""Name under which a refusal is kept in the place of a result."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """What the compiler made of a program.
@@ -177,17 +185,25 @@ class Compiler:
             return self._compiled(program, flags)
         if kept.exists():
             return _read(json.loads(kept.read_text(encoding="utf-8")))
-        build = self._compiled(program, flags)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(asdict(build)), encoding="utf-8")
-        partial.replace(kept)
+        try:
+            build = self._compiled(program, flags)
+        except ExpiredError:
+            raise
+        except CompileError as refusal:
+            _keep(kept, {_REFUSED: str(refusal)})
+            raise
+        _keep(kept, asdict(build))
         return build
 
     def knows(self, program: Program) -> bool:
-        """Whether both ends of a program have been compiled before."""
-        places = (self._place(program, flags) for flags in (_NO_MOTION, ()))
-        return all(place is not None and place.exists() for place in places)
+        """Whether both ends of a program have been compiled before, or one was refused."""
+        for flags in (_NO_MOTION, ()):
+            place = self._place(program, flags)
+            if place is None or not place.exists():
+                return False
+            if _REFUSED in json.loads(place.read_text(encoding="utf-8")):
+                return True
+        return True
 
     def _place(self, program: Program, flags: Sequence[str]) -> Path | None:
         """Return where the result of a program is kept; None if nothing is."""
@@ -241,7 +257,7 @@ def _checked(command: _Command, folder: Path) -> tuple[str, str]:
         log.seek(0)
         written = log.read()
     if expired:
-        raise CompileError(f"[agx] {name} did not end in {TIMEOUT_SECONDS:g} s.")
+        raise ExpiredError(f"[agx] {name} did not end in {TIMEOUT_SECONDS:g} s.")
     if status:
         reason = "".join(said).strip() or f"ended with status {status}"
         raise CompileError(f"[agx] {name}: {reason[:2000]}")
@@ -285,7 +301,16 @@ def read_build(log: str, statistics: str) -> Build:
     )
 
 
+def _keep(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+
+
 def _read(fields: dict[str, Any]) -> Build:
+    if _REFUSED in fields:
+        raise CompileError(fields[_REFUSED])
     return Build(**{**fields, "step": Step(**fields["step"])})
 
 

@@ -42,7 +42,7 @@ def markdown(
     """
     some = f" of {of}" if of and of != len(report.rows) else ""
     parts = [
-        f"# Registers and spills of {len(report.rows)}{some} texts\n\n{_HOW}",
+        f"# Registers and spills of {len(report.rows)}{some} texts\n\n{_lead(report)}\n{_HOW}",
         f"Chosen for {report.chip}. Compilers: {report.compilers}. Written by\n\n    {command}\n",
         *([_difference(difference)] if difference else []),
         _summary(report),
@@ -51,6 +51,33 @@ def markdown(
         *_refused(report),
     ]
     return "\n".join(parts)
+
+
+UNDER = 10
+"""Registers below the middle of both ends from which an estimate is named as too low."""
+
+
+def _lead(report: Report) -> str:
+    """Return what the report says, in a sentence or two."""
+    found = [(row, row.bracket) for row in report.rows if row.bracket is not None]
+    spilling = [row for row, one in found if one.low.spills or one.high.spills]
+    of_models = sum(row.usual for row in spilling)
+    under = sum(row.estimate < middle(one) - UNDER for row, one in found)
+    means = [
+        mean(abs(row.estimate - middle(row.bracket)) for row in rows if row.bracket)
+        for _, rows in _by_kernel(row for row, _ in found)
+    ]
+    compiled = (
+        f"{len(found)} texts were compiled, {len(report.rows) - len(found)} were refused by a "
+        f"compiler. {len(spilling)} spill at one end or both, {of_models} of them with sizes that "
+        "models have."
+    )
+    if not means:
+        return f"{compiled}\n"
+    return (
+        f"{compiled} Estimates are {min(means):.1f} to {max(means):.1f} registers off in the mean "
+        f"of a kernel; {under} are more than {UNDER} below the middle of both ends.\n"
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -107,7 +107,7 @@ measured. Each number is a pair, without and with moving code out of loops.
 
 def to_markdown(rows: Sequence[Row], earlier: Kept, compilers: str, command: str) -> str:
     """Return what has become of all comparisons as Markdown."""
-    parts = [f"# Registers before and after\n\n{_HOW}"]
+    parts = [f"# Registers before and after\n\n{_lead(rows, earlier)}\n{_HOW}"]
     parts.append(f"Compilers: {compilers}. Written by\n\n    {command}\n")
     parts.append(f"## In short\n\n{_summary(rows, earlier)}")
     for group, found in groupby(rows, lambda row: row.case.group):
@@ -126,6 +126,16 @@ def to_markdown(rows: Sequence[Row], earlier: Kept, compilers: str, command: str
             )
             parts.append(f"## {group}\n\n{markdown.table(head, lines)}")
     return "\n".join(parts)
+
+
+def _lead(rows: Sequence[Row], earlier: Kept) -> str:
+    """Return what the tables say, in a sentence."""
+    counted = [_counted(row, earlier) for row in rows if row.ours]
+    before, now, spilled, spill = (sum(column) for column in zip(*counted, strict=True))
+    return (
+        f"Of {len(counted)} cases {now} are met, {before} were before; {spill} texts spill, "
+        f"{spilled} did.\n"
+    )
 
 
 def _summary(rows: Sequence[Row], earlier: Kept) -> str:

@@ -150,6 +150,21 @@ def _with_gradients(problem: Problem) -> Iterator[Problem]:
     if isinstance(problem, AttentionProblem) and problem.q_len > 1:
         yield QueryGradientProblem(attention=problem)
         yield KeyValueGradientProblem(attention=problem)
+    yield from _update_gradients(problem)
+
+
+def _update_gradients(problem: Problem) -> Iterator[Problem]:
+    """Yield the gradients of a gated delta update of several chunks."""
+    # Imported here because earlier commits have no such family.
+    from mlx_tilegemm.families.gated_delta.problem import (
+        CHUNK,
+        DeltaGradientProblem,
+        DeltaProblem,
+    )
+
+    if isinstance(problem, DeltaProblem) and problem.length > CHUNK:
+        kept = replace(problem, every=CHUNK, normalize=False, log_decay=False, state=True)
+        yield DeltaGradientProblem(update=kept)
 
 
 def _spelled(text: str) -> Problem:

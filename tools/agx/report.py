@@ -33,6 +33,7 @@ class Row:
         threads: Threads of a threadgroup.
         estimate: The project's own estimate of its registers.
         threadgroup_bytes: Threadgroup memory that the project counts, in bytes.
+        usual: Whether models have such sizes; else they are a variant's.
         bracket: What the compiler makes of it; None if it refused.
         reason: Why it refused.
     """
@@ -44,6 +45,7 @@ class Row:
     threads: int
     estimate: int
     threadgroup_bytes: int
+    usual: bool
     bracket: Bracket | None
     reason: str = ""
 
@@ -105,7 +107,7 @@ def resident(build: Build, threads: int, core_memory: int) -> int:
 _ENDS = ("registers", "occupancy", "spills", "fills", "instructions", "in_loop")
 _STEP = tuple(Step.__slots__)
 COLUMNS = (
-    *("digest", "threads", "estimate", "counted_bytes", "threadgroup_bytes"),
+    *("digest", "threads", "estimate", "counted_bytes", "usual", "threadgroup_bytes"),
     *(f"{name}_{end}" for name in _ENDS for end in ("low", "high")),
     *(f"step_{name}" for name in _STEP),
 )
@@ -139,6 +141,7 @@ def _joined(parts: Iterable[str]) -> str:
 
 def _numbers(row: Row) -> list[object]:
     own: list[object] = [row.digest, row.threads, row.estimate, row.threadgroup_bytes]
+    own.append(int(row.usual))
     if row.bracket is None:
         return [*own, row.reason]
     low, high = row.bracket.low, row.bracket.high
@@ -180,8 +183,9 @@ def _row(key: Key, numbers: list[Any]) -> Row:
         threads=numbers[1],
         estimate=numbers[2],
         threadgroup_bytes=numbers[3],
+        usual=bool(numbers[4]),
         bracket=_bracket(dict(zip(COLUMNS, numbers, strict=True))) if compiled else None,
-        reason="" if compiled else numbers[4],
+        reason="" if compiled else numbers[5],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from ...core.dtypes import DType
+from ...core.dtypes import FLOAT32, DType
 from ...core.plan import SIMD_WIDTH, Resources
 from ...machine.fragment import ADDRESSING_REGISTERS, FRAGMENT, PAIR_BYTES
 from .problem import MaskKind
@@ -30,6 +30,14 @@ MASK_REGISTERS = {MaskKind.CAUSAL: 2, MaskKind.BOOLEAN: 8, MaskKind.ADDITIVE: 8}
 WINDOW_REGISTERS = 5
 POSITION_REGISTERS = 3
 """Further ones for ``q_pe`` and ``k_pe``."""
+
+WIDE_REGISTERS = 2
+"""Further ones where values of float32 are staged."""
+
+LONG_ROW_RUNS = 16
+LONG_ROW_REGISTERS = 31
+"""Further ones where one simdgroup stages rows of more runs than that, whose number is no power of
+two: what row and column each of them is of is kept."""
 
 BROKEN_RUN_REGISTERS = 4
 """Further ones for staged rows that end within a run."""
@@ -167,12 +175,21 @@ class Spec(ForwardSpec):
         further += MASK_REGISTERS.get(self.mask_kind, 0) + WINDOW_REGISTERS * self.windowed
         further += POSITION_REGISTERS * self.positional
         further += BROKEN_RUN_REGISTERS * (self.config.staged and self._breaks_runs)
+        further += LONG_ROW_REGISTERS * self._divides_long_rows
+        further += WIDE_REGISTERS * (self.config.staged and self.v is FLOAT32)
         return 2 * kept + scores + loaded + ADDRESSING_REGISTERS + further
 
     @property
     def _breaks_runs(self) -> bool:
         rows = (self.head_dim * self.k.bytes, self.value_dim * self.v.bytes)
         return any(row % RUN_BYTES for row in rows)
+
+    @property
+    def _divides_long_rows(self) -> bool:
+        """Whether one simdgroup stages rows of many runs, and no power of two of them."""
+        runs = min(self.head_dim * self.k.bytes, self.value_dim * self.v.bytes) // RUN_BYTES
+        alone = self.config.staged and not self.config.reread and self.config.simdgroups == 1
+        return alone and runs > LONG_ROW_RUNS and bool(runs & (runs - 1))
 
     @property
     def _runs_on_their_way(self) -> int:

@@ -18,6 +18,9 @@ WAY_REGISTERS = 19
 """Registers of a thread for pointers, counters, bounds and its row's maximum and sum. As Mesa's
 compiler for M1 has it, like the next."""
 
+UNEVEN_REGISTERS = 10
+"""Further ones where simdgroups have unequal parts of D, which are guarded."""
+
 HEAD_GROUP_REGISTERS = 6
 """Further ones where simdgroups share D: for the shares of the scores."""
 
@@ -219,4 +222,6 @@ def registers(
     loaded = (k_run + v_run) * keys // 4
     further = HEAD_GROUP_REGISTERS * (head_groups > 1) + KEY_GROUP_REGISTERS * shares_keys
     further += SPLIT_REGISTERS * split + MASK_REGISTERS * masked
+    if head_groups > 1 and (head_dim | value_dim) % (FRAGMENT * head_groups):
+        further += UNEVEN_REGISTERS
     return 2 * (held + keys) + loaded + WAY_REGISTERS + further

@@ -53,6 +53,9 @@ UNLIKE_REGISTERS = 9
 WIDE_REGISTERS = 3
 """Further ones where gradients are float32."""
 
+GROUP_REGISTERS = 2
+"""Further ones where simdgroups share D, beyond those of a step."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec(BackwardSpec):
@@ -91,6 +94,7 @@ class Spec(BackwardSpec):
             (CAUSAL_REGISTERS, self.causal),
             (DIRECT_REGISTERS, direct),
             (WIDE_REGISTERS, wide),
+            (GROUP_REGISTERS, self.grouped),
         )
         return KEY_VALUE_REGISTERS + sum(registers for registers, there in needs if there)
 
@@ -144,6 +148,8 @@ def _reject_tile(problem: KeyValueGradientProblem, config: Config) -> str | None
         return reason
     if config == NARROW and max(p.head_dim, p.value_dim) <= NARROW_HEAD_DIM:
         return f"heads of up to {NARROW_HEAD_DIM} need no narrow block"
+    if config == NARROW and not (fragments(p.head_dim, 1) | fragments(p.value_dim, 1)) % 4:
+        return "four simdgroups have equal slices of these heads"
     needs = _resources(backward_fields(p), config)
     reason = reject_resources(needs) or reject_grid(_grid(p, config, needs.threads))
     return reason or reject_attention_sizes(p)

@@ -8,6 +8,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
+from ....core.dtypes import FLOAT32
 from ....core.kernel import Kernel
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
@@ -37,6 +38,9 @@ from ..spec import (
 )
 
 NAME = "attention_backward_query"
+
+WIDE_REGISTERS = 5
+"""Further ones where fragments of float32 load from device memory, of several rows at a time."""
 
 SOFTMAX_REGISTERS = 3
 """Registers for the sums and deltas of rows, as Mesa's compiler for M1 has it."""
@@ -84,6 +88,12 @@ class Spec(BackwardSpec):
         )
 
     @property
+    def _way_registers(self) -> int:
+        """Live registers for the way through the keys."""
+        wide = not self.config.staged and self.v is FLOAT32 and (self.grouped or self.keeps_rows)
+        return SOFTMAX_REGISTERS * self.softmax + WIDE_REGISTERS * wide
+
+    @property
     def resources(self) -> Resources:
         """Threads, threadgroup memory and live registers."""
         shared = self.shared_bytes(2 if self.softmax else 1)
@@ -94,7 +104,7 @@ class Spec(BackwardSpec):
         return Resources(
             threads=self.threads,
             threadgroup_bytes=shared + self.staged_bytes,
-            registers=2 * kept + loading + self.step_registers + SOFTMAX_REGISTERS * self.softmax,
+            registers=2 * kept + loading + self.step_registers + self._way_registers,
         )
 
 

@@ -22,7 +22,7 @@ from ....machine.fragment import (
     fragments,
     staged_stride,
 )
-from ....machine.limits import reject_grid, reject_resources, threads_per_core
+from ....machine.limits import reject_grid, reject_threadgroup
 from ..problem import CHUNK, DeltaProblem
 from ..spec import (
     DeltaSpec,
@@ -181,16 +181,9 @@ def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
         if other.column_fragments == config.column_fragments
     ):
         return f"{config.columns} values are more than the {problem.value_dim} of a head need"
-    return reject_held(resources(config, problem), chip) or reject_grid(_grid(problem, config))
-
-
-def reject_held(needs: Resources, chip: Chip) -> str | None:
-    """Return why a core has no room for a threadgroup, or None."""
-    if reason := reject_resources(needs):
-        return reason
-    if not threads_per_core(needs, chip):
-        return f"a core has no {needs.registers} registers for each of {needs.threads} threads"
-    return None
+    return reject_threadgroup(resources(config, problem), chip) or reject_grid(
+        _grid(problem, config)
+    )
 
 
 def cost(problem: DeltaProblem, config: Config, chip: Chip) -> float:

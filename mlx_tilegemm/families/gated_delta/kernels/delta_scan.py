@@ -18,7 +18,7 @@ from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.limits import reject_grid
+from ....machine.limits import reject_grid, reject_threadgroup
 from ..problem import CHUNK, DeltaProblem
 from ..spec import DeltaSpec, delta_launch, delta_sizes, delta_text, variant_problems
 from . import delta_chunk
@@ -81,7 +81,7 @@ def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := delta_chunk.reject(problem, config, chip):
         return reason
-    if reason := delta_chunk.reject_held(resources(config, problem), chip):
+    if reason := reject_threadgroup(resources(config, problem), chip):
         return reason
     return reject_grid((_chunks(problem) * PREPARING * SIMD_WIDTH, 1, problem.matrices))
 

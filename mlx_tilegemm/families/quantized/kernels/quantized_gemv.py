@@ -18,7 +18,7 @@ from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import decoding_instructions, lane_run
 from ....machine.gemv import GemvTile, gemv_resources, reject_height
-from ....machine.limits import reject_grid, reject_resources
+from ....machine.limits import reject_grid, reject_threadgroup
 from ..problem import QuantizedProblem
 from ..spec import (
     DecodingSpec,
@@ -116,7 +116,7 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
     if reason := reject_height(problem.m, config, CONFIGS):
         return reason
     needs = _resources(problem, config)
-    return reject_resources(needs) or reject_grid(_grid(problem, config))
+    return reject_threadgroup(needs, chip) or reject_grid(_grid(problem, config))
 
 
 def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:

@@ -35,7 +35,7 @@ from ..spec import variant_problems as scaled_variant_problems
 
 NAME = "scaled_gemm"
 
-BASE_REGISTERS = 31
+BASE_REGISTERS = 32
 """Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
 
 CODED_REGISTERS = 7
@@ -51,8 +51,8 @@ TAIL_REGISTERS = 7
 """Further ones of each row and column of fragments but one where k ends within a step: that step is
 another, and so are its addresses."""
 
-COLUMN_REGISTERS = 10
-"""Further ones where ``b`` is stored ``[k, n]`` then."""
+COLUMN_REGISTERS = 12
+"""Further ones where ``b`` is stored ``[k, n]`` then, and decoded to floats."""
 
 LOW_INTEGER_REGISTERS = 20
 """Further ones of blocks of few rows of integers, of which several steps are read ahead."""
@@ -93,9 +93,8 @@ def _registers(problem: ScaledProblem, config: DecodingTile) -> int:
     tail = problem.k % BLOCK_K != 0
     further = BATCH_REGISTERS * (problem.batch_size > 1) + WIDE_REGISTERS * (problem.a is FLOAT32)
     if tail:
-        further += TAIL_REGISTERS * (rows + columns - 1) + COLUMN_REGISTERS * (
-            not problem.transpose_b
-        )
+        further += TAIL_REGISTERS * (rows + columns - 1)
+        further += COLUMN_REGISTERS * (not problem.transpose_b and not problem.is_integer)
     if problem.is_integer and not tail:
         # Sums of integers beside those of floats, and what brings one to the other.
         further += 3 * rows * columns + 2

@@ -38,6 +38,9 @@ LONG_RUN, SHORT_RUN = 16, 8
 BROKEN_REGISTERS = 8
 """Further registers where rows of ``b`` end within a run: its elements are chosen then."""
 
+SHARED_SCALE_REGISTERS = 40
+"""Further ones then where several columns have a scale: which is whose is chosen too."""
+
 SHORT_RUN_ROWS = 4
 """Rows from which on runs are short, so that four columns share what is read of ``a``; so they are
 where it is staged."""
@@ -91,6 +94,11 @@ class Spec(ScaledSpec):
         return run_length(self.config, self.text.transpose_b)
 
     @property
+    def template(self) -> str:
+        """Template of the kernel: staged rows have one of their own."""
+        return f"scaled/{NAME}{'_staged' * self.config.staged}.metal.j2"
+
+    @property
     def threads(self) -> int:
         """Threads of one threadgroup."""
         return self.config.threads
@@ -106,11 +114,6 @@ class Spec(ScaledSpec):
     def shares_elements(self) -> int:
         """Partial sums of one row that the simdgroups of a threadgroup exchange."""
         return self.config.shares_elements(self.run)
-
-    @property
-    def staged_elements(self) -> int:
-        """Elements of ``a`` that are staged for one step."""
-        return self.config.staged_elements(self.run)
 
 
 def candidates(problem: ScaledProblem, chip: Chip) -> Iterator[GemvTile]:
@@ -149,7 +152,9 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
     if not problem.transpose_b:
         # Each row has the sums of a run, and they share a run of codes.
         broken = BROKEN_REGISTERS * (problem.n % run != 0)
-        return (rows + 1) * run + 3 * rows + 15 + broken
+        scales = problem.b_scales
+        shared = SHARED_SCALE_REGISTERS * bool(broken and scales and scales.height != 1)
+        return (rows + 1) * run + 3 * rows + 15 + broken + shared
     if run == LONG_RUN:
         return 31 + 16 * further if rows == 1 else 38 + 6 * rows + 23 * further
     if problem.k <= SIMD_WIDTH * run:
