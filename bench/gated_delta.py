@@ -89,22 +89,26 @@ def mlx_lm_kernels() -> ModuleType:
     return module
 
 
-def counted(path: str, steps: int, run: Callable[[], mx.array]) -> Side:
-    """Run one side and return what it did."""
-    with emulator.count(sample=SAMPLE) as launches:
+def counted(path: str, steps: int, run: Callable[[], mx.array], *, stages: int = 1) -> Side:
+    """Run one side and return what it did; of several stages all threadgroups, which need them."""
+    with emulator.count(sample=SAMPLE if stages == 1 else 0) as launches:
         y = run()
         mx.eval(y)
-    (launch,) = launches
-    share = launch.grid_threadgroups / launch.threadgroups
+    assert len(launches) == stages
     return Side(
         path=path,
-        device_bytes=share * _bytes(launch, Space.DEVICE),
-        line_bytes=share * LINE_BYTES * _lines(launch),
-        threadgroup_bytes=share * _bytes(launch, Space.THREADGROUP),
-        products=share * launch.multiply_accumulates,
+        device_bytes=_scaled(launches, lambda one: _bytes(one, Space.DEVICE)),
+        line_bytes=LINE_BYTES * _scaled(launches, _lines),
+        threadgroup_bytes=_scaled(launches, lambda one: _bytes(one, Space.THREADGROUP)),
+        products=_scaled(launches, lambda one: one.multiply_accumulates),
         steps=steps,
         y=np.array(y.astype(mx.float32)),
     )
+
+
+def _scaled(launches: Sequence[Counters], number: Callable[[Counters], int]) -> float:
+    """Return a number of whole grids, from those threadgroups that ran."""
+    return sum(one.grid_threadgroups / one.threadgroups * number(one) for one in launches)
 
 
 def _bytes(launch: Counters, space: Space) -> int:
@@ -123,9 +127,10 @@ def sides(problem: DeltaProblem) -> tuple[Side, Side]:
     plan = choose(problem, chips.get("m1-max"), "any").plan
     assert plan is not None
     run = kernel_run(problem, plan, EmulatorBackend())
-    chunks = plan.kernel == "delta_chunk"
+    chunks = plan.kernel != "delta_recurrent"
     steps = -(-problem.length // 8) if chunks else problem.length
-    ours = counted(str(plan), steps, lambda: run(arrays, (1.0,), None)[0])
+    stages = len(plan.stages)
+    ours = counted(str(plan), steps, lambda: run(arrays, (1.0,), None)[0], stages=stages)
     kernel = mlx_lm_kernels().gated_delta_kernel
     name = "mlx-lm" if problem.vector_gate else "mlx-lm, packed"
     theirs = counted(name, problem.length, lambda: kernel(*arrays)[0])

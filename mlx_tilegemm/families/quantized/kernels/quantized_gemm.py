@@ -46,7 +46,7 @@ BASE_REGISTERS = 35
 BROKEN_CODE_REGISTERS = -3
 """Those of codes that do not divide a word are fewer."""
 
-COLUMN_REGISTERS = 6
+COLUMN_REGISTERS = 10
 """Further ones where the weight is stored ``[k, n]``."""
 
 WIDENED_REGISTERS = 8

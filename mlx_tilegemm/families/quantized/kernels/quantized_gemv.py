@@ -131,7 +131,9 @@ def _by_columns(config: GemvTile, run: int) -> int:
     if config.rows == 1:
         return 19 + 7 * config.columns
     each = 8 + 4 * config.rows // 3
-    return 7 * run // 4 + 5 * config.rows + each * (config.columns - 1) + 3
+    # Eight rows and runs of several words are more than the compiler keeps apart.
+    many = 3 * (run - 8) * config.columns // 5 if config.rows >= 8 else 0
+    return 7 * run // 4 + 5 * config.rows + each * (config.columns - 1) + 3 + many
 
 
 def _block_columns(problem: QuantizedProblem, config: GemvTile) -> int:

@@ -38,6 +38,10 @@ LONG_RUN, SHORT_RUN = 16, 8
 BROKEN_REGISTERS = 8
 """Further registers where rows of ``b`` end within a run: its elements are chosen then."""
 
+BROKEN_TAIL_REGISTERS = 120
+"""Registers where k ends within a run: its last elements and their scales are chosen one by one,
+which takes all there are, and mostly more."""
+
 SHARED_SCALE_REGISTERS = 40
 """Further ones then where several columns have a scale: which is whose is chosen too."""
 
@@ -155,6 +159,8 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
         scales = problem.b_scales
         shared = SHARED_SCALE_REGISTERS * bool(broken and scales and scales.height != 1)
         return (rows + 1) * run + 3 * rows + 15 + broken + shared
+    if problem.k % run:
+        return BROKEN_TAIL_REGISTERS
     if run == LONG_RUN:
         return 31 + 16 * further if rows == 1 else 38 + 6 * rows + 23 * further
     if problem.k <= SIMD_WIDTH * run:
