@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -234,16 +235,15 @@ def h100(data: Data) -> Figure:
     kinds = data["mlx_over_ours"]
     titles = {"kernel": "the kernel alone", "called": "the op as called"}
     for number, (name, title) in enumerate(titles.items()):
-        points = [(x, row) for row, one in enumerate(kinds.values()) for x in one[name]]
-        axes.plot(
-            [x for x, _ in points],
-            [row + (number - 0.5) * 0.3 for _, row in points],
-            MARKS[number],
-            color=COLOURS[number],
-            fillstyle="none",
-            label=title,
-            ms=5,
-        )
+        xs: list[float] = []
+        ys: list[float] = []
+        # One line with gaps: marks of their own take thrice the room in a file.
+        for row, one in enumerate(kinds.values()):
+            middle = row + (number - 0.5) * 0.36
+            for x in one[name]:
+                xs += [x, x, math.nan]
+                ys += [middle - 0.14, middle + 0.14, math.nan]
+        axes.plot(xs, ys, color=COLOURS[number], label=title, linewidth=1.2)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     ticks = (0.1, 0.3, 1, 3, 10, 30, 100, 300)

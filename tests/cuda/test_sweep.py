@@ -10,20 +10,22 @@ import time
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from answers import answered
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.assurance import measurements
-from mlx_tilegemm.core.context import noting_problems
+from mlx_tilegemm.core.context import current_settings, noting_problems
 from mlx_tilegemm.dispatch import MLX, choose
 from mlx_tilegemm.machine.chips import LARGEST
 
 BENCH = str(Path(__file__).parents[2] / "bench")
 sys.path.insert(0, BENCH)
 try:
-    sweep, written, soak, large = map(
-        importlib.import_module, ("cuda_sweep", "cuda_problems", "cuda_soak", "cuda_large")
+    sweep, written, soak, large, bits = map(
+        importlib.import_module,
+        ("cuda_sweep", "cuda_problems", "cuda_soak", "cuda_large", "cuda_bits"),
     )
 finally:
     sys.path.remove(BENCH)
@@ -123,17 +125,52 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "ratio", "count"), [("gemv/1x4-8", 0.9, 0), ("gemv/1x4-8", 1.1, 1), (MLX, 0.9, 1)]
+    ("kernel", "left", "count"), [("gemv/1x4-8", 9.0, 0), ("gemv/1x4-8", 11.0, 1), (MLX, 9.0, 1)]
 )
-def test_what_is_slower_as_called_is_not_shipped(kernel, ratio, count):
+def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, left, count):
     op, text = SMALL[0]
     ours = next(iter(sweep.plans(written.problem_of(op, text), 1)))
     rows = [sweep.row(op, text, {MLX: 20.0, ours: 10.0}, {})]
-    calls = {"rows": [{"op": op, "problem": text, "kernel": kernel, "mlx_over_ours": ratio}]}
+    called = {"op": op, "problem": text, "kernel": kernel, "ours_us": 10.0, "left_us": left}
+    calls = {"rows": [called]}
     calls["rows"].append({"op": op, "problem": "another", "failed": "no answer in 5 s"})
     environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
     found = {"rows": rows, "environment": environment}
     assert len(sweep.shipped(found, sweep.slower_as_called(calls))["problems"]) == count
+
+
+def test_calls_are_left_to_mlx():
+    found = []
+    call = sweep.left_to_mlx(lambda count: found.append((count, current_settings().kernel)))
+    call(3)
+    assert found == [(3, MLX)]
+    assert current_settings().kernel is None
+
+
+def test_the_table_has_every_problem_once_in_its_kind():
+    rows = [
+        {"op": op, "problem": text, "kernel": "k", "ours_us": 1, "mlx_us": 2, "mlx_over_ours": 2.0}
+        for op, text in written.problems()
+    ]
+    slow = [{**one, "kernel": MLX, "mlx_over_ours": 0.5} for one in rows]
+    lines = sweep.both(rows, [*slow[:4], *rows[4:]]).splitlines()
+    assert sum(one["problem"] in line for one in rows for line in lines) >= len(rows)
+    kinds = [line.split(" | ") for line in lines[2 : lines.index("")]]
+    assert sum(int(count) for _, count, *_ in kinds) == len(rows)
+    assert ["| gated delta, 1 token", "2", "2.0", "2.0", "2.0 to 2.0 |"] in kinds
+    counts = f"{len(rows) - 4} of {len(rows)} are at least 0.97"
+    assert any(counts in line and "of the other 4 MLX's own op serves 4" in line for line in lines)
+
+
+def test_a_nan_beside_another_is_no_difference():
+    half = np.array([0x7FFF, 0x3C01, 0x3C00, 0x7C00], dtype=np.uint16)
+    wanted = np.array([0x7E00, 0x3C00, 0x3C00, 0x7E00], dtype=np.uint16)
+    differing = bits.apart(half, wanted, mx.float16)
+    assert [one.tolist() for one in differing] == [[0x3C01, 0x7C00], [0x3C00, 0x7E00]]
+    assert bits.units(*differing, mx.float16) == 512
+    assert bits.units(*bits.apart(wanted, wanted, mx.float16), mx.float16) == 0
+    whole = bits.apart(half.astype(np.uint32), wanted.astype(np.uint32), mx.int32)
+    assert whole[0].size == 3
 
 
 def test_random_problems_may_be_served():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...backends import Route
 from ...dispatch import Decision
 from ...machine.chips.record import Chip
-from .fallback import sorts
+from .fallback import least_sorted, sorts
 from .problem import AnyProblem, ExpertProblem
 
 
@@ -26,7 +26,7 @@ def notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) -> 
 
 
 def _mlx_notes(problem: ExpertProblem) -> list[str]:
-    ordering = ["rows are sorted by expert first, and back after"] * sorts(problem)
+    ordering = ["rows are sorted by expert first, and back after"] * sorts(problem, least_sorted())
     if problem.has_codes:
         return ["MLX's ops decode the weight into a copy of float32 first", *ordering]
     compute = problem.computed

@@ -28,11 +28,13 @@ def subjects() -> Iterator[Made]:
     yield _update("delta_recurrent", "8-2", (7, 3), vector_gate=True, key_dim=60, every=3)
     yield _update("delta_chunk", "8-2", (19, 8, 5), key_dim=38, **mixed, **masked, **prepared)
     yield _update("delta_chunk", "16-2", (9, 16), key_dim=36)
-    yield _update("delta_chunk", "8-2", (24, 17), vector_gate=True, key_dim=68, every=2 * CHUNK)
+    # Gates of masked tokens count for no other token, of which a decay of each element is a test.
+    vector: dict[str, Any] = {"vector_gate": True, "mask": True}
+    yield _update("delta_chunk", "8-2", (24, 17), **vector, key_dim=68, every=2 * CHUNK)
     yield _update("delta_scan", "8-2", (19, 5), **mixed, **masked, **prepared)
     yield _update("delta_scan", "8-2", (9, 16), key_dim=36)
     yield _gradients("4", (19, 9), **mixed, **masked)
-    yield _gradients("8", (17,), vector_gate=True, key_dim=60, state=True)
+    yield _gradients("8", (17,), **vector, key_dim=60, state=True)
     yield _gradients("2", (5, 3), state=True, key_dim=68, value_dim=29)
 
 

@@ -84,8 +84,8 @@ def _staged_rows(*options: dict[str, Any]) -> Iterator[Made]:
     for rows, one in zip((2, 4, 8), options, strict=False):
         products = _products(37, 650, True, rows, rows - 1, **one)
         yield _subject("scaled_gemv", f"{rows}x4-8-staged", *products)
-    # Whole runs.
-    yield _subject("scaled_gemv", "2x4-8-staged", *_products(37, 640, True, 2, b=FLOAT8_E5M2))
+    # Whole runs, and columns for every simdgroup.
+    yield _subject("scaled_gemv", "2x4-8-staged", *_products(64, 640, True, 2, b=FLOAT8_E5M2))
 
 
 def _many_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:
