@@ -30,12 +30,14 @@ def subjects() -> Iterator[Made]:
     yield _update("delta_chunk", "16-2", (9, 16), key_dim=36)
     # Gates of masked tokens count for no other token, of which a decay of each element is a test.
     vector: dict[str, Any] = {"vector_gate": True, "mask": True}
-    yield _update("delta_chunk", "8-2", (24, 17), **vector, key_dim=68, every=2 * CHUNK)
+    # More values than a threadgroup has.
+    wide: dict[str, Any] = {"value_dim": 29}
+    yield _update("delta_chunk", "8-2", (24, 17), **vector, **wide, key_dim=68, every=2 * CHUNK)
     yield _update("delta_scan", "8-2", (19, 5), **mixed, **masked, **prepared)
-    yield _update("delta_scan", "8-2", (9, 16), key_dim=36)
+    yield _update("delta_scan", "8-2", (9, 16), **wide, key_dim=36)
     yield _gradients("4", (19, 9), **mixed, **masked)
     yield _gradients("8", (17,), **vector, key_dim=60, state=True)
-    yield _gradients("2", (5, 3), state=True, key_dim=68, value_dim=29)
+    yield _gradients("2", (5, 3), **wide, state=True, key_dim=68)
 
 
 def _update(
