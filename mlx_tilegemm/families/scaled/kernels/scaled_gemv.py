@@ -159,7 +159,7 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
         scales = problem.b_scales
         shared = SHARED_SCALE_REGISTERS * bool(broken and scales and scales.height != 1)
         return (rows + 1) * run + 3 * rows + 15 + broken + shared
-    if problem.k % run:
+    if problem.k % run and not config.staged:
         return BROKEN_TAIL_REGISTERS
     if run == LONG_RUN:
         return 31 + 16 * further if rows == 1 else 38 + 6 * rows + 23 * further
