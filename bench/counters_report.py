@@ -171,7 +171,9 @@ def _reason(row: Row) -> str:
     ours, theirs = row.ours, row.mlx
     ratio = ours.seconds / theirs.seconds
     text = f"Modelled {ratio:.2f} of MLX's time"
-    if ratio > RESOLUTION:
+    if theirs.path.endswith("copy"):
+        text += ", to which making the copy is not counted"
+    elif ratio > RESOLUTION:
         text += ", so that on a GPU the call is left to MLX"
     elif ratio > 1 / RESOLUTION:
         text += ", which the model does not tell apart: ties go to this library"
