@@ -15,6 +15,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm import ArraySpec
 from mlx_tilegemm.call import compiled
 from mlx_tilegemm.call.compiled import Compiled, identity
+from mlx_tilegemm.core.plan import REGISTER_LIMIT
 
 KNOWN = Compiled(low=66, high=68, spills=False)
 
@@ -85,7 +86,9 @@ def test_estimates_are_near_what_was_compiled():
     errors = defaultdict(list)
     for text in takewhile(lambda one: one.usual, project.every_text("m1")):
         if found := compiled.compiled(text.metal):
-            errors[text.kernel].append(text.estimate - (found.low + found.high) / 2)
+            # What a thread has no registers for is spilled, which is told apart.
+            held = [min(one, REGISTER_LIMIT) for one in (found.low, found.high)]
+            errors[text.kernel].append(text.estimate - mean(held))
     assert sum(map(len, errors.values())) > 50
     assert {kernel: found for kernel, found in errors.items() if mean(map(abs, found)) > 4} == {}
     assert {kernel: found for kernel, found in errors.items() if min(found) < -10} == {}

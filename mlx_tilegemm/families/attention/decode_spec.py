@@ -24,6 +24,9 @@ UNEVEN_REGISTERS = 10
 HEAD_GROUP_REGISTERS = 6
 """Further ones where simdgroups share D: for the shares of the scores."""
 
+PAIR_REGISTERS = 2
+"""Further ones where two do, each of which keeps half of D."""
+
 KEY_GROUP_REGISTERS = 9
 """Further ones where simdgroups share the keys: for what they bring together."""
 
@@ -222,6 +225,7 @@ def registers(
     loaded = (k_run + v_run) * keys // 4
     further = HEAD_GROUP_REGISTERS * (head_groups > 1) + KEY_GROUP_REGISTERS * shares_keys
     further += SPLIT_REGISTERS * split + MASK_REGISTERS * masked
+    further += PAIR_REGISTERS * (head_groups == 2)
     if head_groups > 1 and (head_dim | value_dim) % (FRAGMENT * head_groups):
         further += UNEVEN_REGISTERS
     return 2 * (held + keys) + loaded + WAY_REGISTERS + further

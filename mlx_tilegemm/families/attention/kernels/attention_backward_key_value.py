@@ -14,7 +14,7 @@ from ....core.operand import Operand
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
-from ....machine.fragment import fragments
+from ....machine.fragment import FRAGMENT, fragments
 from ....machine.limits import reject_grid, reject_resources
 from ..backward_spec import (
     CONFIGS,
@@ -53,8 +53,9 @@ UNLIKE_REGISTERS = 9
 WIDE_REGISTERS = 3
 """Further ones where gradients are float32."""
 
-GROUP_REGISTERS = 2
-"""Further ones where simdgroups share D, beyond those of a step."""
+GROUP_REGISTERS = 1
+"""Further ones where simdgroups share D, beyond those of a step; as many again where their rows
+stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ class Spec(BackwardSpec):
             (DIRECT_REGISTERS, direct),
             (WIDE_REGISTERS, wide),
             (GROUP_REGISTERS, self.grouped),
+            (GROUP_REGISTERS, self.grouped and self.config.cached),
         )
         return KEY_VALUE_REGISTERS + sum(registers for registers, there in needs if there)
 
@@ -148,7 +150,7 @@ def _reject_tile(problem: KeyValueGradientProblem, config: Config) -> str | None
         return reason
     if config == NARROW and max(p.head_dim, p.value_dim) <= NARROW_HEAD_DIM:
         return f"heads of up to {NARROW_HEAD_DIM} need no narrow block"
-    if config == NARROW and not (fragments(p.head_dim, 1) | fragments(p.value_dim, 1)) % 4:
+    if config == NARROW and not (p.head_dim | p.value_dim) % (4 * FRAGMENT):
         return "four simdgroups have equal slices of these heads"
     needs = _resources(backward_fields(p), config)
     reason = reject_resources(needs) or reject_grid(_grid(p, config, needs.threads))

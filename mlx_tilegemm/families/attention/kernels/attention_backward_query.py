@@ -39,8 +39,11 @@ from ..spec import (
 
 NAME = "attention_backward_query"
 
-WIDE_REGISTERS = 5
+WIDE_REGISTERS = 6
 """Further ones where fragments of float32 load from device memory, of several rows at a time."""
+
+RELOADED_REGISTERS = -15
+"""Fewer ones where rows that no barrier makes load again do so: not all of them stay."""
 
 SOFTMAX_REGISTERS = 3
 """Registers for the sums and deltas of rows, as Mesa's compiler for M1 has it."""
@@ -91,7 +94,9 @@ class Spec(BackwardSpec):
     def _way_registers(self) -> int:
         """Live registers for the way through the keys."""
         wide = not self.config.staged and self.v is FLOAT32 and (self.grouped or self.keeps_rows)
-        return SOFTMAX_REGISTERS * self.softmax + WIDE_REGISTERS * wide
+        reloaded = self.keeps_rows and not self.config.cached
+        further = WIDE_REGISTERS * wide + RELOADED_REGISTERS * reloaded
+        return SOFTMAX_REGISTERS * self.softmax + further
 
     @property
     def resources(self) -> Resources:

@@ -56,6 +56,9 @@ BROKEN_CODE_REGISTERS = -6
 WIDE_REGISTERS = 2
 """Further ones of float32."""
 
+WIDE_BLOCK_REGISTERS = 4
+"""Further ones of each column of fragments that a block of a decoded weight has more than rows."""
+
 
 CONFIGS = (
     DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
@@ -87,6 +90,7 @@ def _registers(problem: ExpertProblem, config: DecodingTile) -> int:
     further += WIDE_REGISTERS * (problem.x is FLOAT32)
     if problem.is_decoded:
         further += DECODED_REGISTERS + BROKEN_CODE_REGISTERS * (problem.w.bits in BROKEN_BITS)
+        further += WIDE_BLOCK_REGISTERS * max(0, columns - rows)
     return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further
 
 

@@ -62,6 +62,9 @@ STAGED_ROWS = 64
 BROKEN_CODES_REGISTERS = 28
 """Further registers where rows of decoded codes end within a run: its elements are chosen then."""
 
+COLUMN_SCALE_REGISTERS = 10
+"""Those where each column has a scale of its own, so that none has to be chosen."""
+
 LONG_RUN_REGISTERS = 14
 """Further ones of several rows where a run is longer than `SHORT_RUN`."""
 
@@ -151,10 +154,18 @@ def _registers(problem: ExpertProblem, config: GemvTile) -> int:
         return 24 + loop + 6 * config.rows + 43 * decoded
     if not problem.transpose:
         # Each row has the sums of a run, and they share a run of the weight.
-        shared = 15 + 4 * config.rows + 2 * decoded + BROKEN_CODES_REGISTERS * (broken and decoded)
+        shared = 15 + 4 * config.rows + 2 * decoded + _broken_registers(problem) * broken
         return (config.rows + 1) * run + shared
     fitted = _decoded_columns if decoded else _plain_columns
     return fitted(problem, config) + (BROKEN_CODES_REGISTERS * 2 if decoded else 15) * broken
+
+
+def _broken_registers(problem: ExpertProblem) -> int:
+    """Return the further registers of a weight ``[k, n]`` of which rows end within a run."""
+    if not problem.is_decoded or (problem.has_codes and problem.scaling is None):
+        return 0
+    of_column = problem.scaling is not None and problem.scaling.height == 1
+    return COLUMN_SCALE_REGISTERS if of_column else BROKEN_CODES_REGISTERS
 
 
 def _plain_columns(problem: ExpertProblem, config: GemvTile) -> int:

@@ -166,7 +166,7 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
     if problem.k <= SIMD_WIDTH * run:
         # One step has nothing of the next.
         return 10 + 5 * rows + 8 * further
-    return 14 + 5 * rows + (14 if config.staged else 8 + 4 * rows // 3) * further
+    return 14 + 5 * rows + (16 if config.staged else 8 + 4 * rows // 3) * further
 
 
 def _block_columns(problem: ScaledProblem, config: GemvTile) -> int:
