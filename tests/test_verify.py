@@ -14,6 +14,7 @@ from unittest import mock
 
 import mlx.core as mx
 import pytest
+import worker_tasks
 
 from mlx_tilegemm import emulator, strict
 from mlx_tilegemm.assurance import verify
@@ -208,17 +209,6 @@ class TestCheck:
         assert any("no such word" in failure for failure in outcome.failures)
 
 
-def prepare(exit_status):
-    def task(number):
-        if number == 2:
-            os._exit(exit_status)
-        if number == 3:
-            raise ValueError("three")
-        return number * 10
-
-    return task
-
-
 @pytest.mark.slow
 def test_an_interrupt_leaves_what_was_found(monkeypatch):
     def stop(done, total, outcome):
@@ -291,7 +281,7 @@ class TestResume:
 
 @pytest.mark.slow
 def test_tasks_survive_a_process_that_dies():
-    done = {one.number: one for one in run_tasks(prepare, 7, range(6), jobs=2)}
+    done = {one.number: one for one in run_tasks(worker_tasks.prepare, 7, range(6), jobs=2)}
     assert sorted(done) == [0, 1, 2, 3, 4, 5]
     assert [done[n].result for n in (0, 1, 4, 5)] == [0, 10, 40, 50]
     assert "died with status 7" in done[2].error
@@ -463,7 +453,7 @@ def test_a_reader_learns_what_was_not_checked():
     "seconds", [0.1, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.0, 0.05, 0.3))]
 )
 def test_interrupts_are_for_the_parent_even_while_a_process_starts(seconds):
-    worker = _Worker(prepare, 7)
+    worker = _Worker(worker_tasks.prepare, 7)
     time.sleep(seconds)
     os.kill(worker.process.pid, signal.SIGINT)
     worker.give(1)
