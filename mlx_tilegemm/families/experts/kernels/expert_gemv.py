@@ -147,14 +147,28 @@ def _registers(problem: ExpertProblem, config: GemvTile) -> int:
     run, decoded = _run(problem), problem.is_decoded
     broken = (problem.k if problem.transpose else problem.n) % run != 0
     if config.staged:
-        longer = (LONGER_REGISTERS + 2 * config.rows) * (problem.k > SIMD_WIDTH * run)
+        if config.rows == 1 and _is_even(problem, config):
+            return _columns(problem, config, broken=broken)
+        longer = LONGER_REGISTERS + 2 * config.rows + 2 * config.columns * problem.has_codes
+        if problem.k <= SIMD_WIDTH * run:
+            longer = 0
         return longer + 4 * config.rows + _staged_columns(problem, config, broken=broken)
     if not problem.transpose:
         # Each row has the sums of a run, and they share a run of the weight.
         shared = 15 + 4 * config.rows + (2 + BROKEN_CODES_REGISTERS // 2 * broken) * decoded
         return (config.rows + 1) * run + shared
-    fitted = _decoded_columns if decoded else _plain_columns
+    return _columns(problem, config, broken=broken)
+
+
+def _columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
+    fitted = _decoded_columns if problem.is_decoded else _plain_columns
     return fitted(problem, config, broken=broken)
+
+
+def _is_even(problem: ExpertProblem, config: GemvTile) -> bool:
+    """Whether all lanes have columns and depths in every step, so that none is asked for."""
+    step = SIMD_WIDTH * _run(problem)
+    return problem.n % (config.simdgroups * config.columns) == 0 and problem.k % step == 0
 
 
 def _staged_columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
