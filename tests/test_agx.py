@@ -18,6 +18,7 @@ from agx import (
     mlx_kernels,
     pressure,
     progress,
+    project,
     report,
     spirv,
     steps,
@@ -445,6 +446,20 @@ def row(config="64x64", digest="aa", low=BUILD, high=BUILD, reason=""):
     )
 
 
+def fake_text(metal):
+    (program,) = dialect.convert(metal)
+    return project.Text(
+        kernel="gemm",
+        config=str(len(metal)),
+        problem="m 4",
+        program=program,
+        estimate=64,
+        threadgroup_bytes=0,
+        metal=metal,
+        usual=True,
+    )
+
+
 def full(*rows):
     return report.Report(chip="m1", core_memory=61440, compilers="clang", rows=rows)
 
@@ -457,6 +472,38 @@ class TestReport:
         report.save(made, path)
         assert report.load(path) == made
         assert len(path.read_text().splitlines()) == len(made.rows) + 6
+
+    def test_texts_as_they_were_are_not_compiled_again(self, tmp_path, monkeypatch):
+        text = fake_text(TEXT.format(name="k"))
+        other = fake_text(TEXT.format(name="k").replace("a[size]", "a[size + 1]"))
+        before = row(digest=report.digest(text.program), low=replace(BUILD, registers=61))
+        earlier = tmp_path / "earlier.json"
+        report.save(full(before), earlier)
+        made = []
+
+        class Counted(compiler.Compiler):
+            identity = "these compilers"
+            description = "clang"
+
+            def run(self, program, flags):
+                made.append(program)
+                return LOG, STATISTICS
+
+        monkeypatch.setattr(cli, "find", lambda cache: Counted(tmp_path, tmp_path, cache))
+        monkeypatch.setattr(cli.project, "every_text", lambda chip: iter((text, other)))
+        now = tmp_path / "now.json"
+        options = ["--cache", str(tmp_path / "cache"), "report", "--reuse", str(earlier)]
+        assert cli.main([*options, "--known", "--json", str(now)]) == 0
+        (kept,) = report.load(now).rows
+        assert (kept.bracket, kept.estimate) == (before.bracket, text.estimate)
+        assert not made
+        assert cli.main([*options, "--json", str(now)]) == 0
+        assert [one.digest for one in report.load(now).rows] == [
+            report.digest(one.program) for one in (text, other)
+        ]
+        assert made == [other.program] * 2
+        Counted.description = "another clang"
+        assert cli.main([*options, "--json", str(now)]) == 2
 
     def test_another_file(self, tmp_path):
         path = tmp_path / "report.json"
