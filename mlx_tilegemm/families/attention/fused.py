@@ -39,6 +39,11 @@ def serves(problem: AttentionProblem) -> bool:
     return problem.softmax and not has_rows and 0 not in sizes
 
 
+def takes_as_given(problem: AttentionProblem) -> bool:
+    """Whether MLX's op has an attention of its operands as they are, and rounds no scores."""
+    return serves(problem) and _type_as_given(problem) is FLOAT32.mlx
+
+
 def attention(problem: AttentionProblem) -> Callable[..., list[mx.array]]:
     """Return the call of MLX's op for an attention that it serves, of sizes that stay.
 
