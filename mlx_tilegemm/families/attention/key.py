@@ -107,7 +107,8 @@ def scale_as_given(
         "k": ArraySpec(shape=k_shape, dtype=k_dtype),
         "v": ArraySpec(shape=v_shape, dtype=v_dtype),
     }
-    problem = attention_request(OP, **given, mask=mask_name)
+    q, k, v = given.values()
+    problem = attention_request(OP, q=q, k=k, v=v, mask=mask_name)
     is_served = taken(given) == given and takes_as_given(problem)
     return _default_scale(given, softmax=True) if is_served else None
 
