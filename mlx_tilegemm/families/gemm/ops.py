@@ -92,7 +92,7 @@ def matmul(
             if transpose_b is False:
                 return mlx_ops.matmul(a, b)
             if transpose_b is True and b.ndim == 2:
-                return a @ b.T
+                return mlx_ops.matmul(a, b.T)
         except ValueError:
             pass
     if type(a) is not mx.array:
