@@ -34,6 +34,11 @@ def subjects() -> Iterator[Made]:
         yield from _coded(transpose)
     yield from _staged()
     yield from _segmented()
+    # Codes without scales.
+    yield _subject("expert_gemv", "1x1-4", _trial(13, (37, 90), w=FLOAT8_E4M3))
+    # More products than the threads that list them, some of which have no expert.
+    many = _trial(300, (37, 43), experts=5, bias=FLOAT16, outside=1)
+    yield _subject("expert_gemm", "16x64-1x4", many)
 
 
 def _plain(transpose: bool) -> Iterator[Made]:
