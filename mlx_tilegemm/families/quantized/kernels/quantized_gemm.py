@@ -180,12 +180,11 @@ def plan(problem: QuantizedProblem, config: DecodingTile) -> Plan:
         align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
         align_n=problem.n % config.block_n == 0,
     )
-    launch = Launch(
-        grid=config.grid(problem.m, problem.n, problem.batch_size),
-        threadgroup=(config.threads, 1, 1),
-        sizes=launch_sizes(problem, spec),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        config.grid(problem.m, problem.n, problem.batch_size),
+        config.threads,
+        launch_sizes(problem, spec),
     )
     stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(stage,))
