@@ -39,6 +39,11 @@ def subjects() -> Iterator[Made]:
     # More products than the threads that list them, some of which have no expert.
     many = _trial(300, (37, 43), experts=5, bias=FLOAT16, outside=1)
     yield _subject("expert_gemm", "16x64-1x4", many)
+    # Blocks of their own whose products have no expert.
+    yield _subject("expert_gemv", "1x1-4", _trial(41, (37, 43), bias=FLOAT16, outside=1))
+    # Tiles of more runs than there are threads.
+    wide = segmented(70, 70, 131, a=FLOAT32, b=FLOAT32, out=FLOAT32)
+    yield _subject("segmented_gemm", "64x64x16-2x2", (wide, Data(seed=1)))
 
 
 def _plain(transpose: bool) -> Iterator[Made]:
