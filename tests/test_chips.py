@@ -9,7 +9,6 @@ import pytest
 
 from mlx_tilegemm.errors import ProblemError
 from mlx_tilegemm.machine import chips
-from mlx_tilegemm.machine.chips import accelerators
 from mlx_tilegemm.machine.chips.accelerators import as_mlx_uses, mlx_build, tf32_enabled
 from mlx_tilegemm.machine.chips.record import NUMBERS, Provenance
 
@@ -171,14 +170,14 @@ class TestAccelerators:
     )
     def test_the_build_is_the_wheels(self, tag, build, monkeypatch):
         wheel = SimpleNamespace(read_text=lambda name: f"Wheel-Version: 1.0\nTag: {tag}\n")
-        monkeypatch.setattr(accelerators, "distribution", lambda name: wheel)
+        monkeypatch.setattr("importlib.metadata.distribution", lambda name: wheel)
         assert mlx_build() == build
 
     def test_a_build_from_source_is_not_known(self, monkeypatch):
         def missing(name):
             raise PackageNotFoundError(name)
 
-        monkeypatch.setattr(accelerators, "distribution", missing)
+        monkeypatch.setattr("importlib.metadata.distribution", missing)
         assert mlx_build() is None
 
     def test_a_mac_is_asked_for_both(self, monkeypatch):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolved_backend
+from ...backends import StreamOrDevice, is_left_to_mlx, resolved_backend
 from ...call.transforms import as_factor
+from ...core import mlx_ops
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
-from ...core.dtypes import INTEGERS
+from ...core.dtypes import FLOATS, INTEGERS
 from ...core.problem import Number
 from ...errors import DTypeError, ProblemError
 from .key import (
@@ -79,6 +80,21 @@ def matmul(
         >>> y.shape, y.dtype
         ((5, 70), mlx.core.float32)
     """
+    if (
+        is_left_to_mlx()
+        and (out_dtype is None and precision is None and stream is None)
+        and transpose_a is False
+        and type(a) is type(b) is mx.array
+        and a.dtype in _FLOATS
+    ):
+        # No prepared call is looked up. An error of MLX is told again below, in our words.
+        try:
+            if transpose_b is False:
+                return mlx_ops.matmul(a, b)
+            if transpose_b is True and b.ndim == 2:
+                return mlx_ops.matmul(a, b.T)
+        except ValueError:
+            pass
     if type(a) is not mx.array:
         a = as_array("matmul", "a", a)
     if type(b) is not mx.array:
@@ -208,6 +224,7 @@ def addmm(
     return call((a, b, c), (alpha, beta), stream)[0]
 
 
+_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 _INTEGERS = frozenset(dtype.mlx for dtype in INTEGERS)
 
 

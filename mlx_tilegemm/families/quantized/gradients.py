@@ -23,12 +23,9 @@ from ...core.shapes import Shape, pad
 from ...formats import TENSOR_SCALE, unpack
 from .fallback import quantized
 from .key import NAME, QuantizedKey, optional, quantized_call, stated
-from .problem import QuantizedProblem
+from .problem import ARRAYS, QuantizedProblem
 
 Given = Mapping[str, mx.array]
-
-ARRAYS = ("x", "w", "scales", "biases", "global_scale", "bias")
-"""Names of all operands, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ from ...core.shapes import Shape, pad, shape_text
 from ...errors import ProblemError
 from ...formats import Grouping
 
+ARRAYS = ("x", "w", "scales", "biases", "global_scale", "bias")
+"""Names of all operands, in order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchAxis:
