@@ -129,15 +129,11 @@ def _texts(options: argparse.Namespace) -> Iterator[project.Text]:
         yield from project.texts_of(spelled, options.chip)
 
 
-def _known(
-    compiler: Compiler, text: project.Text, before: Mapping[str, report.Row]
-) -> bool:
+def _known(compiler: Compiler, text: project.Text, before: Mapping[str, report.Row]) -> bool:
     return report.digest(text.program) in before or compiler.knows(text.program)
 
 
-def _row(
-    compiler: Compiler, text: project.Text, before: Mapping[str, report.Row]
-) -> report.Row:
+def _row(compiler: Compiler, text: project.Text, before: Mapping[str, report.Row]) -> report.Row:
     digest = report.digest(text.program)
     if row := before.get(digest):
         bracket, reason = row.bracket, row.reason
