@@ -1,4 +1,4 @@
-"""Mixed-dtype GEMM and chained attention for MLX, as Metal kernels that explain themselves."""
+"""Products, attention and gated delta nets for MLX: Metal kernels that explain themselves."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

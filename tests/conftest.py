@@ -77,11 +77,14 @@ def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def fresh_routes() -> Iterator[None]:
     """Ask anew where calls run: tests pretend that MLX has Metal or CUDA, which else never ends."""
-    for ask in (backends._route, backends._default_backend, rounding._gpu_rounds):
+    asks = (backends._route, backends._default_backend, backends._is_left, rounding._gpu_rounds)
+    for ask in asks:
         ask.cache_clear()
+    backends._left.settings = None
     yield
-    for ask in (backends._route, backends._default_backend, rounding._gpu_rounds):
+    for ask in asks:
         ask.cache_clear()
+    backends._left.settings = None
 
 
 @pytest.fixture

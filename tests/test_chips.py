@@ -9,7 +9,6 @@ import pytest
 
 from mlx_tilegemm.errors import ProblemError
 from mlx_tilegemm.machine import chips
-from mlx_tilegemm.machine.chips import accelerators
 from mlx_tilegemm.machine.chips.accelerators import as_mlx_uses, mlx_build, tf32_enabled
 from mlx_tilegemm.machine.chips.record import NUMBERS, Provenance
 
@@ -106,9 +105,10 @@ def test_cores_are_read_from_the_registry():
     assert chips.gpu_cores("") is None
 
 
-def test_without_metal_detection_says_what_it_plans_for():
+def test_without_metal_detection_says_what_it_plans_for(monkeypatch):
     if chips.mx.metal.is_available():
         pytest.skip("this machine has an Apple GPU")
+    monkeypatch.setattr(chips.mx.cuda, "is_available", lambda: False)
     chip, note = chips.detect()
     assert chip is chips.DEFAULT
     assert "no Apple GPU here" in note
@@ -171,14 +171,14 @@ class TestAccelerators:
     )
     def test_the_build_is_the_wheels(self, tag, build, monkeypatch):
         wheel = SimpleNamespace(read_text=lambda name: f"Wheel-Version: 1.0\nTag: {tag}\n")
-        monkeypatch.setattr(accelerators, "distribution", lambda name: wheel)
+        monkeypatch.setattr("importlib.metadata.distribution", lambda name: wheel)
         assert mlx_build() == build
 
     def test_a_build_from_source_is_not_known(self, monkeypatch):
         def missing(name):
             raise PackageNotFoundError(name)
 
-        monkeypatch.setattr(accelerators, "distribution", missing)
+        monkeypatch.setattr("importlib.metadata.distribution", missing)
         assert mlx_build() is None
 
     def test_a_mac_is_asked_for_both(self, monkeypatch):

@@ -19,6 +19,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.cli.command import COMMANDS, parser
 from mlx_tilegemm.core import progress
+from mlx_tilegemm.families import FAMILIES, all_kernels
 
 PRODUCT = ["matmul", "5x300", "70x300", "--transpose-b"]
 HEAVY = (
@@ -52,6 +53,17 @@ class TestHelp:
         names = imported([name, "-h"])
         tasks = ("assurance.tuning", "assurance.verify", "call.explanation", "emulator")
         assert not {"numpy", *(f"mlx_tilegemm.{one}" for one in (*tasks, f"cli.{name}"))} & {*names}
+
+    @pytest.mark.parametrize("name", ["explain", "render", "tune", "roofline"])
+    def test_of_every_op_imports_no_kernel_and_nothing_that_serves_one(self, name):
+        names = imported([name, "-h"])
+        families = [one for one in names if one.startswith("mlx_tilegemm.families.")]
+        assert {one.split(".")[2] for one in families} >= {*FAMILIES}
+        parts = {part for one in families for part in one.split(".")[3:]}
+        kernels = {one.name for one in all_kernels()}
+        heavy = {"gradients", "notes", "reference", "subjects"} | kernels
+        assert not parts & heavy
+        assert not {"importlib.metadata", "mlx_tilegemm.dispatch"} & {*names}
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_has_one(self, name, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 
 import mlx_lm.utils
-from mlx_lm.models import deepseek_v3, llama, qwen3_moe
+from mlx_lm.models import deepseek_v3, hunyuan, llama, qwen3_moe
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
@@ -162,7 +162,7 @@ POWERS = {
 }
 
 
-def checkpoint(folder, module, settings, made, config=LLAMA):
+def checkpoint(folder, module, settings, made, config=LLAMA, raw=None):
     """Write a checkpoint of a model, and return the model that has its values in float32.
 
     Args:
@@ -171,11 +171,12 @@ def checkpoint(folder, module, settings, made, config=LLAMA):
         settings: What it says of its quantization.
         made: Returns the tensors of a linear layer by their names in it, and its values.
         config: The model's configuration.
+        raw: Returns its weights under the names that checkpoints have.
     """
     mx.random.seed(1)
     model = module.Model(module.ModelArgs.from_dict(config))
     tensors, values = {}, {}
-    for name, array in raw_weights(model, config).items():
+    for name, array in (raw or raw_weights)(model, config).items():
         path, _, last = name.rpartition(".")
         if last == "weight" and array.ndim == 2 and not path.endswith(("embed_tokens", "gate")):
             own, value = made(array.shape)
@@ -329,11 +330,11 @@ LATENT = {
 }
 
 
-def loaded(folder, module, layout, config, powers=False):
+def loaded(folder, module, layout, config, powers=False, raw=None):
     """Return a model of a layout's checkpoint, its layers by path, and its values in float32."""
     settings, made = {**LAYOUTS, **POWERS}[layout]
     dense = checkpoint(
-        folder, module, settings, lambda shape: in_bytes(shape, *made, powers=powers), config
+        folder, module, settings, lambda shape: in_bytes(shape, *made, powers=powers), config, raw
     )
     model, _ = integration.load_model(folder)
     size = (folder / "model.safetensors").stat().st_size
@@ -456,6 +457,77 @@ def test_experts_of_unlike_scales_stay_codes(tmp_path, odd):
     assert bytes_of(model) == pytest.approx(size, rel=0.05)
     with tg.use_backend("mlx"):
         hold(model(PROMPT), dense(PROMPT))
+
+
+HUNYUAN = {
+    "model_type": "hunyuan",
+    "hidden_size": 160,
+    "attention_bias": False,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-4,
+    "rope_theta": 1000,
+    "vocab_size": 61,
+    "moe_topk": 2,
+    "num_experts": 1,
+    "num_shared_expert": 1,
+    "use_mixed_mlp_moe": False,
+    "use_qk_norm": True,
+    "rope_scaling": {"alpha": 1000.0, "factor": 1.0, "type": "dynamic"},
+    "use_cla": True,
+    "cla_share_factor": 2,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize("layout", ["DeepSeek", "channels", "tensors", "no scales"])
+def test_what_is_cut_in_rows_of_any_order_stays_codes(tmp_path, layout):
+    """Queries, keys and values of each group of heads, one after another in one weight."""
+
+    def joined(model, config):
+        found = raw_weights(model, config)
+        for key in [key for key in found if key.endswith(".q_proj.weight")]:
+            q, k, v = (
+                mx.reshape(found.pop(key.replace("q_proj", name)), (2, -1, 40, 160))
+                for name in ("q_proj", "k_proj", "v_proj")
+            )
+            whole = mx.flatten(mx.concatenate([q, k, v], axis=1), 0, 2)
+            found[key.replace("q_proj", "qkv_proj")] = whole
+        for key in [key for key in found if key.endswith(".up_proj.weight")]:
+            pair = [found.pop(key), found.pop(key.replace("up_proj", "gate_proj"))]
+            found[key.replace("up_proj", "gate_and_up_proj")] = mx.concatenate(pair)
+        return found
+
+    model, layers, dense = loaded(tmp_path, hunyuan, layout, HUNYUAN, raw=joined)
+    assert not [path for path, one in layers.items() if type(one) in (nn.Linear, SwitchLinear)]
+    with tg.use_backend("mlx"):
+        hold(model(PROMPT), dense(PROMPT))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_made_of_several_weights_stays_codes(tmp_path, layout, monkeypatch):
+    """One weight of the rows of two, of which neither has a whole number of blocks."""
+    parts = ("first", "second")
+
+    def in_two(model, config):
+        found = raw_weights(model, config)
+        for key in [key for key in found if key.endswith(".up_proj.weight")]:
+            whole = found.pop(key)
+            for name, rows in zip(parts, (slice(0, 132), slice(132, None)), strict=True):
+                found[key.replace("up_proj", name)] = whole[rows]
+        return found
+
+    def sanitize(self, weights):
+        for key in [key for key in weights if ".first." in key]:
+            pair = [weights.pop(key.replace("first", name)) for name in parts]
+            weights[key.replace("first", "up_proj")] = mx.concatenate(pair)
+        return weights
+
+    monkeypatch.setattr(llama.Model, "sanitize", sanitize)
+    _, layers, _ = loaded(tmp_path, llama, layout, LLAMA, raw=in_two)
+    assert isinstance(layers["model.layers.0.mlp.up_proj"], FP8Linear)
 
 
 def test_experts_of_unlike_formats_are_decoded(tmp_path):

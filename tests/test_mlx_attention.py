@@ -107,6 +107,45 @@ def test_rows_before_the_first_key_are_zero(fast, options):
     assert not mx.any(got[:, :, :12]).item()
 
 
+@pytest.mark.parametrize("types", [(F32, F32, F32), (F16, BF16, F32)], ids=str)
+@pytest.mark.parametrize("more", [{}, {"window": 7}, {"sinks": mx.array([0.5, -1.0, 2.0, 0.0])}])
+@pytest.mark.parametrize("lengths", [(64, 64), (65, 64), (99, 70), (600, 600), (70, 300)])
+def test_a_cpu_computes_what_a_causal_mask_leaves_in_parts(fast, lengths, more, types):
+    arrays, _ = operands(types, q_len=lengths[0], kv_len=lengths[1])
+    check(arrays, {"mask": "causal", **more})
+    pairs = sum(call.args[0].shape[2] * call.args[1].shape[2] for call in fast.call_args_list)
+    assert 1 < len(fast.call_args_list) <= fused.MOST_PARTS
+    assert pairs < lengths[0] * lengths[1]
+
+
+@pytest.mark.parametrize("lengths", [(1, 300), (63, 63), (99, 63)])
+def test_few_rows_are_not_worth_parts(fast, lengths):
+    arrays, _ = operands(q_len=lengths[0], kv_len=lengths[1])
+    check(arrays, {"mask": "causal"})
+    assert fast.call_count == 1
+
+
+def test_parts_of_a_causal_mask_have_their_gradients():
+    arrays, _ = operands(q_len=70, kv_len=75)
+
+    def loss(**more):
+        def function(*x):
+            out = tg.attention_chain(*x, mask="causal", **more)
+            return mx.sum(mx.sin(out[0] if more else out))
+
+        return mx.grad(function, argnums=(0, 1, 2))(*arrays)
+
+    for found, wanted in zip(loss(), loss(return_lse=True), strict=True):
+        np.testing.assert_allclose(np.array(found), np.array(wanted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, "causal"])
+def test_a_gpu_is_given_the_whole_at_once(fast, on_gpu, mask):
+    arrays, _ = operands(q_len=70, kv_len=75)
+    check(arrays, {"mask": mask})
+    assert fast.call_count == 1
+
+
 @pytest.mark.parametrize(
     ("options", "lengths"),
     [

@@ -149,10 +149,33 @@ def _default_backend(asked: str | Backend | None, on_gpu: bool) -> Backend | Non
 def is_left_to_mlx() -> bool:
     """Return whether MLX's own ops serve every call here and now, and nobody asks for more.
 
-    A layer that MLX has too is then computed as MLX does, without looking up a prepared call.
+    What MLX has too is then computed as it does, without looking up a prepared call.
     """
     settings = current_settings()
-    return settings[1:] == UNASKED and resolved_backend(None, settings) is None
+    return settings is _left.settings or _left.look(settings)
+
+
+class _Left:
+    """The settings seen last under which MLX's own ops serve every call on any device."""
+
+    settings: Settings | None = None
+
+    def look(self, settings: Settings) -> bool:
+        """Return whether they serve every call under ``settings`` on the default device of now."""
+        on_gpu = mx.default_device().type is mx.gpu
+        if not _is_left(settings, on_gpu):
+            return False
+        if _is_left(settings, not on_gpu):
+            self.settings = settings
+        return True
+
+
+_left = _Left()
+
+
+@lru_cache(maxsize=64)
+def _is_left(settings: Settings, on_gpu: bool) -> bool:
+    return settings[1:] == UNASKED and _default_backend(settings.backend, on_gpu) is None
 
 
 def is_on_gpu(stream: StreamOrDevice) -> bool:

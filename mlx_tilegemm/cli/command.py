@@ -217,7 +217,8 @@ def parser(names: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
     """
     whole = argparse.ArgumentParser(
         prog="mlx-tilegemm",
-        description="Mixed-dtype GEMM and chained attention as Metal kernels.",
+        description="Matrix products, attention, low-bit weights, experts and gated delta nets for "
+        "MLX, as Metal kernels.",
     )
     whole.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = whole.add_subparsers(required=True, metavar="command")

@@ -243,7 +243,7 @@ class Family(Generic[P]):
 
     name: str
     problems: Mapping[str, type[P]]
-    kernels: tuple[Kernel[Any, Any], ...]
+    kernels: Sequence[Kernel[Any, Any]]
     reference: Callable[[P, Arrays, Factors], tuple[Expected, ...]]
     rounded: Callable[[P, Arrays, Factors, float], tuple[Expected, ...]] | None = None
     ops: tuple[Op[P], ...] = ()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .plan import Plan
 from .problem import Problem
@@ -44,6 +45,31 @@ class Kernel(Generic[P, C]):
         return self.name
 
 
-def load_kernels(package: str, names: Iterable[str]) -> tuple[Kernel[Any, Any], ...]:
-    """Return the ``KERNEL`` of each module of a package, by the modules' names."""
-    return tuple(import_module(f"{package}.{name}").KERNEL for name in names)
+class _Modules(Sequence["Kernel[Any, Any]"]):
+    """The ``KERNEL`` of each module of a package, imported when the first one is asked for."""
+
+    def __init__(self, package: str, names: Iterable[str]) -> None:
+        self._names = [f"{package}.{name}" for name in names]
+
+    @cached_property
+    def _kernels(self) -> list[Kernel[Any, Any]]:
+        return [import_module(name).KERNEL for name in self._names]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Kernel[Any, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Kernel[Any, Any]]: ...
+    def __getitem__(self, index: int | slice) -> Kernel[Any, Any] | list[Kernel[Any, Any]]:
+        return self._kernels[index]
+
+
+def load_kernels(package: str, names: Iterable[str]) -> Sequence[Kernel[Any, Any]]:
+    """Return the ``KERNEL`` of each module of a package, by the modules' names.
+
+    They are imported when the first one is asked for: what a family's ops are called, and what they
+    take, is known without.
+    """
+    return _Modules(package, names)

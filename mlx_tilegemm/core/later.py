@@ -10,7 +10,8 @@ from typing import Any
 def later(module: str, name: str) -> Callable[..., Any]:
     """Return a function of a module, which is imported at the first call.
 
-    References need NumPy, which is most of what importing the library may cost.
+    References need NumPy, and together the modules of all families are most of what importing the
+    library would cost.
     """
 
     def call(*arguments: object) -> object:

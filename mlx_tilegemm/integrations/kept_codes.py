@@ -3,9 +3,10 @@
 A model's own ``sanitize`` renames and rearranges tensors that it expects to be floats. Before, each
 weight of codes is replaced by its values, which MLX computes only if something comes to need them.
 After, the very arrays that were put there become codes again, whatever their names are then, and
-so do stacks of them. What was cut by rows or turned, such as a joined ``gate_up_proj``, and what
-latent attention cuts by heads and absorbs, becomes codes where these have the very values of the
-parts. What else was cut or joined stays floats.
+so do stacks of them. What was cut by rows or turned, such as a joined ``gate_up_proj``, what was
+made of rows of some of them in any order, such as a joined ``qkv_proj``, and what latent attention
+cuts by heads and absorbs, becomes codes where these have the very values of the parts. What else
+was cut or joined stays floats.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_unflatten
 
 from ..core.arguments import ArraySpec
@@ -216,6 +218,14 @@ class KeptBytes(Kept):
             own_rows, own_columns = one.weight.shape[-2:]
             if own_columns == columns and own_rows % rows == 0:
                 yield from (one.part(first, rows) for first in range(0, own_rows, rows))
+
+    def with_rows(self, blocks: mx.array, rows: int) -> KeptBytes:
+        """Return the weight of so many rows, in blocks of those that share a scale, by number."""
+        height = self.sizes[0]
+        places = mx.expand_dims(blocks * height, -1) + mx.arange(height)
+        weight = mx.take(self.weight, mx.flatten(places)[:rows], axis=-2)
+        scales = None if self.scales is None else mx.take(self.scales, blocks, axis=-2)
+        return replace(self, weight=weight, scales=scales)
 
     def _scales_of_matrices(self) -> mx.array:
         """Return the scales with an axis of rows and one of columns; those of all are as they are.
@@ -481,10 +491,18 @@ class Codes:
         for whole in joined:
             for one in whole.parts(values.shape):
                 if _are_equal(one.values(values.dtype), values):
-                    others = self._kept.items()
-                    self._kept = {key: pair for key, pair in others if pair[1] is not whole}
+                    self._forget([whole])
                     return one
-        return None
+        sources = [one for one in joined if _are_alike(one, joined[0], values.shape)]
+        made = _gathered(sources, values)
+        if made is not None:
+            self._forget(sources)
+        return made
+
+    def _forget(self, taken: Sequence[KeptBytes]) -> None:
+        """Let go of the values of weights that became others."""
+        ids = {id(one) for one in taken}
+        self._kept = {key: pair for key, pair in self._kept.items() if id(pair[1]) not in ids}
 
     def _heads(
         self, modules: Mapping[str, nn.Module], weights: Weights
@@ -580,6 +598,58 @@ class Codes:
             if isinstance(one, list | tuple) and len(one) == 2:
                 return (int(one[0]), int(one[1]))
         return BLOCK
+
+
+def _are_alike(one: KeptBytes, other: KeptBytes, shape: Sequence[int]) -> bool:
+    """Whether rows of two weights may be rows of one of a shape."""
+    *batch, _, columns = shape
+    is_of_shape = (one.weight.shape[:-2], one.weight.shape[-1]) == (tuple(batch), columns)
+    return is_of_shape and one.format == other.format
+
+
+def _gathered(sources: Sequence[KeptBytes], values: mx.array) -> KeptBytes | None:
+    """Return the weight of rows of some weights that have some values; None where there is none."""
+    if not sources:
+        return None
+    places = _row_places([one.values(values.dtype) for one in sources], values)
+    if places is None:
+        return None
+    starts = [at for at, place in enumerate(places) if not at or place != places[at - 1] + 1]
+    ends = [one.weight.shape[-2] for one in sources]
+    height = gcd(*(one.sizes[0] for one in sources), *ends, *starts, *(places[at] for at in starts))
+    width = _common(values.shape[-1], [one.sizes[1] for one in sources])
+    fine = [one.with_float_scales().finer((height, width)) for one in sources]
+    whole = replace(
+        fine[0],
+        weight=mx.concatenate([one.weight for one in fine], axis=-2),
+        scales=mx.concatenate([one.scales for one in fine if one.scales is not None], axis=-2),
+    )
+    made = whole.with_rows(mx.array(places[::height]) // height, values.shape[-2])
+    return made if _are_equal(made.values(values.dtype), values) else None
+
+
+def _row_places(sources: Sequence[mx.array], values: mx.array) -> list[int] | None:
+    """Return which row of the sources, one after the other, each row of values is; None if none is.
+
+    Of weights of several matrices it is asked of the first.
+    """
+    known = [row for one in sources for row in _rows(one)]
+    first = {row: place for place, row in reversed([*enumerate(known)])}
+    places: list[int] = []
+    for row in _rows(values):
+        following = places[-1] + 1 if places else 0
+        is_next = following < len(known) and known[following] == row
+        place = following if is_next else first.get(row)
+        if place is None:
+            return None
+        places.append(place)
+    return places
+
+
+def _rows(values: mx.array) -> list[bytes]:
+    """Return the bytes of each row of the first matrix."""
+    matrix = mx.reshape(values, (-1, *values.shape[-2:]))[0]
+    return [row.tobytes() for row in np.array(matrix.view(mx.uint8))]
 
 
 def _has_values(layer: FP8MultiLinear, weight: mx.array) -> bool:

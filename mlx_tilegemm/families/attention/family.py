@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...backends import Backend, Route
 from ...core.arguments import ArraySpec, as_number
 from ...core.context import current_settings, is_exact
 from ...core.family import Family, Op
 from ...core.kernel import load_kernels
 from ...core.later import later
 from ...core.problem import Factors
-from ...dispatch import Decision
-from ...machine.chips.record import Chip
-from . import fallback, kernels, ops, spelling
-from . import notes as attention_notes
-from .gradients import AttentionRule, with_row_operands
-from .price import price_attention
+from . import kernels, ops, spelling
 from .problem import AttentionProblem, KeyValueGradientProblem, QueryGradientProblem
 from .request import attention_request
 
 if TYPE_CHECKING:
+    from ...backends import Backend, Route
     from ...core.family import Rule, Run
+    from ...dispatch import Decision
+    from ...machine.chips.record import Chip
     from ...machine.price import Price
 
 AnyProblem = AttentionProblem | QueryGradientProblem | KeyValueGradientProblem
@@ -57,11 +54,15 @@ def _trial_factors(problem: AnyProblem) -> Factors:
 
 def _fallback(problem: AnyProblem) -> Run | None:
     """Return MLX's own ops; of gradients MLX has none that start from what our kernels left."""
-    return fallback.attention(problem) if isinstance(problem, AttentionProblem) else None
+    from .fallback import attention
+
+    return attention(problem) if isinstance(problem, AttentionProblem) else None
 
 
 def _price(problem: AnyProblem, chip: Chip) -> Price | None:
     """Return a price; MLX computes gradients from what its own forward pass kept."""
+    from .price import price_attention
+
     return price_attention(problem, chip) if isinstance(problem, AttentionProblem) else None
 
 
@@ -71,19 +72,23 @@ def _always(problem: AnyProblem) -> bool:
 
 
 def _differentiable(problem: AnyProblem) -> AnyProblem:
+    from .gradients import with_row_operands
+
     return with_row_operands(problem) if isinstance(problem, AttentionProblem) else problem
 
 
 def _rule(problem: AnyProblem, backend: Backend | None) -> Rule | None:
+    from .gradients import AttentionRule
+
     if not isinstance(problem, AttentionProblem):
         return None
     return AttentionRule(problem=problem, backend=backend)
 
 
 def _notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) -> list[str]:
-    if not isinstance(problem, AttentionProblem):
-        return []
-    return attention_notes.notes(problem, decision, route, chip)
+    from .notes import notes
+
+    return notes(problem, decision, route, chip) if isinstance(problem, AttentionProblem) else []
 
 
 REFERENCE = f"{__package__}.reference"

@@ -2,16 +2,18 @@
 
 It rounds what it computes to the type of its operands. Where MLX has a fused kernel for them it
 accumulates in float32 all the same; where it has none it is a graph of ops that would round the
-scores, too, so that operands of 16 bits are then cast to float32. Rows with nothing to attend to
-are 0 here and the mean of all values, or NaN, there: they are kept from it.
+scores, too, so that operands of 16 bits are then cast to float32. That graph also computes what a
+causal mask hides: on a CPU it is made for some rows at a time, with the keys that they can see.
+Rows with nothing to attend to are 0 here and the mean of all values, or NaN, there: they are kept
+from it.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -29,6 +31,9 @@ NODE = "ScaledDotProductAttention"
 LOW = -1e30
 """Additive masks below this hide any score, and MLX's kernels may multiply them by log2(e)."""
 
+LEAST_ROWS, MOST_PARTS = 32, 16
+"""Rows of a part of a causal attention on a CPU, at least, and its parts, at most."""
+
 Arrays = Mapping[str, mx.array]
 
 
@@ -39,6 +44,12 @@ def serves(problem: AttentionProblem) -> bool:
     return problem.softmax and not has_rows and 0 not in sizes
 
 
+def takes_as_given(problem: AttentionProblem) -> bool:
+    """Whether MLX's op, called once, has an attention of its operands and rounds no scores."""
+    is_whole = len(_parts(problem)) == 1
+    return serves(problem) and is_whole and _type_as_given(problem) is FLOAT32.mlx
+
+
 def attention(problem: AttentionProblem) -> Callable[..., list[mx.array]]:
     """Return the call of MLX's op for an attention that it serves, of sizes that stay.
 
@@ -47,8 +58,9 @@ def attention(problem: AttentionProblem) -> Callable[..., list[mx.array]]:
     hidden, out = _hidden_rows(problem), problem.out.mlx
     compute_on = _compute_types(problem)
     operands_of = _of_three if problem.operand_names == ("q", "k", "v") else _of_all
-    causal = "causal" if problem.mask_kind is MaskKind.CAUSAL and not problem.window else None
     as_given = _type_as_given(problem)
+    parts, all_keys = _parts(problem), slice(0, problem.kv_len)
+    whole = _part(problem, hidden, problem.q_len)._replace(keys=all_keys)
 
     def call(
         operands: Sequence[mx.array],
@@ -57,20 +69,26 @@ def attention(problem: AttentionProblem) -> Callable[..., list[mx.array]]:
         traced: bool,
     ) -> list[mx.array]:
         compute = compute_on(stream, traced)
-        if compute is as_given:
+        in_parts = len(parts) > 1 and not is_on_gpu(stream)
+        if compute is as_given and not in_parts:
             q, k, v = operands
             found = mlx_ops.scaled_dot_product_attention(
-                q, k, v, scale=factors[0], mask=causal, stream=stream
+                q, k, v, scale=factors[0], mask=whole.mask(), stream=stream
             )
             return [found]
         q, k, v, mask, empty, sinks = operands_of(problem, operands, compute, stream)
-        if hidden:
-            q = q[:, :, hidden:]
-        if problem.window:
-            mask = _window_mask(problem, hidden)
-        found = mlx_ops.scaled_dot_product_attention(
-            q, k, v, scale=float(factors[0]), mask=causal or mask, sinks=sinks, stream=stream
+        attend = partial(
+            mlx_ops.scaled_dot_product_attention,
+            scale=float(factors[0]),
+            sinks=sinks,
+            stream=stream,
         )
+        if in_parts:
+            each = [attend(*part.of(q, k, v), mask=part.mask()) for part in parts]
+            found = mx.concatenate(each, axis=2)
+        else:
+            q = q[:, :, hidden:] if hidden else q
+            found = attend(q, k, v, mask=whole.mask() if mask is None else mask)
         if empty is not None:
             found = mx.where(empty, 0.0, found)
         if hidden:
@@ -126,12 +144,62 @@ def _hidden_rows(problem: AttentionProblem) -> int:
     return max(0, problem.q_len - problem.kv_len) if is_causal else 0
 
 
-def _window_mask(problem: AttentionProblem, hidden: int) -> mx.array:
-    """Return which keys the rows see that see any, ``[Lq - hidden, Lk]``."""
-    assert problem.window is not None
-    first = problem.kv_len - problem.q_len + hidden
-    rows, columns = mx.arange(first, problem.kv_len)[:, None], mx.arange(problem.kv_len)
-    return mx.logical_and(rows >= columns, rows < columns + problem.window)
+class _Part(NamedTuple):
+    """Some rows of an attention, one after the other, and the keys that they see under its mask.
+
+    Attributes:
+        rows: Which rows.
+        keys: Which keys.
+        position: Position of the first of these rows among all keys.
+        causal: Whether a row sees no key behind its own position.
+        window: Keys that it sees at most, or None.
+    """
+
+    rows: slice
+    keys: slice
+    position: int
+    causal: bool
+    window: int | None
+
+    def of(self, q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Return the part's own rows of ``q``, ``k`` and ``v``."""
+        return q[:, :, self.rows], k[:, :, self.keys], v[:, :, self.keys]
+
+    def mask(self) -> mx.array | str | None:
+        """Return the mask of the part's scores as MLX's op takes it; None where it has none."""
+        if self.window is None:
+            return "causal" if self.causal else None
+        count = self.rows.stop - self.rows.start
+        rows = mx.arange(self.position, self.position + count)[:, None]
+        columns = mx.arange(self.keys.start, self.keys.stop)
+        return mx.logical_and(rows >= columns, rows < columns + self.window)
+
+
+def _part(problem: AttentionProblem, start: int, stop: int) -> _Part:
+    """Return the rows from ``start`` to ``stop`` of an attention, which all see some key."""
+    causal = problem.mask_kind is MaskKind.CAUSAL
+    offset, window = problem.kv_len - problem.q_len, problem.window
+    position = offset + start
+    return _Part(
+        rows=slice(start, stop),
+        keys=slice(
+            max(0, position + 1 - window) if window else 0,
+            offset + stop if causal else problem.kv_len,
+        ),
+        position=position,
+        causal=causal,
+        window=window,
+    )
+
+
+def _parts(problem: AttentionProblem) -> list[_Part]:
+    """Return the parts of an attention that a CPU computes one by one."""
+    hidden, end = _hidden_rows(problem), problem.q_len
+    if problem.mask_kind is not MaskKind.CAUSAL:
+        return [_part(problem, 0, end)]
+    count = max(1, min(MOST_PARTS, (end - hidden) // LEAST_ROWS))
+    step = max(1, -(-(end - hidden) // count))
+    return [_part(problem, at, min(at + step, end)) for at in range(hidden, end, step)]
 
 
 def _with_positions(

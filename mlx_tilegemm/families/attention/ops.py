@@ -6,11 +6,13 @@ from typing import Literal, overload
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolved_backend
+from ...backends import StreamOrDevice, is_left_to_mlx, resolved_backend
 from ...call.transforms import as_factor
+from ...core import mlx_ops
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
-from .key import EXACT, REDUCED, WITH_LSE, WITHOUT_LSE, Extras, attention_call
+from ...core.tracing import is_shapeless
+from .key import EXACT, REDUCED, WITH_LSE, WITHOUT_LSE, Extras, attention_call, scale_as_given
 
 
 @overload
@@ -118,6 +120,20 @@ def attention_chain(
         >>> attention_chain(q, k, v, mask="causal").shape
         (1, 8, 128, 64)
     """
+    if (
+        is_left_to_mlx()
+        and (mask is None or isinstance(mask, str))
+        and (window is None and sinks is None and q_pe is None and k_pe is None)
+        and (out_dtype is None and precision is None and stream is None)
+        and (softmax is True and return_lse is False)
+        and type(q) is type(k) is type(v) is mx.array
+        and not is_shapeless()
+    ):
+        natural = scale_as_given(q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype, mask)
+        if natural is not None and (scale is None or type(scale) is float):
+            return mlx_ops.scaled_dot_product_attention(
+                q, k, v, scale=natural if scale is None else scale, mask=mask
+            )
     if type(q) is not mx.array:
         q = as_array("attention_chain", "q", q)
     if type(k) is not mx.array:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...backends import Backend
-from ...call.transforms import transformable
 from ...core.arguments import ArraySpec
 from ...core.context import current_settings, is_exact
 from ...core.family import Data, Family, Op, Part, Subject
 from ...core.kernel import load_kernels
+from ...core.later import later
 from ...core.problem import Factors
-from . import fallback, kernels, notes, ops, price, request, spelling
-from .gradients import ExpertRule, SegmentedRule
+from . import kernels, ops, request, spelling
 from .problem import AnyProblem, ExpertProblem, SegmentedProblem
 
 if TYPE_CHECKING:
@@ -76,15 +75,22 @@ def _subjects() -> Iterator[Subject[AnyProblem]]:
 
 
 def _fallback(problem: AnyProblem) -> Run:
+    from ...call.transforms import transformable
+    from .fallback import mlx_call
+
     # MLX's own ops lack some of these transforms, or pay more for them.
-    return transformable(fallback.mlx_call(problem), _rule(problem, None))
+    return transformable(mlx_call(problem), _rule(problem, None))
 
 
 def _rule(problem: AnyProblem, backend: Backend | None) -> Rule:
+    from .gradients import ExpertRule, SegmentedRule
+
     if isinstance(problem, SegmentedProblem):
         return SegmentedRule(problem=problem, backend=backend)
     return ExpertRule(problem=problem, backend=backend)
 
+
+FALLBACK = f"{__package__}.fallback"
 
 _INDICES = ("lhs_indices", "rhs_indices")
 
@@ -108,10 +114,10 @@ FAMILY: Family[AnyProblem] = Family(
     draw=_draw,
     part=_part,
     fallback=_fallback,
-    price=price.price,
-    multiplies_float32=fallback.multiplies_float32,
+    price=later(f"{__package__}.price", "price"),
+    multiplies_float32=later(FALLBACK, "multiplies_float32"),
     rule=_rule,
-    notes=notes.notes,
+    notes=later(f"{__package__}.notes", "notes"),
     spelling=spelling.SPELLING,
     subjects=_subjects,
 )

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...backends import Backend, Route
 from ...core.arguments import ArraySpec, as_number
 from ...core.family import Data, Family, Op, Subject
 from ...core.kernel import load_kernels
 from ...core.problem import Factors
-from ...dispatch import Decision
-from ...machine.chips.record import Chip
-from . import fallback, kernels, notes, ops, price, spelling
-from .gradients import DeltaRule
+from . import kernels, ops, spelling
 from .problem import DeltaGradientProblem, DeltaProblem
 from .request import delta_request
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    from ...backends import Backend, Route
     from ...core.family import Rule, Run
     from ...core.reference import Expected
+    from ...dispatch import Decision
+    from ...machine.chips.record import Chip
     from ...machine.price import Price
 
 AnyProblem = DeltaProblem | DeltaGradientProblem
@@ -64,21 +63,29 @@ def _trial_factors(problem: AnyProblem) -> Factors:
 
 def _fallback(problem: AnyProblem) -> Run | None:
     """Return MLX's own ops; of gradients MLX has none that start from what kernels left."""
-    return fallback.delta(problem) if isinstance(problem, DeltaProblem) else None
+    from .fallback import delta
+
+    return delta(problem) if isinstance(problem, DeltaProblem) else None
 
 
 def _price(problem: AnyProblem, chip: Chip) -> Price | None:
-    return price.price(problem, chip) if isinstance(problem, DeltaProblem) else None
+    from .price import price
+
+    return price(problem, chip) if isinstance(problem, DeltaProblem) else None
 
 
 def _rule(problem: AnyProblem, backend: Backend | None) -> Rule | None:
+    from .gradients import DeltaRule
+
     if not isinstance(problem, DeltaProblem):
         return None
     return DeltaRule(problem=problem, backend=backend)
 
 
 def _notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) -> list[str]:
-    return notes.notes(problem, decision, route, chip) if isinstance(problem, DeltaProblem) else []
+    from .notes import notes
+
+    return notes(problem, decision, route, chip) if isinstance(problem, DeltaProblem) else []
 
 
 FAMILY: Family[AnyProblem] = Family(

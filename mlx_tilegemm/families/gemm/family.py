@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...core.arguments import ArraySpec, as_number
 from ...core.context import current_settings, is_exact
@@ -11,13 +11,9 @@ from ...core.family import Family, Op
 from ...core.kernel import load_kernels
 from ...core.later import later
 from ...core.problem import Factors
-from . import fallback, kernels, notes, ops, price, spelling
-from .gradients import ProductRule
+from . import kernels, ops, spelling
 from .problem import GemmProblem
 from .request import elsewhere, gemm_request
-
-if TYPE_CHECKING:
-    pass
 
 
 def _request(
@@ -50,7 +46,7 @@ def _trial_factors(problem: GemmProblem) -> Factors:
     return (alpha if problem.scaled else 1, beta)
 
 
-REFERENCE = f"{__package__}.reference"
+FALLBACK, REFERENCE = f"{__package__}.fallback", f"{__package__}.reference"
 
 FAMILY: Family[GemmProblem] = Family(
     name="gemm",
@@ -65,11 +61,11 @@ FAMILY: Family[GemmProblem] = Family(
     draw=later(REFERENCE, "draw"),
     trial_factors=_trial_factors,
     part=later(REFERENCE, "part"),
-    fallback=later(fallback.__name__, "gemm"),
-    price=price.price,
-    multiplies_float32=fallback.multiplies_float32,
-    rule=ProductRule,
-    notes=notes.notes,
+    fallback=later(FALLBACK, "gemm"),
+    price=later(f"{__package__}.price", "price"),
+    multiplies_float32=later(FALLBACK, "multiplies_float32"),
+    rule=later(f"{__package__}.gradients", "ProductRule"),
+    notes=later(f"{__package__}.notes", "notes"),
     spelling=spelling.SPELLING,
     subjects=later(f"{__package__}.subjects", "subjects"),
 )

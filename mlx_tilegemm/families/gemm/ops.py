@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolved_backend
+from ...backends import StreamOrDevice, is_left_to_mlx, resolved_backend
 from ...call.transforms import as_factor
+from ...core import mlx_ops
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
-from ...core.dtypes import INTEGERS
+from ...core.dtypes import FLOATS, INTEGERS
 from ...core.problem import Number
+from ...core.tracing import is_shapeless
 from ...errors import DTypeError, ProblemError
 from .key import (
     B_AS_IT_IS,
@@ -79,6 +81,21 @@ def matmul(
         >>> y.shape, y.dtype
         ((5, 70), mlx.core.float32)
     """
+    if (
+        is_left_to_mlx()
+        and (out_dtype is None and precision is None and stream is None)
+        and (transpose_a is False and type(batch_invariant) is bool)
+        and type(a) is type(b) is mx.array
+        and a.dtype in _FLOATS
+    ):
+        # No prepared call is looked up. An error of MLX is told again below, in our words.
+        try:
+            if transpose_b is False:
+                return mlx_ops.matmul(a, b)
+            if transpose_b is True and b.ndim == 2:
+                return mlx_ops.matmul(a, b.T)
+        except ValueError:
+            pass
     if type(a) is not mx.array:
         a = as_array("matmul", "a", a)
     if type(b) is not mx.array:
@@ -159,6 +176,22 @@ def addmm(
         >>> bias = mx.zeros((70,))
         >>> y = addmm(bias, x, w, transpose_b=True)
     """
+    if (
+        is_left_to_mlx()
+        and (out_dtype is None and precision is None and stream is None)
+        and (transpose_a is False and type(batch_invariant) is bool)
+        and type(a) is type(b) is type(c) is mx.array
+        and (type(alpha) is type(beta) is float and alpha == beta == 1.0)
+        and (a.dtype in _FLOATS and a.ndim > 1 and not is_shapeless())
+    ):
+        # As in `matmul`; MLX refuses some addends of products with vectors.
+        try:
+            if transpose_b is False and b.ndim > 1:
+                return mlx_ops.addmm(c, a, b)
+            if transpose_b is True and b.ndim == 2:
+                return mlx_ops.addmm(c, a, b.T)
+        except ValueError:
+            pass
     if type(c) is not mx.array:
         c = as_array("addmm", "c", c)
     if type(a) is not mx.array:
@@ -208,6 +241,7 @@ def addmm(
     return call((a, b, c), (alpha, beta), stream)[0]
 
 
+_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 _INTEGERS = frozenset(dtype.mlx for dtype in INTEGERS)
 
 

@@ -11,9 +11,8 @@ from ...core.family import Family, Op
 from ...core.kernel import load_kernels
 from ...core.later import later
 from ...core.problem import Factors
-from . import fallback, kernels, notes, ops, price, spelling
-from .gradients import ARRAYS, QuantizedRule
-from .problem import QuantizedProblem
+from . import kernels, ops, spelling
+from .problem import ARRAYS, QuantizedProblem
 from .request import quantized_request
 
 if TYPE_CHECKING:
@@ -42,15 +41,16 @@ def _request(
 def _rounded(
     problem: QuantizedProblem, operands: Sequence[mx.array], factors: Factors, roundoff: float
 ) -> tuple[Expected, ...]:
+    from .fallback import multiplies_float32
     from .reference import expected
 
     # MLX's op rounds the weight to the type that it computes in.
-    if not fallback.multiplies_float32(problem):
+    if not multiplies_float32(problem):
         roundoff = max(roundoff, problem.computed.unit_roundoff)
     return expected(problem, operands, factors, roundoff)
 
 
-REFERENCE = f"{__package__}.reference"
+FALLBACK, REFERENCE = f"{__package__}.fallback", f"{__package__}.reference"
 
 FAMILY: Family[QuantizedProblem] = Family(
     name="quantized",
@@ -61,11 +61,11 @@ FAMILY: Family[QuantizedProblem] = Family(
     rounded=_rounded,
     draw=later(REFERENCE, "draw_operands"),
     part=later(REFERENCE, "part"),
-    fallback=later(fallback.__name__, "quantized"),
-    price=price.price,
-    multiplies_float32=fallback.multiplies_float32,
-    rule=QuantizedRule,
-    notes=notes.notes,
+    fallback=later(FALLBACK, "quantized"),
+    price=later(f"{__package__}.price", "price"),
+    multiplies_float32=later(FALLBACK, "multiplies_float32"),
+    rule=later(f"{__package__}.gradients", "QuantizedRule"),
+    notes=later(f"{__package__}.notes", "notes"),
     spelling=spelling.SPELLING,
     subjects=later(f"{__package__}.subjects", "subjects"),
 )

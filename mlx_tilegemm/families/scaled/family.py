@@ -10,8 +10,7 @@ from ...core.context import current_settings, is_exact
 from ...core.family import Family, Op
 from ...core.kernel import load_kernels
 from ...core.later import later
-from . import fallback, kernels, notes, ops, price, spelling
-from .gradients import ScaledRule
+from . import kernels, ops, spelling
 from .problem import ScaledProblem
 from .request import scaled_request
 
@@ -33,7 +32,7 @@ def _request(op: str, arrays: Mapping[str, ArraySpec], options: Mapping[str, Any
     )
 
 
-REFERENCE = f"{__package__}.reference"
+FALLBACK, REFERENCE = f"{__package__}.fallback", f"{__package__}.reference"
 
 FAMILY: Family[ScaledProblem] = Family(
     name="scaled",
@@ -44,11 +43,11 @@ FAMILY: Family[ScaledProblem] = Family(
     rounded=later(REFERENCE, "expected"),
     draw=later(REFERENCE, "draw_operands"),
     part=later(REFERENCE, "part"),
-    fallback=later(fallback.__name__, "scaled"),
-    price=price.price,
-    multiplies_float32=fallback.multiplies_float32,
-    rule=ScaledRule,
-    notes=notes.notes,
+    fallback=later(FALLBACK, "scaled"),
+    price=later(f"{__package__}.price", "price"),
+    multiplies_float32=later(FALLBACK, "multiplies_float32"),
+    rule=later(f"{__package__}.gradients", "ScaledRule"),
+    notes=later(f"{__package__}.notes", "notes"),
     spelling=spelling.SPELLING,
     subjects=later(f"{__package__}.subjects", "subjects"),
 )

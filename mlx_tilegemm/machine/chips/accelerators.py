@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, distribution
 
 from .record import Chip
 
@@ -54,6 +53,9 @@ def _text(version: tuple[int, ...]) -> str:
 
 def mlx_build() -> str | None:
     """Return the version of macOS that the installed wheel of MLX's kernels was built for."""
+    # Imported here because it takes longer than all chips, and their names are part of every help.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         wheel = distribution("mlx-metal").read_text("WHEEL") or ""
     except PackageNotFoundError:

@@ -308,12 +308,11 @@ def plan(problem: ExpertProblem, config: GemvTile) -> Plan:
         config=config,
         run=_run(problem),
     )
-    launch = Launch(
-        grid=_grid(problem, config),
-        threadgroup=(config.threads, 1, 1),
-        sizes=Sizes.of(spec, expert_sizes(problem)),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        _grid(problem, config),
+        config.threads,
+        Sizes.of(spec, expert_sizes(problem)),
     )
     stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(*stages_before(problem, spec), stage))

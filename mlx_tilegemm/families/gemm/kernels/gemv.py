@@ -181,12 +181,8 @@ def _grid(problem: GemmProblem, config: GemvTile) -> Extent:
 def plan(problem: GemmProblem, config: GemvTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(text=gemm_text(problem), config=config)
-    launch = Launch(
-        grid=_grid(problem, config),
-        threadgroup=(config.threads, 1, 1),
-        sizes=Sizes.of(spec, gemm_sizes(problem)),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results, _grid(problem, config), config.threads, Sizes.of(spec, gemm_sizes(problem))
     )
     return Plan(
         kernel=NAME,
