@@ -135,9 +135,11 @@ class TestStagedRows:
             close(got, a, matrices, np.arange(len(pattern)), pattern, mx.float32)
 
     def test_codes(self, kernels, forced, kernel):
-        codes, scales, block, values = coded(2, 40, N, 600, "e4m3", "block")
+        # Four rows beside several steps of codes are more than a thread's registers hold.
+        depth = 300 if kernel == STAGED[-1] else 600
+        codes, scales, block, values = coded(2, 40, N, depth, "e4m3", "block")
         chosen = [39, 0, 0, 33, 33, 33, 33, 33, 1]
-        x = random_array(2, (len(chosen), 1, 600), mx.bfloat16)
+        x = random_array(2, (len(chosen), 1, depth), mx.bfloat16)
         with forced(kernel):
             got = tg.gather_fp8_mm(
                 x,
