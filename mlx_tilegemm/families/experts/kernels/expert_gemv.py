@@ -59,7 +59,7 @@ STAGED_ROWS = 64
 """Rows from which staged ones are preferred: MLX sorts so many, and asks for ``x`` less often."""
 
 
-BROKEN_CODES_REGISTERS = 10
+BROKEN_CODES_REGISTERS = 13
 """Further registers where rows of decoded codes end within a run: the last one is another text."""
 
 BROKEN_REGISTERS, BROKEN_ROW_REGISTERS = 4, 12
