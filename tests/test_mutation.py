@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -239,6 +240,25 @@ class TestReasons:
         for template, _, original, _, _ in equivalents():
             assert template != "*"
             assert original != "*"
+
+    @pytest.mark.parametrize("part", ["launch", "data"])
+    def test_a_verdict_depends_on_what_a_text_leaves_open(self, monkeypatch, part):
+        ways = mutation.unique_mutants()[0]
+        before = mutation.identity(ways[:1])
+        changed = list(subjects())
+        tried = changed[ways[0].subject]
+        first, *others = tried.trials
+        if part == "launch":
+            stage, *stages = first.plan.stages
+            taller = replace(stage.launch, output_shapes=((99, 99),))
+            first = replace(
+                first, plan=replace(first.plan, stages=(replace(stage, launch=taller), *stages))
+            )
+        else:
+            first = replace(first, data=replace(first.data, seed=99))
+        changed[ways[0].subject] = replace(tried, trials=(first, *others))
+        monkeypatch.setattr(campaign_module, "subjects", lambda: changed)
+        assert mutation.identity(ways[:1]) != before
 
     def test_equivalent_mutants_do_not_count(self):
         mutant = mutation.unique_mutants()[0][0].mutant

@@ -202,3 +202,15 @@ def fold_mapped(value: mx.array, axis: int | None, shape: Callable[[Shape], Shap
         return mx.reshape(value, shape(value.shape))
     moved = mx.moveaxis(value, axis, 0)
     return mx.reshape(moved, (moved.shape[0], *shape(moved.shape[1:])))
+
+
+def bring_forward(
+    names: Sequence[str], operands: Sequence[mx.array], axes: Sequence[int | None]
+) -> tuple[dict[str, mx.array], set[str], int]:
+    """Return operands by name with mapped axes at the front, which have one, and its length."""
+    given = {
+        name: x if axis is None else mx.moveaxis(x, axis, 0)
+        for name, x, axis in zip(names, operands, axes, strict=True)
+    }
+    mapped = {name for name, axis in zip(names, axes, strict=True) if axis is not None}
+    return given, mapped, next(given[name].shape[0] for name in mapped)

@@ -23,20 +23,31 @@ class BatchAxis:
     a: int
     b: int
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Matrices of each operand to step over, in order."""
+        return (self.a, self.b)
 
-def broadcast_batch(op: str, a: Shape, b: Shape) -> Shape:
+
+def broadcast_batch(op: str, a: Shape, b: Shape, got: str = "") -> Shape:
     """Return the batch of a product of operands with these shapes, their last two axes aside.
 
+    Args:
+        op: Name to begin messages with.
+        a: Shape of the left operand.
+        b: Likewise of the right one.
+        got: The operands as messages have them; their shapes if not given.
+
     Raises:
-        ProblemError: The axes do not broadcast; the message begins with ``op``.
+        ProblemError: The axes do not broadcast.
     """
     rank = max(len(a), len(b), 2) - 2
     sizes = []
     for left, right in zip(pad(a[:-2], rank), pad(b[:-2], rank), strict=True):
         if left != right and 1 not in (left, right):
             raise ProblemError(
-                f"[{op}] Expected batch axes that broadcast, got {shape_text(a)} and "
-                f"{shape_text(b)}."
+                f"[{op}] Expected batch axes that broadcast, got "
+                f"{got or f'{shape_text(a)} and {shape_text(b)}'}."
             )
         sizes.append(right if left == 1 else left)
     return tuple(sizes)

@@ -8,12 +8,13 @@ chip is forgotten here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from .caches import latest
 from .dtypes import DType
+from .operand import Operand
 from .shapes import Shape
 
 Extent = tuple[int, int, int]
@@ -180,6 +181,17 @@ class Launch:
     sizes: Sizes
     output_shapes: tuple[Shape, ...]
     output_dtypes: tuple[DType, ...]
+
+    @classmethod
+    def of(cls, results: Sequence[Operand], grid: Extent, threads: int, sizes: Sizes) -> Launch:
+        """Return the launch of threadgroups of so many threads each that gives some results."""
+        return cls(
+            grid=grid,
+            threadgroup=(threads, 1, 1),
+            sizes=sizes,
+            output_shapes=tuple(one.shape for one in results),
+            output_dtypes=tuple(one.dtype for one in results),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,15 @@ T = TypeVar("T")
 
 
 class BatchAxis(Protocol):
-    """One axis of a batch; it also has, by each operand's name, the matrices to step over."""
+    """One axis of a batch."""
 
     @property
     def size(self) -> int:
         """Number of products along it."""
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Matrices of each operand to step over, in order."""
 
 
 class BatchedProduct(Protocol):
@@ -93,8 +97,7 @@ def product_sizes(problem: BatchedProduct, stepped: Sequence[str]) -> dict[str, 
     """Return the run-time sizes of a product by name."""
     sizes = {"m": problem.m}
     for number, axis in enumerate(problem.batch):
-        values = (axis.size, *(getattr(axis, name) for name in stepped))
-        sizes |= zip(axis_sizes(number, stepped), values, strict=True)
+        sizes |= zip(axis_sizes(number, stepped), (axis.size, *axis.steps), strict=True)
     return sizes
 
 

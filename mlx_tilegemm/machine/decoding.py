@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 
 from ..core.caches import kept
 from ..core.dtypes import FLOAT8_E4M3, FLOAT8_E8M0, FLOAT32, DType
+from ..core.plan import SIMD_WIDTH, Resources
 from ..formats import AFFINE, Grouping
+from .chips.record import Chip
+from .cost import TileWork
+from .products import Product, gemm_work
 from .tiles import BlockTile
 
 BLOCK_K = 32
@@ -89,3 +94,46 @@ class DecodingTile(BlockTile):
 
     def __str__(self) -> str:
         return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
+
+
+CONFIGS = (
+    DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
+    DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
+    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
+)
+"""Low blocks are for few rows, which taller ones would pad."""
+
+
+def decoding_work(
+    staged: Product,
+    tile: DecodingTile,
+    needs: Resources,
+    chip: Chip,
+    *,
+    instructions: float,
+    depth_bytes: float,
+    dram_bytes: float,
+) -> TileWork:
+    """Return the work of a GEMM that decodes what it stages: one that reads less, and decodes it.
+
+    Args:
+        staged: The product, of what is staged whatever is read.
+        tile: The tiling.
+        needs: What a threadgroup needs.
+        chip: The chip.
+        instructions: To decode what one block needs of a step in k of 1.
+        depth_bytes: What it reads of such a step.
+        dram_bytes: Moved by all of the product.
+    """
+    dense = gemm_work(staged, tile.modelled(needs), chip)
+    depth = ceil(staged.k / BLOCK_K) * BLOCK_K
+    return dense._replace(
+        alu_cycles=dense.alu_cycles + depth / SIMD_WIDTH * instructions * chip.alu_cycles,
+        cache_bytes=depth * depth_bytes,
+        line_bytes=0.0,
+        shared_bytes=0.0,
+        dram_bytes=dram_bytes,
+    )

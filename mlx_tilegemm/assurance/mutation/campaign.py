@@ -273,8 +273,18 @@ def chosen(sample: int, generic: int | None, templates: Sequence[str] = ()) -> l
 
 
 def identity(ways: Sequence[Variation]) -> str:
-    """Return what a verdict depends on: the texts and subjects of some variations."""
-    return _hash("\n".join(f"{way.source.name} {subjects()[way.subject].name}" for way in ways))
+    """Return what a verdict depends on: the texts of some variations, and how they are tried."""
+    everything = subjects()
+    parts = (f"{way.source.name} {_left_open(everything[way.subject])}" for way in ways)
+    return _hash("\n".join(parts))
+
+
+def _left_open(subject: Subject) -> str:
+    """Return what a subject's texts leave open: its name, launches and data."""
+    trials = [
+        ([stage.launch for stage in trial.plan.stages], trial.data) for trial in subject.trials
+    ]
+    return f"{subject.name} {trials}"
 
 
 def run(

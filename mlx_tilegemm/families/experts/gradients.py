@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
+from ...call.transforms import bring_forward
 from ...core.context import inner_settings
 from ...core.dtypes import FLOATS
 from ...core.problem import Factors
@@ -266,14 +267,7 @@ class ExpertRule:
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each: as many times more products."""
         p = self.problem
-        given = {
-            name: x if axis is None else mx.moveaxis(x, axis, 0)
-            for name, x, axis in zip(p.operand_names, operands, axes, strict=True)
-        }
-        mapped = {
-            name for name, axis in zip(p.operand_names, axes, strict=True) if axis is not None
-        }
-        count = next(given[name].shape[0] for name in mapped)
+        given, mapped, count = bring_forward(p.operand_names, operands, axes)
         found = _matrices(p, given, mapped, count)
         sources, experts = self._mapped_indices(given, mapped, count)
         product = self._product(
@@ -463,17 +457,11 @@ class SegmentedRule:
         axes: Sequence[int | None],
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each, one call for each of them."""
-        given = [
-            x if axis is None else mx.moveaxis(x, axis, 0)
-            for x, axis in zip(operands, axes, strict=True)
-        ]
-        is_mapped = [axis is not None for axis in axes]
-        count = next(x.shape[0] for x, own in zip(given, is_mapped, strict=True) if own)
+        names = self.problem.operand_names
+        given, mapped, count = bring_forward(names, operands, axes)
         results = []
         for number in range(count):
-            a, b, segments = (
-                x[number] if own else x for x, own in zip(given, is_mapped, strict=True)
-            )
+            a, b, segments = (x[number] if name in mapped else x for name, x in given.items())
             results.append(self._product(a, b, segments, self.problem.out.mlx, stream))
         return [mx.stack(results)]
 

@@ -34,6 +34,20 @@ def subjects() -> Iterator[Made]:
         yield from _coded(transpose)
     yield from _staged()
     yield from _segmented()
+    # Codes without scales.
+    yield _subject("expert_gemv", "1x1-4", _trial(13, (37, 90), w=FLOAT8_E4M3))
+    # More products than the threads that list them, some of which have no expert.
+    many = _trial(300, (37, 43), experts=5, bias=FLOAT16, outside=1)
+    yield _subject("expert_gemm", "16x64-1x4", many)
+    # Blocks of their own whose products have no expert.
+    yield _subject("expert_gemv", "1x1-4", _trial(41, (37, 43), bias=FLOAT16, outside=1))
+    # As many columns as the lanes of a threadgroup have.
+    yield _subject("expert_gemv", "1x1-4", _trial(13, (256, 37), transpose=False))
+    # Whole steps, of rows of which the last one ends the weight.
+    yield _subject("expert_gemm", "16x64-1x4", _trial(61, (70, 64), transpose=False))
+    # Tiles of more runs than there are threads.
+    wide = segmented(70, 70, 131, a=FLOAT32, b=FLOAT32, out=FLOAT32)
+    yield _subject("segmented_gemm", "64x64x16-2x2", (wide, Data(seed=1)))
 
 
 def _plain(transpose: bool) -> Iterator[Made]:

@@ -31,6 +31,11 @@ class BatchAxis:
     b: int
     c: int
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Matrices of each operand to step over, in order."""
+        return (self.a, self.b, self.c)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmProblem(Problem):

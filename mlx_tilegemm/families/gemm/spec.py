@@ -129,12 +129,11 @@ def gemm_launch(
     With ``swizzle_log`` s, 2**s neighbouring block rows are walked together before the next block
     column, which keeps their operands in cache; the few threadgroups past the last row return.
     """
-    return Launch(
-        grid=gemm_grid(problem, spec.block, threads=threads, swizzle_log=swizzle_log),
-        threadgroup=(threads, 1, 1),
-        sizes=Sizes.of(spec, gemm_sizes(problem)),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    return Launch.of(
+        problem.results,
+        gemm_grid(problem, spec.block, threads=threads, swizzle_log=swizzle_log),
+        threads,
+        Sizes.of(spec, gemm_sizes(problem)),
     )
 
 

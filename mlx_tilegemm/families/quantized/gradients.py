@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
 from ...call.precision import refuse_rounding
-from ...call.transforms import sum_to
+from ...call.transforms import bring_forward, sum_to
 from ...core import mlx_ops
 from ...core.context import inner_settings
 from ...core.dtypes import FLOAT32
@@ -152,16 +152,7 @@ class QuantizedRule:
         axes: Sequence[int | None],
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each."""
-        given = {
-            name: x if axis is None else mx.moveaxis(x, axis, 0)
-            for name, x, axis in zip(self.problem.operand_names, operands, axes, strict=True)
-        }
-        mapped = {
-            name
-            for name, axis in zip(self.problem.operand_names, axes, strict=True)
-            if axis is not None
-        }
-        count = next(given[name].shape[0] for name in mapped)
+        given, mapped, count = bring_forward(self.problem.operand_names, operands, axes)
         apart = mapped & {"global_scale", "bias"}
         kept = {name: given[name] for name in given if name not in ("global_scale", "bias")}
         if not apart:

@@ -6,31 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
+from ...core.batches import BatchAxis, batch_axes, broadcast_batch, stepped
 from ...core.caches import latest
 from ...core.dtypes import FLOAT32, DType, promote
 from ...core.operand import Operand, Role
 from ...core.problem import Problem
-from ...core.shapes import Shape, pad, shape_text
+from ...core.shapes import Shape, shape_text
 from ...errors import ProblemError
 from ...formats import Grouping
 
 ARRAYS = ("x", "w", "scales", "biases", "global_scale", "bias")
 """Names of all operands, in order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchAxis:
-    """A batch axis as kernels see it.
-
-    Attributes:
-        size: Number of products along it.
-        x: Matrices of ``x`` to step over; 0 where all products share one.
-        w: Likewise of the weight.
-    """
-
-    size: int
-    x: int
-    w: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +141,10 @@ class QuantizedProblem(Problem):
     def smaller(self) -> Iterator[QuantizedProblem]:
         """Yield products of fewer rows and of a smaller batch."""
         sizes = [2 + (index == 0) for index in range(len(self.batch))]
-        in_x, in_w = ([bool(step) for step in steps] for steps in self._steps)
-        batch = _stepped(sizes, in_x, in_w)
+        in_x, in_w = [bool(one.a) for one in self.batch], [bool(one.b) for one in self.batch]
+        batch = stepped(sizes, in_x, in_w)
         for m in SMALL_ROWS:
             yield replace(self, m=m, batch=batch).stored()
-
-    @property
-    def _steps(self) -> tuple[list[int], list[int]]:
-        return [axis.x for axis in self.batch], [axis.w for axis in self.batch]
 
 
 SMALL_ROWS = (67, 35, 19, 11, 7, 5, 3, 2, 1, 128, 64)
@@ -172,8 +154,8 @@ SMALL_ROWS = (67, 35, 19, 11, 7, 5, 3, 2, 1, 128, 64)
 @latest
 def _operands(problem: QuantizedProblem) -> tuple[Operand, ...]:
     p = problem
-    x_batch = tuple(axis.size if axis.x else 1 for axis in p.batch)
-    w_batch = tuple(axis.size if axis.w else 1 for axis in p.batch)
+    x_batch = tuple(axis.size if axis.a else 1 for axis in p.batch)
+    w_batch = tuple(axis.size if axis.b else 1 for axis in p.batch)
     groups = (*w_batch, p.weight_rows, p.weight_columns // p.weight.group)
     weight = (*w_batch, p.weight_rows, p.weight_columns)
     found = [
@@ -242,7 +224,8 @@ def quantized_problem(
             f"{shape_text(_words(w_shape, weight))} with group_size={weight.group}, "
             f"bits={weight.bits} and transpose={str(transpose).lower()}"
         )
-    batch_shape = _broadcast(op, x_shape, w_shape)
+    got = f"x of shape {shape_text(x_shape)} and a weight of {shape_text(w_shape)} elements"
+    batch_shape = broadcast_batch(op, x_shape, w_shape, got)
     rows = x_shape[-2:-1]
     m = rows[0] if rows else 1
     if 0 in (m, n, k):
@@ -261,7 +244,7 @@ def quantized_problem(
         bias=bias,
         out=out,
         transpose=transpose,
-        batch=_batch_axes(batch_shape, x_shape[:-2], w_shape[:-2]),
+        batch=batch_axes(batch_shape, x_shape[:-2], w_shape[:-2]),
         out_shape=(*batch_shape, *rows, n),
         batch_invariant=batch_invariant,
         exact=exact,
@@ -273,51 +256,8 @@ def _words(w_shape: Shape, weight: Grouping) -> Shape:
     return (*w_shape[:-1], w_shape[-1] * weight.bits // 32)
 
 
-def _broadcast(op: str, x_shape: Shape, w_shape: Shape) -> Shape:
-    x, w = x_shape[:-2], w_shape[:-2]
-    rank = max(len(x), len(w))
-    sizes = []
-    for a, b in zip(pad(x, rank), pad(w, rank), strict=True):
-        if a != b and 1 not in (a, b):
-            raise ProblemError(
-                f"[{op}] Expected batch axes that broadcast, got x of shape {shape_text(x_shape)} "
-                f"and a weight of {shape_text(w_shape)} elements."
-            )
-        sizes.append(b if a == 1 else a)
-    return tuple(sizes)
-
-
-def _batch_axes(shape: Shape, x: Shape, w: Shape) -> tuple[BatchAxis, ...]:
-    """Merge neighbouring axes that belong to the same operands, and drop those of one product."""
-    rank = len(shape)
-    merged: list[tuple[int, bool, bool]] = []
-    for size, of_x, of_w in zip(shape, pad(x, rank), pad(w, rank), strict=True):
-        if size == 1:
-            continue
-        axis = (size, of_x != 1, of_w != 1)
-        if merged and merged[-1][1:] == axis[1:]:
-            axis = (merged.pop()[0] * size, *axis[1:])
-        merged.append(axis)
-    return _stepped(
-        [size for size, _, _ in merged],
-        [in_x for _, in_x, _ in merged],
-        [in_w for _, _, in_w in merged],
-    )
-
-
-def _stepped(sizes: list[int], in_x: list[bool], in_w: list[bool]) -> tuple[BatchAxis, ...]:
-    """Return the axes with the steps of operands that lie row by row in memory."""
-    axes: list[BatchAxis] = []
-    step_x = step_w = 1
-    for size, of_x, of_w in zip(sizes[::-1], in_x[::-1], in_w[::-1], strict=True):
-        axes.append(BatchAxis(size=size, x=step_x if of_x else 0, w=step_w if of_w else 0))
-        step_x *= size if of_x else 1
-        step_w *= size if of_w else 1
-    return tuple(axes[::-1])
-
-
 def _fold_batch(problem: QuantizedProblem) -> QuantizedProblem:
     """Turn a batch of one shared weight into more rows, which needs no batch in the grid."""
-    if len(problem.batch) != 1 or problem.batch[0].w:
+    if len(problem.batch) != 1 or problem.batch[0].b:
         return problem
     return replace(problem, m=problem.m * problem.batch[0].size, batch=())

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
 from ...call.precision import refuse_rounding
-from ...call.transforms import sum_to
+from ...call.transforms import bring_forward, sum_to
 from ...core import mlx_ops
 from ...core.context import inner_settings
 from ...core.dtypes import FLOAT8_E8M0, FLOAT32, DType, Kind, from_mlx
@@ -166,14 +166,7 @@ class ScaledRule:
     ) -> list[mx.array]:
         """Return the outputs for operands with a further axis each."""
         problem = self.problem
-        given = {
-            name: x if axis is None else mx.moveaxis(x, axis, 0)
-            for name, x, axis in zip(problem.operand_names, operands, axes, strict=True)
-        }
-        mapped = {
-            name for name, axis in zip(problem.operand_names, axes, strict=True) if axis is not None
-        }
-        count = next(given[name].shape[0] for name in mapped)
+        given, mapped, count = bring_forward(problem.operand_names, operands, axes)
         single = {name: x[0] if name in mapped else x for name, x in given.items()}
         rank = max(2, single["a"].ndim, single["b"].ndim)
         left, a_scaling = _mapped_side(

@@ -38,6 +38,8 @@ from .problem import ScaledProblem
 CHUNK_ELEMENTS = 1 << 21
 """Elements of ``b`` that are float64 at once, which bounds the memory of a reference."""
 
+E8M0_NAN = 255
+
 LARGEST = float(np.finfo(np.float32).max)
 
 LARGEST_CODES = {FLOAT8_E4M3: 448.0, FLOAT8_E5M2: 57344.0, INT8: 128.0}
@@ -202,6 +204,8 @@ def part(
 def draw_operands(problem: ScaledProblem, data: Data) -> list[mx.array]:
     """Return operands, with scales of both signs where there are such, and one code of NaN.
 
+    The last of several powers of two that scale ``b`` is NaN, too: the last columns show it.
+
     Exact ones leave a kernel no room to be off: scales are a few powers of two and elements small
     whole numbers, so that all sums are exact, and an element that is lost, doubled or taken from
     elsewhere shows.
@@ -213,7 +217,7 @@ def draw_operands(problem: ScaledProblem, data: Data) -> list[mx.array]:
 def _drawn(operand: Operand, data: Data, random: np.random.Generator) -> mx.array:
     name, shape, exact = operand.name, operand.shape, data.exact
     if operand.dtype is FLOAT8_E8M0:
-        found = mx.array(random.integers(125, 130, shape).astype(np.uint8))
+        found = mx.array(_powers(shape, random, nans=name == "b_scales" and not exact))
     elif operand.dtype in (FLOAT8_E4M3, FLOAT8_E5M2):
         found = mx.array(byte_codes(operand.dtype, shape, random, exact, nans=name == "b"))
     elif name in ("a_scales", "b_scales"):
@@ -228,6 +232,13 @@ def _drawn(operand: Operand, data: Data, random: np.random.Generator) -> mx.arra
     else:
         found = draw(operand, random, data.amplitude if name == "a" else 1.0)
     return as_view(found) if exact else found
+
+
+def _powers(shape: tuple[int, ...], random: np.random.Generator, *, nans: bool) -> Values:
+    codes = random.integers(125, 130, shape)
+    if nans and min(shape[-2:]) > 1:
+        codes.reshape(-1)[-1:] = E8M0_NAN
+    return np.asarray(codes.astype(np.uint8))
 
 
 def _factors(shape: tuple[int, ...], random: np.random.Generator, exact: bool) -> Values:

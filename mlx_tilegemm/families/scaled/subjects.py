@@ -47,6 +47,16 @@ def subjects() -> Iterator[Made]:
     for layout in (True, False):
         yield from _few_rows(layout, blocks, powers, integers, inner)
         yield from _many_rows(layout, blocks, powers, integers, outer)
+    # Columns without guards and depths with, the other way round, and whole steps before a tail
+    # whose sums are more than what is exact. One element has a scale of NaN.
+    yield _subject("scaled_gemv", "1x2-4", *_products(48, 65, True, 1, b_scales=POWERS))
+    yield _subject("scaled_gemv", "1x1-4", *_products(90, 48, False, 1))
+    for layout in (True, False):
+        yield _subject("scaled_gemm", "16x32-1x4", *_products(64, 1050, layout, 11))
+    # Fewer scales than what a step past the end would ask for.
+    short = {"a": FLOAT8_E4M3, "a_scales": block_scaling(FLOAT32, 1, 8)}
+    short |= {"b_scales": block_scaling(FLOAT32, 1, 8)}
+    yield _subject("scaled_gemm", "16x32-1x4", *_products(64, 72, True, 11, **short))
 
 
 def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:

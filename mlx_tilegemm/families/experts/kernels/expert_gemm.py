@@ -14,13 +14,13 @@ from typing import ClassVar
 from ....core.caches import latest
 from ....core.dtypes import FLOAT32, INT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
+from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.decoding import BLOCK_K, BROKEN_BITS, DecodingTile, tile_run
+from ....machine.decoding import BLOCK_K, BROKEN_BITS, DecodingTile, decoding_work, tile_run
 from ....machine.fragment import FRAGMENT
 from ....machine.limits import reject_grid, reject_resources
-from ....machine.products import Product, gemm_work
+from ....machine.products import Product
 from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
 from ..problem import ExpertProblem
 from ..spec import (
@@ -53,8 +53,11 @@ DECODED_REGISTERS = 6
 BROKEN_CODE_REGISTERS = -6
 """Those of codes that do not divide a word are fewer."""
 
-WIDE_REGISTERS = 2
-"""Further ones of float32."""
+WIDE_REGISTERS = 6
+"""Further ones then of each run of float32 that a thread copies: its elements are chosen."""
+
+BOTH_ENDS_REGISTERS = 2
+"""Further ones then of a weight ``[k, n]``; one ``[n, k]`` ends where rows do and has fewer."""
 
 WIDE_BLOCK_REGISTERS = 4
 """Further ones of each column of fragments that a block of a decoded weight has more than rows."""
@@ -86,8 +89,12 @@ def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
 def _registers(problem: ExpertProblem, config: DecodingTile) -> int:
     rows, columns = config.fragments_m, config.fragments_n
     broken = problem.k % BLOCK_K or (not problem.transpose and problem.n % FRAGMENT)
-    further = RAGGED_REGISTERS * bool(broken) * (rows + columns)
-    further += WIDE_REGISTERS * (problem.x is FLOAT32)
+    further = 0
+    if broken:
+        further += RAGGED_REGISTERS * (rows + columns)
+        further += -rows if problem.transpose else BOTH_ENDS_REGISTERS
+        runs = config.block_m * BLOCK_K / (plain_run(problem.x) * config.threads)
+        further += int(WIDE_REGISTERS * runs) * (problem.x is FLOAT32)
     if problem.is_decoded:
         further += DECODED_REGISTERS + BROKEN_CODE_REGISTERS * (problem.w.bits in BROKEN_BITS)
         further += WIDE_BLOCK_REGISTERS * max(0, columns - rows)
@@ -151,16 +158,14 @@ def cost(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> float:
 
 def work(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: a GEMM of whole blocks, whose weights differ."""
-    needs = resources(problem, config)
-    dense = gemm_work(_blocks_product(problem, config), config.modelled(needs), chip)
-    steps = ceil(problem.k / BLOCK_K)
-    decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
     element = problem.expert_bytes / (problem.n * problem.k)
-    return dense._replace(
-        alu_cycles=dense.alu_cycles + decoded * weight_instructions(problem) * chip.alu_cycles,
-        cache_bytes=steps * BLOCK_K * (config.block_m * problem.x.bytes + config.block_n * element),
-        line_bytes=0.0,
-        shared_bytes=0.0,
+    return decoding_work(
+        _blocks_product(problem, config),
+        config,
+        resources(problem, config),
+        chip,
+        instructions=config.block_n * weight_instructions(problem),
+        depth_bytes=config.block_m * problem.x.bytes + config.block_n * element,
         dram_bytes=moved_bytes(problem),
     )
 
@@ -193,12 +198,11 @@ def plan(problem: ExpertProblem, config: DecodingTile) -> Plan:
         align_n=problem.n % config.block_n == 0,
         run=_run(problem),
     )
-    launch = Launch(
-        grid=_grid(problem, config),
-        threadgroup=(config.threads, 1, 1),
-        sizes=Sizes.of(spec, expert_sizes(problem)),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        _grid(problem, config),
+        config.threads,
+        Sizes.of(spec, expert_sizes(problem)),
     )
     stage = Stage(spec=spec, launch=launch, resources=resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(*stages_before(problem, spec), stage))

@@ -195,12 +195,11 @@ def plan(problem: SegmentedProblem, config: Config) -> Plan:
         transpose_b=problem.transpose_b,
         config=config,
     )
-    launch = Launch(
-        grid=config.grid(problem.m, problem.n, problem.segments),
-        threadgroup=(config.threads, 1, 1),
-        sizes=Sizes.of(spec, {"k": problem.k}),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        config.grid(problem.m, problem.n, problem.segments),
+        config.threads,
+        Sizes.of(spec, {"k": problem.k}),
     )
     stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(stage,))

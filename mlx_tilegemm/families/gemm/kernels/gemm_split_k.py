@@ -149,12 +149,11 @@ def _share_stage(problem: GemmProblem, config: Config) -> Stage:
 
 def _reduce_stage(problem: GemmProblem, config: Config) -> Stage:
     spec = ReduceSpec(text=gemm_text(problem), splits=split_count(problem.k, config))
-    launch = Launch(
-        grid=adding_grid(problem.m * problem.n),
-        threadgroup=(ADDING.threads, 1, 1),
-        sizes=Sizes.of(spec, gemm_sizes(problem)),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        adding_grid(problem.m * problem.n),
+        ADDING.threads,
+        Sizes.of(spec, gemm_sizes(problem)),
     )
     return Stage(spec=spec, launch=launch, resources=ADDING)
 

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
 from ....core.dtypes import BFLOAT16, FLOAT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
+from ....core.plan import Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import (
-    BLOCK_K,
     BROKEN_BITS,
+    CONFIGS,
     DecodingTile,
     decoding_instructions,
+    decoding_work,
     tile_run,
 )
 from ....machine.fragment import ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
-from ....machine.products import Product, gemm_work
+from ....machine.products import Product
 from ....machine.splits import SharedSpec
 from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
 from ..problem import QuantizedProblem
@@ -54,17 +54,6 @@ WIDENED_REGISTERS = 8
 
 RAGGED_REGISTERS = 2
 """Further ones where n is no multiple of the block."""
-
-
-CONFIGS = (
-    DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
-    DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    DecodingTile(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
-    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    DecodingTile(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
-    DecodingTile(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
-)
-"""Low blocks are for few rows, which taller ones would pad."""
 
 
 @kept
@@ -141,16 +130,14 @@ def cost(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> float:
 def work(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
     needs = _resources(problem, config)
-    # What is staged of the weight is float32, whatever is read.
-    dense = gemm_work(_staged_product(problem), config.modelled(needs), chip)
-    steps = ceil(problem.k / BLOCK_K)
-    decoded = steps * BLOCK_K * config.block_n / SIMD_WIDTH
-    decoding = decoded * decoding_instructions(problem.weight) * chip.alu_cycles
-    return dense._replace(
-        alu_cycles=dense.alu_cycles + decoding,
-        cache_bytes=_read_bytes(problem, config, steps),
-        line_bytes=0.0,
-        shared_bytes=0.0,
+    element = problem.weight_bytes / max(1, problem.elements("w"))
+    return decoding_work(
+        _staged_product(problem),
+        config,
+        needs,
+        chip,
+        instructions=config.block_n * decoding_instructions(problem.weight),
+        depth_bytes=config.block_m * problem.x.bytes + config.block_n * element,
         dram_bytes=_moved_bytes(problem, config, needs, chip),
     )
 
@@ -166,12 +153,6 @@ def _staged_product(problem: QuantizedProblem) -> Product:
         transpose_b=problem.transpose,
         batch_size=problem.batch_size,
     )
-
-
-def _read_bytes(problem: QuantizedProblem, config: DecodingTile, steps: int) -> float:
-    """Return the bytes that a threadgroup reads."""
-    element = problem.weight_bytes / max(1, problem.elements("w"))
-    return steps * BLOCK_K * (config.block_m * problem.x.bytes + config.block_n * element)
 
 
 def _moved_bytes(
@@ -199,12 +180,11 @@ def plan(problem: QuantizedProblem, config: DecodingTile) -> Plan:
         align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
         align_n=problem.n % config.block_n == 0,
     )
-    launch = Launch(
-        grid=config.grid(problem.m, problem.n, problem.batch_size),
-        threadgroup=(config.threads, 1, 1),
-        sizes=launch_sizes(problem, spec),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        config.grid(problem.m, problem.n, problem.batch_size),
+        config.threads,
+        launch_sizes(problem, spec),
     )
     stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(stage,))

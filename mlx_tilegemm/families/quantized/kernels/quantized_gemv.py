@@ -179,12 +179,8 @@ def _grid(problem: QuantizedProblem, config: GemvTile) -> Extent:
 def plan(problem: QuantizedProblem, config: GemvTile) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     spec = Spec(text=quantized_text(problem), config=config)
-    launch = Launch(
-        grid=_grid(problem, config),
-        threadgroup=(config.threads, 1, 1),
-        sizes=launch_sizes(problem, spec),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results, _grid(problem, config), config.threads, launch_sizes(problem, spec)
     )
     stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(stage,))

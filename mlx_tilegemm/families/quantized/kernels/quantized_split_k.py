@@ -143,12 +143,11 @@ def _share_stage(problem: QuantizedProblem, config: Config) -> Stage:
 
 def _reduce_stage(problem: QuantizedProblem, config: Config) -> Stage:
     spec = ReduceSpec(text=quantized_text(problem), splits=_count(problem, config))
-    launch = Launch(
-        grid=adding_grid(problem.m * problem.n),
-        threadgroup=(ADDING.threads, 1, 1),
-        sizes=launch_sizes(problem, spec),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        adding_grid(problem.m * problem.n),
+        ADDING.threads,
+        launch_sizes(problem, spec),
     )
     return Stage(spec=spec, launch=launch, resources=ADDING)
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Launch, Plan, Resources, Stage
+from ....core.plan import Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.decoding import BLOCK_K, DecodingTile
+from ....machine.decoding import BLOCK_K, CONFIGS, DecodingTile, decoding_work
 from ....machine.fragment import ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
-from ....machine.products import Product, gemm_work
+from ....machine.products import Product
 from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
 from ..problem import ScaledProblem
 from ..spec import (
@@ -51,9 +50,6 @@ TAIL_REGISTERS = 7
 """Further ones of each row and column of fragments but one where k ends within a step: that step is
 another, and so are its addresses."""
 
-COLUMN_REGISTERS = 12
-"""Further ones where ``b`` is stored ``[k, n]`` then, and decoded to floats."""
-
 LOW_INTEGER_REGISTERS = 20
 """Further ones of blocks of few rows of integers, of which several steps are read ahead."""
 
@@ -62,17 +58,6 @@ LOW_ROWS = 16
 
 RUN = 8
 """Neighbours that a thread decodes at a time, so that small tiles have one for every thread."""
-
-
-CONFIGS = (
-    DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2),
-    DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    DecodingTile(block_m=32, block_n=32, simdgroups_m=2, simdgroups_n=2),
-    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
-    DecodingTile(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
-    DecodingTile(block_m=8, block_n=32, simdgroups_m=1, simdgroups_n=4),
-)
-"""Low blocks are for few rows, which taller ones would pad."""
 
 
 @kept
@@ -94,7 +79,6 @@ def _registers(problem: ScaledProblem, config: DecodingTile) -> int:
     further = BATCH_REGISTERS * (problem.batch_size > 1) + WIDE_REGISTERS * (problem.a is FLOAT32)
     if tail:
         further += TAIL_REGISTERS * (rows + columns - 1)
-        further += COLUMN_REGISTERS * (not problem.transpose_b and not problem.is_integer)
     if problem.is_integer and not tail:
         # Sums of integers beside those of floats, and what brings one to the other.
         further += 3 * rows * columns + 2
@@ -154,16 +138,15 @@ def cost(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> float:
 def work(problem: ScaledProblem, config: DecodingTile, chip: Chip) -> TileWork:
     """Return the work of the configuration: that of a GEMM which reads less and decodes it."""
     needs = _resources(problem, config)
-    # Whatever is read, codes are staged as float32.
-    dense = gemm_work(_staged_product(problem), config.modelled(needs), chip)
-    steps = ceil(problem.k / BLOCK_K)
-    decoding = config.block_n * decoding_instructions(problem)
-    decoding += config.block_m * left_instructions(problem)
-    return dense._replace(
-        alu_cycles=dense.alu_cycles + steps * BLOCK_K / SIMD_WIDTH * decoding * chip.alu_cycles,
-        cache_bytes=_read_bytes(problem, config, steps),
-        line_bytes=0.0,
-        shared_bytes=0.0,
+    element = problem.weight_bytes / problem.elements("b")
+    right = config.block_n * decoding_instructions(problem)
+    return decoding_work(
+        _staged_product(problem),
+        config,
+        needs,
+        chip,
+        instructions=right + config.block_m * left_instructions(problem),
+        depth_bytes=config.block_m * problem.a.bytes + config.block_n * element,
         dram_bytes=_moved_bytes(problem, config, needs, chip),
     )
 
@@ -179,12 +162,6 @@ def _staged_product(problem: ScaledProblem) -> Product:
         transpose_b=problem.transpose_b,
         batch_size=problem.batch_size,
     )
-
-
-def _read_bytes(problem: ScaledProblem, config: DecodingTile, steps: int) -> float:
-    """Return the bytes that a threadgroup reads."""
-    element = problem.weight_bytes / problem.elements("b")
-    return steps * BLOCK_K * (config.block_m * problem.a.bytes + config.block_n * element)
 
 
 def _moved_bytes(
@@ -212,12 +189,11 @@ def plan(problem: ScaledProblem, config: DecodingTile) -> Plan:
         align_m=config.block_m >= ALIGNED_ROWS and problem.m % config.block_m == 0,
         align_n=problem.n % config.block_n == 0,
     )
-    launch = Launch(
-        grid=config.grid(problem.m, problem.n, problem.batch_size),
-        threadgroup=(config.threads, 1, 1),
-        sizes=launch_sizes(problem, spec),
-        output_shapes=(problem.out_shape,),
-        output_dtypes=(problem.out,),
+    launch = Launch.of(
+        problem.results,
+        config.grid(problem.m, problem.n, problem.batch_size),
+        config.threads,
+        launch_sizes(problem, spec),
     )
     stage = Stage(spec=spec, launch=launch, resources=_resources(problem, config))
     return Plan(kernel=NAME, config=config, stages=(stage,))
