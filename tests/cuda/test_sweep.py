@@ -209,7 +209,7 @@ def test_a_part_of_a_large_problem_is_compared():
 def test_models_run_their_own_metal_kernels():
     pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
     script = str(Path(BENCH) / "cuda_mlx_lm.py")
-    words = ["--backend", "emulator", "--small", "--only", "bitnet", "--prompt", "3", "--tokens", "2"]
+    words = ("--backend", "emulator", "--small", "--only", "bitnet", "--prompt=3", "--tokens=2")
     run = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "'kernels': ['bitlinear_matmul']" in run.stdout
