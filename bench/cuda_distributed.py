@@ -3,8 +3,9 @@
     mlx.launch --backend nccl -n 2 python bench/cuda_distributed.py --json distributed.json
 
 Layers have the sizes of Llama 3 8B, random weights, and a few of them stand for all. Every machine
-first runs the whole model, unpatched; then its part of the sharded one, patched. Logits of a prompt
-and of the tokens after it have to agree to rounding, and medians of a token's time are printed.
+first runs the whole model, unpatched; then its part of the sharded one: unpatched, patched, and
+patched with kernels in the place of all of MLX's ops that have one. Logits of a prompt and of the
+tokens after it have to agree to rounding, and medians of a token's time are printed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,6 +64,17 @@ def run(model: Any, vocabulary: int) -> tuple[mx.array, float]:  # noqa: ANN401
     return mx.concatenate(found, axis=1).astype(mx.float32), median(seconds[4:])
 
 
+@contextmanager
+def serving(model: Any, way: str) -> Iterator[int]:  # noqa: ANN401
+    """Route a model one way or another, and yield how many of its parts are routed."""
+    if way == "plain":
+        yield 0
+        return
+    chosen = tg.use_kernel("any") if way == "any kernel" else nullcontext()
+    with tg.integrations.mlx_lm.patched(model) as report, chosen:
+        yield len(report.replaced)
+
+
 def main() -> int:
     """Compare both, and print and write what one machine finds; 1 if logits differ."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -77,17 +91,18 @@ def main() -> int:
         run(model, vocabulary)
         expected, alone = run(model, vocabulary)
         model.shard(group)
-        report = tg.integrations.mlx_lm.patch(model)
-        run(model, vocabulary)
-        got, together = run(model, vocabulary)
-        error = float(mx.linalg.norm(got - expected) / mx.linalg.norm(expected))
-        row = {
-            "dtype": str(dtype), "routed": len(report.replaced), "error": error,
-            "limit": limit, "one_ms": alone * 1e3, "all_ms": together * 1e3,
-        }  # fmt: skip
-        found["rows"].append(row)
-        if group.rank() == 0:
-            print(row, flush=True)
+        for way in ("plain", "patched", "any kernel"):
+            with serving(model, way) as routed:
+                run(model, vocabulary)
+                got, together = run(model, vocabulary)
+            error = float(mx.linalg.norm(got - expected) / mx.linalg.norm(expected))
+            row = {
+                "dtype": str(dtype), "way": way, "routed": routed, "error": error,
+                "limit": limit, "one_ms": alone * 1e3, "all_ms": together * 1e3,
+            }  # fmt: skip
+            found["rows"].append(row)
+            if group.rank() == 0:
+                print(row, flush=True)
     if group.rank() == 0 and options.json:
         found["device"] = str(mx.device_info().get("device_name", ""))
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -456,7 +456,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, required=True, help="written, and gone on with")
     parser.add_argument("--only", default="", help="problems whose op or spelling has the word")
-    parser.add_argument("--candidates", type=int, default=3, help="of a kernel")
+    parser.add_argument("--candidates", type=int, default=99, help="of a kernel, at most")
     parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--seconds", type=float, default=1e9, help="after which no more is timed")
     parser.add_argument("--limit", type=float, default=90, help="seconds of one problem at most")

@@ -12,10 +12,13 @@ import pytest
 from lazy_kernels import LazyKernels
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.backends import Route, backend_named, emulator, resolve
+from mlx_tilegemm.backends import Route, backend_named, emulator, is_left_to_mlx, resolve
 from mlx_tilegemm.core.caches import forget_prepared
+from mlx_tilegemm.core.context import noting_problems
 from mlx_tilegemm.cuda import compiler
 from mlx_tilegemm.errors import BackendError, DTypeError, ProblemError
+from mlx_tilegemm.families.attention.key import attention_call
+from mlx_tilegemm.families.gemm.key import product_call
 
 METAL, CUDA, EMULATOR = map(backend_named, ("metal", "cuda", "emulator"))
 
@@ -148,6 +151,56 @@ class TestUseBackend:
         seen = asyncio.run(both())
         assert len(set(seen)) == 2
         assert all(asked == got for asked, got in seen)
+
+
+class TestLeftToMlx:
+    @pytest.fixture
+    def prepared_calls(self):
+        """Return how many calls of products and attention are looked up."""
+
+        def count():
+            infos = [call.cache_info() for call in (product_call, attention_call)]
+            return sum(info.hits + info.misses for info in infos)
+
+        return count
+
+    @pytest.mark.parametrize("backend", ["auto", "mlx"])
+    def test_what_its_ops_have_is_not_looked_up(self, machine, prepared_calls, backend):
+        machine()
+        x, q = mx.ones((3, 4)), mx.ones((1, 2, 5, 4))
+        before = prepared_calls()
+        with tg.use_backend(backend):
+            assert is_left_to_mlx()
+            found = tg.matmul(x, x, transpose_b=True), tg.attention_chain(q, q, q)
+        assert prepared_calls() == before
+        assert (found[0].shape, found[1].shape) == ((3, 3), q.shape)
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            tg.use_kernel("any"),
+            tg.use_gradients(False),
+            tg.use_precision("float32"),
+            noting_problems(lambda problem: None),
+        ],
+    )
+    def test_who_asks_for_more_is_not_left_to_it(self, machine, prepared_calls, block):
+        machine()
+        x = mx.ones((3, 4))
+        tg.matmul(x, x.T)
+        before = prepared_calls()
+        with block:
+            assert not is_left_to_mlx()
+            tg.matmul(x, x.T)
+        assert prepared_calls() == before + 1
+        assert is_left_to_mlx()
+
+    @pytest.mark.parametrize("metal", [False, True])
+    def test_a_device_of_now_is_asked_where_there_are_two(self, machine, monkeypatch, metal):
+        machine(metal=metal)
+        assert is_left_to_mlx()
+        monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+        assert is_left_to_mlx() is not metal
 
 
 class Elsewhere(LazyKernels):

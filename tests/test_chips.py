@@ -105,9 +105,10 @@ def test_cores_are_read_from_the_registry():
     assert chips.gpu_cores("") is None
 
 
-def test_without_metal_detection_says_what_it_plans_for():
+def test_without_metal_detection_says_what_it_plans_for(monkeypatch):
     if chips.mx.metal.is_available():
         pytest.skip("this machine has an Apple GPU")
+    monkeypatch.setattr(chips.mx.cuda, "is_available", lambda: False)
     chip, note = chips.detect()
     assert chip is chips.DEFAULT
     assert "no Apple GPU here" in note

@@ -40,6 +40,10 @@ _WIDENED = re.compile(
 _WIDENED_PAIR = re.compile(
     r"(\b(\w+)\[e\] = float\((\w+)\[\w+\]\);[\s}]*)set_elements\(([^;()]+), \2\);"
 )
+# Products and sums that a text wants rounded one by one.
+_UNCONTRACTED = re.compile(
+    r"#pragma\s+(?:(?:clang|METAL)\s+fp\s+contract\s*\(\s*off\s*\)|STDC\s+FP_CONTRACT\s+OFF)"
+)
 _OPENED_METAL = re.compile(r"^[ \t]*namespace\s+metal\b", re.MULTILINE)
 
 
@@ -106,7 +110,8 @@ def translate(text: str, geometry: Geometry, *, exact: bool = False) -> Translat
     entry = rewritten.entries[0]
     macros = [*_macros(text, geometry), *(("MSL_RT_EXACT",) if exact else ())]
     macros += helpers
-    options = (*(f"-D{macro}" for macro in macros), f"--fmad={'false' if exact else 'true'}")
+    contracts = not exact and not _UNCONTRACTED.search(text)
+    options = (*(f"-D{macro}" for macro in macros), f"--fmad={'true' if contracts else 'false'}")
     code = "\n".join(
         (
             "#include <executor/prelude.h>",

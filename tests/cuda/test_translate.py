@@ -74,6 +74,16 @@ class TestTranslate:
         assert "-DMSL_RT_LANES_END" in trimmed.options
         assert "int msl_grid_x" not in translate(TEXT, WHOLE).code
 
+    @pytest.mark.parametrize(
+        "pragma", ["clang fp contract(off)", "METAL fp contract( off )", "STDC FP_CONTRACT OFF"]
+    )
+    def test_nothing_is_contracted_where_a_text_says_so(self, pragma):
+        assert "--fmad=true" in translate(TEXT, WHOLE).options
+        on = TEXT.replace("  float v", "#pragma clang fp contract(on)\n  float v")
+        assert "--fmad=true" in translate(on, WHOLE).options
+        off = TEXT.replace("  float v", f"#pragma {pragma}\n  float v")
+        assert "--fmad=false" in translate(off, WHOLE).options
+
     def test_lanes_are_renumbered_for_matrices_alone(self):
         assert "-DMSL_RT_FRAGMENTS" not in translate(TEXT, WHOLE).options
         with_matrix = TEXT.replace("float v", "simdgroup_float8x8 m; float v")

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -66,6 +66,7 @@ def _add_report(command: argparse.ArgumentParser) -> None:
     add("--json", type=Path, help="write the report here")
     add("--markdown", type=Path, help="write it for reading here; default: print it")
     add("--known", action="store_true", help="only texts that were compiled before")
+    add("--reuse", type=Path, help="take texts that are as they were from this report's JSON")
     add("--package", action="store_true", help="keep what models use in the package, for explain")
 
 
@@ -96,9 +97,10 @@ def _report(compiler: Compiler, options: argparse.Namespace) -> int:
     earlier = report.load(options.against) if options.against else None
     texts = [text for text in _texts(options) if _holds(str(text), options.filter)]
     of = len(texts)
+    before = report.by_digest(report.load(options.reuse), compiler) if options.reuse else {}
     if options.known:
-        texts = [text for text in texts if compiler.knows(text.program)]
-    rows = _mapped(lambda text: _row(compiler, text), texts, options.jobs)
+        texts = [text for text in texts if _known(compiler, text, before)]
+    rows = _mapped(lambda text: _row(compiler, text, before), texts, options.jobs)
     made = report.Report(
         chip=options.chip,
         core_memory=project.core_memory(options.chip),
@@ -127,13 +129,21 @@ def _texts(options: argparse.Namespace) -> Iterator[project.Text]:
         yield from project.texts_of(spelled, options.chip)
 
 
-def _row(compiler: Compiler, text: project.Text) -> report.Row:
-    bracket, reason = report.compiled(compiler, text.program)
+def _known(compiler: Compiler, text: project.Text, before: Mapping[str, report.Row]) -> bool:
+    return report.digest(text.program) in before or compiler.knows(text.program)
+
+
+def _row(compiler: Compiler, text: project.Text, before: Mapping[str, report.Row]) -> report.Row:
+    digest = report.digest(text.program)
+    if row := before.get(digest):
+        bracket, reason = row.bracket, row.reason
+    else:
+        bracket, reason = report.compiled(compiler, text.program)
     return report.Row(
         kernel=text.kernel,
         problem=text.problem,
         config=text.config,
-        digest=report.digest(text.program),
+        digest=digest,
         threads=_total(text.program),
         estimate=text.estimate,
         threadgroup_bytes=text.threadgroup_bytes,

@@ -200,6 +200,19 @@ def _build(fields: dict[str, Any], end: str, step: Step) -> Build:
     return Build(**ends, threadgroup_bytes=fields["threadgroup_bytes"], step=step)
 
 
+def by_digest(earlier: Report, compiler: Compiler) -> dict[str, Row]:
+    """Return the rows of an earlier report by their texts.
+
+    Raises:
+        ValueError: Other compilers made them.
+    """
+    if earlier.compilers != compiler.description:
+        raise ValueError(
+            f"[agx] Expected a report by {compiler.description}, got one by {earlier.compilers}."
+        )
+    return {row.digest: row for row in earlier.rows}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What has changed of a row.

@@ -9,7 +9,7 @@ Codes of a byte, whose scales may lie in any way, are decoded into a copy first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 
@@ -138,18 +138,30 @@ def _exactly(op: str, problem: AnyProblem, run: Run) -> Run:
     return unrounded(op, run) if problem.exact and multiplies_float32(problem) else run
 
 
+class _Way(NamedTuple):
+    """How MLX's op is called: where, and whether on operands made float32."""
+
+    on_cpu: bool
+    widened: bool
+
+
 def _chosen(problem: ExpertProblem) -> Run:
+    is_wider = problem.computed is not problem.natural
+
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         given = dict(zip(problem.operand_names, operands, strict=True))
+        on_cpu = is_on_cpu(stream)
+        # On a CPU MLX's op multiplies float32 alone, or sums in the operands' dtype.
+        way = _Way(on_cpu, is_wider or on_cpu)
         with on(stream):
-            return [mx.reshape(_products(problem, given, stream), problem.out_shape)]
+            return [mx.reshape(_products(problem, given, way), problem.out_shape)]
 
     return run
 
 
-def _products(problem: ExpertProblem, given: Given, stream: StreamOrDevice) -> mx.array:
+def _products(problem: ExpertProblem, given: Given, way: _Way) -> mx.array:
     """Return all products, ``[products, m, n]``, in the result's dtype."""
     p = problem
     shape, out = (p.products, p.m, p.n), p.out.mlx
@@ -158,7 +170,7 @@ def _products(problem: ExpertProblem, given: Given, stream: StreamOrDevice) -> m
         experts = mx.zeros((p.products,), dtype=mx.int32)
     else:
         experts, valid = _experts(p, given)
-        value = _multiplied(p, given, experts, stream)
+        value = _multiplied(p, given, experts, way)
     if p.tensor_scale and not p.is_empty:
         scale = mx.take(given["global_scale"], experts) / TENSOR_SCALE
         value = value * mx.reshape(scale, (-1, 1, 1))
@@ -178,21 +190,19 @@ def _experts(problem: ExpertProblem, given: Given) -> tuple[mx.array, mx.array |
     return mx.minimum(found, problem.experts - 1), found < problem.experts
 
 
-def _multiplied(
-    problem: ExpertProblem, given: Given, experts: mx.array, stream: StreamOrDevice
-) -> mx.array:
+def _multiplied(problem: ExpertProblem, given: Given, experts: mx.array, way: _Way) -> mx.array:
     p = problem
     x = mx.reshape(given["x"], (p.sources, p.m, p.k))
     sources = given.get("lhs_indices")
     if sources is None and p.fanout != 1:
         sources = mx.arange(p.products) // p.fanout
-    if not sorts(p, SORTED_PRODUCTS if is_on_cpu(stream) else least_sorted()):
+    if not sorts(p, SORTED_PRODUCTS if way.on_cpu else least_sorted()):
         ordered = p.grouped or (p.sorted and sources is None)
-        return _by_op(p, given, x, sources, experts, ordered, stream)
+        return _by_op(p, given, x, sources, experts, ordered, way.widened)
     order = mx.argsort(experts)
     taken = order if sources is None else mx.take(sources, order)
     x = mx.take(x, taken, axis=0)
-    value = _by_op(p, given, x, None, mx.take(experts, order), True, stream)
+    value = _by_op(p, given, x, None, mx.take(experts, order), True, way.widened)
     return mx.take(value, mx.argsort(order), axis=0)
 
 
@@ -203,15 +213,14 @@ def _by_op(
     sources: mx.array | None,
     experts: mx.array,
     ordered: bool,
-    stream: StreamOrDevice,
+    widened: bool,
 ) -> mx.array:
-    """Call MLX's op; on a CPU it multiplies float32 alone, or sums in the operands' dtype."""
+    """Call MLX's op, on operands made float32 where it is to be wider than theirs."""
     p = problem
-    widened = p.computed is not p.natural or is_on_cpu(stream)
     if widened:
         x = x.astype(mx.float32)
     if p.weight is None:
-        w, experts = _matrices(p, given, experts)
+        w, experts = _matrices(p, given, experts, widened)
         w = w.astype(mx.float32) if widened else w
         w = mx.swapaxes(w, -1, -2) if p.transpose else w
         return mlx_ops.gather_mm(x, w, sources, experts, sorted_indices=ordered)
@@ -233,22 +242,24 @@ def _by_op(
     )
 
 
-def _matrices(problem: ExpertProblem, given: Given, experts: mx.array) -> tuple[mx.array, mx.array]:
+def _matrices(
+    problem: ExpertProblem, given: Given, experts: mx.array, widened: bool
+) -> tuple[mx.array, mx.array]:
     """Return matrices of plain elements, and which of them each product takes.
 
-    Codes of a byte are decoded: of all experts, or of each product's if these are fewer.
+    Codes of a byte are decoded, and others may be to be widened: those of all experts, or of each
+    product's if these are fewer.
     """
     p = problem
     # A vector stands for a matrix of one column.
     w = mx.reshape(given["w"], (p.experts, *((p.n, p.k) if p.transpose else (p.k, p.n))))
-    if not p.has_codes:
-        return w, experts
     scales = None if p.scaling is None else _stacked(p, given["scales"])
-    if p.products < p.experts:
+    is_changed = p.has_codes or (widened and p.w is not FLOAT32)
+    if is_changed and p.products < p.experts:
         w = mx.take(w, experts, axis=0)
         scales = None if scales is None else mx.take(scales, experts, axis=0)
         experts = mx.arange(p.products)
-    return byte_values(p.w, w, p.scaling, scales, p.transpose), experts
+    return (byte_values(p.w, w, p.scaling, scales, p.transpose) if p.has_codes else w), experts
 
 
 def _stacked(problem: ExpertProblem, array: mx.array) -> mx.array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -49,26 +49,33 @@ def spread_indices(
     return found if found.shape == shape else mx.broadcast_to(found, shape, stream=stream)
 
 
-def check_values(op: str, problem: AnyProblem, operands: Sequence[mx.array]) -> None:
-    """Check the values of indices, offsets or segments, which are evaluated for it.
+def check_values(op: str, problem: AnyProblem, given: Mapping[str, mx.array | None]) -> None:
+    """Check the values of indices, offsets or segments, by their names; None stands for all.
+
+    They are evaluated for it as they are given: what is made of them only to be looked at would
+    cost more than the look.
 
     Raises:
         ProblemError: One of them is out of range, or they are in no order.
     """
-    given = dict(zip(problem.operand_names, operands, strict=True))
-    if isinstance(problem, SegmentedProblem):
-        _check_segments(op, given["segments"], problem)
-        return
-    if "offsets" in given:
-        _check_offsets(op, given["offsets"], problem)
-    limits = {"lhs_indices": problem.sources, "rhs_indices": problem.experts}
-    for name, limit in limits.items():
-        if name in given:
-            _check_range(op, name, given[name], limit)
+    for name, values in given.items():
+        if values is None:
+            continue
+        if isinstance(problem, SegmentedProblem):
+            _check_segments(op, values, problem)
+        elif name == "offsets":
+            _check_offsets(op, values, problem)
+        else:
+            limit = problem.sources if name == "lhs_indices" else problem.experts
+            _check_range(op, name, values, limit)
 
 
 def _extremes(values: mx.array) -> tuple[int, int]:
-    return int(mx.min(values).item()), int(mx.max(values).item())  # type: ignore[arg-type]
+    # NumPy, which is imported here because nothing else of the ops takes it, needs no graph for it.
+    import numpy as np
+
+    found = np.asarray(values)
+    return int(found.min()), int(found.max())
 
 
 def _check_range(op: str, name: str, indices: mx.array, limit: int) -> None:

@@ -62,8 +62,8 @@ class ExpertCall(NamedTuple):
         is_eager: Whether arrays are evaluated at once, so that values of indices are known.
         is_mlx_s: Whether MLX's own ops serve, which trust indices.
         takes_any_shape: Whether indices need not be flat where nothing is being followed.
-        direct: MLX's op for the arrays as they are passed, by name, on a GPU where nothing is being
-            followed; None where there is more to do than to call it.
+        direct: MLX's op for the arrays as they are passed, by name, where nothing is followed: on a
+            GPU, and on a CPU where it multiplies float32. None where there is more to do.
     """
 
     problem: AnyProblem

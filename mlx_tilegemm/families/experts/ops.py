@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from ...core.context import Settings, current_settings, is_exact
 from ...core.scaling_request import as_block
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError, DTypeError
-from .fallback import is_on_cpu, of_any_size
+from .fallback import is_on_cpu, multiplies_float32, of_any_size
 from .indices import as_int32, check_values, flat_indices, spread_indices
 from .key import (
     GATHER_FP8_MM,
@@ -285,9 +286,11 @@ def grouped_matmul(
     options = {"transpose_b": transpose_b, "out_dtype": out_dtype}
     call = _call(GROUPED_MATMUL, arrays, options, stream)
     operands = _cast(call, arrays, stream)
-    operands["offsets"] = as_int32(offsets, stream)
+    given = operands["offsets"]
+    operands["offsets"] = as_int32(given, stream)
     traced = _is_traced(GROUPED_MATMUL)
-    return _result(GROUPED_MATMUL, call, list(operands.values()), stream, traced)
+    ordered = [*operands.values()]
+    return _result(GROUPED_MATMUL, call, ordered, stream, traced, {"offsets": given})
 
 
 def segmented_mm(
@@ -329,9 +332,11 @@ def segmented_mm(
     arrays = _arrays(SEGMENTED_MM, a=a, b=b, segments=segments)
     call = _call(SEGMENTED_MM, arrays, {"out_dtype": out_dtype}, stream)
     operands = _cast(call, arrays, stream)
-    operands["segments"] = mx.reshape(as_int32(segments, stream), (-1, 2), stream=stream)
+    given = operands["segments"]
+    operands["segments"] = mx.reshape(as_int32(given, stream), (-1, 2), stream=stream)
     traced = _is_traced(SEGMENTED_MM)
-    return _result(SEGMENTED_MM, call, list(operands.values()), stream, traced)
+    ordered = [*operands.values()]
+    return _result(SEGMENTED_MM, call, ordered, stream, traced, {"segments": given})
 
 
 def gathered(
@@ -396,6 +401,7 @@ def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
     }
 
 
+_INDICES = ("lhs_indices", "rhs_indices")
 _REQUIRED = frozenset(("a", "b", "x", "w", "scales", "offsets", "segments"))
 
 _PLAIN: dict[str, frozenset[type]] = {
@@ -451,10 +457,15 @@ def _gathered(
 ) -> mx.array:
     call = _call(op, arrays, options, stream)
     traced = is_traced()
-    if call.direct is not None and not traced and is_on_gpu(stream):
-        return call.direct(arrays, stream)
     problem = call.problem
     assert isinstance(problem, ExpertProblem)
+    if call.direct is not None and not traced:
+        if is_on_gpu(stream):
+            return call.direct(arrays, stream)
+        if multiplies_float32(problem):
+            if _are_on_cpu(stream):
+                check_values(op, problem, {name: arrays.get(name) for name in _INDICES})
+            return call.direct(arrays, stream)
     operands = _cast(call, arrays, stream)
     if traced and is_shapeless():
         return _of_any_size(op, problem, operands, stream)
@@ -464,7 +475,7 @@ def _gathered(
     if not problem.fanout:
         ordered.append(indices(lhs, ordered[0].shape[:-2], call.shape, stream))
     ordered.append(indices(rhs, ordered[1].shape[:-2], call.shape, stream))
-    return _result(op, call, ordered, stream, traced)
+    return _result(op, call, ordered, stream, traced, {"lhs_indices": lhs, "rhs_indices": rhs})
 
 
 def _cast(
@@ -505,12 +516,18 @@ def _are_on_cpu(stream: StreamOrDevice) -> bool:
 
 
 def _result(
-    op: str, call: ExpertCall, operands: list[mx.array], stream: StreamOrDevice, traced: bool
+    op: str,
+    call: ExpertCall,
+    operands: list[mx.array],
+    stream: StreamOrDevice,
+    traced: bool,
+    given: Mapping[str, mx.array | None],
 ) -> mx.array:
+    """Return the result of a call of operands, whose indices are as ``given``."""
     if traced:
         return call.run(operands, (), stream)[0]
     if call.is_eager or (call.is_mlx_s and _are_on_cpu(stream)):
-        check_values(op, call.problem, operands)
+        check_values(op, call.problem, given)
     return call.unfollowed(operands, (), stream)[0]
 
 

@@ -83,7 +83,7 @@ def matmul(
     if (
         is_left_to_mlx()
         and (out_dtype is None and precision is None and stream is None)
-        and transpose_a is False
+        and (transpose_a is False and type(batch_invariant) is bool)
         and type(a) is type(b) is mx.array
         and a.dtype in _FLOATS
     ):

@@ -53,8 +53,11 @@ DECODED_REGISTERS = 6
 BROKEN_CODE_REGISTERS = -6
 """Those of codes that do not divide a word are fewer."""
 
-WIDE_REGISTERS = 2
-"""Further ones of float32."""
+WIDE_REGISTERS = 6
+"""Further ones then of each run of float32 that a thread copies: its elements are chosen."""
+
+BOTH_ENDS_REGISTERS = 2
+"""Further ones then of a weight ``[k, n]``; one ``[n, k]`` ends where rows do and has fewer."""
 
 WIDE_BLOCK_REGISTERS = 4
 """Further ones of each column of fragments that a block of a decoded weight has more than rows."""
@@ -86,8 +89,12 @@ def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
 def _registers(problem: ExpertProblem, config: DecodingTile) -> int:
     rows, columns = config.fragments_m, config.fragments_n
     broken = problem.k % BLOCK_K or (not problem.transpose and problem.n % FRAGMENT)
-    further = RAGGED_REGISTERS * bool(broken) * (rows + columns)
-    further += WIDE_REGISTERS * (problem.x is FLOAT32)
+    further = 0
+    if broken:
+        further += RAGGED_REGISTERS * (rows + columns)
+        further += -rows if problem.transpose else BOTH_ENDS_REGISTERS
+        runs = config.block_m * BLOCK_K / (plain_run(problem.x) * config.threads)
+        further += int(WIDE_REGISTERS * runs) * (problem.x is FLOAT32)
     if problem.is_decoded:
         further += DECODED_REGISTERS + BROKEN_CODE_REGISTERS * (problem.w.bits in BROKEN_BITS)
         further += WIDE_BLOCK_REGISTERS * max(0, columns - rows)

@@ -12,7 +12,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import FLOAT32, INT32, DType
+from ....core.dtypes import BFLOAT16, FLOAT32, INT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
@@ -59,22 +59,19 @@ STAGED_ROWS = 64
 """Rows from which staged ones are preferred: MLX sorts so many, and asks for ``x`` less often."""
 
 
-BROKEN_CODES_REGISTERS = 28
-"""Further registers where rows of decoded codes end within a run: its elements are chosen then."""
+BROKEN_CODES_REGISTERS = 10
+"""Further registers where rows of decoded codes end within a run: the last one is another text."""
 
-COLUMN_SCALE_REGISTERS = 10
-"""Those where each column has a scale of its own, so that none has to be chosen."""
+BROKEN_REGISTERS, BROKEN_ROW_REGISTERS = 4, 12
+"""Those of plain elements, and where there is one row."""
 
-LONG_RUN_REGISTERS = 14
-"""Further ones of several rows where a run is longer than `SHORT_RUN`."""
+BROKEN_BFLOAT16_REGISTERS = 3
+"""Those of each column of bfloat16 then, whose last elements have a register each."""
 
-SHORT_RUN = 16
-"""Elements of a run of most weights."""
+BFLOAT16_REGISTERS = 10
+"""Those of rows of bfloat16 then, but for short runs as of float32."""
 
-SINGLE_REGISTERS = 17
-"""Fewer ones of several rows of float32, of which runs are half as long."""
-
-ONE_STEP_REGISTERS = 29
+LONGER_REGISTERS = 28
 """Further ones of staged rows where k has more than one step."""
 
 PLAIN_ROWS = 64
@@ -150,37 +147,62 @@ def _registers(problem: ExpertProblem, config: GemvTile) -> int:
     run, decoded = _run(problem), problem.is_decoded
     broken = (problem.k if problem.transpose else problem.n) % run != 0
     if config.staged:
-        loop = ONE_STEP_REGISTERS * (problem.k > SIMD_WIDTH * run)
-        return 24 + loop + 6 * config.rows + 43 * decoded
+        if config.rows == 1 and _is_even(problem, config):
+            return _columns(problem, config, broken=broken)
+        longer = LONGER_REGISTERS + 2 * config.rows + 2 * config.columns * problem.has_codes
+        if problem.k <= SIMD_WIDTH * run:
+            longer = 0
+        return longer + 4 * config.rows + _staged_columns(problem, config, broken=broken)
     if not problem.transpose:
         # Each row has the sums of a run, and they share a run of the weight.
-        shared = 15 + 4 * config.rows + 2 * decoded + _broken_registers(problem) * broken
+        shared = 15 + 4 * config.rows + (2 + BROKEN_CODES_REGISTERS // 2 * broken) * decoded
         return (config.rows + 1) * run + shared
-    fitted = _decoded_columns if decoded else _plain_columns
-    return fitted(problem, config) + (BROKEN_CODES_REGISTERS * 2 if decoded else 15) * broken
+    return _columns(problem, config, broken=broken)
 
 
-def _broken_registers(problem: ExpertProblem) -> int:
-    """Return the further registers of a weight ``[k, n]`` of which rows end within a run."""
-    if not problem.is_decoded or (problem.has_codes and problem.scaling is None):
-        return 0
-    of_column = problem.scaling is not None and problem.scaling.height == 1
-    return COLUMN_SCALE_REGISTERS if of_column else BROKEN_CODES_REGISTERS
+def _columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
+    fitted = _decoded_columns if problem.is_decoded else _plain_columns
+    return fitted(problem, config, broken=broken)
 
 
-def _plain_columns(problem: ExpertProblem, config: GemvTile) -> int:
+def _is_even(problem: ExpertProblem, config: GemvTile) -> bool:
+    """Whether all lanes have columns and depths in every step, so that none is asked for."""
+    step = SIMD_WIDTH * _run(problem)
+    return problem.n % (config.simdgroups * config.columns) == 0 and problem.k % step == 0
+
+
+def _staged_columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
+    """Return the registers of columns whose runs wait for the rows: of codes, as float32."""
+    if problem.is_decoded:
+        return 4 + config.columns * _run(problem)
+    return 24 + _broken_columns(problem, config) * broken
+
+
+def _broken_columns(problem: ExpertProblem, config: GemvTile) -> int:
+    return BROKEN_BFLOAT16_REGISTERS * config.columns * (problem.w is BFLOAT16)
+
+
+def _plain_columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
+    further = 0
+    if broken:
+        further = BROKEN_ROW_REGISTERS if config.rows == 1 else BROKEN_REGISTERS
+        further += _broken_columns(problem, config)
+        further += BFLOAT16_REGISTERS * (problem.x is BFLOAT16 and problem.w is not FLOAT32)
     if config.rows == 1:
-        return 12 + _run(problem) * config.columns
-    rows = 15 + config.rows * (4 + config.columns) + 9 * config.columns
-    return rows - SINGLE_REGISTERS * (problem.w is FLOAT32)
+        return 15 + 6 * config.columns + further
+    return 15 + config.rows * (4 + config.columns) + 9 * config.columns + further
 
 
-def _decoded_columns(problem: ExpertProblem, config: GemvTile) -> int:
+def _decoded_columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
     further = config.columns - 1
-    if config.rows == 1:
-        return 31 + 7 * further + 6 * further * problem.has_codes
-    long = LONG_RUN_REGISTERS * (_run(problem) > SHORT_RUN)
-    return 38 + 6 * config.rows + 20 * further + 3 * further * problem.has_codes + long
+    if config.rows == 1 and not broken:
+        # Of one row, a run is multiplied as it is decoded.
+        return 31 + (12 if problem.has_codes else 8) * further
+    run = _run(problem)
+    runs = run + (run + 2) * further + problem.has_codes * further
+    if broken:
+        runs += BROKEN_CODES_REGISTERS + 2 * BFLOAT16_REGISTERS * (problem.x is BFLOAT16)
+    return 26 + runs + config.rows * (4 + config.columns)
 
 
 def _run(problem: ExpertProblem) -> int:

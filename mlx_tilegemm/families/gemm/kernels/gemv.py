@@ -125,12 +125,15 @@ def _registers(problem: GemmProblem, config: GemvTile, length: int) -> int:
     if not problem.transpose_b:
         transposed = 3 * rows // 2 if problem.transpose_a else 0
         return (rows + 1) * length + 3 * rows // 2 + 12 + transposed
-    # Sums, runs of b and a place for each row of a.
-    runs = config.columns * length * problem.b.bytes // FLOAT32.bytes
-    loops = problem.k >= SIMD_WIDTH * length
-    places = 4 if loops else 3 * (problem.a is not FLOAT16)
-    further = 7 * (problem.b is BFLOAT16) + (9 * rows + 36) * problem.transpose_a
-    return rows * config.columns + runs + rows * places // 2 + 23 + further
+    # Sums, runs of b and what each row of a takes.
+    elements = config.columns * length
+    held = rows * config.columns + elements * problem.b.bytes // FLOAT32.bytes
+    held += (9 * rows + 28) * problem.transpose_a
+    if problem.k >= SIMD_WIDTH * length:
+        return held + 2 * rows + 18 + 7 * (problem.b is BFLOAT16)
+    # Elements are chosen one by one, and those of bfloat16 have a register each.
+    widened = elements // 2 * (problem.b is BFLOAT16)
+    return held + rows // 2 + 3 * rows // 2 * (problem.a is not FLOAT16) + 12 + widened
 
 
 def _block_columns(problem: GemmProblem, config: GemvTile) -> int:

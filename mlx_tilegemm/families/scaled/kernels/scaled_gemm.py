@@ -50,9 +50,6 @@ TAIL_REGISTERS = 7
 """Further ones of each row and column of fragments but one where k ends within a step: that step is
 another, and so are its addresses."""
 
-COLUMN_REGISTERS = 12
-"""Further ones where ``b`` is stored ``[k, n]`` then, and decoded to floats."""
-
 LOW_INTEGER_REGISTERS = 20
 """Further ones of blocks of few rows of integers, of which several steps are read ahead."""
 
@@ -82,7 +79,6 @@ def _registers(problem: ScaledProblem, config: DecodingTile) -> int:
     further = BATCH_REGISTERS * (problem.batch_size > 1) + WIDE_REGISTERS * (problem.a is FLOAT32)
     if tail:
         further += TAIL_REGISTERS * (rows + columns - 1)
-        further += COLUMN_REGISTERS * (not problem.transpose_b and not problem.is_integer)
     if problem.is_integer and not tail:
         # Sums of integers beside those of floats, and what brings one to the other.
         further += 3 * rows * columns + 2

@@ -12,6 +12,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
+from ....core.dtypes import BFLOAT16
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
@@ -35,15 +36,17 @@ NAME = "scaled_gemv"
 LONG_RUN, SHORT_RUN = 16, 8
 """Neighbours that a lane decodes at a time."""
 
-BROKEN_REGISTERS = 8
-"""Further registers where rows of ``b`` end within a run: its elements are chosen then."""
+BATCH_REGISTERS = 8
+"""Further registers of several products where k ends within a run: where theirs begin."""
 
-BROKEN_TAIL_REGISTERS = 120
-"""Registers where k ends within a run: its last elements and their scales are chosen one by one,
-which takes all there are, and mostly more."""
+SCALED_ROW_REGISTERS = 12
+"""Those of rows that are decoded and scaled then, too."""
 
-SHARED_SCALE_REGISTERS = 40
-"""Further ones then where several columns have a scale: which is whose is chosen too."""
+BFLOAT16_REGISTERS = 8
+"""Those of rows of bfloat16 then, whose last elements have a register each."""
+
+SHARED_RUN_REGISTERS = 2
+"""Those of each row then where a run of ``b`` has several scales."""
 
 SHORT_RUN_ROWS = 4
 """Rows from which on runs are short, so that four columns share what is read of ``a``; so they are
@@ -155,18 +158,32 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
     rows, further = config.rows, config.columns - 1
     if not problem.transpose_b:
         # Each row has the sums of a run, and they share a run of codes.
-        broken = BROKEN_REGISTERS * (problem.n % run != 0)
-        scales = problem.b_scales
-        shared = SHARED_SCALE_REGISTERS * bool(broken and scales and scales.height != 1)
-        return (rows + 1) * run + 3 * rows + 15 + broken + shared
-    if problem.k % run and not config.staged:
-        return BROKEN_TAIL_REGISTERS
-    if run == LONG_RUN:
-        return 31 + 16 * further if rows == 1 else 38 + 6 * rows + 23 * further
-    if problem.k <= SIMD_WIDTH * run:
+        return (rows + 1) * run + 3 * rows + 15
+    if config.staged:
         # One step has nothing of the next.
-        return 10 + 5 * rows + 8 * further
-    return 14 + 5 * rows + (16 if config.staged else 8 + 4 * rows // 3) * further
+        return 14 + 5 * rows + (8 if problem.k <= SIMD_WIDTH * run else 16) * further
+    if problem.k % run and not (problem.is_integer and rows == 1):
+        return _broken_registers(problem, config, run)
+    if run == LONG_RUN:
+        return 29 + 14 * further if rows == 1 else 38 + 6 * rows + 23 * further
+    return 14 + 5 * rows + (8 + 4 * rows // 3) * further
+
+
+def _broken_registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
+    """Return the registers where k ends within a run.
+
+    A run is a whole one or the last one, so that the runs of all columns meet in registers.
+    """
+    rows, further = config.rows, config.columns - 1
+    scales = problem.b_scales
+    several = scales is not None and scales.width % run != 0
+    options = BATCH_REGISTERS * (problem.batch_size > 1) + SHARED_RUN_REGISTERS * rows * several
+    options += BFLOAT16_REGISTERS * (problem.a is BFLOAT16)
+    if problem.a_scales and not problem.is_integer:
+        options += SCALED_ROW_REGISTERS
+    if run == LONG_RUN:
+        return 34 + 6 * rows + (20 + rows) * further + options
+    return 24 + 5 * rows + (14 + rows) * further + options
 
 
 def _block_columns(problem: ScaledProblem, config: GemvTile) -> int:
