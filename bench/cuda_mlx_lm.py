@@ -3,7 +3,7 @@
     MLX_ENABLE_TF32=0 python bench/cuda_mlx_lm.py --json mlx-lm.json
     python bench/cuda_mlx_lm.py --backend emulator --small        # without a GPU
 
-Where Metal is missing, mlx-lm computes recurrences by loops of small ops, and does not load BitNet
+Where Metal is missing, mlx-lm computes recurrences by loops of small ops, and does not run BitNet
 at all. Here `mx.fast.metal_kernel` is this library's and Metal is said to be there, so that the
 same modules run their own kernels. Each model, of random float32 weights, reads a prompt and then
 tokens one by one, with kernels and with what mlx-lm does instead (of BitNet: with weights that are

@@ -172,8 +172,9 @@ class TestLeftToMlx:
         with tg.use_backend(backend):
             assert is_left_to_mlx()
             found = tg.matmul(x, x, transpose_b=True), tg.attention_chain(q, q, q)
+            added = tg.addmm(x, x, mx.ones((4, 4)))
         assert prepared_calls() == before
-        assert (found[0].shape, found[1].shape) == ((3, 3), q.shape)
+        assert (found[0].shape, found[1].shape, added.shape) == ((3, 3), q.shape, (3, 4))
 
     @pytest.mark.parametrize(
         "block",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import random
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -202,3 +203,13 @@ def test_a_part_of_a_large_problem_is_compared():
         wrong = mx.where(mx.arange(64)[:, None] == 63, right[0:1], right)
         assert large.mistakes(case, [a, b], [wrong])
         assert "zero" in large.mistakes(case, [a * 0, b], [right])[0]
+
+
+@pytest.mark.slow
+def test_models_run_their_own_metal_kernels():
+    pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
+    script = str(Path(BENCH) / "cuda_mlx_lm.py")
+    words = ("--backend", "emulator", "--small", "--only", "bitnet", "--prompt=3", "--tokens=2")
+    run = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "'kernels': ['bitlinear_matmul']" in run.stdout

@@ -11,6 +11,7 @@ from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
 from ...core.dtypes import FLOATS, INTEGERS
 from ...core.problem import Number
+from ...core.tracing import is_shapeless
 from ...errors import DTypeError, ProblemError
 from .key import (
     B_AS_IT_IS,
@@ -175,6 +176,22 @@ def addmm(
         >>> bias = mx.zeros((70,))
         >>> y = addmm(bias, x, w, transpose_b=True)
     """
+    if (
+        is_left_to_mlx()
+        and (out_dtype is None and precision is None and stream is None)
+        and (transpose_a is False and type(batch_invariant) is bool)
+        and type(a) is type(b) is type(c) is mx.array
+        and (type(alpha) is type(beta) is float and alpha == beta == 1.0)
+        and (a.dtype in _FLOATS and a.ndim > 1 and not is_shapeless())
+    ):
+        # As in `matmul`; MLX refuses some addends of products with vectors.
+        try:
+            if transpose_b is False and b.ndim > 1:
+                return mlx_ops.addmm(c, a, b)
+            if transpose_b is True and b.ndim == 2:
+                return mlx_ops.addmm(c, a, b.T)
+        except ValueError:
+            pass
     if type(c) is not mx.array:
         c = as_array("addmm", "c", c)
     if type(a) is not mx.array:
