@@ -41,6 +41,8 @@ def subjects() -> Iterator[Made]:
     yield _subject("expert_gemm", "16x64-1x4", many)
     # Blocks of their own whose products have no expert.
     yield _subject("expert_gemv", "1x1-4", _trial(41, (37, 43), bias=FLOAT16, outside=1))
+    # Whole steps, and simdgroups without columns whose rows of the weight are in no memory.
+    yield _subject("expert_gemv", "1x4-4-staged", _trial(61, (36, 256)))
     # As many columns as the lanes of a threadgroup have.
     yield _subject("expert_gemv", "1x1-4", _trial(13, (256, 37), transpose=False))
     # Guards along one axis of a weight alone, at its end.
