@@ -41,10 +41,14 @@ def subjects() -> Iterator[Made]:
     yield _subject("expert_gemm", "16x64-1x4", many)
     # Blocks of their own whose products have no expert.
     yield _subject("expert_gemv", "1x1-4", _trial(41, (37, 43), bias=FLOAT16, outside=1))
+    # Whole steps, and simdgroups without columns whose rows of the weight are in no memory.
+    yield _subject("expert_gemv", "1x4-4-staged", _trial(61, (36, 256)))
     # As many columns as the lanes of a threadgroup have.
     yield _subject("expert_gemv", "1x1-4", _trial(13, (256, 37), transpose=False))
-    # Whole steps, of rows of which the last one ends the weight.
+    # Guards along one axis of a weight alone, at its end.
     yield _subject("expert_gemm", "16x64-1x4", _trial(61, (70, 64), transpose=False))
+    for transpose in (True, False):
+        yield _subject("expert_gemm", "16x64-1x4", _trial(61, (64, 71), transpose=transpose))
     # Tiles of more runs than there are threads.
     wide = segmented(70, 70, 131, a=FLOAT32, b=FLOAT32, out=FLOAT32)
     yield _subject("segmented_gemm", "64x64x16-2x2", (wide, Data(seed=1)))

@@ -53,6 +53,8 @@ def subjects() -> Iterator[Made]:
     yield _subject("scaled_gemv", "1x1-4", *_products(90, 48, False, 1))
     for layout in (True, False):
         yield _subject("scaled_gemm", "16x32-1x4", *_products(64, 1050, layout, 11))
+    # Whole steps, and simdgroups without columns whose rows of b are in no memory.
+    yield _subject("scaled_gemv", "2x4-8-staged", *_products(36, 640, True, 2))
     # Fewer scales than what a step past the end would ask for.
     short = {"a": FLOAT8_E4M3, "a_scales": block_scaling(FLOAT32, 1, 8)}
     short |= {"b_scales": block_scaling(FLOAT32, 1, 8)}
