@@ -15,16 +15,18 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from .backends import is_left_to_mlx, resolve
+from .backends import is_left_to_mlx, is_on_gpu, resolve, resolved_backend
 from .core import mlx_ops
 from .core.arguments import ArraySpec
 from .core.context import current_settings
 from .core.dtypes import FLOATS
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
-from .core.tracing import is_shapeless
+from .core.tracing import is_shapeless, is_traced
 from .errors import DTypeError
+from .families.experts.key import Direct, layer_call
 from .families.experts.ops import gathered
+from .families.quantized.key import is_mlx_s_as_given
 from .formats import byte_values, encode
 from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
 
@@ -126,6 +128,18 @@ def quantized_linear(
         ``[..., n]`` of the promotion of the product and the bias.
     """
     biases: mx.array | None = layer.get("biases")
+    if bias is None and dtype is None and _is_mlx_s(layer, x, biases, transpose):
+        own: mx.array = mlx_ops.quantized_matmul(
+            x,
+            layer["weight"],
+            layer["scales"],
+            biases,
+            transpose,
+            layer.group_size,
+            layer.bits,
+            layer.mode,
+        )
+        return own
     fused = bias is not None and bias.dtype in _FLOATS
     if dtype is None:
         dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
@@ -143,6 +157,32 @@ def quantized_linear(
         out_dtype=mx.result_type(dtype, bias.dtype) if bias is not None and fused else dtype,
     )
     return y if bias is None or fused else y + bias
+
+
+def _is_mlx_s(
+    layer: Any,  # noqa: ANN401
+    x: mx.array,
+    biases: mx.array | None,
+    transpose: bool,
+) -> bool:
+    """Whether the product of a layer's quantized weight is MLX's op of its arrays."""
+    scales = layer["scales"]
+    settings = current_settings()
+    return "global_scale" not in layer and is_mlx_s_as_given(
+        x.shape,
+        x.dtype,
+        layer["weight"].shape,
+        scales.shape,
+        scales.dtype,
+        None if biases is None else biases.dtype,
+        transpose,
+        layer.group_size,
+        layer.bits,
+        layer.mode,
+        is_on_gpu(None),
+        resolved_backend(None, settings),
+        settings,
+    )
 
 
 class QuantizedLinearRoute:
@@ -300,6 +340,11 @@ def switch_linear(
     """
     weight, scales, bias = layer["weight"], layer.get("scales"), layer.get("bias")
     biases: mx.array | None = layer.get("biases")
+    if scales is not None and bias is None and "global_scale" not in layer and is_on_gpu(None):
+        direct = _direct_call(layer, x, indices, sorted_indices)
+        if direct is not None and not is_traced():
+            given = {"x": x, "w": weight, "scales": scales, "rhs_indices": indices}
+            return direct(given if biases is None else given | {"biases": biases}, None)
     if scales is None:
         if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
             # MLX's op promotes what the ops here refuse.
@@ -324,6 +369,30 @@ def switch_linear(
         **form,
     )
     return y if bias is None or fused else y + mx.expand_dims(bias[indices], -2)
+
+
+def _direct_call(
+    layer: Any,  # noqa: ANN401
+    x: mx.array,
+    indices: mx.array,
+    sorted_indices: bool,
+) -> Direct | None:
+    """Return MLX's op for a layer of quantized experts, where it is all there is to do."""
+    weight, scales, biases = layer["weight"], layer["scales"], layer.get("biases")
+    settings = current_settings()
+    return layer_call(
+        ("x", x.shape, x.dtype),
+        ("w", weight.shape, weight.dtype),
+        ("scales", scales.shape, scales.dtype),
+        None if biases is None else biases.dtype,
+        ("rhs_indices", indices.shape, indices.dtype),
+        sorted_indices,
+        layer.group_size,
+        layer.bits,
+        layer.mode,
+        resolved_backend(None, settings),
+        settings,
+    )
 
 
 class SwitchRoute:

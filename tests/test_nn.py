@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from unittest import mock
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +16,13 @@ from mlx.utils import tree_flatten
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import formats
+from mlx_tilegemm.core import mlx_ops
+from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.core.dtypes import FLOATS, from_mlx
+from mlx_tilegemm.errors import ProblemError
+from mlx_tilegemm.families.experts import ops as expert_ops
+from mlx_tilegemm.families.quantized import fallback as quantized_fallback
+from mlx_tilegemm.nn import switch_linear
 
 DTYPES = [dtype.mlx for dtype in FLOATS]
 PAIRS = [(layer, tg.nn.__dict__[layer.__name__]) for layer in (nn.Linear, nn.Embedding)]
@@ -378,3 +385,76 @@ class TestWhereMlxServes:
             layer = mx.compile(lambda x: self.LAYER(x), shapeless=True)
             for rows in (self.X[:1], self.X):
                 assert mx.allclose(layer(rows), nn.Linear.__call__(self.LAYER, rows), atol=1e-6)
+
+
+QUANTIZED = ("quantized_matmul", "gather_qmm")
+
+
+class TestLayersThatMlxServes:
+    """Calls of MLX's op, with the layer's own arrays, where that is all there is to do."""
+
+    @pytest.fixture
+    def spies(self, monkeypatch):
+        """Return the calls of MLX's two ops of quantized weights."""
+        forget_prepared()
+        spies = {name: mock.Mock(wraps=getattr(mx, name)) for name in QUANTIZED}
+        for name, spy in spies.items():
+            monkeypatch.setattr(mlx_ops, name, spy)
+        yield spies
+        forget_prepared()
+
+    @pytest.fixture
+    def on_gpu(self, monkeypatch):
+        """Pretend to be on a GPU where MLX's ops serve every call."""
+        for module in (tg.nn, quantized_fallback, expert_ops):
+            monkeypatch.setattr(module, "is_on_gpu", lambda stream: True)
+
+    @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+    @pytest.mark.parametrize("mode", ["affine", "mxfp4"])
+    def test_a_quantized_weight(self, spies, on_gpu, mode, dtype):
+        layer = tg.nn.QuantizedLinear(64, 32, bias=False, mode=mode)
+        layer.set_dtype(dtype)
+        x = mx.random.normal((5, 64)).astype(dtype)
+        with tg.use_backend("mlx"):
+            y = layer(x)
+        (call,) = spies["quantized_matmul"].call_args_list
+        assert call.args[0] is x
+        assert call.args[1] is layer.weight
+        assert y.dtype == dtype
+        assert mx.array_equal(y, nn.QuantizedLinear.__call__(layer, x))
+
+    def test_a_cpu_sums_16_bits_in_float32(self, spies):
+        layer = tg.nn.QuantizedLinear(64, 32, bias=False)
+        layer.set_dtype(mx.bfloat16)
+        x = mx.random.normal((5, 64)).astype(mx.bfloat16)
+        with tg.use_backend("mlx"):
+            assert layer(x).dtype == mx.bfloat16
+        (call,) = spies["quantized_matmul"].call_args_list
+        assert call.args[0].dtype == mx.float32
+
+    @pytest.mark.parametrize("block", [tg.use_kernel("any"), tg.use_backend("emulator")])
+    def test_a_kernel_that_is_asked_for_serves(self, spies, block):
+        layer = tg.nn.QuantizedLinear(64, 32, bias=False)
+        x = mx.random.normal((5, 64))
+        with tg.use_backend("emulator"), tg.use_kernel("any"), block:
+            mx.eval(layer(x))
+        assert not spies["quantized_matmul"].called
+
+    def test_a_wrong_width_is_told_in_our_words(self, spies):
+        layer = tg.nn.QuantizedLinear(64, 32, bias=False)
+        with tg.use_backend("mlx"), pytest.raises(ProblemError, match=r"^\[quantized_matmul\] "):
+            layer(mx.zeros((5, 96)))
+
+    def test_experts(self, spies, on_gpu):
+        switch_layers = pytest.importorskip("mlx_lm.models.switch_layers")
+        layer = switch_layers.QuantizedSwitchLinear(64, 32, 4, bias=False)
+        x, chosen = mx.random.normal((5, 1, 1, 64)), mx.array([[0, 3]] * 5)
+        with tg.use_backend("mlx"):
+            y = switch_linear(layer, x, chosen)
+            (call,) = spies["gather_qmm"].call_args_list
+            assert call.args[0] is x
+            assert call.args[5] is chosen
+            assert mx.array_equal(y, layer(x, chosen))
+            # MLX's op has no rule for it.
+            mapped = tg.vmap(lambda row: switch_linear(layer, row, chosen[:1]))(x)
+        assert mapped.shape == (5, 1, 2, 1, 32)

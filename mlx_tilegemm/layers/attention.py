@@ -59,12 +59,18 @@ def refusal(
     """Return why a call of MLX's attention function stays with MLX; empty if it need not."""
     if force_fused:
         return "it asks for MLX's own kernel by force_fused"
-    if len(operands) != 3 or not all(isinstance(x, mx.array) for x in operands):
+    # Loops, since generators would take most of a call's time here.
+    if len(operands) != 3:
         return "its operands are not three arrays"
-    if any(x.dtype not in _FLOATS for x in (*operands, *(() if sinks is None else (sinks,)))):
-        return "it has operands that are not float32, float16 or bfloat16"
-    if any(x.ndim != 4 or not x.shape[3] for x in operands[:2]):
-        return "it has heads of size 0"
+    for x in operands:
+        if not isinstance(x, mx.array):
+            return "its operands are not three arrays"
+    for x in operands if sinks is None else (*operands, sinks):
+        if x.dtype not in _FLOATS:
+            return "it has operands that are not float32, float16 or bfloat16"
+    for x in operands[:2]:
+        if x.ndim != 4 or not x.shape[3]:
+            return "it has heads of size 0"
     if not hasattr(options.get("scale"), "__float__"):
         return "its scale is no number"
     if isinstance(mask, mx.array):

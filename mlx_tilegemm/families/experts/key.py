@@ -120,6 +120,37 @@ def expert_call(key: ExpertKey) -> ExpertCall:
     )
 
 
+@prepared
+def layer_call(
+    x: Stated,
+    w: Stated,
+    scales: Stated,
+    biases_dtype: mx.Dtype | None,
+    rhs_indices: Stated,
+    sorted_indices: bool,
+    group_size: int,
+    bits: int,
+    mode: str,
+    backend: Backend | None,
+    settings: Settings,
+) -> Direct | None:
+    """Return MLX's op for a layer of quantized experts where it is all there is to do on a GPU."""
+    arrays: list[Stated] = [x, w, scales, rhs_indices]
+    if biases_dtype is not None:
+        arrays.insert(3, ("biases", scales[1], biases_dtype))
+    options = {
+        "transpose": True,
+        "group_size": group_size,
+        "bits": bits,
+        "mode": mode,
+        "sorted_indices": sorted_indices,
+        "out_dtype": None,
+        "exact": settings.precision is not None,
+    }
+    key = ExpertKey(GATHER_QMM, tuple(arrays), tuple(options.items()), backend, settings)
+    return expert_call(key).direct
+
+
 def stated(arrays: dict[str, mx.array]) -> tuple[Stated, ...]:
     """Return the part of a key of the arrays that are passed."""
     # A list, which takes half as long as a generator.

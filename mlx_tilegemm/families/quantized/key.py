@@ -74,6 +74,45 @@ def quantized_call(key: QuantizedKey) -> Run:
     )
 
 
+@prepared
+def is_mlx_s_as_given(
+    x_shape: Shape,
+    x_dtype: mx.Dtype,
+    w_shape: Shape,
+    scales_shape: Shape,
+    scales_dtype: mx.Dtype,
+    biases_dtype: mx.Dtype | None,
+    transpose: bool,
+    group_size: int,
+    bits: int,
+    mode: str,
+    on_gpu: bool,
+    backend: Backend | None,
+    settings: Settings,
+) -> bool:
+    """Whether a layer's product is MLX's op of its arrays, without more to do than to call it."""
+    from ...call.prepare import Server, prepare_told
+    from .fallback import takes_as_given
+    from .request import quantized_request
+
+    problem = quantized_request(
+        NAME,
+        x=ArraySpec(shape=x_shape, dtype=x_dtype),
+        w=ArraySpec(shape=w_shape, dtype=mx.uint32),
+        scales=ArraySpec(shape=scales_shape, dtype=scales_dtype),
+        biases=None if biases_dtype is None else ArraySpec(shape=scales_shape, dtype=biases_dtype),
+        transpose=transpose,
+        group_size=group_size,
+        bits=bits,
+        mode=mode,
+        exact=settings.precision is not None,
+    )
+    if problem.x.mlx != x_dtype or not takes_as_given(problem, on_gpu):
+        return False
+    told = prepare_told(NAME, problem, backend, force=settings.kernel, gradients=settings.gradients)
+    return told.server is Server.MLX
+
+
 def stated(array: mx.array) -> Stated:
     """Return an array's part of a key."""
     return (array.shape, array.dtype)
