@@ -9,26 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from .backends import is_left_to_mlx, is_on_gpu, resolve, resolved_backend
+from .backends import is_left_to_mlx, resolve, resolved_backend
 from .core import mlx_ops
 from .core.arguments import ArraySpec
 from .core.context import current_settings
 from .core.dtypes import FLOATS
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
-from .core.tracing import is_shapeless, is_traced
+from .core.tracing import is_shapeless
 from .errors import DTypeError
-from .families.experts.key import Direct, layer_call
-from .families.experts.ops import gathered
-from .families.quantized.key import is_mlx_s_as_given
+from .families.experts.key import GATHER_QMM, ExpertCall
+from .families.experts.key import layer_call as expert_call
+from .families.experts.ops import gathered, served
+from .families.quantized.key import layer_call as quantized_call
 from .formats import byte_values, encode
 from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
+
+if TYPE_CHECKING:
+    from .core.family import Run
 
 Mask = Literal["causal"] | mx.array | None
 
@@ -128,18 +132,11 @@ def quantized_linear(
         ``[..., n]`` of the promotion of the product and the bias.
     """
     biases: mx.array | None = layer.get("biases")
-    if bias is None and dtype is None and _is_mlx_s(layer, x, biases, transpose):
-        own: mx.array = mlx_ops.quantized_matmul(
-            x,
-            layer["weight"],
-            layer["scales"],
-            biases,
-            transpose,
-            layer.group_size,
-            layer.bits,
-            layer.mode,
-        )
-        return own
+    if bias is None and dtype is None and "global_scale" not in layer:
+        run = _quantized_call(layer, x, biases, transpose)
+        if run is not None:
+            given = (x, layer["weight"], layer["scales"])
+            return run(given if biases is None else (*given, biases), (), None)[0]
     fused = bias is not None and bias.dtype in _FLOATS
     if dtype is None:
         dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
@@ -159,16 +156,15 @@ def quantized_linear(
     return y if bias is None or fused else y + bias
 
 
-def _is_mlx_s(
+def _quantized_call(
     layer: Any,  # noqa: ANN401
     x: mx.array,
     biases: mx.array | None,
     transpose: bool,
-) -> bool:
-    """Whether the product of a layer's quantized weight is MLX's op of its arrays."""
-    scales = layer["scales"]
-    settings = current_settings()
-    return "global_scale" not in layer and is_mlx_s_as_given(
+) -> Run | None:
+    """Return the call of a layer's product; None if ``x`` has to be cast for it."""
+    scales, settings = layer["scales"], current_settings()
+    return quantized_call(
         x.shape,
         x.dtype,
         layer["weight"].shape,
@@ -179,7 +175,6 @@ def _is_mlx_s(
         layer.group_size,
         layer.bits,
         layer.mode,
-        is_on_gpu(None),
         resolved_backend(None, settings),
         settings,
     )
@@ -340,11 +335,13 @@ def switch_linear(
     """
     weight, scales, bias = layer["weight"], layer.get("scales"), layer.get("bias")
     biases: mx.array | None = layer.get("biases")
-    if scales is not None and bias is None and "global_scale" not in layer and is_on_gpu(None):
-        direct = _direct_call(layer, x, indices, sorted_indices)
-        if direct is not None and not is_traced():
-            given = {"x": x, "w": weight, "scales": scales, "rhs_indices": indices}
-            return direct(given if biases is None else given | {"biases": biases}, None)
+    if scales is not None and bias is None and "global_scale" not in layer:
+        arrays = {"x": x, "w": weight, "scales": scales}
+        if biases is not None:
+            arrays["biases"] = biases
+        arrays["rhs_indices"] = indices
+        call = _expert_call(layer, arrays, sorted_indices)
+        return served(GATHER_QMM, call, arrays, None)
     if scales is None:
         if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
             # MLX's op promotes what the ops here refuse.
@@ -371,20 +368,19 @@ def switch_linear(
     return y if bias is None or fused else y + mx.expand_dims(bias[indices], -2)
 
 
-def _direct_call(
+def _expert_call(
     layer: Any,  # noqa: ANN401
-    x: mx.array,
-    indices: mx.array,
+    arrays: dict[str, mx.array],
     sorted_indices: bool,
-) -> Direct | None:
-    """Return MLX's op for a layer of quantized experts, where it is all there is to do."""
-    weight, scales, biases = layer["weight"], layer["scales"], layer.get("biases")
+) -> ExpertCall:
+    """Return the call of a layer of quantized experts."""
     settings = current_settings()
-    return layer_call(
+    x, w, scales, indices = (arrays[name] for name in ("x", "w", "scales", "rhs_indices"))
+    return expert_call(
         ("x", x.shape, x.dtype),
-        ("w", weight.shape, weight.dtype),
+        ("w", w.shape, w.dtype),
         ("scales", scales.shape, scales.dtype),
-        None if biases is None else biases.dtype,
+        arrays["biases"].dtype if "biases" in arrays else None,
         ("rhs_indices", indices.shape, indices.dtype),
         sorted_indices,
         layer.group_size,

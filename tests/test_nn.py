@@ -406,7 +406,7 @@ class TestLayersThatMlxServes:
     @pytest.fixture
     def on_gpu(self, monkeypatch):
         """Pretend to be on a GPU where MLX's ops serve every call."""
-        for module in (tg.nn, quantized_fallback, expert_ops):
+        for module in (quantized_fallback, expert_ops):
             monkeypatch.setattr(module, "is_on_gpu", lambda stream: True)
 
     @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])

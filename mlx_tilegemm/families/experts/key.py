@@ -133,8 +133,8 @@ def layer_call(
     mode: str,
     backend: Backend | None,
     settings: Settings,
-) -> Direct | None:
-    """Return MLX's op for a layer of quantized experts where it is all there is to do on a GPU."""
+) -> ExpertCall:
+    """Return the call of a layer of quantized experts, whose key has fewer parts than the op's."""
     arrays: list[Stated] = [x, w, scales, rhs_indices]
     if biases_dtype is not None:
         arrays.insert(3, ("biases", scales[1], biases_dtype))
@@ -147,8 +147,9 @@ def layer_call(
         "out_dtype": None,
         "exact": settings.precision is not None,
     }
-    key = ExpertKey(GATHER_QMM, tuple(arrays), tuple(options.items()), backend, settings)
-    return expert_call(key).direct
+    return expert_call(
+        ExpertKey(GATHER_QMM, tuple(arrays), tuple(options.items()), backend, settings)
+    )
 
 
 def stated(arrays: dict[str, mx.array]) -> tuple[Stated, ...]:

@@ -455,7 +455,13 @@ def _option(op: str, name: str, value: object) -> object:
 def _gathered(
     op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
 ) -> mx.array:
-    call = _call(op, arrays, options, stream)
+    return served(op, _call(op, arrays, options, stream), arrays, stream)
+
+
+def served(
+    op: str, call: ExpertCall, arrays: dict[str, mx.array], stream: StreamOrDevice
+) -> mx.array:
+    """Return the products of a prepared call, of arrays by the op's names and in its order."""
     traced = is_traced()
     problem = call.problem
     assert isinstance(problem, ExpertProblem)

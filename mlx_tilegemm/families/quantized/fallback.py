@@ -42,7 +42,12 @@ def _prepared(problem: QuantizedProblem) -> Run:
     is_affine, is_empty = problem.biases is not None, problem.is_empty
     ends = problem.tensor_scale or problem.bias is not None
     out = problem.out.mlx
-    is_wide, as_given = _is_wide(problem), _is_mlx_s(problem)
+    given = (problem.x, problem.scales, problem.biases)
+    is_wide = all(dtype in (None, FLOAT32) for dtype in given)
+
+    has_rows = min(len(one.shape) for one in problem.operands[:2]) >= 2
+    has_axes = has_rows and len(problem.operands[0].shape) >= len(problem.operands[1].shape)
+    as_given = own and problem.out is problem.computed and has_axes and not (is_empty or ends)
 
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
@@ -67,24 +72,6 @@ def _prepared(problem: QuantizedProblem) -> Run:
         return [value if value.dtype == out else value.astype(out, stream=stream)]
 
     return run
-
-
-def takes_as_given(problem: QuantizedProblem, on_gpu: bool) -> bool:
-    """Whether MLX's op, of the operands as they are, is all there is to do."""
-    return _is_mlx_s(problem) and (on_gpu or _is_wide(problem)) and not problem.exact
-
-
-def _is_wide(problem: QuantizedProblem) -> bool:
-    given = (problem.x, problem.scales, problem.biases)
-    return all(dtype in (None, FLOAT32) for dtype in given)
-
-
-def _is_mlx_s(problem: QuantizedProblem) -> bool:
-    """Whether the result is what MLX's op makes of the operands on a GPU."""
-    own = problem.computed is problem.natural and problem.out is problem.computed
-    x, w = (len(one.shape) for one in problem.operands[:2])
-    more = problem.is_empty or problem.tensor_scale or problem.bias is not None
-    return own and x >= w >= 2 and not more
 
 
 def _widened(

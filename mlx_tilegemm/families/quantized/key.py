@@ -10,6 +10,7 @@ from ...backends import Backend
 from ...core.arguments import ArraySpec
 from ...core.caches import prepared
 from ...core.context import Settings
+from ...core.dtypes import FLOATS
 from ...core.shapes import Shape
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def quantized_call(key: QuantizedKey) -> Run:
 
 
 @prepared
-def is_mlx_s_as_given(
+def layer_call(
     x_shape: Shape,
     x_dtype: mx.Dtype,
     w_shape: Shape,
@@ -86,31 +87,36 @@ def is_mlx_s_as_given(
     group_size: int,
     bits: int,
     mode: str,
-    on_gpu: bool,
     backend: Backend | None,
     settings: Settings,
-) -> bool:
-    """Whether a layer's product is MLX's op of its arrays, without more to do than to call it."""
-    from ...call.prepare import Server, prepare_told
-    from .fallback import takes_as_given
-    from .request import quantized_request
+) -> Run | None:
+    """Return the call of a layer's operands as they are; None where they have to be cast first.
 
-    problem = quantized_request(
-        NAME,
-        x=ArraySpec(shape=x_shape, dtype=x_dtype),
-        w=ArraySpec(shape=w_shape, dtype=mx.uint32),
-        scales=ArraySpec(shape=scales_shape, dtype=scales_dtype),
-        biases=None if biases_dtype is None else ArraySpec(shape=scales_shape, dtype=biases_dtype),
+    A layer's key has fewer parts than that of the op, whose arguments are anything.
+    """
+    if x_dtype not in _FLOATS:
+        return None
+    key = QuantizedKey(
+        x=(x_shape, x_dtype),
+        w=(w_shape, mx.uint32),
+        scales=(scales_shape, scales_dtype),
+        biases=None if biases_dtype is None else (scales_shape, biases_dtype),
+        global_scale=None,
+        bias=None,
         transpose=transpose,
         group_size=group_size,
         bits=bits,
         mode=mode,
+        out_dtype=None,
+        batch_invariant=False,
         exact=settings.precision is not None,
+        backend=backend,
+        settings=settings,
     )
-    if problem.x.mlx != x_dtype or not takes_as_given(problem, on_gpu):
-        return False
-    told = prepare_told(NAME, problem, backend, force=settings.kernel, gradients=settings.gradients)
-    return told.server is Server.MLX
+    return quantized_call(key)
+
+
+_FLOATS = frozenset(row.mlx for row in FLOATS)
 
 
 def stated(array: mx.array) -> Stated:
