@@ -55,13 +55,14 @@ def error(got, expected):
 def called(monkeypatch):
     """Return the ops that routes of experts have called."""
     made = []
-    prepared = experts.expert_call
+    served = experts.served
 
-    def noting(key):
-        made.append(key.op)
-        return prepared(key)
+    def noting(op, *given):
+        made.append(op)
+        return served(op, *given)
 
-    monkeypatch.setattr(experts, "expert_call", noting)
+    for module in (experts, tg.nn):
+        monkeypatch.setattr(module, "served", noting)
     return made
 
 
