@@ -24,7 +24,7 @@ from .core.dtypes import (
     FLOAT8_E4M3,
     FLOAT8_E5M2,
     FLOAT8_E8M0,
-    FLOATS,
+    MLX_FLOATS,
     UINT1,
     UINT2,
     UINT3,
@@ -629,7 +629,7 @@ def _check_scale_dtypes(op: str, form: Grouping, scales: _Stated, biases: _State
             raise DTypeError(
                 f"[{op}] Scale type must be uint8 but received type {mlx_name(scales.dtype)}."
             )
-    elif scales.dtype not in _FLOATS or biases.dtype not in _FLOATS:
+    elif scales.dtype not in MLX_FLOATS or biases.dtype not in MLX_FLOATS:
         raise DTypeError(
             f"[{op}] Only real floating types are supported but scales.dtype() == "
             f"{mlx_name(scales.dtype)} and biases.dtype() == {mlx_name(biases.dtype)}."
@@ -678,7 +678,7 @@ def compute_dtype(op: str, x: _Stated, scales: _Stated, biases: object | None) -
     Raises:
         DTypeError: It has none that a product takes.
     """
-    if x.dtype in _FLOATS:
+    if x.dtype in MLX_FLOATS:
         return x.dtype
     promotes = (biases is not None and mx.issubdtype(x.dtype, mx.integer)) or x.dtype == mx.bool_
     if promotes and biases is not None:
@@ -691,9 +691,6 @@ def compute_dtype(op: str, x: _Stated, scales: _Stated, biases: object | None) -
 def natural_dtype(x: mx.Dtype, scales: _Stated, biases: _Stated | None) -> mx.Dtype:
     """Return MLX's result dtype: the promotion of all floats, or x's own beside uint8 scales."""
     return x if biases is None else mx.result_type(x, scales.dtype, biases.dtype)
-
-
-_FLOATS = frozenset(row.mlx for row in FLOATS)
 
 
 def _format(op: str, name: object) -> DType:
@@ -710,7 +707,7 @@ def _check_codes(op: str, codes: object) -> None:
 
 
 def _check_float(op: str, name: str, dtype: object) -> None:
-    if dtype not in _FLOATS:
+    if dtype not in MLX_FLOATS:
         raise DTypeError(
             f"[{op}] Expected {name} of float32, float16 or bfloat16, got {mlx_name(dtype)}."
         )

@@ -19,7 +19,7 @@ from .backends import is_left_to_mlx, resolve, resolved_backend
 from .core import mlx_ops
 from .core.arguments import ArraySpec
 from .core.context import current_settings
-from .core.dtypes import FLOATS
+from .core.dtypes import MLX_FLOATS
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
 from .core.tracing import is_shapeless
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from .core.family import Run
 
 Mask = Literal["causal"] | mx.array | None
-
-_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
@@ -57,7 +55,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
     """
     # `mx.addmm` keeps the sizes of the sum that it has seen.
     by_mlx = is_left_to_mlx() and (bias is None or not is_shapeless())
-    if by_mlx or x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
+    if by_mlx or x.dtype not in MLX_FLOATS or weight.dtype not in MLX_FLOATS:
         # MLX's layers promote what the ops here refuse, such as integers with floats.
         return x @ weight.T if bias is None else mlx_ops.addmm(bias, x, weight.T)
     if bias is None:
@@ -137,7 +135,7 @@ def quantized_linear(
         if run is not None:
             given = (x, layer["weight"], layer["scales"])
             return run(given if biases is None else (*given, biases), (), None)[0]
-    fused = bias is not None and bias.dtype in _FLOATS
+    fused = bias is not None and bias.dtype in MLX_FLOATS
     if dtype is None:
         dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
     y = quantized_matmul(
@@ -253,7 +251,7 @@ class QuantizedMultiLinearRoute:
 
 def _product(a: mx.array, b: mx.array, *, transpose_b: bool = False) -> mx.array:
     """Multiply as `mx.matmul` does, whatever the dtypes."""
-    if a.dtype in _FLOATS and b.dtype in _FLOATS:
+    if a.dtype in MLX_FLOATS and b.dtype in MLX_FLOATS:
         return matmul(a, b, transpose_b=transpose_b)
     return mlx_ops.matmul(a, b.swapaxes(-1, -2) if transpose_b else b)
 
@@ -343,7 +341,7 @@ def switch_linear(
         call = _expert_call(layer, arrays, sorted_indices)
         return served(GATHER_QMM, call, arrays, None)
     if scales is None:
-        if x.dtype not in _FLOATS or weight.dtype not in _FLOATS:
+        if x.dtype not in MLX_FLOATS or weight.dtype not in MLX_FLOATS:
             # MLX's op promotes what the ops here refuse.
             columns = weight.swapaxes(-1, -2)
             y = mlx_ops.gather_mm(x, columns, rhs_indices=indices, sorted_indices=sorted_indices)
@@ -352,7 +350,7 @@ def switch_linear(
     else:
         dtype = x.dtype if biases is None else mx.result_type(x, scales, biases)
         form = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
-    fused = bias is not None and bias.dtype in _FLOATS
+    fused = bias is not None and bias.dtype in MLX_FLOATS
     y = gathered(
         x,
         weight,

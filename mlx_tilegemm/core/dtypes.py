@@ -240,6 +240,7 @@ DTYPES = (
 NATIVE = tuple(dtype for dtype in DTYPES if dtype.native)
 FLOATS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.FLOAT)
 INTEGERS = tuple(dtype for dtype in NATIVE if dtype.kind is Kind.INTEGER)
+MLX_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 
 _MLX_NAMES = {
     **{dtype.name: dtype.short for dtype in NATIVE if dtype.name != dtype.short},

@@ -14,13 +14,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..core.dtypes import FLOATS
+from ..core.dtypes import MLX_FLOATS
 from ..ops import attention_chain
 from .inspection import ATTENTION_FUNCTION, FAST, findings, members
 from .routed_class import subclass
 from .routing import Function, Item, Place, Site, original_of, routed, substituted
-
-_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 
 
 def fast_attention(original: Function, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
@@ -66,7 +64,7 @@ def refusal(
         if not isinstance(x, mx.array):
             return "its operands are not three arrays"
     for x in operands if sinks is None else (*operands, sinks):
-        if x.dtype not in _FLOATS:
+        if x.dtype not in MLX_FLOATS:
             return "it has operands that are not float32, float16 or bfloat16"
     for x in operands[:2]:
         if x.ndim != 4 or not x.shape[3]:
@@ -90,7 +88,7 @@ def _attention(
     force_fused: bool = False,
     stream: Any = None,  # noqa: ANN401 - whatever names a stream
 ) -> mx.array:
-    if isinstance(mask, mx.array) and mask.dtype not in _FLOATS and mask.dtype != mx.bool_:
+    if isinstance(mask, mx.array) and mask.dtype not in MLX_FLOATS and mask.dtype != mx.bool_:
         # MLX promotes masks of integers, and adds them.
         mask = mask.astype(mx.float32)
     result: Any = attention_chain(

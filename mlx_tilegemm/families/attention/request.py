@@ -8,7 +8,7 @@ from dataclasses import replace
 import mlx.core as mx
 
 from ...core.arguments import ArraySpec, as_flag, as_whole, out_row
-from ...core.dtypes import FLOATS, DType, Kind, from_mlx, mlx_name
+from ...core.dtypes import MLX_FLOATS, DType, Kind, from_mlx, mlx_name
 from ...errors import DTypeError, ProblemError
 from .problem import AttentionProblem, MaskKind, attention_problem
 
@@ -80,15 +80,12 @@ def taken(given: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
             continue
         if name == "mask":
             arrays[name] = replace(spec, dtype=mx.float32)
-        elif promoted in _FLOATS:
+        elif promoted in MLX_FLOATS:
             arrays[name] = replace(spec, dtype=promoted)
     if given["q"].shape[3:] == given["k"].shape[3:] == (0,):
         for name in ("q", "k"):
             arrays[name] = replace(arrays[name], shape=(*given[name].shape[:3], 1))
     return arrays
-
-
-_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 
 
 def _float_row(op: str, name: str, dtype: mx.Dtype) -> DType:

@@ -9,7 +9,7 @@ from ...call.transforms import as_factor
 from ...core import mlx_ops
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
-from ...core.dtypes import FLOATS, INTEGERS
+from ...core.dtypes import INTEGERS, MLX_FLOATS
 from ...core.problem import Number
 from ...core.tracing import is_shapeless
 from ...errors import DTypeError, ProblemError
@@ -86,7 +86,7 @@ def matmul(
         and (out_dtype is None and precision is None and stream is None)
         and (transpose_a is False and type(batch_invariant) is bool)
         and type(a) is type(b) is mx.array
-        and a.dtype in _FLOATS
+        and a.dtype in MLX_FLOATS
     ):
         # No prepared call is looked up. An error of MLX is told again below, in our words.
         try:
@@ -182,7 +182,7 @@ def addmm(
         and (transpose_a is False and type(batch_invariant) is bool)
         and type(a) is type(b) is type(c) is mx.array
         and (type(alpha) is type(beta) is float and alpha == beta == 1.0)
-        and (a.dtype in _FLOATS and a.ndim > 1 and not is_shapeless())
+        and (a.dtype in MLX_FLOATS and a.ndim > 1 and not is_shapeless())
     ):
         # As in `matmul`; MLX refuses some addends of products with vectors.
         try:
@@ -241,7 +241,6 @@ def addmm(
     return call((a, b, c), (alpha, beta), stream)[0]
 
 
-_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 _INTEGERS = frozenset(dtype.mlx for dtype in INTEGERS)
 
 

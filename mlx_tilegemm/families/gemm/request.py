@@ -9,7 +9,7 @@ from functools import partial
 import mlx.core as mx
 
 from ...core.arguments import ArraySpec, as_flag, out_row
-from ...core.dtypes import FLOAT32, FLOATS, NATIVE, DType, Kind, from_mlx, mlx_name
+from ...core.dtypes import FLOAT32, MLX_FLOATS, NATIVE, DType, Kind, from_mlx, mlx_name
 from ...core.shapes import Shape
 from ...errors import DTypeError
 from .problem import GemmProblem, gemm_problem
@@ -88,7 +88,7 @@ def mlx_dtype(operands: Mapping[str, ArraySpec]) -> mx.Dtype | None:
     have only floats in common. Integers alone, and floats alone, are the kernels'.
     """
     dtypes = [spec.dtype for spec in operands.values()]
-    if all(dtype in _FLOATS for dtype in dtypes):
+    if all(dtype in MLX_FLOATS for dtype in dtypes):
         return None
     promoted = mx.result_type(*dtypes)
     return promoted if mx.issubdtype(promoted, mx.inexact) else None
@@ -139,7 +139,6 @@ def _operands(a: ArraySpec, b: ArraySpec, c: ArraySpec | None) -> dict[str, Arra
     return {"a": a, "b": b} | ({} if c is None else {"c": c})
 
 
-_FLOATS = frozenset(dtype.mlx for dtype in FLOATS)
 _WIDE = (mx.complex64, mx.float64)
 
 

@@ -10,7 +10,7 @@ from ...backends import Backend
 from ...core.arguments import ArraySpec
 from ...core.caches import prepared
 from ...core.context import Settings
-from ...core.dtypes import FLOATS
+from ...core.dtypes import MLX_FLOATS
 from ...core.shapes import Shape
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def layer_call(
 
     A layer's key has fewer parts than that of the op, whose arguments are anything.
     """
-    if x_dtype not in _FLOATS:
+    if x_dtype not in MLX_FLOATS:
         return None
     key = QuantizedKey(
         x=(x_shape, x_dtype),
@@ -114,9 +114,6 @@ def layer_call(
         settings=settings,
     )
     return quantized_call(key)
-
-
-_FLOATS = frozenset(row.mlx for row in FLOATS)
 
 
 def stated(array: mx.array) -> Stated:

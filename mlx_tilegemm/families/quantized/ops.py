@@ -7,7 +7,7 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
-from ...core.dtypes import FLOATS
+from ...core.dtypes import MLX_FLOATS
 from ...errors import DTypeError
 from .key import NAME, QuantizedKey, quantized_call, stated
 
@@ -124,13 +124,10 @@ def quantized_matmul(
             settings,
         )
     )
-    if x.dtype not in _FLOATS:
+    if x.dtype not in MLX_FLOATS:
         x = x.astype(scales.dtype, stream=stream)
     if bias is None and global_scale is None:
         given = (x, w, scales) if biases is None else (x, w, scales, biases)
         return call(given, (), stream)[0]
     every = (x, w, scales, biases, global_scale, bias)
     return call([one for one in every if one is not None], (), stream)[0]
-
-
-_FLOATS = frozenset(row.mlx for row in FLOATS)
