@@ -55,6 +55,9 @@ def subjects() -> Iterator[Made]:
     # Rows of more runs than there are threads.
     plain: Options = {"x": FLOAT32, "w": FLOAT16, "out": FLOAT32}
     yield _subject("expert_gemm", "32x64-1x4", _trial(99, (64, 71), **plain))
+    yield _subject("expert_gemv", "4x4-4-staged", _trial(29, (37, 301), **plain))
+    # Two rows of simdgroups.
+    yield _subject("expert_gemm", "64x64-2x2", _trial(131, (70, 71)))
     # Results of bfloat16, to which nothing converts implicitly.
     rounded: Options = {"w": FLOAT16, "out": BFLOAT16}
     yield _subject("expert_gemv", "1x4-4-staged", _trial(13, (37, 43), **rounded))
