@@ -67,6 +67,9 @@ def subjects() -> Iterator[Made]:
     ):
         deep = variant(*sizes, transpose_b=transpose_b, a=INT8, b=INT8, out=INT32)
         yield _subject("scaled_gemv", config, (deep, Data(seed=1, exact=True)))
+    # One scale for each matrix of a.
+    each: dict[str, Any] = {"a": FLOAT8_E4M3, "a_scales": Scaling(dtype=FLOAT32, batched=True)}
+    yield _subject("scaled_gemv", "4x2-4", *_products(37, 90, True, 3, a_batch=(3,), **each))
     # Rows of a in bfloat16, to which nothing converts implicitly.
     plain: dict[str, Any] = {"a": BFLOAT16, "b": FLOAT8_E4M3, "bias": BFLOAT16, "out": BFLOAT16}
     yield _subject("scaled_gemv", "2x4-8-staged", *_products(37, 90, True, 2, **plain))
