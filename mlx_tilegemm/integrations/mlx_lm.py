@@ -31,6 +31,7 @@ from ..nn import (
     WeightNormRoute,
 )
 from ..ops import gated_delta_update
+from . import metal_kernels
 from .loading import keeping_codes
 
 _MODELS = "mlx_lm.models"
@@ -191,7 +192,7 @@ def _function_rules() -> tuple[FunctionRule, ...]:
         op=gated_delta_update.__name__,
         compiled=("_step",),
     )
-    return (rule,)
+    return (rule, *(metal_kernels.function_rules() if metal_kernels.are_missing() else ()))
 
 
 def _rules() -> Rules:
