@@ -111,8 +111,7 @@ class Emulated(EmulatorBackend):
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_others_changes(monkeypatch):
-    monkeypatch.setattr(metal_kernels, "are_missing", lambda: True)
+def nothing_of_others_changes():
     held = mx.fast.metal_kernel, mx.metal.is_available, mx.default_device
     yield
     assert held == (mx.fast.metal_kernel, mx.metal.is_available, mx.default_device)
@@ -148,6 +147,11 @@ def _drawn(path, array):
     return array if mx.any(array) else 0.1 * mx.random.normal(array.shape)
 
 
+def patch(model, backend):
+    with tg.use_backend(backend):
+        return integration.patch(model)
+
+
 def logits(model, steps=2):
     """Return the logits of a prompt and of tokens after it."""
     cache = make_prompt_cache(model)
@@ -180,11 +184,11 @@ def test_patched_models_run_their_kernels(name, monkeypatch):
             kind = type(model.layers[0].mlp.up_proj)
             patches.setattr(kind, "execute_matmul_kernel", unpacked)
         wanted = logits(model)
-    report = integration.patch(model)
+    backend = Emulated()
+    report = patch(model, backend)
     served = [one for one in report.replaced if "metal_kernel" in one.op]
     assert layer in {one.layer for one in served}
     assert {one.method for one in served} == {function}
-    backend = Emulated()
     with tg.use_backend(backend):
         got = logits(model)
     close(got, wanted)
@@ -205,7 +209,7 @@ def test_gradients_are_those_of_the_original(name):
     wanted_loss, wanted = gradients(build(name), tokens)
     # Kimi K3 keeps what it computes of its weights, which would be constants in a second gradient.
     model, backend = build(name), Emulated()
-    with integration.patched(model), tg.use_backend(backend):
+    with tg.use_backend(backend), integration.patched(model):
         got_loss, got = gradients(model, tokens)
     # Mamba's kernel is that of a token behind others.
     assert bool(backend.launched) == (name != "mamba2")
@@ -301,7 +305,7 @@ def test_a_layer_of_deepseek():
     streams = mx.random.normal((1, 3, 4, 16), key=mx.random.key(3))
     wanted = layer(streams)
     backend = Emulated()
-    with integration.patched(layer) as report, tg.use_backend(backend):
+    with tg.use_backend(backend), integration.patched(layer) as report:
         got = layer(streams)
     assert str(report).splitlines()[1].split()[1:4] == [
         "HyperConnection._sinkhorn",
@@ -348,11 +352,18 @@ def test_the_cuda_backend_makes_kernels():
     assert makers == {"metal": None, "cuda": tg.cuda.metal_kernel, "emulator": None}
 
 
-def test_only_machines_without_metal_have_rules(monkeypatch):
+def test_rules_are_where_a_backend_makes_kernels(monkeypatch):
+    def are_there():
+        return any(one.op == "metal_kernel" for one in integration._function_rules())
+
     ssm_update()
-    assert any(one.op == "metal_kernel" for one in integration._function_rules())
-    monkeypatch.setattr(metal_kernels, "are_missing", lambda: False)
-    assert all(one.op != "metal_kernel" for one in integration._function_rules())
+    assert not are_there()
+    with tg.use_backend(Emulated()):
+        assert are_there()
+    with tg.use_backend("emulator"):
+        assert not are_there()
+    monkeypatch.setattr(mx.cuda, "is_available", lambda: True)
+    assert are_there()
 
 
 def test_a_compiled_function_has_the_kernel():
@@ -377,12 +388,12 @@ def test_other_models_and_threads_are_not_touched(name):
     model, other = build(name, num_hidden_layers=1), build(name, num_hidden_layers=1)
     wanted = logits(model, steps=1)
     backend = Emulated()
-    integration.patch(model)
+    patch(model, backend)
     with tg.use_backend(backend):
         assert mx.array_equal(logits(other, steps=1), wanted)
     assert not backend.launched
     tg.unpatch(model)
-    with integration.patched() as report, tg.use_backend(backend):
+    with tg.use_backend(backend), integration.patched() as report:
         apart = _in_another_thread(lambda: logits(model, steps=1), backend)
         assert not backend.launched
         close(logits(other, steps=1), wanted)
@@ -407,9 +418,8 @@ def _in_another_thread(call, backend):
 
 @pytest.mark.slow
 def test_patched_models_pickle():
-    model = build("rwkv7", num_hidden_layers=1)
-    integration.patch(model)
-    backend = Emulated()
+    model, backend = build("rwkv7", num_hidden_layers=1), Emulated()
+    patch(model, backend)
     with tg.use_backend(backend):
         close(logits(pickle.loads(pickle.dumps(model)), steps=0), logits(model, steps=0))
     assert backend.launched == ["wkv7_kernel"] * 2
@@ -427,3 +437,20 @@ def test_an_audit_shows_the_kernel():
         )
     assert [row.primitive for row in found.rows] == ["CustomKernel"]
     assert "deepseek_v41_sinkhorn" in found.rows[0].served_by
+
+
+def test_functions_of_other_versions_are_left_alone(monkeypatch):
+    module = importlib.import_module("mlx_lm.models.ssm")
+    own = module.ssm_update
+
+    def other(x, state):
+        return x, state
+
+    def rules():
+        return [rule.function for rule in metal_kernels.function_rules()]
+
+    assert own in rules()
+    monkeypatch.setattr(module, "ssm_update", other)
+    assert not {own, other} & {*rules()}
+    monkeypatch.delattr(module, "ssm_update")
+    assert own not in rules()

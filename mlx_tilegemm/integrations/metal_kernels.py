@@ -13,13 +13,13 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..backends import KernelMaker, resolved_backend
+from ..backends import Backend, KernelMaker, resolved_backend
 from ..core.context import current_settings
 from ..core.tracing import is_traced
 from ..layers.functions import FunctionRule
@@ -29,71 +29,69 @@ _MODELS = "mlx_lm.models"
 
 
 class _Kernel(NamedTuple):
-    """A function of mlx-lm that has a kernel.
+    """Account of a function of mlx-lm that has a kernel.
 
     Attributes:
-        is_for: Whether its kernel computes what its ops do of such arguments.
-        has_ops: Whether it computes by MLX's ops where Metal is missing.
+        parameters: Those of its parameters that decide.
+        computes: Whether the kernel computes of such arguments what the function does without it;
+            an argument that is not given is None.
+        has_ops: Whether the function computes by MLX's ops where Metal is missing.
     """
 
-    is_for: Callable[..., bool]
+    parameters: tuple[str, ...]
+    computes: Callable[..., bool]
     has_ops: bool = True
 
 
-def _is_one_token(*arrays: Any, **options: Any) -> bool:  # noqa: ANN401 - as mlx-lm's ssm_update
-    state = arrays[7] if len(arrays) > 7 else options.get("state")
-    # The kernel of one token knows of no masks, and its lanes share a state of 32 times so many.
-    masked = any(one is not None for one in arrays[9:]) or any(
-        options.get(name) is not None for name in ("mask", "lengths")
-    )
-    return arrays[0].shape[1] == 1 and state is not None and not (masked or state.shape[-1] % 32)
+def _is_one_token(
+    x: mx.array, state: mx.array | None, mask: mx.array | None, lengths: mx.array | None
+) -> bool:
+    if state is None or mask is not None or lengths is not None:
+        return False
+    # 32 lanes share a row of the state.
+    return x.shape[1] == 1 and state.shape[-1] % 32 == 0
 
 
-def _has_whole_heads(layer: nn.Module, r: mx.array, *others: mx.array | None) -> bool:
+def _is_shared_by_lanes(r: mx.array) -> bool:
     return r.shape[-1] % 32 == 0 and r.size > 0
 
 
-def _mixes_blocks(
-    blocks: Any,  # noqa: ANN401 - mlx-lm's own
-    partial_sum: mx.array,
-    w_eff: mx.array,
-    eps: float,
-    use_kernel: bool = True,
-) -> bool:
-    return use_kernel and blocks.raw is not None and partial_sum.size > 0
+def _has_blocks(blocks: Any, partial_sum: mx.array, use_kernel: bool | None) -> bool:  # noqa: ANN401
+    return use_kernel is not False and blocks.raw is not None and partial_sum.size > 0
 
 
-def _has_iterations(comb: mx.array, *, iters: int, eps: mx.array) -> bool:
+def _has_iterations(comb: mx.array, iters: int) -> bool:
     return iters > 0 and comb.size > 0
 
 
-def _has_rows(layer: nn.Module, x: mx.array, packed_weights: mx.array) -> bool:
-    return x.size > 0
-
-
 _KERNELS = {
-    (f"{_MODELS}.ssm", "ssm_update"): _Kernel(_is_one_token),
-    (f"{_MODELS}.rwkv7", "Rwkv7TimeMixing._wkv7"): _Kernel(_has_whole_heads),
-    (f"{_MODELS}.kimi_k3", "_attn_res_mix"): _Kernel(_mixes_blocks),
-    (f"{_MODELS}.deepseek_v41", "_sinkhorn"): _Kernel(_has_iterations),
+    (f"{_MODELS}.ssm", "ssm_update"): _Kernel(
+        ("hidden_states", "state", "mask", "lengths"), _is_one_token
+    ),
+    (f"{_MODELS}.rwkv7", "Rwkv7TimeMixing._wkv7"): _Kernel(("r",), _is_shared_by_lanes),
+    (f"{_MODELS}.kimi_k3", "_attn_res_mix"): _Kernel(
+        ("blocks", "partial_sum", "use_kernel"), _has_blocks
+    ),
+    (f"{_MODELS}.deepseek_v41", "_sinkhorn"): _Kernel(("comb", "iters"), _has_iterations),
     (f"{_MODELS}.bitlinear_layers", "BitLinear.execute_matmul_kernel"): _Kernel(
-        _has_rows, has_ops=False
+        (), lambda: True, has_ops=False
     ),
 }
 
 
-def are_missing() -> bool:
-    """Return whether MLX itself runs no Metal kernels here, and a GPU that could is there."""
-    return mx.cuda.is_available()
+def are_served() -> bool:
+    """Return whether a backend runs such kernels: that of CUDA, or an object that is asked for."""
+    asked = current_settings().backend
+    return mx.cuda.is_available() or (isinstance(asked, Backend) and bool(asked.metal_kernel()))
 
 
 def function_rules() -> tuple[FunctionRule, ...]:
     """Return rules for the functions of loaded modules of mlx-lm that have a kernel."""
-    found = (_found(sys.modules.get(module), name) for module, name in _KERNELS)
+    found = {(module, name): _found(sys.modules.get(module), name) for module, name in _KERNELS}
     return tuple(
         FunctionRule(function=function, route=on_kernel, op=KERNEL)
-        for function in found
-        if function is not None
+        for key, function in found.items()
+        if function is not None and set(_KERNELS[key].parameters) <= set(_parameters(function))
     )
 
 
@@ -101,11 +99,17 @@ KERNEL = "metal_kernel"
 """The op that reports name."""
 
 
-def _found(module: ModuleType | None, name: str) -> Function | None:
+def _found(module: ModuleType | None, name: str) -> FunctionType | None:
     """Return a function of a module, or of a class in it, as it is outside of any block."""
     owner, _, last = name.rpartition(".")
     scope = getattr(module, owner, None) if owner else module
-    return cast(Function | None, original_of(getattr(scope, "__dict__", {}).get(last)))
+    value = original_of(getattr(scope, "__dict__", {}).get(last))
+    return value if isinstance(value, FunctionType) else None
+
+
+def _parameters(function: Any) -> tuple[str, ...]:  # noqa: ANN401
+    code: CodeType = function.__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def on_kernel(original: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -115,10 +119,14 @@ def on_kernel(original: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: AN
     """
     backend = resolved_backend(None, current_settings())
     make = backend.metal_kernel() if backend else None
-    kernel = _KERNELS[original.__module__, original.__qualname__]
-    if make is None or not kernel.is_for(*args, **kwargs):
+    if make is None:
         return original(*args, **kwargs)
-    twin = _twin(original.__module__, original.__qualname__, make)
+    key = original.__module__, original.__qualname__
+    kernel = _KERNELS[key]
+    given = {**dict(zip(_parameters(original), args, strict=False)), **kwargs}
+    if not kernel.computes(*map(given.get, kernel.parameters)):
+        return original(*args, **kwargs)
+    twin = _twin(*key, make)
     if not kernel.has_ops or not is_traced():
         return twin(*args, **kwargs)
     return _transformed(twin, original, (args, kwargs))
