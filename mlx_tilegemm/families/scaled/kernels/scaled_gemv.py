@@ -163,7 +163,7 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
     if problem.k % run and not (problem.is_integer and rows == 1):
         return _broken_registers(problem, config, run)
     if run == LONG_RUN:
-        return 29 + 14 * further if rows == 1 else 38 + 6 * rows + 23 * further
+        return 25 + 12 * further if rows == 1 else 38 + 6 * rows + 23 * further
     return 14 + 5 * rows + (8 + 4 * rows // 3) * further
 
 
@@ -180,8 +180,8 @@ def _broken_registers(problem: ScaledProblem, config: GemvTile, run: int) -> int
     if problem.a_scales and not problem.is_integer:
         options += SCALED_ROW_REGISTERS
     if run == LONG_RUN:
-        return 34 + 6 * rows + (20 + rows) * further + options
-    return 24 + 5 * rows + (14 + rows) * further + options
+        return 29 + 6 * rows + (20 + rows) * further + options
+    return 18 + 5 * rows + (14 + rows) * further + options
 
 
 def _block_columns(problem: ScaledProblem, config: GemvTile) -> int:
