@@ -81,12 +81,13 @@ def launches(call: Call, sets: Sequence[Operands]) -> Launches:
         call: What is called.
         sets: Operands that calls take in turn; with as many as no cache holds, memory is read.
     """
+    always = mx.array(True)
 
     def make(count: int) -> None:
         last: mx.array | None = None
         for number in range(count):
             first, *others = sets[number % len(sets)]
-            outputs = call([first if last is None else _after(first, last), *others])
+            outputs = call([first if last is None else _after(always, first, last), *others])
             last = outputs[0] if len(outputs) == 1 else mx.depends(outputs[0], [*outputs[1:]])
             if number % AHEAD == AHEAD - 1:
                 mx.async_eval(last)
@@ -95,10 +96,14 @@ def launches(call: Call, sets: Sequence[Operands]) -> Launches:
     return make
 
 
-def _after(array: mx.array, last: mx.array) -> mx.array:
-    """Return a copy of an array that is made after another one."""
-    element = last[(slice(1),) * last.ndim].astype(array.dtype)
-    return mx.where(True, array, element.reshape((1,) * array.ndim))
+def _after(always: mx.array, array: mx.array, last: mx.array) -> mx.array:
+    """Return a copy of an array that is made after another one, by as few ops as can be."""
+    element = last[(slice(1),) * last.ndim]
+    if element.dtype != array.dtype:
+        element = element.astype(array.dtype)
+    if element.ndim > array.ndim:
+        element = element.reshape((1,) * array.ndim)
+    return mx.where(always, array, element)
 
 
 def mistake(work: Workload, outputs: Sequence[mx.array], *, by_mlx: bool = False) -> str | None:
