@@ -193,12 +193,14 @@ def resources(config: Config, key_dim: int, value_dim: int, *, vector_gate: bool
     gates = key_tile + keys if vector_gate else 2
     scores = 4 * CHUNK * CHUNK + 4 * CHUNK + 1
     shares = config.simdgroups * (SHARES + 2 * CHUNK)
-    registers = PLACE_REGISTERS + 3 * CHUNK + 8 * vector_gate
+    registers = PLACE_REGISTERS + 3 * CHUNK + 9 * vector_gate
     return Resources(
         threads=config.threads,
         threadgroup_bytes=FLOAT32.bytes * (2 * (key_tile + value_tile) + gates + scores + shares),
         # With long keys and many decays a compiler may have to spill a few.
-        registers=min(REGISTER_LIMIT, registers + LONG_KEY_REGISTERS * (key_dim > 2 * SIMD_WIDTH)),
+        registers=min(
+            REGISTER_LIMIT - 1, registers + LONG_KEY_REGISTERS * (key_dim > 2 * SIMD_WIDTH)
+        ),
     )
 
 

@@ -47,7 +47,7 @@ BASE_REGISTERS = 24
 WIDENED_REGISTERS = 6
 """Further ones of a tall block of bfloat16, which the GPU has to widen."""
 
-UNROLLED_REGISTERS = 13
+UNROLLED_REGISTERS = 11
 """Further ones where the steps of k are unrolled: several are decoded ahead."""
 
 UNROLLED_BIAS_REGISTERS = 5
@@ -56,8 +56,13 @@ UNROLLED_BIAS_REGISTERS = 5
 UNROLLED_COLUMN_REGISTERS = 7
 """Further ones then where the weight is stored ``[k, n]``."""
 
-UNROLLED_TALL_REGISTERS = 6
+UNROLLED_TALL_REGISTERS = 8
 """Further ones of these for more rows of fragments than columns."""
+
+UNROLLED_SMALL_REGISTERS = -6
+"""Further ones then beside fewer than `SMALL` fragments."""
+
+SMALL = 4
 
 UNROLLED_LARGE_REGISTERS = -14
 """Further ones then beside the sums of `LARGE` fragments, which leave less room."""
@@ -89,6 +94,7 @@ def _registers(problem: QuantizedProblem, config: DecodingTile) -> int:
         further += UNROLLED_REGISTERS + UNROLLED_BIAS_REGISTERS * biased
         if not problem.transpose:
             further += UNROLLED_COLUMN_REGISTERS + UNROLLED_TALL_REGISTERS * (rows > columns)
+        further += UNROLLED_SMALL_REGISTERS * (rows * columns < SMALL)
         further += UNROLLED_LARGE_REGISTERS * (rows * columns >= LARGE)
     return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further
 
