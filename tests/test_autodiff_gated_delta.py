@@ -24,6 +24,7 @@ from mlx_tilegemm.families import family_of
 from mlx_tilegemm.families.gated_delta import fused_backward, gradient_reference
 from mlx_tilegemm.families.gated_delta import gradients as gradients_module
 from mlx_tilegemm.families.gated_delta.kernels import KERNELS
+from mlx_tilegemm.families.gated_delta.kernels.delta_backward import sliced, slices_of
 from mlx_tilegemm.families.gated_delta.problem import CHUNK, DeltaGradientProblem
 from mlx_tilegemm.families.gated_delta.spec import variant
 from mlx_tilegemm.machine import chips
@@ -395,3 +396,35 @@ def test_each_gradient_alone_is_one_of_all_whatever_masked_tokens_hold():
 def test_heads_of_unequal_dims_have_gradients_on_kernels(key_dim, value_dim):
     dims = {"key_heads": 1, "value_heads": 1, "key_dim": key_dim, "value_dim": value_dim}
     within_the_bound(gradient_problem(batch=1, length=9, **dims))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key_dim", "value_dim", "vector", "slices"),
+    [(256, 256, False, 2), (192, 192, True, 2), (256, 251, True, 6)],
+)
+def test_heads_of_many_values_have_gradients_in_slices(key_dim, value_dim, vector, slices):
+    """Of more values than threadgroup memory has room for; zeros fill up the last slice."""
+    dims = {"key_heads": 1, "value_heads": 2, "key_dim": key_dim, "value_dim": value_dim}
+    problem = variant(batch=1, length=9, vector_gate=vector, state=True, mask=True, **dims)
+    operands, mask, slopes = parted(problem, 3)
+    arrays = [np.array(x).astype(np.float64) for x in operands]
+    noted = []
+    with noting_problems(noted.append):
+        got = gradients(problem, operands, mask, slopes)
+    for found, exact in zip(got, reference_gradients(problem, arrays, mask, slopes), strict=True):
+        assert np.abs(np.array(found) - exact).max() <= 1e-6 * np.abs(exact).max()
+    served = [one.update for one in noted if isinstance(one, DeltaGradientProblem)]
+    assert {(one.value_heads, one.value_dim) for one in served} == {
+        (2 * slices, -(-value_dim // slices))
+    }
+    assert all(map(mx.array_equal, got, gradients(problem, operands, mask, slopes)))
+
+
+@pytest.mark.parametrize("dim", [32, 64, 96, 128, 192, 256])
+@pytest.mark.parametrize("vector", [False, True])
+def test_heads_of_up_to_256_have_gradients_on_kernels(dim, vector):
+    for value_dim in (32, 60, 96, 128, 200, 251, 256):
+        update = variant(key_dim=dim, value_dim=value_dim, vector_gate=vector, state=True, every=8)
+        problem = DeltaGradientProblem(update=sliced(update, slices_of(update)))
+        assert choose(problem, M4).plan is not None
