@@ -19,7 +19,7 @@ from ...backends import StreamOrDevice
 from ...call.transforms import on
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
-from .fallback import multiplied
+from .fallback import multiplied, seen
 from .kernels.delta_backward import sliced, slices_of
 from .problem import CHUNK, DeltaGradientProblem, DeltaProblem
 
@@ -119,7 +119,7 @@ class FusedBackward(_Backward):
         p, grad = self.problem, given["grad"]
         forward = self.forward[grad.shape[1]]
         saved = forward(_with_state(p, given, begin), factors, stream)[2:] if forward else []
-        raw = [given[name] for name in ("q", "k", "gamma")]
+        raw = [seen(given, name) for name in ("q", "k", "gamma")]
         wide = self._multiplied(*raw)
         plain = dict(given)
         if p.normalize:
