@@ -7,6 +7,7 @@ that is written out here, loop by loop.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -108,7 +109,7 @@ def test_lengths(kernel, length):
         held(problem, operands, call(problem, operands))
 
 
-LONG = st.sampled_from((1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129))
+LONG = st.sampled_from((0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129))
 DIMS = (32, 60, 64, 96, 100, 128, 192)
 
 
@@ -136,7 +137,7 @@ def test_everything_that_a_caller_may_choose(length, heads, key_dim, value_dim, 
         **dict(zip(options, flags, strict=True)),
     )
     operands = drawn(problem, length)
-    for kernel in kernels_of(problem):
+    for kernel in kernels_of(problem) or ["any"]:
         with tg.use_kernel(kernel):
             held(problem, operands, call(problem, operands))
 
@@ -144,8 +145,14 @@ def test_everything_that_a_caller_may_choose(length, heads, key_dim, value_dim, 
 # Of the tests of MLX, flash-linear-attention and FlashKDA, with fewer heads: B, T, Hk, Hv, Dk, Dv.
 PUBLISHED = {
     "mlx": (1, 33, 2, 6, 128, 128),
+    "mlx decoding": (4, 1, 2, 2, 128, 128),
+    "fla recurrent": (1, 63, 1, 1, 64, 64),
     "fla chunk": (2, 75, 4, 4, 64, 64),
+    "fla of 60": (2, 500, 1, 1, 60, 60),
+    "fla of 100": (1, 1024, 1, 1, 100, 100),
+    "fla of two heads a key": (1, 512, 1, 4, 64, 64),
     "OLMo-Hybrid": (1, 33, 2, 2, 96, 192),
+    "OLMo-Hybrid of 8 heads": (1, 17, 1, 1, 128, 256),
     "FlashKDA": (1, 64, 2, 2, 128, 128),
 }
 
@@ -167,6 +174,30 @@ def test_published_shapes(name):
     operands = drawn(problem, 9)
     with tg.use_kernel("any"):
         held(problem, operands, call(problem, operands))
+
+
+@pytest.mark.slow
+def test_sequences_of_other_lengths_in_one_batch():
+    """As each alone: the lengths that FlashQLA's tests cut a row of tokens into, fewer tokens."""
+    ends = (0, 41, 84, 113, 212, 251)
+    pieces = list(pairwise(ends))
+    problem = variant(batch=1, length=ends[-1], state=True, key_dim=32, value_dim=16)
+    *tokens, state = drawn(problem, 7)
+    longest = max(end - start for start, end in pieces)
+
+    def padded(x):
+        rows = [x[:, start:end] for start, end in pieces]
+        holes = [[(0, 0), (0, longest - row.shape[1]), *[(0, 0)] * (x.ndim - 2)] for row in rows]
+        return mx.concatenate([mx.pad(row, hole) for row, hole in zip(rows, holes, strict=True)])
+
+    lengths = mx.array([end - start for start, end in pieces])
+    states = mx.repeat(state, len(pieces), axis=0)
+    with tg.use_kernel("any"):
+        y, last = tg.gated_delta_update(*map(padded, tokens), states, lengths=lengths)
+        for i, (start, end) in enumerate(pieces):
+            part, alone = tg.gated_delta_update(*(x[:, start:end] for x in tokens), state)
+            np.testing.assert_allclose(y[i, : end - start], part[0], rtol=1e-5, atol=2e-6)
+            np.testing.assert_allclose(last[i], alone[0], rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("kernel", [None, *FORWARD], ids=lambda name: name or "mlx")
@@ -317,13 +348,16 @@ def relative_errors(found, wanted):
     return Relative(np.sqrt((each**2).mean()), each.max())
 
 
+def hard_problem(queries, **dtypes):
+    batch, length, heads, key_dim = queries.shape
+    dims = {"key_heads": heads, "value_heads": heads, "key_dim": key_dim, "value_dim": 16}
+    return variant(batch=batch, length=length, **dims, **dtypes)
+
+
 def hard_errors(kernel, case, length):
     """Return the errors of y and of the state, each beside that of the rule as it is written."""
     operands = hard(*case, length=length)
-    batch = operands[0].shape[0]
-    problem = replace(
-        variant(), batch=batch, length=length, key_heads=1, value_heads=1, key_dim=64, value_dim=16
-    )
+    problem = hard_problem(operands[0])
     wanted = [one.value for one in family_of(problem).reference(problem, operands, (SCALE,))]
     with tg.use_kernel(kernel):
         got = call(problem, operands)
@@ -344,6 +378,20 @@ def test_hard_cases_keep_float32(kernel, case, length):
     assert y[0].mean <= 5e-7
     assert case[1] > 1 or y[0].worst <= 5e-7
     assert state[0].mean <= max(5e-7, state[1].mean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_hard_cases_of_16_bits_are_rounded_once(kernel):
+    """Of values near 1 in float32, which bfloat16 would make 1: y is as exact as its dtype."""
+    for case in ((EQUAL, 1.99, 0.999), (EQUAL, 0.999, 0.998), (RESETS, 0.5, 1e-37)):
+        q, k, v, *gates = hard(*case, length=33, batch=2)
+        operands = [*(x.astype(mx.bfloat16) for x in (q, k, v)), *gates]
+        problem = hard_problem(operands[0], q=BFLOAT16, k=BFLOAT16, v=BFLOAT16, y=BFLOAT16)
+        exact = family_of(problem).reference(problem, operands, (SCALE,))[0].value
+        with tg.use_kernel(kernel):
+            y = np.array(call(problem, operands)[0].astype(mx.float32))
+        assert (np.abs(y - exact) <= np.abs(exact) / 256 + 1e-6 * np.abs(exact).max()).all()
 
 
 @pytest.mark.slow
