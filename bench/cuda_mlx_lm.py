@@ -1,13 +1,12 @@
-"""Models of mlx-lm whose kernels are Metal's, on an NVIDIA GPU by `tg.cuda.metal_kernel`.
+"""Models of mlx-lm whose kernels are Metal's, patched on an NVIDIA GPU.
 
     MLX_ENABLE_TF32=0 python bench/cuda_mlx_lm.py --json mlx-lm.json
     python bench/cuda_mlx_lm.py --backend emulator --small        # without a GPU
 
 Where Metal is missing, mlx-lm computes recurrences by loops of small ops, and does not run BitNet
-at all. Here `mx.fast.metal_kernel` is this library's and Metal is said to be there, so that the
-same modules run their own kernels. Each model, of random float32 weights, reads a prompt and then
-tokens one by one, with kernels and with what mlx-lm does instead (of BitNet: with weights that are
-unpacked at each call). Logits have to agree; MLX's products are TF32 but for the variable above.
+at all; a patched model runs its kernels. Each model, of random float32 weights, reads a prompt and
+then tokens one by one, patched and as it is (of BitNet: with weights that are unpacked at each
+call). Logits have to agree; MLX's products are TF32 but for the variable above.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,11 @@ from mlx.utils import tree_map_with_path
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import emulator
+from mlx_tilegemm.backends.cuda import CudaBackend
+from mlx_tilegemm.backends.emulator import EmulatorBackend
+from mlx_tilegemm.core.context import noting_problems
+from mlx_tilegemm.families.gated_delta.problem import DeltaProblem
+from mlx_tilegemm.integrations import mlx_lm as integration
 
 COMMON = {"vocab_size": 4096, "num_hidden_layers": 4}
 MODELS: dict[str, dict[str, Any]] = {
@@ -71,35 +76,45 @@ SMALL: dict[str, dict[str, Any]] = {
 LIMIT = 1e-3
 """Of the norms of a difference of logits and of the logits."""
 
-launched: set[str] = set()
-"""Names of the kernels that ran."""
 
+class Counting:
+    """Part of a backend that notes the names of mlx-lm's kernels that it runs."""
 
-def counting(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a maker of kernels that note their names when they run."""
+    make: Callable[..., Any]
 
-    def made(*args: Any, **options: Any) -> Any:  # noqa: ANN401 (as mx.fast.metal_kernel)
-        kernel = make(*args, **options)
+    def __init__(self) -> None:
+        self.launched: set[str] = set()
+
+    def metal_kernel(self) -> Callable[..., Any]:
+        """Return what makes kernels that note their names when they run."""
+        return self.made
+
+    def made(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 (as mx.fast.metal_kernel)
+        """Return such a kernel."""
+        kernel = self.make(*args, **options)
         name = args[0] if args else options["name"]
 
         def call(**given: Any) -> Any:  # noqa: ANN401
-            launched.add(name)
+            self.launched.add(name)
             return kernel(**given)
 
         return call
 
-    return made
+
+class CountingCuda(Counting, CudaBackend):
+    """The backend `cuda`."""
+
+    make = staticmethod(tg.cuda.metal_kernel)
 
 
-@contextmanager
-def metal(present: bool) -> Iterator[None]:
-    """Say to mlx-lm that Metal is there, or not."""
-    before = mx.metal.is_available
-    mx.metal.is_available = lambda: present
-    try:
-        yield
-    finally:
-        mx.metal.is_available = before
+class CountingEmulator(Counting, EmulatorBackend):
+    """The emulator for mlx-lm's kernels, and MLX for everything else."""
+
+    capabilities = replace(EmulatorBackend.capabilities, modelled=False)
+    make = staticmethod(emulator.metal_kernel)
+
+
+BACKENDS: dict[str, Callable[[], Any]] = {"cuda": CountingCuda, "emulator": CountingEmulator}
 
 
 def unpacked(layer: Any, x: mx.array, weight: mx.array) -> mx.array:  # noqa: ANN401 (mlx-lm's own)
@@ -111,14 +126,13 @@ def unpacked(layer: Any, x: mx.array, weight: mx.array) -> mx.array:  # noqa: AN
 
 
 @contextmanager
-def without_kernels() -> Iterator[None]:
-    """Let models do what they do where Metal is missing."""
+def bitnet_unpacked() -> Iterator[None]:
+    """Let BitNet, which mlx-lm computes by nothing but its kernel, unpack its weights."""
     layer = importlib.import_module("mlx_lm.models.bitlinear_layers").BitLinear
     own = layer.execute_matmul_kernel
     layer.execute_matmul_kernel = unpacked
     try:
-        with metal(present=False):
-            yield
+        yield
     finally:
         layer.execute_matmul_kernel = own
 
@@ -163,21 +177,23 @@ def run(model: Any, tokens: mx.array, prompt: int) -> tuple[float, float, mx.arr
 
 
 def compared(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return times of a model with its kernels and without, and how its logits agree."""
-    with metal(present=True):
-        model = build(name, options.small)
+    """Return times of a model patched and not, and how its logits agree."""
+    model, backend = build(name, options.small), BACKENDS[options.backend]()
     count = options.prompt + options.tokens
     tokens = mx.random.randint(0, COMMON["vocab_size"], (1, count), key=mx.random.key(3))
-    launched.clear()
-    with metal(present=True):
-        run(model, tokens, options.prompt)
+    problems: list[object] = []
+    with tg.use_backend(backend), integration.patched(model):
+        with noting_problems(problems.append):
+            run(model, tokens, options.prompt)
         prefill, token, got = run(model, tokens, options.prompt)
-    kernels = sorted(launched)
-    launched.clear()
-    with without_kernels():
+    # Its kernel has an op of this library in its place.
+    deltas = {"gated_delta_update" for one in problems if isinstance(one, DeltaProblem)}
+    kernels = sorted(backend.launched | deltas)
+    backend.launched.clear()
+    with bitnet_unpacked():
         run(model, tokens, options.prompt)
         plain_prefill, plain_token, wanted = run(model, tokens, options.prompt)
-    assert not launched, "what mlx-lm does where Metal is missing uses no kernel"
+    assert not backend.launched, "a model that is not patched runs no kernel"
     return {
         "model": name, "kernels": kernels,
         "error": float(mx.linalg.norm(got - wanted) / mx.linalg.norm(wanted)),
@@ -190,17 +206,12 @@ def main() -> int:
     """Compare the models that are asked for; 1 if logits differ or a model runs no kernel."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="models whose name has the word")
-    parser.add_argument("--backend", choices=("cuda", "emulator"), default="cuda")
+    parser.add_argument("--backend", choices=tuple(BACKENDS), default="cuda")
     parser.add_argument("--small", action="store_true", help="tiny layers")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=32, help="tokens after it")
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
-    own = tg.cuda.metal_kernel if options.backend == "cuda" else emulator.metal_kernel
-    mx.fast.metal_kernel = counting(own)
-    if options.backend == "emulator":
-        # Models ask for it before they run a kernel.
-        mx.default_device = lambda: mx.Device(mx.gpu)
     rows = []
     for name in MODELS:
         if options.only in name:

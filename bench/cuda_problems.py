@@ -36,7 +36,6 @@ CACHE_BYTES = 50 << 20
 
 MOST_SETS = 8
 
-Call = Callable[[], Sequence[mx.array]]
 Arrays = Sequence[mx.array]
 
 
@@ -77,18 +76,6 @@ def operand_sets(problem: Problem) -> list[list[mx.array]]:
     sets = [[drawn(one) for one in problem.operands] for _ in range(count)]
     mx.eval(sets)
     return sets
-
-
-def rotating(call: Callable[[Arrays], Sequence[mx.array]], sets: Sequence[Arrays]) -> Call:
-    """Return a call that takes the next set of operands each time."""
-    number = 0
-
-    def turned() -> Sequence[mx.array]:
-        nonlocal number
-        number = (number + 1) % len(sets)
-        return call(sets[number])
-
-    return turned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

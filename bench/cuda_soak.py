@@ -143,7 +143,7 @@ def tried(problem: Problem, plan: Plan, seed: int, backend: str) -> str:
     """Run a problem and return what is wrong with it."""
     work = workload(problem, seed)
     call = work.on_kernel(plan, backend_named(backend))
-    results = [call() for _ in range(REPEATS)]
+    results = [call(work.operands) for _ in range(REPEATS)]
     mx.eval(*results)
     reason = mistake(work, results[0])
     if reason is not None:

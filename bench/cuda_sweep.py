@@ -13,10 +13,11 @@ and call MLX's ops once, for MLX compiles some of its kernels, too, and keeps th
 runs all candidates and MLX's own ops on the same arrays, leaves out what is further from MLX's
 result than rounding explains, and times the rest against each other in interleaved rounds of many
 calls each. Calls are made anew each time, as in a program that builds its graph as it goes, on
-operands that rotate, so that the GPU's cache does not hold them. A problem that takes too long is
-given up with its process, and the next one goes on in another; the file is written after each, and
-problems that it has already are not measured again. `mlx-tilegemm verify` holds the texts to
-float64. The table says which card it is of.
+operands that rotate, so that the GPU's cache does not hold them, and each after the one before, as
+in a model: a small op of MLX's, which is timed along, makes an operand of the last result. A
+problem that takes too long is given up with its process, and the next one goes on in another; the
+file is written after each, and problems that it has already are not measured again. `mlx-tilegemm
+verify` holds the texts to float64. The table says which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
@@ -42,7 +43,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from cuda_large import drawn
-from cuda_problems import as_written, operand_sets, problem_of, problems, rotating
+from cuda_problems import as_written, operand_sets, problem_of, problems
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.assurance.measurements import key
@@ -143,7 +144,7 @@ def timed_problem(problem: Problem, count: int) -> tuple[dict[str, float], dict[
         return run(arrays, factors, None)
 
     wanted = on_mlx(sets[0])
-    calls: dict[str, Launches] = {MLX: launches(rotating(on_mlx, sets))}
+    calls: dict[str, Launches] = {MLX: launches(on_mlx, sets)}
     wrong: dict[str, str] = {}
     for name, plan in plans(problem, count).items():
         try:
@@ -153,7 +154,7 @@ def timed_problem(problem: Problem, count: int) -> tuple[dict[str, float], dict[
             wrong[name] = (str(error) or type(error).__name__)[:400]
             continue
         if distance <= TOLERANCE:
-            calls[name] = launches(rotating(partial(_called, ready, factors), sets))
+            calls[name] = launches(partial(_called, ready, factors), sets)
         else:
             wrong[name] = f"{distance:.2g} from MLX's result"
     samples = measure(calls, time.perf_counter, EFFORT)
@@ -185,11 +186,11 @@ def called(op: str, text: str, count: int) -> dict[str, Any]:
         distance = _distance(pair.ours(sets[0]), pair.plain(sets[0]))
         served = _served(problem)
         calls = {
-            "ours": launches(rotating(pair.ours, sets)),
-            "plain": launches(rotating(pair.plain, sets)),
+            "ours": launches(pair.ours, sets),
+            "plain": launches(pair.plain, sets),
         }
         if served != MLX:
-            calls["left"] = left_to_mlx(launches(rotating(pair.ours, sets)))
+            calls["left"] = left_to_mlx(launches(pair.ours, sets))
         samples = measure(calls, time.perf_counter, CALLS)
     ratio = spread([y / x for x, y in zip(samples["ours"], samples["plain"], strict=True)])
     times = {name: round(1e6 * spread(one).median, 2) for name, one in samples.items()}

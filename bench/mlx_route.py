@@ -28,8 +28,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.assurance.tuning.calls import launches
-from mlx_tilegemm.assurance.tuning.measure import Effort, Spread, measure, spread
+from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, Spread, measure, spread
 
 RESULT = Path(__file__).parent / "results" / "mlx-route.md"
 LIMIT = 0.95
@@ -245,17 +244,33 @@ def with_log_sum_exp(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, m
     return mx.softmax(scores, axis=-1) @ v, mx.logsumexp(scores, axis=-1)
 
 
+PENDING_BYTES = 1 << 28
+"""Size of the results that wait for each other in one sample, at most."""
+
+
+def repeated(call: Callable[[], mx.array | Sequence[mx.array]]) -> Launches:
+    """Return a function that makes a call so many times, lets results pile up, and waits."""
+
+    def make(count: int) -> None:
+        waiting: list[mx.array] = []
+        pending = 0
+        for _ in range(count):
+            found = call()
+            outputs = (found,) if isinstance(found, mx.array) else tuple(found)
+            waiting += outputs
+            pending += sum(one.nbytes for one in outputs)
+            if pending >= PENDING_BYTES:
+                mx.async_eval(*waiting)
+                waiting, pending = waiting[-1:], 0
+        mx.eval(*waiting)
+
+    return make
+
+
 def compare(case: Case, effort: Effort) -> Result:
     """Time both sides of a case."""
-
-    def made(call: Call) -> Callable[[], Sequence[mx.array]]:
-        def results() -> Sequence[mx.array]:
-            found = call(*case.operands)
-            return (found,) if isinstance(found, mx.array) else tuple(found)
-
-        return results
-
-    ready = {"ours": launches(made(case.ours)), "plain": launches(made(case.plain))}
+    calls = {"ours": case.ours, "plain": case.plain}
+    ready = {name: repeated(partial(call, *case.operands)) for name, call in calls.items()}
     on_cpu = mx.default_device().type == mx.cpu
     samples = measure(ready, time.process_time if on_cpu else time.perf_counter, effort)
     ratios = [plain / ours for ours, plain in zip(samples["ours"], samples["plain"], strict=True)]

@@ -20,9 +20,10 @@ from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
+from mlx_route import repeated
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.assurance.tuning.calls import Workload, launches, mistake, workload
+from mlx_tilegemm.assurance.tuning.calls import Workload, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
 from mlx_tilegemm.backends.rounding import factor_roundoff, rounds_float32
 from mlx_tilegemm.cli import main as command
@@ -86,7 +87,7 @@ def called(work: Workload) -> Sequence[mx.array]:
     """Return the results of MLX's route."""
     call = work.on_mlx()
     assert call is not None
-    outputs = call()
+    outputs = call(work.operands)
     mx.eval(*outputs)
     return outputs
 
@@ -155,7 +156,7 @@ def speeds(rounds: int) -> Iterator[str]:
 
 
 def _against(ours: Callable[[], mx.array], plain: Callable[[], mx.array], rounds: int) -> str:
-    calls = {"ours": launches(lambda: [ours()]), "plain": launches(lambda: [plain()])}
+    calls = {"ours": repeated(ours), "plain": repeated(plain)}
     samples = measure(calls, time.perf_counter, Effort(rounds=rounds, keep=float("inf")))
     ratio = spread([y / x for x, y in zip(samples["ours"], samples["plain"], strict=True)])
     times = {name: 1e6 * spread(found).median for name, found in samples.items()}

@@ -5,7 +5,7 @@
 
 Each SVG holds the data it shows, as JSON in its description, and `kept` reads it back. Times of
 Apple's GPUs are modelled, for nothing was measured on one, and the pictures say so themselves.
-Those of `h100` were measured, on the NVIDIA GPU that it names.
+Those of `cuda` were measured, on the NVIDIA GPU that it names.
 """
 
 from __future__ import annotations
@@ -220,14 +220,14 @@ def race() -> Data:
     raise AssertionError("the tutorial's race was not found")
 
 
-def h100() -> Data:
+def cuda() -> Data:
     """Return MLX's time over ours as `cuda_sweep.py` measured it, by the kind of work."""
-    kernels = json.loads((RESULTS / "cuda-h100.json").read_text(encoding="utf-8"))
-    calls = json.loads((RESULTS / "cuda-h100-calls.json").read_text(encoding="utf-8"))
+    kernels = json.loads((RESULTS / "cuda-sweep.json").read_text(encoding="utf-8"))
+    calls = json.loads((RESULTS / "cuda-calls.json").read_text(encoding="utf-8"))
     series: dict[str, dict[str, list[float]]] = {}
     for name, found in (("kernel", kernels), ("called", calls)):
         for row in found["rows"]:
-            if row.get("mlx_over_ours") and "when" not in row:
+            if row.get("mlx_over_ours"):
                 kind = series.setdefault(kind_of_work(row), {"kernel": [], "called": []})
                 kind[name].append(row["mlx_over_ours"])
     return {"device": kernels["environment"]["device"], "mlx_over_ours": series}
@@ -251,7 +251,7 @@ PICTURES: dict[str, Callable[[], Data]] = {
     "over-tokens": over_tokens,
     "model": published,
     "race": race,
-    "h100": h100,
+    "cuda": cuda,
     "roofline-m1-max": partial(roofline_of, "m1-max"),
     "roofline-m4-max": partial(roofline_of, "m4-max"),
     "roofline-m5-max": partial(roofline_of, "m5-max"),

@@ -229,7 +229,7 @@ def published(data: Data) -> Figure:
     return figure
 
 
-def h100(data: Data) -> Figure:
+def cuda(data: Data) -> Figure:
     """Draw a mark for each problem that was measured, by kind of work."""
     figure, axes = _plot(9, 4)
     kinds = data["mlx_over_ours"]
@@ -285,6 +285,6 @@ DRAWN: dict[str, Callable[[Data], Figure]] = {
     "over-tokens": over_tokens,
     "model": published,
     "race": race,
-    "h100": h100,
+    "cuda": cuda,
 }
 """What draws each picture; rooflines draw themselves."""

@@ -111,7 +111,7 @@ def _microseconds(seconds: float | None) -> float | None:
 
 
 def _by_mlx(work: Workload) -> dict[str, Any]:
-    reason = mistake(work, _on_mlx(work)(), by_mlx=True)
+    reason = mistake(work, _on_mlx(work)(work.operands), by_mlx=True)
     return {"kernel": None, **_checked(reason), "speed": None, "label": NO_SPEED["mlx"]}
 
 
@@ -127,7 +127,7 @@ def _checked(reason: str | None) -> dict[str, Any]:
 
 def _counted(work: Workload, plan: Plan, backend: Backend) -> dict[str, Any]:
     with emulator.count() as counters:
-        outputs = work.on_kernel(plan, backend)()
+        outputs = work.on_kernel(plan, backend)(work.operands)
     counted = {name: sum(getattr(one, name) for one in counters) for name in COUNTED}
     checked = _checked(mistake(work, outputs))
     return {**checked, "counted": counted, "speed": None, "label": NO_SPEED["emulator"]}
@@ -135,11 +135,14 @@ def _counted(work: Workload, plan: Plan, backend: Backend) -> dict[str, Any]:
 
 def _timed(work: Workload, plan: Plan, backend: Backend, options: Options) -> dict[str, Any]:
     calls = {"ours": work.on_kernel(plan, backend), "mlx": _on_mlx(work)}
-    reasons = {name: mistake(work, call(), by_mlx=name == "mlx") for name, call in calls.items()}
+    reasons = {
+        name: mistake(work, call(work.operands), by_mlx=name == "mlx")
+        for name, call in calls.items()
+    }
     wrong = [f"{name}: {reason}" for name, reason in reasons.items() if reason]
     if wrong:
         return {**_checked("; ".join(wrong)), "speed": None, "label": "no speed: a wrong result"}
-    ready = {name: launches(call) for name, call in calls.items()}
+    ready = {name: launches(call, [work.operands]) for name, call in calls.items()}
     effort = options.effort
     samples = measure(ready, options.clock, effort)
     ratios = [mlx / ours for ours, mlx in zip(samples["ours"], samples["mlx"], strict=True)]

@@ -129,6 +129,7 @@ COMPUTED_IMPORTS = {
     "core/later.py",
     "families/__init__.py",
     "integrations/__init__.py",
+    "integrations/metal_kernels.py",
     "integrations/mlx_lm.py",
 }
 

@@ -1,5 +1,6 @@
 """Tuning: what is measured, what is kept, and what dispatch makes of it. No clock runs here."""
 
+import io
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm import dispatch
 from mlx_tilegemm.assurance import canary, measurements, tuning
 from mlx_tilegemm.assurance.tuning import Status
-from mlx_tilegemm.assurance.tuning.calls import mistake, workload
+from mlx_tilegemm.assurance.tuning.calls import launches, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
@@ -234,9 +235,9 @@ class TestDecoding:
         with mac(tmp_path) as metal:
             # Attention is right on this fake only by MLX's ops.
             def on_kernel(work, plan, backend):
-                def call():
+                def call(operands):
                     metal.now += 1e-3 if str(plan) == last else 2e-3
-                    return by_mlx(work.operands, work.factors, None)
+                    return by_mlx(operands, work.factors, None)
 
                 return call
 
@@ -256,6 +257,35 @@ class TestDecoding:
                 known = measurements.measured(problem, chip)
                 assert str(choose(problem, chip, measurements=known).plan) == last
             assert measurements.measured(much_later, chip) is None
+
+
+class TestLaunches:
+    def test_operands_rotate(self):
+        seen = []
+
+        def call(operands):
+            seen.append(operands[1])
+            return operands[:1]
+
+        launches(call, [(mx.ones(2), name) for name in "abc"])(4)
+        assert seen == ["a", "b", "c", "a"]
+
+    def test_a_call_waits_for_all_results_of_the_one_before(self):
+        """The GPU would run them side by side, and a kernel that fills half of it look fast."""
+        first = mx.array([[1, 2], [3, 4]], dtype=mx.float16)
+        made_of = []
+
+        def call(operands):
+            (one,) = operands
+            graph = io.StringIO()
+            mx.export_to_dot(graph, one)
+            made_of.append(graph.getvalue())
+            assert one.dtype == mx.float16
+            assert one.tolist() == first.tolist()
+            return mx.abs(first.astype(mx.float32)), mx.negative(first)
+
+        launches(call, [(first,)])(2)
+        assert ["Abs" in graph and "Negative" in graph for graph in made_of] == [False, True]
 
 
 class TestMeasure:
@@ -520,7 +550,7 @@ class TestWorkloads:
     def test_right_results_pass_and_wrong_ones_do_not(self, name):
         problem = _forward_problems()[name].problem
         work = workload(problem)
-        outputs = work.on_mlx()()
+        outputs = work.on_mlx()(work.operands)
         assert mistake(work, outputs) is None
         spoiled = outputs[0].reshape(-1)
         at = spoiled.size - 1

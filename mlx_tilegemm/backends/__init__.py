@@ -16,7 +16,16 @@ import mlx.core as mx
 
 from ..core.context import UNASKED, Settings, current_settings, using
 from ..errors import BackendError, DTypeError, ProblemError
-from .base import ASKED, Backend, Capabilities, Executable, Place, Route, StreamOrDevice
+from .base import (
+    ASKED,
+    Backend,
+    Capabilities,
+    Executable,
+    KernelMaker,
+    Place,
+    Route,
+    StreamOrDevice,
+)
 from .cuda import CudaBackend
 from .emulator import EmulatorBackend
 from .metal import MetalBackend
@@ -26,6 +35,7 @@ __all__ = [
     "Backend",
     "Capabilities",
     "Executable",
+    "KernelMaker",
     "Place",
     "Route",
     "StreamOrDevice",

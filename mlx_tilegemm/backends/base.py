@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -31,6 +31,10 @@ class Executable(Protocol):
         stream: StreamOrDevice = None,
     ) -> list[mx.array]:
         """Launch the kernel once."""
+
+
+KernelMaker = Callable[..., Any]
+"""Maker of kernels; called as `mx.fast.metal_kernel` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,10 @@ class Backend(ABC):
     def bound(self, kernel: Executable) -> Executable:
         """Return a kernel of this backend for launches alike but for values and the stream."""
         return kernel
+
+    def metal_kernel(self) -> KernelMaker | None:
+        """Return what makes Metal kernels of others run here; None for `mx.fast.metal_kernel`."""
+        return None
 
     def missing(self) -> str | None:
         """Return what keeps kernels from running here, as a clause, or None."""

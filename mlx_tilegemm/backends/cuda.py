@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from ..core.plan import Source
 from ..errors import BackendError
-from .base import ASKED, Backend, Capabilities, Executable, Place, Route
+from .base import ASKED, Backend, Capabilities, Executable, KernelMaker, Place, Route
 
 
 class CudaBackend(Backend):
@@ -35,6 +35,12 @@ class CudaBackend(Backend):
         from ..cuda import CudaKernel
 
         return cast(Executable, kernel.bound()) if isinstance(kernel, CudaKernel) else kernel
+
+    def metal_kernel(self) -> KernelMaker:
+        """Return `mlx_tilegemm.cuda.metal_kernel`."""
+        from ..cuda import metal_kernel
+
+        return metal_kernel
 
     def missing(self) -> str | None:
         """Return that MLX has no CUDA here, or that NVRTC is not installed."""

@@ -1,4 +1,4 @@
-"""NVRTC and nvJitLink, through NVIDIA's own Python bindings, and a cache of what it made."""
+"""NVRTC, nvJitLink and nvFatbin, through NVIDIA's own bindings, and a cache of what they made."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ _WORD = re.compile(r"[\w$]+")
 _VARIABLE = re.compile(
     r"^\.(?:global|const)\b[^;{]*?([\w$]+)(?:\[\d*\])?(?: = [^;]*)?;\n", re.MULTILINE
 )
+_PACKING_DRIVER = 12080
+"""First driver, 1000 times its major version and ten times its minor one, whose CUDA packs code."""
+
 _OPTIONS = (
     "--std=c++20",
     "--device-as-default-execution-space",
@@ -121,6 +124,37 @@ def compiled(translated: Translated, architecture: str, *, line_info: bool = Fal
         (directory / _CUBIN_NAME).write_bytes(cubin)
 
     return (cache.build("cuda-" + cache.digest(parts), make) / _CUBIN_NAME).read_bytes()
+
+
+@lru_cache(maxsize=1)
+def packer() -> Any | None:  # noqa: ANN401
+    """Return the bindings of nvFatbin, or None where it, or a driver that unpacks, is missing."""
+    try:
+        status, driver = import_module("cuda.bindings.driver").cuDriverGetVersion()
+        fatbin = import_module("cuda.bindings.nvfatbin")
+        fatbin.version()
+    except (ImportError, RuntimeError):
+        return None
+    return fatbin if not int(status) and driver >= _PACKING_DRIVER else None
+
+
+def packed(fatbin: Any, cubin: bytes, architecture: str) -> bytes:  # noqa: ANN401
+    """Return a cubin in a fat binary, compressed: MLX copies and hashes code whenever it is called.
+
+    Args:
+        fatbin: The bindings of nvFatbin.
+        cubin: The code.
+        architecture: Of the GPU, as in ``90``.
+    """
+    options = ["-64", "-compress-mode=size"]
+    handle = fatbin.create(options, len(options))
+    try:
+        fatbin.add_cubin(handle, cubin, len(cubin), architecture, "kernel")
+        made = bytearray(fatbin.size(handle))
+        fatbin.get(handle, made)
+    finally:
+        fatbin.destroy(handle)
+    return bytes(made)
 
 
 def compile_code(code: str, architecture: str, options: Sequence[str]) -> bytes:

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..errors import BackendError, ProblemError
 from ..msl.mlx_text import TracedCall, trace_call
-from .compiler import compiled
+from .compiler import compiled, packed, packer
 from .settings import Settings, current_settings
 from .translate import Extent, Geometry, translate
 
@@ -33,14 +33,14 @@ class _Ready:
 
     Args:
         name: Name of its function.
-        cubin: Its code.
+        code: A cubin, or a fat binary with it.
         geometry: How it is launched.
         shape_info: For each input, whether the kernel takes its shape, strides and rank.
         takes_shapes: Whether it takes any.
     """
 
     name: str
-    cubin: bytes
+    code: bytes
     geometry: Geometry
     shape_info: tuple[tuple[bool, bool, bool], ...]
     takes_shapes: bool
@@ -208,7 +208,7 @@ class CudaKernel:
         linear = geometry.linear
         return {
             "name": ready.name,
-            "compiled_source": ready.cubin,
+            "compiled_source": ready.code,
             "output_shapes": output_shapes,
             "output_dtypes": call.output_dtypes,
             "scalars": call.grid if geometry.takes_grid else (),
@@ -269,11 +269,11 @@ def _linear(grid: Extent, threadgroup: Extent) -> Extent:
 
 @lru_cache(maxsize=4096)
 def _ready(traced: TracedCall, geometry: Geometry, settings: Settings) -> _Ready:
-    cubin, name = _compiled(traced.text, geometry, settings, architecture())
+    code, name = _compiled(traced.text, geometry, settings, architecture())
     shape_info = traced.shape_info
     return _Ready(
         name=name,
-        cubin=cubin,
+        code=code,
         geometry=geometry,
         shape_info=shape_info,
         takes_shapes=any(any(flags) for flags in shape_info),
@@ -283,7 +283,9 @@ def _ready(traced: TracedCall, geometry: Geometry, settings: Settings) -> _Ready
 @lru_cache(maxsize=4096)
 def _compiled(text: str, geometry: Geometry, settings: Settings, machine: str) -> tuple[bytes, str]:
     translated = translate(text, geometry, exact=settings.exact)
-    return compiled(translated, machine, line_info=settings.line_info), translated.name
+    cubin = compiled(translated, machine, line_info=settings.line_info)
+    fatbin = packer()
+    return (packed(fatbin, cubin, machine) if fatbin else cubin), translated.name
 
 
 @lru_cache(maxsize=1)

@@ -31,6 +31,7 @@ from ..nn import (
     WeightNormRoute,
 )
 from ..ops import gated_delta_update
+from . import metal_kernels
 from .loading import keeping_codes
 
 _MODELS = "mlx_lm.models"
@@ -43,6 +44,11 @@ def patch(model: nn.Module) -> PatchReport:
     experts, whose rows are then no longer sorted and copied, the adapters of LoRA and DoRA, and the
     recurrence of gated delta nets, in training too.
     Attention with a quantized cache stays with MLX.
+
+    On NVIDIA GPUs also what mlx-lm has a Metal kernel for runs that kernel, by `mlx_tilegemm.cuda`:
+    the recurrences of RWKV-7 and of Mamba 2, whose tokens come one by one, the products of BitNet,
+    and the mixed residuals of Kimi K3 and DeepSeek V4.1. Gradients are those of the ops that
+    mlx-lm computes by elsewhere; BitNet has none.
 
     Args:
         model: A model of mlx-lm, or a part of one.
@@ -191,7 +197,7 @@ def _function_rules() -> tuple[FunctionRule, ...]:
         op=gated_delta_update.__name__,
         compiled=("_step",),
     )
-    return (rule,)
+    return (rule, *(metal_kernels.function_rules() if metal_kernels.are_served() else ()))
 
 
 def _rules() -> Rules:

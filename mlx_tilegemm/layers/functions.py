@@ -1,7 +1,8 @@
 """Calls of a library's functions, routed through this library wherever a layer's code has them.
 
 Modules copy such a function under a name of their own when they import it, and their classes'
-methods look it up there at every call: that is where it is routed, while a layer runs.
+methods look it up there at every call: that is where it is routed, while a layer runs. A function
+may also be a method of layers, which then have another.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import CodeType, FunctionType
+from typing import Any
 
 import mlx.nn as nn
 
 from .attention import members_within
 from .inspection import members
 from .routed_class import maker_of, subclass
-from .routing import Function, Item, Site, original_of, routed
+from .routing import Attribute, Function, Item, Place, Site, original_of, routed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class FunctionRule:
     """Routing of the calls of a function.
 
     Attributes:
-        function: The function of another library.
+        function: The function of another library, or the function of a method.
         route: What serves its calls; gets the function before the calls' arguments.
         op: The op that it calls.
         compiled: Attributes of layers that keep a compiled function in which the function may be,
@@ -42,6 +44,16 @@ class FunctionRule:
     def sites(self, kind: type) -> tuple[Site, ...]:
         """Return where the code of layers of a class looks the function up."""
         return _sites(self, kind)
+
+    def methods(self, kind: type) -> tuple[str, ...]:
+        """Return the names by which layers of a class have the function as a method."""
+        return tuple(
+            name for name, value in members(kind).items() if original_of(value) is self.function
+        )
+
+    def is_met(self, kind: type) -> bool:
+        """Whether the code of layers of a class has the function."""
+        return bool(self.sites(kind) or self.methods(kind))
 
     def keeps(self, kind: type) -> bool:
         """Whether layers of a class keep a compiled function that may have this one in it."""
@@ -77,7 +89,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _site(rule: FunctionRule, place: Item) -> Site:
+def _site(rule: FunctionRule, place: Place) -> Site:
     # One site for a place: it counts the blocks of all threads.
     return Site(place, rule.route)
 
@@ -86,8 +98,17 @@ def _site(rule: FunctionRule, place: Item) -> Site:
 def routed_function_class(kind: type, rules: tuple[FunctionRule, ...]) -> type:
     """Return the class of layers of class ``kind`` whose code calls the functions of rules."""
     sites = tuple(site for rule in rules for site in rule.sites(kind))
-    wrapped = members_within(members(kind), sites)
-    return subclass(kind, (kind,), wrapped, (routed_function_class, (kind, rules)))
+    served = {name: _served(rule) for rule in rules for name in rule.methods(kind)}
+    wrapped = members_within({**members(kind), **served}, sites)
+    return subclass(kind, (kind,), {**served, **wrapped}, (routed_function_class, (kind, rules)))
+
+
+def _served(rule: FunctionRule) -> Function:
+    @wraps(rule.function)
+    def method(*args: Any, **kwargs: Any) -> object:  # noqa: ANN401 - of any method
+        return rule.route(rule.function, *args, **kwargs)
+
+    return method
 
 
 def forget_compiled(layer: nn.Module) -> None:
@@ -128,13 +149,22 @@ def _forget_everywhere(rules: tuple[FunctionRule, ...]) -> None:
 
 def _compiling(rule: FunctionRule) -> Iterator[type[nn.Module]]:
     """Yield the loaded classes of layers that keep a compiled function."""
-    for scope in {id(place.container): place.container for _, place in _places(rule)}.values():
+    for scope in {id(place.container): place.container for _, place in _names_of(rule)}.values():
         for kind in list(scope.values()):
             if isinstance(kind, type) and issubclass(kind, nn.Module) and rule.keeps(kind):
                 yield kind
 
 
-def _places(rule: FunctionRule) -> Iterator[tuple[str, Item]]:
+def _places(rule: FunctionRule) -> Iterator[tuple[str, Place]]:
+    yield from _names_of(rule)
+    module_name, name = rule.function.__module__, rule.function.__qualname__
+    owner, _, method = name.rpartition(".")
+    kind = getattr(sys.modules.get(module_name), owner, None)
+    if isinstance(kind, type) and original_of(vars(kind).get(method)) is rule.function:
+        yield f"{module_name}.{name}", Attribute(kind, method)
+
+
+def _names_of(rule: FunctionRule) -> Iterator[tuple[str, Item]]:
     for module_name, module in sorted(sys.modules.items()):
         names = getattr(module, "__dict__", {})
         if module_name.partition(".")[0] == __name__.partition(".")[0]:

@@ -51,8 +51,8 @@ class Replaced:
         path: Where it is in the model, such as ``layers.0.attention.query_proj``.
         layer: Name of its class.
         op: The op that serves it.
-        method: The method whose calls it serves; empty where it serves calls of MLX's attention
-            function, from whichever method.
+        method: The method whose calls it serves, or the functions that its code calls; empty where
+            it serves calls of MLX's attention function, from whichever method.
     """
 
     path: str
@@ -377,10 +377,13 @@ def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) 
     for rule in rules.layers:
         if rule.layer in kind.__mro__:
             return _judge_by(rule, path, layer, kind, usage)
-    rules_met = tuple(rule for rule in rules.functions if rule.sites(kind))
+    rules_met = tuple(rule for rule in rules.functions if rule.is_met(kind))
     if rules_met:
-        op = ", ".join(rule.op for rule in rules_met)
-        return _Verdict(route=routed_function_class(kind, rules_met), op=op)
+        return _Verdict(
+            route=routed_function_class(kind, rules_met),
+            op=", ".join(rule.op for rule in rules_met),
+            method=", ".join(rule.function.__name__ for rule in rules_met),
+        )
     functions = held(layer)
     found = findings(kind, functions, usage.roots(path), flags(layer))
     reason = _reason(layer, kind, rules, found)

@@ -149,3 +149,44 @@ def test_an_op_of_mixed_dtypes(exact):
     wide = [np.array(x.astype(mx.float32)).astype(np.float64) for x in (a, b)]
     scale = np.abs(wide[0]) @ np.abs(wide[1])
     assert np.all(np.abs(y - wide[0] @ wide[1]) <= (129 * 2.0**-23) * scale)
+
+
+NOT_FINITE = (np.inf, -np.inf, np.nan)
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+@pytest.mark.parametrize("value", [*NOT_FINITE, 3.4e38])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("float32", "float32"),
+        ("float16", "float32"),
+        ("float32", "bfloat16"),
+        ("float16", "float16"),
+    ],
+    ids=str,
+)
+def test_what_is_not_finite_stays_so(names, side, value):
+    """Tensor cores make parts of a float32, and parts of an infinity may cancel."""
+    rng = np.random.default_rng(1)
+    left, right = rng.normal(size=(40, 64)), rng.normal(size=(64, 48))
+    # Whole numbers leave nothing of themselves, nor does a zero.
+    left[::2], right[:, ::3], left[3], right[:, 5] = np.round(left[::2]), 1.0, 0.0, 0.0
+    if side == "left":
+        left[7, 9] = value
+    else:
+        right[9, 7] = value
+    a, b = (
+        mx.array(one, dtype=mx.float32).astype(DTYPES[name])
+        for one, name in zip((left, right), names, strict=True)
+    )
+    with tg.use_backend("cuda"), tg.use_kernel("gemm_simdgroup"):
+        y = np.array(tg.matmul(a, b, out_dtype=mx.float32, stream=mx.gpu))
+    wide = [np.array(x.astype(mx.float32)).astype(np.float64) for x in (a, b)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        wanted, scale = wide[0] @ wide[1], np.abs(wide[0]) @ np.abs(wide[1])
+        rounded = wanted.astype(np.float32)
+    finite = np.isfinite(rounded)
+    assert np.array_equal(y[~finite], rounded[~finite], equal_nan=True)
+    assert np.all(np.abs(y[finite] - wanted[finite]) <= 64 * 2.0**-23 * scale[finite])

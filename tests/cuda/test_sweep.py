@@ -71,14 +71,6 @@ def test_calls_ask_for_the_problem_that_is_spelled(op, text):
         assert sweep._distance(ours, pair.plain(operands)) < sweep.TOLERANCE
 
 
-def test_operands_rotate():
-    seen = []
-    call = written.rotating(seen.append, ["a", "b", "c"])
-    for _ in range(4):
-        call()
-    assert seen == ["b", "c", "a", "b"]
-
-
 def test_a_text_is_compiled_once():
     asked = [written.problem_of("matmul", f"{m}x4096x4096:f16,bf16:nt") for m in (1, 2)]
     several = [name for _, name in sweep.texts(asked, 3)]

@@ -14,6 +14,7 @@ from header_sources import int_library, real_library, swizzle_library
 import mlx_tilegemm as tg
 from mlx_tilegemm.core.render import TEMPLATES
 from mlx_tilegemm.cuda import CudaKernel, Settings, compiler, metal_kernel, settings
+from mlx_tilegemm.cuda import kernel as kernels
 from mlx_tilegemm.cuda.translate import Geometry, translate
 from mlx_tilegemm.errors import KernelCompileError, ProblemError
 
@@ -201,6 +202,18 @@ class TestLaunch:
         codes = {one["compiled_source"] for one in cuda.launches}
         assert len(codes) == 1
 
+    @pytest.mark.parametrize("packs", [False, True])
+    def test_code_is_packed_where_that_can_be(self, cuda, monkeypatch, packs):
+        def packed(fatbin: object, cubin: bytes, machine: str) -> bytes:
+            return b"%s of sm_%s" % (cubin[1:4], machine.encode())
+
+        monkeypatch.setattr(kernels, "packer", lambda: "nvFatbin" if packs else None)
+        monkeypatch.setattr(kernels, "packed", packed)
+        one = metal_kernel(f"packed_{packs}", [], ["y"], "y[thread_position_in_grid.x] = 1.0f;")
+        launch(one, grid=(8, 1, 1), group=(8, 1, 1), inputs=[])
+        code = cuda.launches[0]["compiled_source"]
+        assert code == b"ELF of sm_90" if packs else code.startswith(b"\x7fELF")
+
     def test_more_threadgroups_than_cuda_takes_are_counted_in_x(self, cuda):
         kernel = metal_kernel("deep", [], ["y"], "y[thread_position_in_grid.z] = 1.0f;")
         launch(kernel, grid=(2, 3, 70_000), group=(2, 1, 1))
@@ -328,6 +341,18 @@ class TestCompile:
         made = translate(TEXT, WHOLE)
         size = len(compiler.compile_code(made.code, "90", made.options))
         assert size < 8192 or compiler.linker() is None
+
+    def test_packed_code_is_smaller(self):
+        fatbin = pytest.importorskip("cuda.bindings.nvfatbin", reason="no bindings of nvFatbin")
+        try:
+            fatbin.version()
+        except RuntimeError as error:
+            pytest.skip(str(error))
+        made = translate(TEXT, WHOLE)
+        cubin = compiler.compile_code(made.code, "90", made.options)
+        packed = compiler.packed(fatbin, cubin, "90")
+        assert packed[:4] == (0xBA55ED50).to_bytes(4, "little")
+        assert len(packed) < len(cubin) / 2
 
     @pytest.mark.parametrize("extra", ["", "simdgroup_float8x8 m; ", "if (x[0] < 0.0f) return; "])
     def test_simd_functions(self, extra):

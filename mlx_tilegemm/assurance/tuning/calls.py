@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -18,13 +19,19 @@ from ...core.reference import hold
 from ...families import family_of
 from .measure import Launches
 
+if TYPE_CHECKING:
+    from ...core.family import Run
+
 ROWS = 16
 """Rows of a result that are compared with the reference."""
 
-PENDING_BYTES = 1 << 28
-"""Size of the results that wait for each other in one sample, at most."""
+AHEAD = 8
+"""Calls that are made before those before them are handed to the GPU."""
 
-Call = Callable[[], Sequence[mx.array]]
+Operands = Sequence[mx.array]
+
+Call = Callable[[Operands], Sequence[mx.array]]
+"""Computes results of operands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +51,16 @@ class Workload:
     def on_kernel(self, plan: Plan, backend: Backend) -> Call:
         """Return the call of a plan's kernels."""
         run = kernel_run(self.problem, plan, backend)
-        return partial(run, self.operands, self.factors, None)
+        return partial(_called, run, self.factors)
 
     def on_mlx(self) -> Call | None:
         """Return the call of MLX's own ops, or None where they have none that stands alone."""
         run = family_of(self.problem).fallback(self.problem)
-        return None if run is None else partial(run, self.operands, self.factors, None)
+        return None if run is None else partial(_called, run, self.factors)
+
+
+def _called(run: Run, factors: Factors, operands: Operands) -> Sequence[mx.array]:
+    return run(operands, factors, None)
 
 
 def workload(problem: Problem, seed: int = 7) -> Workload:
@@ -60,22 +71,39 @@ def workload(problem: Problem, seed: int = 7) -> Workload:
     return Workload(problem=stored, operands=operands, factors=family.trial_factors(stored))
 
 
-def launches(call: Call) -> Launches:
-    """Return a function that makes a call so many times, lets results pile up, and waits."""
+def launches(call: Call, sets: Sequence[Operands]) -> Launches:
+    """Return a function that makes a call so many times, one after the other, and waits.
+
+    A GPU runs calls that do not need each other's results side by side, which in a model few can
+    be: each gets its first operand through a small op of MLX's that needs the last result.
+
+    Args:
+        call: What is called.
+        sets: Operands that calls take in turn; with as many as no cache holds, memory is read.
+    """
+    always = mx.array(True)
 
     def make(count: int) -> None:
-        waiting: list[mx.array] = []
-        pending = 0
-        for _ in range(count):
-            outputs = call()
-            waiting += outputs
-            pending += sum(one.nbytes for one in outputs)
-            if pending >= PENDING_BYTES:
-                mx.async_eval(*waiting)
-                waiting, pending = waiting[-1:], 0
-        mx.eval(*waiting)
+        last: mx.array | None = None
+        for number in range(count):
+            first, *others = sets[number % len(sets)]
+            outputs = call([first if last is None else _after(always, first, last), *others])
+            last = outputs[0] if len(outputs) == 1 else mx.depends(outputs[0], [*outputs[1:]])
+            if number % AHEAD == AHEAD - 1:
+                mx.async_eval(last)
+        mx.eval(last)
 
     return make
+
+
+def _after(always: mx.array, array: mx.array, last: mx.array) -> mx.array:
+    """Return a copy of an array that is made after another one, by as few ops as can be."""
+    element = last[(slice(1),) * last.ndim]
+    if element.dtype != array.dtype:
+        element = element.astype(array.dtype)
+    if element.ndim > array.ndim:
+        element = element.reshape((1,) * array.ndim)
+    return mx.where(always, array, element)
 
 
 def mistake(work: Workload, outputs: Sequence[mx.array], *, by_mlx: bool = False) -> str | None:

@@ -180,7 +180,7 @@ def _right_calls(work: Workload, backend: Backend) -> tuple[dict[str, Launches],
             call = work.on_kernel(candidate.plan, backend)
             reason = _failure(work, call, candidate.plan, backend)
         if reason is None:
-            calls[str(candidate)] = launches(call)
+            calls[str(candidate)] = launches(call, [work.operands])
         else:
             left_out[str(candidate)] = reason
     if not calls:
@@ -189,7 +189,7 @@ def _right_calls(work: Workload, backend: Backend) -> tuple[dict[str, Launches],
     assert by_mlx is not None, "only problems that MLX's ops serve are tuned"
     reason = _failure(work, by_mlx, None, backend)
     if reason is None:
-        calls[MLX] = launches(by_mlx)
+        calls[MLX] = launches(by_mlx, [work.operands])
     else:
         left_out[MLX] = reason
     return calls, left_out
@@ -208,7 +208,7 @@ def _disabled(problem: Problem, plan: Plan, backend: Backend) -> str | None:
 def _failure(work: Workload, call: Call, plan: Plan | None, backend: Backend) -> str | None:
     """Return why a call may not be timed; a kernel with wrong results is disabled for good."""
     try:
-        outputs = call()
+        outputs = call(work.operands)
         mx.eval(*outputs)
     except Exception as error:  # whatever a compiler, a driver or MLX may raise
         return str(error) or type(error).__name__
