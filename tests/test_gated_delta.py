@@ -294,6 +294,32 @@ def test_what_is_infinite_is_not_seen_by_tokens_before_it(kernel, name):
     assert finite == [t != 12 if name == "q" else t < 12 for t in range(19)]
 
 
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_gates_may_be_of_any_size_and_sign(kernel):
+    problem = variant(length=11)
+    operands = drawn(problem)
+    operands[3:] = [3 * operands[3] - 1.5, 2 * operands[4] - 1]
+    assert mx.any(operands[3] < 0)
+    assert mx.any(operands[3] > 1)
+    with tg.use_kernel(kernel):
+        held(problem, operands, call(problem, operands))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_a_logarithm_of_nothing_forgets_the_state(kernel, vector):
+    problem = variant(log_decay=True, vector_gate=vector)
+    operands = drawn(problem)
+    operands[3][:, 12] = -mx.inf
+    with tg.use_kernel(kernel):
+        y, _ = call(problem, operands)
+        rest = replace(problem, length=7)
+        alone, _ = call(rest, [x[:, 12:] for x in operands])
+    np.testing.assert_allclose(y[:, 12:], alone, rtol=1e-5, atol=1e-6)
+    assert mx.all(mx.isfinite(y))
+
+
 def test_fewer_tokens_than_every():
     problem = variant(every=20)
     outputs = call(problem, drawn(problem))
