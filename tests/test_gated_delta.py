@@ -407,6 +407,22 @@ def test_hard_cases_keep_float32(kernel, case, length):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["delta_recurrent", "delta_chunk"])
+def test_hard_cases_with_a_decay_of_each_element(kernel):
+    """5e-7 of y; in chunks up to a beta of 1, beyond which no model has such decays."""
+    for case in HARD:
+        if kernel == "delta_chunk" and case[1] > 1:
+            continue
+        operands = hard(*case, length=96)
+        operands[3] = mx.broadcast_to(operands[3][..., None], operands[0].shape)
+        problem = replace(hard_problem(operands[0]), vector_gate=True)
+        exact = family_of(problem).reference(problem, operands, (SCALE,))[0].value
+        with tg.use_kernel(kernel):
+            y = call(problem, operands)[0]
+        assert relative_errors(y, exact).worst <= 5e-7
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", FORWARD)
 def test_hard_cases_of_16_bits_are_rounded_once(kernel):
     """Of values near 1 in float32, which bfloat16 would make 1: y is as exact as its dtype."""
