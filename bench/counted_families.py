@@ -54,6 +54,7 @@ class Counted:
         rival: Returns what MLX computes of a problem, and the operands in float32, in its order;
             None where that is the problem itself. MLX has no product of codes by blocks: mlx-lm
             decodes such a weight to bfloat16 when it loads it.
+        constants: Names of operands that MLX's kernels take from `constant` memory.
     """
 
     kind: type
@@ -64,6 +65,7 @@ class Counted:
     result: Callable[[Any, Arrays, int], tuple[float, float]]
     run: Callable[[Any, Arrays, str, Chip], tuple[np.ndarray, str]]
     rival: Callable[[Any, Arrays], tuple[Any, Arrays] | None] = lambda *_: None
+    constants: frozenset[str] = frozenset()
 
 
 def counted(problem: object) -> Counted:
@@ -429,6 +431,7 @@ EXPERTS = Counted(
     result=_experts_result,
     run=_run_experts,
     rival=_experts_of_values,
+    constants=frozenset(("vec_indices", "mat_indices")),
 )
 
 FAMILIES = (GEMM, ATTENTION, QUANTIZED, SCALED, EXPERTS)

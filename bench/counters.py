@@ -17,7 +17,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.dispatch import choose
-from mlx_tilegemm.emulator import Counters, Space
+from mlx_tilegemm.emulator import Accesses, Counters, Space
 from mlx_tilegemm.families import family_of
 from mlx_tilegemm.machine import chips
 from mlx_tilegemm.machine.chips.record import Chip
@@ -73,7 +73,8 @@ class Side:
         seconds: Modelled time.
         launches: Kernels launched.
         sampled: Whether the threadgroups of a sample stand for a launch; else all of them ran.
-        device_bytes: Bytes that threads ask device memory for, loads and stores.
+        device_bytes: Bytes that threads ask device memory for, loads and stores: of operands and
+            results; parameters are left out.
         line_bytes: 128 bytes for each line that a threadgroup touches: what its core fetches if it
             keeps what it has read.
         threadgroup_bytes: Bytes that threads load from and store to threadgroup memory.
@@ -175,7 +176,8 @@ def count_row(case: Case, chip: Chip) -> Row:
 
 def side(path: str, seconds: float, launches: Sequence[Counters], problem: Problem) -> Side:
     """Add up the launches of one side."""
-    parts = [_scaled(launch) for launch in launches]
+    operands = frozenset(problem.operand_names) | counted(problem).constants
+    parts = [_scaled(launch, operands) for launch in launches]
     total = {name: sum(part[name] for part in parts) for name in parts[0]}
     products = total["products"]
     return Side(
@@ -188,9 +190,9 @@ def side(path: str, seconds: float, launches: Sequence[Counters], problem: Probl
     )
 
 
-def _scaled(launch: Counters) -> dict[str, int]:
-    accesses = launch.accesses
-    assert accesses is not None
+def _scaled(launch: Counters, operands: frozenset[str]) -> dict[str, int]:
+    assert launch.accesses is not None
+    accesses = without_parameters(launch.accesses, operands)
     device, threadgroup = (accesses.total(space) for space in (Space.DEVICE, Space.THREADGROUP))
     counted = {
         "device_bytes": device.bytes,
@@ -209,6 +211,25 @@ def _scaled(launch: Counters) -> dict[str, int]:
     }
     share = launch.grid_threadgroups / launch.threadgroups
     return {name: round(count * share) for name, count in counted.items()}
+
+
+def without_parameters(accesses: Accesses, operands: frozenset[str]) -> Accesses:
+    """Return accesses in which operands count alike, in whichever address space they are bound.
+
+    Sizes, strides and factors, which come with a launch in `constant`, are left out.
+    """
+    constants = {site.buffer for site in accesses.sites if site.space is Space.CONSTANT}
+    left_out = constants - operands
+    lines = accesses.threadgroup_lines.items()
+    return replace(
+        accesses,
+        sites=tuple(
+            replace(site, space=Space.DEVICE) if site.space is Space.CONSTANT else site
+            for site in accesses.sites
+            if site.space is not Space.CONSTANT or site.buffer in operands
+        ),
+        threadgroup_lines={name: count for name, count in lines if name not in left_out},
+    )
 
 
 def check(problem: Problem, arrays: Sequence[mx.array], out: np.ndarray) -> None:

@@ -28,12 +28,12 @@ Up to 64 results of every output were compared with float64 first.
 {scope}
 
 - **device MB**: bytes that threads ask device memory for, loads and stores, each for itself. What
-  two simdgroups ask for counts twice, though one of them may be served by a cache.
+  two simdgroups ask for counts twice, though one of them may be served by a cache. Operands count
+  wherever they are bound, `constant` memory too; sizes, strides and factors do not, of either side.
 - **lines MB**: 128 bytes for every line that a threadgroup touches, once a threadgroup: what its
   core fetches if it keeps what it has read. Kernels that stage operands have both alike.
 - **threadgroup MB**: bytes loaded from and stored to threadgroup memory, by thread.
-- **modelled**: the cost model's time, which also decides what runs. `constant` buffers, all of them
-  a few bytes, are left out.
+- **modelled**: the cost model's time, which also decides what runs.
 
 "Ours / MLX" is below 1 where ours does less.
 """

@@ -13,6 +13,7 @@ import pytest
 from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of
+from mlx_tilegemm.families.experts.spelling import parse as experts_spec
 from mlx_tilegemm.families.gemm.spelling import parse as matmul_spec
 from mlx_tilegemm.families.quantized.price import vector_rows, vector_work
 from mlx_tilegemm.families.quantized.spelling import parse as quantized_spec
@@ -119,7 +120,7 @@ def test_low_bits_ask_for_no_more_than_mlx(rows):
     assert len(found) == 50
     for row in found:
         share = row.ours.device_bytes / row.mlx.device_bytes
-        assert share <= (0.6 if "cast" in row.mlx.path else 1.001), row.name
+        assert share <= (0.6 if "cast" in row.mlx.path else 1.0), row.name
 
 
 @pytest.mark.slow
@@ -147,6 +148,25 @@ def test_decode_is_counted_with_mlx_s_gemv(counters):
     assert row.mlx.useful is None
     # The matrix and the result once; each simdgroup reads the vector for its four results.
     assert row.mlx.device_bytes == 2 * (256 * 512 + 256 // 4 * 512 + 256)
+
+
+@pytest.mark.slow
+@needs_headers
+def test_indices_count_alike_in_whichever_memory_they_are_bound(counters):
+    """Sizes and strides, of which MLX's kernel has ten, do not count on either side."""
+    problem = experts_spec("1x2x4x64x256:bf16")
+    case = counters.Case(name="small", problem=problem, sample=0)
+    row = counters.count_row(case, chips.get("m1-max"))
+    assert row.mlx.path == "gather-gemv"
+    simdgroups, bytes_of_an_index = 2 * 64 // 4, 4
+    operands = 2 * (2 * 64 * 256 + simdgroups * 256 + 2 * 64)
+    # One lane reads the index of a matrix; MLX's all read two, from constant memory.
+    assert row.ours.device_bytes == operands + simdgroups * bytes_of_an_index
+    assert row.mlx.device_bytes == operands + simdgroups * 32 * 2 * bytes_of_an_index
+    # Sixteen rows of w and one of x, and a line of the result and of each index.
+    threadgroups = simdgroups // 4
+    assert row.ours.line_bytes == threadgroups * 128 * (64 + 4 + 1 + 1)
+    assert row.mlx.line_bytes == threadgroups * 128 * (64 + 4 + 1 + 2)
 
 
 @needs_headers
