@@ -477,6 +477,7 @@ class TestReport:
         text = fake_text(TEXT.format(name="k"))
         other = fake_text(TEXT.format(name="k").replace("a[size]", "a[size + 1]"))
         before = row(digest=report.digest(text.program), low=replace(BUILD, registers=61))
+        before = replace(before, kernel="gemv", problem="m 9")
         earlier = tmp_path / "earlier.json"
         report.save(full(before), earlier)
         made = []
@@ -495,13 +496,27 @@ class TestReport:
         options = ["--cache", str(tmp_path / "cache"), "report", "--reuse", str(earlier)]
         assert cli.main([*options, "--known", "--json", str(now)]) == 0
         (kept,) = report.load(now).rows
-        assert (kept.bracket, kept.estimate) == (before.bracket, text.estimate)
+        assert kept == report.Row(
+            kernel=text.kernel,
+            problem=text.problem,
+            config=text.config,
+            digest=before.digest,
+            threads=64,
+            estimate=text.estimate,
+            threadgroup_bytes=text.threadgroup_bytes,
+            usual=text.usual,
+            bracket=before.bracket,
+            reason="",
+        )
         assert not made
         assert cli.main([*options, "--json", str(now)]) == 0
         assert [one.digest for one in report.load(now).rows] == [
             report.digest(one.program) for one in (text, other)
         ]
         assert made == [other.program] * 2
+        report.save(full(replace(before, bracket=None, reason="no end")), earlier)
+        assert cli.main([*options, "--known", "--json", str(now)]) == 1
+        assert [one.reason for one in report.load(now).rows] == ["no end", ""]
         Counted.description = "another clang"
         assert cli.main([*options, "--json", str(now)]) == 2
 

@@ -339,18 +339,18 @@ def hard_errors(kernel, case, length):
 @pytest.mark.parametrize("kernel", FORWARD)
 @pytest.mark.parametrize("case", HARD, ids=str)
 def test_hard_cases_keep_float32(kernel, case, length):
-    """Where a beta near 2 keeps errors they are those of the rule as it is written."""
+    """5e-7 of y whatever beta is, and of a state no more than the rule as it is written."""
     y, state = hard_errors(kernel, case, length)
-    for ours, written in (y, state):
-        assert ours.mean <= max(5e-7, 1.25 * written.mean)
+    assert y[0].mean <= 5e-7
     assert case[1] > 1 or y[0].worst <= 5e-7
+    assert state[0].mean <= max(5e-7, state[1].mean)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.999, 1.99])
 def test_what_is_rounded_alike_in_every_chunk_does_not_add_up(beta):
     for ours, written in hard_errors("delta_chunk", (EQUAL, beta, 0.9999), 512):
-        assert ours.mean <= max(5e-7, 1.25 * written.mean)
+        assert ours.mean <= max(5e-7, written.mean)
 
 
 def test_it_is_mlx_where_mlx_is_exact():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import mutate
 import numpy as np
 import pytest
 
@@ -34,6 +35,10 @@ void f(int rows, int columns) {
   const int lane_row = fragment_row(thread_index_in_simdgroup);
 }
 """
+
+
+def several_ways():
+    return next(ways for ways in mutation.unique_mutants() if len(ways) > 1)
 
 
 FOUND = {(mutant.line, mutant.operator, mutant.mutated) for mutant, _ in mutants(TEXT)}
@@ -259,6 +264,28 @@ class TestReasons:
         changed[ways[0].subject] = replace(tried, trials=(first, *others))
         monkeypatch.setattr(campaign_module, "subjects", lambda: changed)
         assert mutation.identity(ways[:1]) != before
+
+    def test_a_verdict_depends_on_each_text_it_was_tried_in(self):
+        ways = several_ways()
+        before = mutation.identity(ways[:2])
+        assert mutation.identity(ways[:1]) != before
+        for changed in range(2):
+            texts = list(ways[:2])
+            texts[changed] = replace(ways[changed], body=ways[changed].body + "// another\n")
+            assert mutation.identity(texts) != before
+
+    def test_kept_verdicts_hold_for_the_texts_they_were_found_in(self, monkeypatch, tmp_path):
+        ways = several_ways()
+        verdict = Verdict(mutant=ways[0].mutant, caught_by="race", subject="first", tried=1)
+        file = tmp_path / "verdicts.jsonl"
+        mutate.show(file, 1, 1, verdict)
+        assert mutate.read(file) == {verdict.mutant: verdict}
+        for changed, holds in ((0, False), (1, True)):
+            texts = list(ways)
+            texts[changed] = replace(ways[changed], body=ways[changed].body + "// another\n")
+            found = {verdict.mutant: tuple(texts)}
+            monkeypatch.setattr(mutate, "variations", lambda found=found: found)
+            assert mutate.read(file) == ({verdict.mutant: verdict} if holds else {})
 
     def test_equivalent_mutants_do_not_count(self):
         mutant = mutation.unique_mutants()[0][0].mutant

@@ -1,13 +1,18 @@
-"""Product: what the specs of the kernels of all batched products have in common."""
+"""Product: what the problems of all batched products, and the specs of their kernels, share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from math import prod
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from .dtypes import DType
+from .operand import Operand
 from .plan import Arguments
+from .problem import Problem
+from .shapes import Shape
 
 MAX_BATCH_AXES = 8
 """Batch axes a kernel decomposes; more never survive merging in practice."""
@@ -27,16 +32,47 @@ class BatchAxis(Protocol):
         """Matrices of each operand to step over, in order."""
 
 
-class BatchedProduct(Protocol):
-    """A problem whose result has ``m`` rows, once for each element of a batch."""
+class BatchedProduct(Problem):
+    """Base of problems whose one result is ``[m, n]``, once for each element of a batch."""
+
+    __slots__ = ()
+
+    m: int
+    """Rows of the result."""
+
+    n: int
+    """Columns of the result."""
+
+    k: int
+    """Length of the contracted axis."""
+
+    batch: tuple[BatchAxis, ...]
+    """Batch axes, outermost first."""
+
+    out: DType
+    """Element format of the result."""
+
+    out_shape: Shape
+    """Shape of the result."""
 
     @property
-    def m(self) -> int:
-        """Rows of the result."""
+    def results(self) -> tuple[Operand, ...]:
+        """``out``."""
+        return (Operand(name="out", shape=self.out_shape, dtype=self.out),)
 
     @property
-    def batch(self) -> Sequence[BatchAxis]:
-        """Batch axes, outermost first."""
+    def batch_size(self) -> int:
+        """Number of products."""
+        return prod(axis.size for axis in self.batch)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no products; rows may be those of a folded batch."""
+        return 0 in (self.m, self.batch_size)
+
+    def flops(self) -> float:
+        """Return ``2 m n k`` for each product."""
+        return 2.0 * self.m * self.n * self.k * self.batch_size
 
 
 class ProductText(Protocol):

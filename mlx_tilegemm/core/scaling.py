@@ -41,6 +41,10 @@ class Lay(NamedTuple):
     row_scales: int
     matrix_scales: int
 
+    def elements(self, rows: int, columns: int) -> int:
+        """Return the elements of a stored operand whose rows are filled up to whole blocks."""
+        return rows * max(columns, self.columns * self.row_scales)
+
 
 UNSCALED = Lay(0, 0, 0, 0)
 """Where there are no scales."""

@@ -27,11 +27,18 @@ SMALL_INSTRUCTIONS = 6
 """Likewise of a small float: its sign and its magnitude are put in place apart, and scaled."""
 
 
+def index_metal(elements: int) -> str:
+    """Return Metal's type that numbers so many elements: of 32 bits where these suffice."""
+    return "uint" if elements <= 1 << 32 else "size_t"
+
+
 class DecodedText:
     """Base of the parts of problems that texts with ``lib/decode_weight`` depend on."""
 
     __slots__ = ()
 
+    n: int
+    k: int
     weight: Grouping | None
     scales: DType | None
     biases: DType | None
@@ -50,6 +57,11 @@ class DecodedText:
     def power_scales(self) -> bool:
         """Whether scales are e8m0, where they are small floats; else they are e4m3."""
         return self.scales is FLOAT8_E8M0
+
+    @property
+    def index_metal(self) -> str:
+        """Metal's type that numbers the elements of one matrix of the weight."""
+        return index_metal(self.n * self.k)
 
     @property
     def biases_metal(self) -> str:

@@ -44,6 +44,16 @@ class GemvTile:
         """
         return self.simdgroups * self.columns if transpose else SIMD_WIDTH * run
 
+    def block(self, run: int, transpose: bool) -> tuple[int, int, int]:
+        """Return rows and columns of the result that a threadgroup computes, and a step's depth.
+
+        Args:
+            run: Elements of a row of the matrix as stored that a lane reads at a time.
+            transpose: The matrix is ``[n, k]``.
+        """
+        depth = SIMD_WIDTH * run if transpose else self.simdgroups
+        return (self.rows, self.block_columns(run, transpose), depth)
+
     def shares_elements(self, run: int) -> int:
         """Return the partial sums of one row that simdgroups exchange where runs are columns."""
         return self.simdgroups * run * SIMD_WIDTH

@@ -305,7 +305,7 @@ def _sorted_rows() -> Iterator[Case]:
             name=f"affine_gather_qmm_rhs, {tile}, {bits} bits, {kind}",
             mlx=partial(_sorted, _QUANTIZED, "affine_gather_qmm_rhs", arguments, tile),
             spelled=f"experts=512x8x128x768x2048:{kind}:affine{bits}x64",
-            kernels=("expert_gemm/16x64-1x4",),
+            kernels=("expert_gemm/16x32-1x4", "expert_gemm/16x64-1x4"),
         )
 
 

@@ -34,6 +34,12 @@ POSITION_REGISTERS = 3
 WIDE_REGISTERS = 2
 """Further ones where values of float32 are staged."""
 
+BROKEN_POSITION_REGISTERS = 45
+"""Further ones where such rows end within a fragment, and those of many keys at a time load from
+device memory: each has bounds of its own."""
+
+MANY_KEYS = 32
+
 LONG_ROW_RUNS = 16
 LONG_ROW_REGISTERS = 31
 """Further ones where one simdgroup stages rows of more runs than that, whose number is no power of
@@ -174,6 +180,7 @@ class Spec(ForwardSpec):
         further = REREAD_REGISTERS * self.config.reread + GROUP_REGISTERS * self.grouped
         further += MASK_REGISTERS.get(self.mask_kind, 0) + WINDOW_REGISTERS * self.windowed
         further += POSITION_REGISTERS * self.positional
+        further += BROKEN_POSITION_REGISTERS * self._breaks_positions
         further += BROKEN_RUN_REGISTERS * (self.config.staged and self._breaks_runs)
         further += LONG_ROW_REGISTERS * self._divides_long_rows
         further += WIDE_REGISTERS * (self.config.staged and self.v is FLOAT32)
@@ -183,6 +190,11 @@ class Spec(ForwardSpec):
     def _breaks_runs(self) -> bool:
         rows = (self.head_dim * self.k.bytes, self.value_dim * self.v.bytes)
         return any(row % RUN_BYTES for row in rows)
+
+    @property
+    def _breaks_positions(self) -> bool:
+        many = not self.config.staged and self.config.block_kv >= MANY_KEYS
+        return many and self.pe_dim % FRAGMENT != 0
 
     @property
     def _divides_long_rows(self) -> bool:

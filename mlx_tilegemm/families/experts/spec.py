@@ -35,7 +35,7 @@ from ...core.scaling import (
 from ...formats import AFFINE, AFFINE_CODES, AFFINE_GROUPS, MODES, Grouping, grouping
 from ...machine.chips.record import Chip
 from ...machine.counts import RUN_BYTES
-from ...machine.decoding import DecodedText, decoding_instructions
+from ...machine.decoding import DecodedText, decoding_instructions, index_metal
 from ...machine.fragment import ADDRESSING_REGISTERS
 from ...machine.limits import reject_sizes, tiny_operand
 from ...machine.mlx_products import streaming_seconds
@@ -103,6 +103,12 @@ class ExpertText(DecodedText):
     def lay(self) -> Lay:
         """How the scales of codes of a byte lie; any way where there are none."""
         return self.scaling.lay(self.n, self.k, self.transpose) if self.scaling else UNSCALED
+
+    @property
+    def index_metal(self) -> str:
+        """Metal's type that numbers the elements of one matrix of the weight."""
+        rows, columns = (self.n, self.k) if self.transpose else (self.k, self.n)
+        return index_metal(self.lay.elements(rows, columns))
 
     @property
     def matrix_scales(self) -> int:

@@ -52,6 +52,15 @@ def subjects() -> Iterator[Made]:
     # Tiles of more runs than there are threads.
     wide = segmented(70, 70, 131, a=FLOAT32, b=FLOAT32, out=FLOAT32)
     yield _subject("segmented_gemm", "64x64x16-2x2", (wide, Data(seed=1)))
+    # Rows of more runs than there are threads.
+    plain: Options = {"x": FLOAT32, "w": FLOAT16, "out": FLOAT32}
+    yield _subject("expert_gemm", "32x64-1x4", _trial(99, (64, 71), **plain))
+    yield _subject("expert_gemv", "4x4-4-staged", _trial(29, (37, 301), **plain))
+    # Two rows of simdgroups.
+    yield _subject("expert_gemm", "64x64-2x2", _trial(131, (70, 71)))
+    # Results of bfloat16, to which nothing converts implicitly.
+    rounded: Options = {"w": FLOAT16, "out": BFLOAT16}
+    yield _subject("expert_gemv", "1x4-4-staged", _trial(13, (37, 43), **rounded))
 
 
 def _plain(transpose: bool) -> Iterator[Made]:

@@ -9,7 +9,7 @@ from math import prod
 from ...core.caches import latest
 from ...core.dtypes import FLOAT32, INT32, DType, Kind, promote
 from ...core.operand import Operand
-from ...core.problem import Problem
+from ...core.product import BatchedProduct
 from ...core.shapes import Shape, pad, shape_text
 from ...errors import DTypeError, ProblemError
 from ...machine.products import Product, layout
@@ -38,7 +38,7 @@ class BatchAxis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GemmProblem(Problem):
+class GemmProblem(BatchedProduct):
     """``out[..., m, n] = alpha * op(a) @ op(b) + beta * c``, accumulated in float32 or int32.
 
     Attributes:
@@ -95,11 +95,6 @@ class GemmProblem(Problem):
         return _operands(self)
 
     @property
-    def results(self) -> tuple[Operand, ...]:
-        """``out``."""
-        return (Operand(name="out", shape=self.out_shape, dtype=self.out),)
-
-    @property
     def factors(self) -> tuple[str, ...]:
         """Alpha and beta."""
         return ("alpha", "beta")
@@ -108,11 +103,6 @@ class GemmProblem(Problem):
     def accumulates(self) -> DType:
         """int32 for integers, else float32."""
         return INT32 if self.is_integer else FLOAT32
-
-    @property
-    def batch_size(self) -> int:
-        """Number of products."""
-        return prod(axis.size for axis in self.batch)
 
     @property
     def is_integer(self) -> bool:
@@ -128,10 +118,6 @@ class GemmProblem(Problem):
     def product(self) -> Product:
         """The product that the cost model counts."""
         return _product(self)
-
-    def flops(self) -> float:
-        """Return ``2 m n k`` for each product."""
-        return 2.0 * self.m * self.n * self.k * self.batch_size
 
     def stored(self) -> GemmProblem:
         """Return the product with the caller's axes as kernels see them, folded into rows."""

@@ -140,7 +140,7 @@ def gemm_launch(
 @latest
 def reject_gemm(problem: GemmProblem) -> str | None:
     """Return why no GEMM kernel may serve the problem, or None."""
-    if problem.m == 0 or problem.n == 0 or problem.batch_size == 0:
+    if problem.is_empty or problem.n == 0:
         return "the result is empty"
     if problem.k == 0:
         return "k is 0, so there is nothing to multiply"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import prod
 
 from ...core.batches import BatchAxis, batch_axes, broadcast_batch, stepped
 from ...core.caches import latest
 from ...core.dtypes import FLOAT32, DType, promote
 from ...core.operand import Operand, Role
-from ...core.problem import Problem
+from ...core.product import BatchedProduct
 from ...core.shapes import Shape, shape_text
 from ...errors import ProblemError
 from ...formats import Grouping
@@ -20,7 +19,7 @@ ARRAYS = ("x", "w", "scales", "biases", "global_scale", "bias")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizedProblem(Problem):
+class QuantizedProblem(BatchedProduct):
     """``out = x @ W + bias`` or ``x @ W.T + bias``, where W is what a quantized weight decodes to.
 
     Attributes:
@@ -79,21 +78,6 @@ class QuantizedProblem(Problem):
         return _operands(self)
 
     @property
-    def results(self) -> tuple[Operand, ...]:
-        """``out``."""
-        return (Operand(name="out", shape=self.out_shape, dtype=self.out),)
-
-    @property
-    def batch_size(self) -> int:
-        """Number of products."""
-        return prod(axis.size for axis in self.batch)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there are no products; rows may be those of a folded batch."""
-        return 0 in (self.m, self.batch_size)
-
-    @property
     def natural(self) -> DType:
         """The dtype in which MLX's op computes, and of its result."""
         if self.biases is None:
@@ -128,10 +112,6 @@ class QuantizedProblem(Problem):
     def weight_bytes(self) -> int:
         """Bytes of the weight with all its scales."""
         return _weight_bytes(self)
-
-    def flops(self) -> float:
-        """Return ``2 m n k`` for each product."""
-        return 2.0 * self.m * self.n * self.k * self.batch_size
 
     def stored(self) -> QuantizedProblem:
         """Return the product with the caller's axes as kernels see them, folded into rows."""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import prod
 
 from ...core.batches import BatchAxis, batch_axes, broadcast_batch, stepped
 from ...core.caches import latest
 from ...core.dtypes import INT8, INT32, DType
 from ...core.operand import Operand
-from ...core.problem import Problem
+from ...core.product import BatchedProduct
 from ...core.scaling import Scaling
 from ...core.shapes import Shape, shape_text
 from ...errors import ProblemError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScaledProblem(Problem):
+class ScaledProblem(BatchedProduct):
     """``out = (a * a_scales) @ (b * b_scales) + bias``, with codes among the factors.
 
     Attributes:
@@ -73,21 +72,6 @@ class ScaledProblem(Problem):
         return _operands(self)
 
     @property
-    def results(self) -> tuple[Operand, ...]:
-        """``out``."""
-        return (Operand(name="out", shape=self.out_shape, dtype=self.out),)
-
-    @property
-    def batch_size(self) -> int:
-        """Number of products."""
-        return prod(axis.size for axis in self.batch)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there are no products; rows may be those of a folded batch."""
-        return 0 in (self.m, self.batch_size)
-
-    @property
     def is_integer(self) -> bool:
         """Whether sums are of integers: no scale changes along the contracted axis."""
         scalings = (self.a_scales, self.b_scales)
@@ -102,10 +86,6 @@ class ScaledProblem(Problem):
     def weight_bytes(self) -> int:
         """Bytes of ``b`` with its scales."""
         return self.nbytes("b") + self.nbytes("b_scales")
-
-    def flops(self) -> float:
-        """Return ``2 m n k`` for each product."""
-        return 2.0 * self.m * self.n * self.k * self.batch_size
 
     def stored(self) -> ScaledProblem:
         """Return the product with the caller's axes as kernels see them, folded into rows."""

@@ -32,6 +32,7 @@ from ...core.scaling import (
     byte_metal,
 )
 from ...core.shapes import Shape
+from ...machine.decoding import index_metal
 from ...machine.limits import reject_sizes, tiny_operand
 from .problem import ScaledProblem, scaled_problem
 
@@ -123,6 +124,12 @@ class ScaledText:
         """How the scales of ``b`` lie; any way where there are none."""
         scaling = self.b_scales
         return scaling.lay(self.n, self.k, self.transpose_b) if scaling else UNSCALED
+
+    @property
+    def b_index_metal(self) -> str:
+        """Metal's type that numbers the elements of one matrix of ``b``."""
+        rows, columns = (self.n, self.k) if self.transpose_b else (self.k, self.n)
+        return index_metal(self.b_lay.elements(rows, columns))
 
 
 @latest

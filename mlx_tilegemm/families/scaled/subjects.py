@@ -59,6 +59,20 @@ def subjects() -> Iterator[Made]:
     short = {"a": FLOAT8_E4M3, "a_scales": block_scaling(FLOAT32, 1, 8)}
     short |= {"b_scales": block_scaling(FLOAT32, 1, 8)}
     yield _subject("scaled_gemm", "16x32-1x4", *_products(64, 72, True, 11, **short))
+    # Sums of a thread that are odd and more than float32 has all numbers of.
+    for config, transpose_b, sizes in (
+        ("1x2-4", True, (1, 3, 36000)),
+        ("2x4-8-staged", True, (2, 5, 36000)),
+        ("1x1-4", False, (1, 19, 6000)),
+    ):
+        deep = variant(*sizes, transpose_b=transpose_b, a=INT8, b=INT8, out=INT32)
+        yield _subject("scaled_gemv", config, (deep, Data(seed=1, exact=True)))
+    # One scale for each matrix of a.
+    each: dict[str, Any] = {"a": FLOAT8_E4M3, "a_scales": Scaling(dtype=FLOAT32, batched=True)}
+    yield _subject("scaled_gemv", "4x2-4", *_products(37, 90, True, 3, a_batch=(3,), **each))
+    # Rows of a in bfloat16, to which nothing converts implicitly.
+    plain: dict[str, Any] = {"a": BFLOAT16, "b": FLOAT8_E4M3, "bias": BFLOAT16, "out": BFLOAT16}
+    yield _subject("scaled_gemv", "2x4-8-staged", *_products(37, 90, True, 2, **plain))
 
 
 def _few_rows(transpose_b: bool, *options: dict[str, Any]) -> Iterator[Made]:

@@ -44,6 +44,8 @@ ARRAY_MASK_REGISTERS = 13
 
 CAUSAL_REGISTERS = 4
 
+WINDOW_REGISTERS = 3
+
 DIRECT_REGISTERS = 7
 """Further ones where fragments load from device memory, for addresses and bounds."""
 
@@ -93,6 +95,7 @@ class Spec(BackwardSpec):
             (SOFTMAX_REGISTERS, self.softmax),
             (ARRAY_MASK_REGISTERS, self.masked),
             (CAUSAL_REGISTERS, self.causal),
+            (WINDOW_REGISTERS, self.windowed),
             (DIRECT_REGISTERS, direct),
             (WIDE_REGISTERS, wide),
             (GROUP_REGISTERS, self.grouped),

@@ -13,7 +13,7 @@ from ....core.kernel import Kernel
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage, features
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
-from ....machine.fragment import fragments
+from ....machine.fragment import FRAGMENT, fragments
 from ....machine.limits import reject_grid, reject_resources
 from ..backward_spec import (
     CONFIGS,
@@ -39,14 +39,35 @@ from ..spec import (
 
 NAME = "attention_backward_query"
 
-WIDE_REGISTERS = 6
+QUERY_REGISTERS = 3
+"""Registers beyond those of a step for the way through the keys. As Mesa's compiler for M1 has it,
+like the next."""
+
+SOFTMAX_REGISTERS = 1
+"""Further ones for the sums and deltas of rows."""
+
+KEPT_REGISTERS = -3
+"""Further ones beside rows that no barrier makes load again: their places are not needed."""
+
+RELOADED_REGISTERS = -10
+"""Further ones where such rows do so: not all of them stay."""
+
+BROKEN_REGISTERS = 8
+"""Further ones then of rows that end within a fragment."""
+
+BROKEN_BLOCK_REGISTERS = 3
+"""Further ones of these for blocks of more than `FEW_KEYS` keys."""
+
+FEW_KEYS = 16
+
+WIDE_REGISTERS = 5
 """Further ones where fragments of float32 load from device memory, of several rows at a time."""
 
-RELOADED_REGISTERS = -15
-"""Fewer ones where rows that no barrier makes load again do so: not all of them stay."""
+MASK_REGISTERS = 7
+"""Further ones for the places of a mask's elements, but for rows of q that stay while all else
+loads from device memory."""
 
-SOFTMAX_REGISTERS = 3
-"""Registers for the sums and deltas of rows, as Mesa's compiler for M1 has it."""
+WINDOW_REGISTERS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +114,21 @@ class Spec(BackwardSpec):
     @property
     def _way_registers(self) -> int:
         """Live registers for the way through the keys."""
-        wide = not self.config.staged and self.v is FLOAT32 and (self.grouped or self.keeps_rows)
-        reloaded = self.keeps_rows and not self.config.cached
-        further = WIDE_REGISTERS * wide + RELOADED_REGISTERS * reloaded
-        return SOFTMAX_REGISTERS * self.softmax + further
+        staged = self.config.staged
+        wide = not staged and self.v is FLOAT32 and (self.grouped or self.keeps_rows)
+        masked = self.masked and (staged or not self.config.cached)
+        registers = QUERY_REGISTERS + SOFTMAX_REGISTERS * self.softmax + WIDE_REGISTERS * wide
+        registers += MASK_REGISTERS * masked + WINDOW_REGISTERS * self.windowed
+        return registers + KEPT_REGISTERS * self.keeps_rows + self._reloading
+
+    @property
+    def _reloading(self) -> int:
+        """Further registers where rows that could stay load again."""
+        if not self.keeps_rows or self.config.cached:
+            return 0
+        broken = self.head_dim % FRAGMENT or self.value_dim % FRAGMENT
+        blocks = BROKEN_BLOCK_REGISTERS * (self.config.block > FEW_KEYS)
+        return RELOADED_REGISTERS + (BROKEN_REGISTERS + blocks if broken else 0)
 
     @property
     def resources(self) -> Resources:

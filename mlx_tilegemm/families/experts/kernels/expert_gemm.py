@@ -12,7 +12,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import latest
-from ....core.dtypes import FLOAT32, INT32, DType
+from ....core.dtypes import FLOAT32, DType
 from ....core.kernel import Kernel
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
@@ -68,20 +68,20 @@ CONFIGS = (
     DecodingTile(block_m=32, block_n=64, simdgroups_m=1, simdgroups_n=4),
     DecodingTile(block_m=16, block_n=128, simdgroups_m=1, simdgroups_n=4),
     DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4),
+    DecodingTile(block_m=16, block_n=32, simdgroups_m=1, simdgroups_n=4),
     DecodingTile(block_m=8, block_n=64, simdgroups_m=1, simdgroups_n=4),
 )
 """Low blocks are for few rows of an expert, which taller ones would pad; a wide one asks half as
-often for rows, and for where an expert's are."""
+often for rows, and for where an expert's are, and a narrow one leaves room for more of them."""
 
 
 def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     w, transpose = staged_type(problem), problem.transpose
     tiles = staged_tiles(config.block, problem.x, w, transpose_b=transpose)
-    places = 2 * INT32.bytes * config.block_m
     return Resources(
         threads=config.threads,
-        threadgroup_bytes=tiles.nbytes + places,
+        threadgroup_bytes=tiles.nbytes,
         registers=_registers(problem, config),
     )
 

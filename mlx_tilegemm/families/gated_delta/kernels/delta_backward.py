@@ -14,7 +14,16 @@ from typing import ClassVar
 from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32
 from ....core.kernel import Kernel
-from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Sizes, Stage
+from ....core.plan import (
+    REGISTER_LIMIT,
+    SIMD_WIDTH,
+    Extent,
+    Launch,
+    Plan,
+    Resources,
+    Sizes,
+    Stage,
+)
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.fragment import (
@@ -32,9 +41,12 @@ NAME = "delta_backward"
 SHARES = 4 * FRAGMENT * FRAGMENT
 """Elements that a simdgroup shares out to its lanes: four products of one key fragment."""
 
-PLACE_REGISTERS = 96
+PLACE_REGISTERS = 90
 """Registers of the places of 18 arrays, of their steps and of a lane's rows and columns, beside
 three numbers of each token of a chunk: a key, its decay and its gradient."""
+
+LONG_KEY_REGISTERS = 10
+"""Further ones where a lane has more than two elements of a key."""
 
 ELEMENT_INSTRUCTIONS = 8 * CHUNK * CHUNK
 """Of a simdgroup for eight elements of a chunk's keys: the gradients of q, k and the decays."""
@@ -181,10 +193,12 @@ def resources(config: Config, key_dim: int, value_dim: int, *, vector_gate: bool
     gates = key_tile + keys if vector_gate else 2
     scores = 4 * CHUNK * CHUNK + 4 * CHUNK + 1
     shares = config.simdgroups * (SHARES + 2 * CHUNK)
+    registers = PLACE_REGISTERS + 3 * CHUNK + 8 * vector_gate
     return Resources(
         threads=config.threads,
         threadgroup_bytes=FLOAT32.bytes * (2 * (key_tile + value_tile) + gates + scores + shares),
-        registers=PLACE_REGISTERS + 3 * CHUNK + 7 * vector_gate,
+        # With long keys and many decays a compiler may have to spill a few.
+        registers=min(REGISTER_LIMIT, registers + LONG_KEY_REGISTERS * (key_dim > 2 * SIMD_WIDTH)),
     )
 
 

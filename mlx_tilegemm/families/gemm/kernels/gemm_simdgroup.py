@@ -36,30 +36,48 @@ NAME = "gemm_simdgroup"
 RUN_BYTES = 16
 """Bytes that are staged as one vector."""
 
-STAGED_REGISTERS = 20
+STAGED_REGISTERS = 22
 """Registers beside the fragments of a staged kernel, for pointers, counters and bounds. As Mesa's
 compiler for M1 has it, like the next."""
 
-DIRECT_REGISTERS = 14
+DIRECT_REGISTERS = 15
 """The same of a direct kernel."""
 
-GUARDED_REGISTERS = 5
-"""Further ones of a staged kernel whose rows are guarded always."""
+RAGGED_REGISTERS = 7
+"""Further ones of a staged kernel where n or k is no multiple of the block."""
 
-RAGGED_REGISTERS = 4
-"""Further ones where n or k is no multiple of the block."""
+STAGED_WIDE_REGISTERS = 3
+"""Further ones of a staged kernel where an operand is float32."""
 
-WIDE_REGISTERS = 4
-"""Further ones where an operand is float32."""
+DIRECT_WIDE_REGISTERS = 2
+"""The same of a direct kernel."""
 
-WIDENED_REGISTERS = 9
-"""Further ones of a staged kernel without such guards where both operands are bfloat16."""
+WIDENED_REGISTERS = 7
+"""Further ones of a staged kernel of high blocks where both operands are bfloat16."""
 
-BROKEN_RUN_REGISTERS = 14
+BROKEN_RUN_REGISTERS = 3
 """Further ones of a staged kernel for rows that end within a run."""
 
-TRANSPOSED_REGISTERS = 13
-"""Further ones of a direct kernel whose ``a`` is stored by columns, m apart."""
+STAGED_TRANSPOSED_REGISTERS = 3
+"""Further ones of a staged kernel whose ``a`` is stored by columns, m apart."""
+
+DIRECT_TRANSPOSED_REGISTERS = 11
+"""The same of a direct kernel."""
+
+NEIGHBOURS_REGISTERS = 4
+"""Further ones of a direct kernel of halves whose ``b`` is stored ``[n, k]``: a lane's two elements
+of a fragment lie k apart."""
+
+FEW_STEPS = 4
+"""Steps of which compilers make one piece, without a loop."""
+
+FEW_STEPS_REGISTERS = 3
+"""Further ones then: loads of one step are moved before the products of another."""
+
+FEW_LARGE_STEPS_REGISTERS = 5
+"""Further ones then of a staged kernel of `LARGE` fragments of a simdgroup."""
+
+LARGE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +140,7 @@ class Operands(NamedTuple):
         transpose_b: ``b`` is stored ``[n, k]``.
         ragged: n or k is no multiple of the block.
         broken: A stored row may end within a run of elements that moves as one vector.
+        few: k is no more than `FEW_STEPS` whole steps.
     """
 
     a: DType
@@ -130,6 +149,7 @@ class Operands(NamedTuple):
     transpose_b: bool
     ragged: bool
     broken: bool
+    few: bool
 
 
 @kept
@@ -150,16 +170,28 @@ def _tiles(config: Config, of: Operands | GemmText) -> StagedTiles:
 def registers(config: Config, operands: Operands) -> int:
     """Return the estimated live registers of a thread: fragments, and what their addresses take."""
     rows, columns = config.fragments_m, config.fragments_n
-    further = RAGGED_REGISTERS * operands.ragged
-    further += WIDE_REGISTERS * (FLOAT32 in (operands.a, operands.b))
-    if config.staged:
-        further += STAGED_REGISTERS + GUARDED_REGISTERS * (config.block_m < ALIGNED_ROWS)
-        further += BROKEN_RUN_REGISTERS * operands.broken
-        widened = operands.a is operands.b is BFLOAT16 and config.block_m >= ALIGNED_ROWS
-        further += WIDENED_REGISTERS * widened
-    else:
-        further += DIRECT_REGISTERS + TRANSPOSED_REGISTERS * operands.transpose_a
+    further = FEW_STEPS_REGISTERS * operands.few
+    further += _staged(config, operands) if config.staged else _direct(operands)
     return 2 * (rows * columns + rows + columns) + further
+
+
+def _staged(config: Config, operands: Operands) -> int:
+    """Return the registers beside the fragments where operands are staged."""
+    wide = FLOAT32 in (operands.a, operands.b)
+    widened = operands.a is operands.b is BFLOAT16 and config.block_m >= ALIGNED_ROWS
+    large = config.fragments_m * config.fragments_n >= LARGE
+    registers = STAGED_REGISTERS + STAGED_WIDE_REGISTERS * wide + WIDENED_REGISTERS * widened
+    registers += RAGGED_REGISTERS * operands.ragged + BROKEN_RUN_REGISTERS * operands.broken
+    registers += STAGED_TRANSPOSED_REGISTERS * operands.transpose_a
+    return registers + FEW_LARGE_STEPS_REGISTERS * (operands.few and large)
+
+
+def _direct(operands: Operands) -> int:
+    """Return the registers beside the fragments where these load from device memory."""
+    wide = FLOAT32 in (operands.a, operands.b)
+    registers = DIRECT_REGISTERS + DIRECT_WIDE_REGISTERS * wide
+    registers += DIRECT_TRANSPOSED_REGISTERS * operands.transpose_a
+    return registers + NEIGHBOURS_REGISTERS * (operands.transpose_b and not wide)
 
 
 def _operands(p: GemmProblem | Product, config: Config) -> Operands:
@@ -168,7 +200,8 @@ def _operands(p: GemmProblem | Product, config: Config) -> Operands:
     # m is run-time: a row of it may always end within a run.
     broken = p.transpose_a or p.k * p.a.bytes % RUN_BYTES or b_columns * p.b.bytes % RUN_BYTES
     ragged = p.n % block_n or p.k % block_k
-    return Operands(p.a, p.b, p.transpose_a, p.transpose_b, bool(ragged), bool(broken))
+    few = p.k // block_k <= FEW_STEPS
+    return Operands(p.a, p.b, p.transpose_a, p.transpose_b, bool(ragged), bool(broken), few)
 
 
 def _resources(p: GemmProblem | Product, config: Config) -> Resources:

@@ -133,7 +133,7 @@ def _registers(problem: GemmProblem, config: GemvTile, length: int) -> int:
         return held + 2 * rows + 18 + 7 * (problem.b is BFLOAT16)
     # Elements are chosen one by one, and those of bfloat16 have a register each.
     widened = elements // 2 * (problem.b is BFLOAT16)
-    return held + rows // 2 + 3 * rows // 2 * (problem.a is not FLOAT16) + 12 + widened
+    return held + rows // 2 + 3 * rows // 2 * (problem.a is not FLOAT16) + 14 + widened
 
 
 def _block_columns(problem: GemmProblem, config: GemvTile) -> int:

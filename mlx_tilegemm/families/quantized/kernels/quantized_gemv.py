@@ -86,9 +86,7 @@ class Spec(DecodingSpec):
     @property
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        columns = self.config.block_columns(self.run, self.text.transpose)
-        depth = SIMD_WIDTH * self.run if self.text.transpose else self.config.simdgroups
-        return (self.config.rows, columns, depth)
+        return self.config.block(self.run, self.text.transpose)
 
     @property
     def shares_elements(self) -> int:

@@ -113,9 +113,7 @@ class Spec(ScaledSpec):
     @property
     def block(self) -> tuple[int, int, int]:
         """Rows and columns of the result that a threadgroup computes, and the depth of a step."""
-        columns = self.config.block_columns(self.run, self.text.transpose_b)
-        depth = SIMD_WIDTH * self.run if self.text.transpose_b else self.config.simdgroups
-        return (self.config.rows, columns, depth)
+        return self.config.block(self.run, self.text.transpose_b)
 
     @property
     def shares_elements(self) -> int:
