@@ -24,6 +24,7 @@ from mlx_tilegemm.families import family_of
 from mlx_tilegemm.families.gated_delta import fused_backward, gradient_reference
 from mlx_tilegemm.families.gated_delta import gradients as gradients_module
 from mlx_tilegemm.families.gated_delta.kernels import KERNELS
+from mlx_tilegemm.families.gated_delta.kernels.delta_backward import sliced, slices_of
 from mlx_tilegemm.families.gated_delta.problem import CHUNK, DeltaGradientProblem
 from mlx_tilegemm.families.gated_delta.spec import variant
 from mlx_tilegemm.machine import chips
@@ -374,18 +375,28 @@ def test_gradients_of_states_in_between(length, every, flags):
 
 
 @pytest.mark.slow
-def test_each_gradient_alone_is_one_of_all_whatever_masked_tokens_hold():
-    problem = variant(length=16, mask=True)
+@pytest.mark.parametrize("backend", ["emulator", "mlx"])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_gradients_are_the_same_whatever_masked_tokens_hold(backend, prepared):
+    problem = variant(length=9, state=True, mask=True, normalize=prepared, log_decay=prepared)
     operands, mask, slopes = parted(problem, 8)
     assert not mx.all(mask)
-    dirty = [mx.where(mask[..., None, None], x, mx.nan) for x in operands[:3]] + operands[3:]
+    dirty = [mx.where(mx.expand_dims(mask, [*range(2, x.ndim)]), x, mx.nan) for x in operands[:5]]
+    with tg.use_backend(backend):
+        wanted = gradients(problem, operands, mask, slopes)
+        close(gradients(problem, [*dirty, operands[5]], mask, slopes), wanted, 1e-6)
+
+
+@pytest.mark.slow
+def test_each_gradient_alone_is_one_of_all():
+    problem = variant(length=16, mask=True)
+    operands, mask, slopes = parted(problem, 8)
 
     def loss(*arrays):
         y, state = update(problem, mask)(*arrays)
         return (y * slopes[0]).sum() + (state * slopes[1]).sum()
 
     wanted = gradients(problem, operands, mask, slopes)
-    close(mx.grad(loss, argnums=range(5))(*dirty), wanted, 1e-6)
     for i in range(5):
         close([mx.grad(loss, argnums=i)(*operands)], [wanted[i]], 1e-6)
 
@@ -395,3 +406,35 @@ def test_each_gradient_alone_is_one_of_all_whatever_masked_tokens_hold():
 def test_heads_of_unequal_dims_have_gradients_on_kernels(key_dim, value_dim):
     dims = {"key_heads": 1, "value_heads": 1, "key_dim": key_dim, "value_dim": value_dim}
     within_the_bound(gradient_problem(batch=1, length=9, **dims))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key_dim", "value_dim", "vector", "slices"),
+    [(256, 256, False, 2), (192, 192, True, 2), (256, 251, True, 6)],
+)
+def test_heads_of_many_values_have_gradients_in_slices(key_dim, value_dim, vector, slices):
+    """Of more values than threadgroup memory has room for; zeros fill up the last slice."""
+    dims = {"key_heads": 1, "value_heads": 2, "key_dim": key_dim, "value_dim": value_dim}
+    problem = variant(batch=1, length=9, vector_gate=vector, state=True, mask=True, **dims)
+    operands, mask, slopes = parted(problem, 3)
+    arrays = [np.array(x).astype(np.float64) for x in operands]
+    noted = []
+    with noting_problems(noted.append):
+        got = gradients(problem, operands, mask, slopes)
+    for found, exact in zip(got, reference_gradients(problem, arrays, mask, slopes), strict=True):
+        assert np.abs(np.array(found) - exact).max() <= 1e-6 * np.abs(exact).max()
+    served = [one.update for one in noted if isinstance(one, DeltaGradientProblem)]
+    assert {(one.value_heads, one.value_dim) for one in served} == {
+        (2 * slices, -(-value_dim // slices))
+    }
+    assert all(map(mx.array_equal, got, gradients(problem, operands, mask, slopes)))
+
+
+@pytest.mark.parametrize("dim", [32, 64, 96, 128, 192, 256])
+@pytest.mark.parametrize("vector", [False, True])
+def test_heads_of_up_to_256_have_gradients_on_kernels(dim, vector):
+    for value_dim in (32, 60, 96, 128, 200, 251, 256):
+        update = variant(key_dim=dim, value_dim=value_dim, vector_gate=vector, state=True, every=8)
+        problem = DeltaGradientProblem(update=sliced(update, slices_of(update)))
+        assert choose(problem, M4).plan is not None

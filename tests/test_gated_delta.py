@@ -7,6 +7,7 @@ that is written out here, loop by loop.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -108,7 +109,7 @@ def test_lengths(kernel, length):
         held(problem, operands, call(problem, operands))
 
 
-LONG = st.sampled_from((1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129))
+LONG = st.sampled_from((0, 1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 129))
 DIMS = (32, 60, 64, 96, 100, 128, 192)
 
 
@@ -136,7 +137,7 @@ def test_everything_that_a_caller_may_choose(length, heads, key_dim, value_dim, 
         **dict(zip(options, flags, strict=True)),
     )
     operands = drawn(problem, length)
-    for kernel in kernels_of(problem):
+    for kernel in kernels_of(problem) or ["any"]:
         with tg.use_kernel(kernel):
             held(problem, operands, call(problem, operands))
 
@@ -144,8 +145,14 @@ def test_everything_that_a_caller_may_choose(length, heads, key_dim, value_dim, 
 # Of the tests of MLX, flash-linear-attention and FlashKDA, with fewer heads: B, T, Hk, Hv, Dk, Dv.
 PUBLISHED = {
     "mlx": (1, 33, 2, 6, 128, 128),
+    "mlx decoding": (4, 1, 2, 2, 128, 128),
+    "fla recurrent": (1, 63, 1, 1, 64, 64),
     "fla chunk": (2, 75, 4, 4, 64, 64),
+    "fla of 60": (2, 500, 1, 1, 60, 60),
+    "fla of 100": (1, 1024, 1, 1, 100, 100),
+    "fla of two heads a key": (1, 512, 1, 4, 64, 64),
     "OLMo-Hybrid": (1, 33, 2, 2, 96, 192),
+    "OLMo-Hybrid of 8 heads": (1, 17, 1, 1, 128, 256),
     "FlashKDA": (1, 64, 2, 2, 128, 128),
 }
 
@@ -167,6 +174,30 @@ def test_published_shapes(name):
     operands = drawn(problem, 9)
     with tg.use_kernel("any"):
         held(problem, operands, call(problem, operands))
+
+
+@pytest.mark.slow
+def test_sequences_of_other_lengths_in_one_batch():
+    """As each alone: the lengths that FlashQLA's tests cut a row of tokens into, fewer tokens."""
+    ends = (0, 41, 84, 113, 212, 251)
+    pieces = list(pairwise(ends))
+    problem = variant(batch=1, length=ends[-1], state=True, key_dim=32, value_dim=16)
+    *tokens, state = drawn(problem, 7)
+    longest = max(end - start for start, end in pieces)
+
+    def padded(x):
+        rows = [x[:, start:end] for start, end in pieces]
+        holes = [[(0, 0), (0, longest - row.shape[1]), *[(0, 0)] * (x.ndim - 2)] for row in rows]
+        return mx.concatenate([mx.pad(row, hole) for row, hole in zip(rows, holes, strict=True)])
+
+    lengths = mx.array([end - start for start, end in pieces])
+    states = mx.repeat(state, len(pieces), axis=0)
+    with tg.use_kernel("any"):
+        y, last = tg.gated_delta_update(*map(padded, tokens), states, lengths=lengths)
+        for i, (start, end) in enumerate(pieces):
+            part, alone = tg.gated_delta_update(*(x[:, start:end] for x in tokens), state)
+            np.testing.assert_allclose(y[i, : end - start], part[0], rtol=1e-5, atol=2e-6)
+            np.testing.assert_allclose(last[i], alone[0], rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("kernel", [None, *FORWARD], ids=lambda name: name or "mlx")
@@ -263,6 +294,32 @@ def test_what_is_infinite_is_not_seen_by_tokens_before_it(kernel, name):
     assert finite == [t != 12 if name == "q" else t < 12 for t in range(19)]
 
 
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_gates_may_be_of_any_size_and_sign(kernel):
+    problem = variant(length=11)
+    operands = drawn(problem)
+    operands[3:] = [3 * operands[3] - 1.5, 2 * operands[4] - 1]
+    assert mx.any(operands[3] < 0)
+    assert mx.any(operands[3] > 1)
+    with tg.use_kernel(kernel):
+        held(problem, operands, call(problem, operands))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_a_logarithm_of_nothing_forgets_the_state(kernel, vector):
+    problem = variant(log_decay=True, vector_gate=vector)
+    operands = drawn(problem)
+    operands[3][:, 12] = -mx.inf
+    with tg.use_kernel(kernel):
+        y, _ = call(problem, operands)
+        rest = replace(problem, length=7)
+        alone, _ = call(rest, [x[:, 12:] for x in operands])
+    np.testing.assert_allclose(y[:, 12:], alone, rtol=1e-5, atol=1e-6)
+    assert mx.all(mx.isfinite(y))
+
+
 def test_fewer_tokens_than_every():
     problem = variant(every=20)
     outputs = call(problem, drawn(problem))
@@ -317,13 +374,16 @@ def relative_errors(found, wanted):
     return Relative(np.sqrt((each**2).mean()), each.max())
 
 
+def hard_problem(queries, **dtypes):
+    batch, length, heads, key_dim = queries.shape
+    dims = {"key_heads": heads, "value_heads": heads, "key_dim": key_dim, "value_dim": 16}
+    return variant(batch=batch, length=length, **dims, **dtypes)
+
+
 def hard_errors(kernel, case, length):
     """Return the errors of y and of the state, each beside that of the rule as it is written."""
     operands = hard(*case, length=length)
-    batch = operands[0].shape[0]
-    problem = replace(
-        variant(), batch=batch, length=length, key_heads=1, value_heads=1, key_dim=64, value_dim=16
-    )
+    problem = hard_problem(operands[0])
     wanted = [one.value for one in family_of(problem).reference(problem, operands, (SCALE,))]
     with tg.use_kernel(kernel):
         got = call(problem, operands)
@@ -344,6 +404,36 @@ def test_hard_cases_keep_float32(kernel, case, length):
     assert y[0].mean <= 5e-7
     assert case[1] > 1 or y[0].worst <= 5e-7
     assert state[0].mean <= max(5e-7, state[1].mean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["delta_recurrent", "delta_chunk"])
+def test_hard_cases_with_a_decay_of_each_element(kernel):
+    """5e-7 of y; in chunks up to a beta of 1, beyond which no model has such decays."""
+    for case in HARD:
+        if kernel == "delta_chunk" and case[1] > 1:
+            continue
+        operands = hard(*case, length=96)
+        operands[3] = mx.broadcast_to(operands[3][..., None], operands[0].shape)
+        problem = replace(hard_problem(operands[0]), vector_gate=True)
+        exact = family_of(problem).reference(problem, operands, (SCALE,))[0].value
+        with tg.use_kernel(kernel):
+            y = call(problem, operands)[0]
+        assert relative_errors(y, exact).worst <= 5e-7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_hard_cases_of_16_bits_are_rounded_once(kernel):
+    """Of values near 1 in float32, which bfloat16 would make 1: y is as exact as its dtype."""
+    for case in ((EQUAL, 1.99, 0.999), (EQUAL, 0.999, 0.998), (RESETS, 0.5, 1e-37)):
+        q, k, v, *gates = hard(*case, length=33, batch=2)
+        operands = [*(x.astype(mx.bfloat16) for x in (q, k, v)), *gates]
+        problem = hard_problem(operands[0], q=BFLOAT16, k=BFLOAT16, v=BFLOAT16, y=BFLOAT16)
+        exact = family_of(problem).reference(problem, operands, (SCALE,))[0].value
+        with tg.use_kernel(kernel):
+            y = np.array(call(problem, operands)[0].astype(mx.float32))
+        assert (np.abs(y - exact) <= np.abs(exact) / 256 + 1e-6 * np.abs(exact).max()).all()
 
 
 @pytest.mark.slow
@@ -512,7 +602,14 @@ def test_mlx_lms_own_kernel_has_no_other_rule():
         assert mlx_lm_kernel(problem, chips.get("m4")) is None
 
 
-@pytest.mark.parametrize(("dim", "told"), [(128, False), (256, True)])
+@pytest.mark.parametrize(
+    ("dim", "told"),
+    [
+        (128, None),
+        (256, "its gradients take a head of v as 2 of 128 values each"),
+        (512, "its gradients go through MLX's own ops: 69388 bytes of threadgroup memory"),
+    ],
+)
 def test_explain_says_who_computes_gradients(dim, told):
     keys = tg.ArraySpec(shape=(1, 64, 8, dim), dtype=mx.bfloat16)
     gates = tg.ArraySpec(shape=(1, 64, 8), dtype=mx.float32)
@@ -520,5 +617,5 @@ def test_explain_says_who_computes_gradients(dim, told):
     assert found.plan is not None
     rival = "the kernel of mlx-lm for packed rows is modelled at"
     assert any(rival in one for one in found.notes) is (dim == 128)
-    note = "gradients go through MLX's own ops: 36620 bytes of threadgroup memory exceed 32768"
-    assert any(note in one for one in found.notes) is told
+    notes = [one for one in found.notes if "gradients" in one]
+    assert [one.partition(" exceed")[0] for one in notes] == ([] if told is None else [told])

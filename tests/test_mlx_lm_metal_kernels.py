@@ -20,7 +20,9 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.backends.emulator import EmulatorBackend
+from mlx_tilegemm.core.context import noting_problems
 from mlx_tilegemm.emulator import metal_kernel
+from mlx_tilegemm.families.attention.problem import AttentionProblem
 from mlx_tilegemm.integrations import metal_kernels
 from mlx_tilegemm.integrations import mlx_lm as integration
 from mlx_tilegemm.layers.routing import original_of
@@ -351,6 +353,7 @@ def test_rules_are_where_a_backend_makes_kernels(monkeypatch):
         return any(one.op == "metal_kernel" for one in integration._function_rules())
 
     ssm_update()
+    monkeypatch.setattr(mx.cuda, "is_available", lambda: False)
     assert not are_there()
     with tg.use_backend(Emulated()):
         assert are_there()
@@ -448,3 +451,58 @@ def test_functions_of_other_versions_are_left_alone(monkeypatch):
     assert not {own, other} & {*rules()}
     monkeypatch.delattr(module, "ssm_update")
     assert own not in rules()
+
+
+MUSE = {
+    **TINY,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-5,
+    "post_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 1e4},
+    "layer_rope_theta": [1e4, 0],
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 4,
+    "final_logit_softcapping": 30.0,
+    "output_multiplier": 1.0,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_hidden_size": 32,
+    "moe_intermediate_size": 32,
+}
+
+
+@pytest.mark.slow
+def test_layers_of_muse_spark_run_kernels_and_attention(monkeypatch):
+    """It is nothing without its kernels, which are compared with themselves, called by nobody."""
+    module = importlib.import_module("mlx_lm.models.muse_spark")
+    mx.random.seed(7)
+    model = module.Model(module.ModelArgs(model_type="muse_spark", text_config=MUSE))
+    model.eval()
+    backend = Emulated()
+    functions = {
+        name: metal_kernels._twin(*key, backend.make)
+        for key, name in ((key, key[1]) for key in metal_kernels._KERNELS)
+        if key[0].startswith("mlx_lm.kernels")
+    }
+    with monkeypatch.context() as patches:
+        for name, function in functions.items():
+            patches.setattr(module, name, function)
+        wanted = logits(model)
+    alone = list(backend.launched)
+    del backend.launched[:]
+    report = patch(model, backend)
+    noted = []
+    with tg.use_backend(backend), noting_problems(noted.append):
+        got = logits(model)
+    close(got.astype(mx.float32), wanted.astype(mx.float32), 1e-2)
+    assert backend.launched == alone
+    assert set(alone) >= {"qk_norm", "qk_norm_rope"}
+    found = {one.layer: one for one in report.replaced if "metal_kernel" in one.op}
+    assert set(found) >= {"Attention", "MoE", "TransformerBlock"}
+    assert found["Attention"].op == "metal_kernel, attention_chain"
+    sizes = {(one.q_len, one.kv_len) for one in noted if isinstance(one, AttentionProblem)}
+    assert sizes == {(5, 5), (1, 4), (1, 6), (1, 7)}
+    tg.unpatch(model)
+    assert type(model.layers[0].self_attn) is module.Attention

@@ -64,6 +64,8 @@ def _has_iterations(comb: mx.array, iters: int) -> bool:
     return iters > 0 and comb.size > 0
 
 
+_ALONE = _Kernel((), lambda: True, has_ops=False)
+
 _KERNELS = {
     (f"{_MODELS}.ssm", "ssm_update"): _Kernel(
         ("hidden_states", "state", "mask", "lengths"), _is_one_token
@@ -73,9 +75,19 @@ _KERNELS = {
         ("blocks", "partial_sum", "use_kernel"), _has_blocks
     ),
     (f"{_MODELS}.deepseek_v41", "_sinkhorn"): _Kernel(("comb", "iters"), _has_iterations),
-    (f"{_MODELS}.bitlinear_layers", "BitLinear.execute_matmul_kernel"): _Kernel(
-        (), lambda: True, has_ops=False
-    ),
+    (f"{_MODELS}.bitlinear_layers", "BitLinear.execute_matmul_kernel"): _ALONE,
+    **{
+        (f"mlx_lm.kernels.{module}", name): _ALONE
+        for module, name in (
+            ("expert_routing", "expert_routing"),
+            ("norm_add_norm", "norm_add_norm"),
+            ("norm_add_norm", "pre_norm"),
+            ("post_expert_norm_combine", "post_expert_norm_combine"),
+            ("qk_norm", "qk_norm"),
+            ("qk_norm_rope", "qk_norm_rope"),
+            ("rms_norm_sigmoid_gate", "rms_norm_sigmoid_gate"),
+        )
+    },
 }
 
 

@@ -46,9 +46,9 @@ def patch(model: nn.Module) -> PatchReport:
     Attention with a quantized cache stays with MLX.
 
     On NVIDIA GPUs also what mlx-lm has a Metal kernel for runs that kernel, by `mlx_tilegemm.cuda`:
-    the recurrences of RWKV-7 and of Mamba 2, whose tokens come one by one, the products of BitNet,
-    and the mixed residuals of Kimi K3 and DeepSeek V4.1. Gradients are those of the ops that
-    mlx-lm computes by elsewhere; BitNet has none.
+    the recurrence of RWKV-7, that of Mamba 2 for one token, the products of BitNet, the mixed
+    residuals of Kimi K3 and DeepSeek V4.1, and what Muse Spark fuses. Gradients are those of the
+    ops that mlx-lm computes by elsewhere; BitNet and Muse Spark have none.
 
     Args:
         model: A model of mlx-lm, or a part of one.

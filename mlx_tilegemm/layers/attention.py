@@ -146,13 +146,30 @@ def routed_attention_class(kind: type, held: tuple[tuple[str, Any], ...] = ()) -
         kind: Their own class.
         held: What they hold that may be or contain functions, as `inspection.held` returns it.
     """
-    own = members(kind)
-    found = findings(kind, held, tuple(name for name in own if name not in _UNWRAPPED))
-    wrapped = members_within(own, tuple(map(attention_site, found.places)))
-    attributes = {name: _held(name, own.get(name)) for name in found.attributes}
     return subclass(
-        kind, (kind,), {**wrapped, **attributes}, (routed_attention_class, (kind, held))
+        kind, (kind,), attention_members(kind, held), (routed_attention_class, (kind, held))
     )
+
+
+def attention_members(
+    kind: type,
+    held: tuple[tuple[str, Any], ...],
+    own: Mapping[str, object] | None = None,
+    sites: tuple[Site, ...] = (),
+) -> dict[str, object]:
+    """Return the members in which layers differ whose calls of MLX's attention function are routed.
+
+    Args:
+        kind: Their class.
+        held: As of `routed_attention_class`.
+        own: Members that they have now, if they are others than their class's.
+        sites: Other places that are routed while these run.
+    """
+    own = members(kind) if own is None else own
+    found = findings(kind, held, tuple(name for name in own if name not in _UNWRAPPED))
+    wrapped = members_within(own, (*sites, *map(attention_site, found.places)))
+    attributes = {name: _held(name, own.get(name)) for name in found.attributes}
+    return {**wrapped, **attributes}
 
 
 _UNWRAPPED = frozenset(

@@ -18,7 +18,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from .attention import members_within
+from .attention import attention_members, members_within
 from .inspection import members
 from .routed_class import maker_of, subclass
 from .routing import Attribute, Function, Item, Place, Site, original_of, routed
@@ -95,12 +95,28 @@ def _site(rule: FunctionRule, place: Place) -> Site:
 
 
 @lru_cache(maxsize=1024)
-def routed_function_class(kind: type, rules: tuple[FunctionRule, ...]) -> type:
-    """Return the class of layers of class ``kind`` whose code calls the functions of rules."""
+def routed_function_class(
+    kind: type,
+    rules: tuple[FunctionRule, ...],
+    held: tuple[tuple[str, Any], ...] | None = None,
+) -> type:
+    """Return the class of layers of class ``kind`` whose code calls the functions of rules.
+
+    Args:
+        kind: Their own class.
+        rules: Those that it meets.
+        held: What they hold, as `inspection.held` returns it, if their code also reaches MLX's
+            attention function, which is then routed too.
+    """
     sites = tuple(site for rule in rules for site in rule.sites(kind))
     served = {name: _served(rule) for rule in rules for name in rule.methods(kind)}
-    wrapped = members_within({**members(kind), **served}, sites)
-    return subclass(kind, (kind,), {**served, **wrapped}, (routed_function_class, (kind, rules)))
+    own = {**members(kind), **served}
+    if held is None:
+        changed = members_within(own, sites)
+    else:
+        changed = attention_members(kind, held, own, sites)
+    maker = (routed_function_class, (kind, rules, held))
+    return subclass(kind, (kind,), {**served, **changed}, maker)
 
 
 def _served(rule: FunctionRule) -> Function:

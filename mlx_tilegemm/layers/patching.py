@@ -377,15 +377,18 @@ def _judge(path: str, layer: nn.Module, kind: type, rules: Rules, usage: Usage) 
     for rule in rules.layers:
         if rule.layer in kind.__mro__:
             return _judge_by(rule, path, layer, kind, usage)
-    rules_met = tuple(rule for rule in rules.functions if rule.is_met(kind))
-    if rules_met:
-        return _Verdict(
-            route=routed_function_class(kind, rules_met),
-            op=", ".join(rule.op for rule in rules_met),
-            method=", ".join(rule.function.__name__ for rule in rules_met),
-        )
     functions = held(layer)
     found = findings(kind, functions, usage.roots(path), flags(layer))
+    rules_met = tuple(rule for rule in rules.functions if rule.is_met(kind))
+    if rules_met:
+        ops = [rule.op for rule in rules_met]
+        return _Verdict(
+            route=routed_function_class(
+                kind, rules_met, functions if found.has_attention else None
+            ),
+            op=", ".join(dict.fromkeys(ops + ["attention_chain"] * found.has_attention)),
+            method=", ".join(rule.function.__name__ for rule in rules_met),
+        )
     reason = _reason(layer, kind, rules, found)
     if not found.has_attention:
         return _Verdict(reason=reason)

@@ -13,6 +13,14 @@ from .cost import residents, streamed_bytes
 from .fragment import FRAGMENT, staged_stride
 from .products import GemmTile
 
+MOST_UNROLLED = 4
+"""Steps of which compilers make one piece, without a loop."""
+
+
+def is_unrolled(k: int, block_k: int) -> bool:
+    """Whether a loop over so long a k is no loop to compilers."""
+    return k // block_k <= MOST_UNROLLED
+
 
 class BlockTile:
     """Base of configurations that share out a block of the result among simdgroups.

@@ -74,12 +74,19 @@ def _by_mlx(
 
 def _prepared(problem: DeltaProblem, given: dict[str, mx.array]) -> tuple[list[mx.array], mx.array]:
     """Return what has an axis of tokens, in float32 but for the mask, and the state."""
-    q, k, v, gamma, beta = (
-        given[name].astype(mx.float32) for name in ("q", "k", "v", "gamma", "beta")
-    )
+    names = ("q", "k", "v", "gamma", "beta")
+    q, k, v, gamma, beta = (seen(given, name).astype(mx.float32) for name in names)
     q, k, gamma = multiplied(problem, q, k, gamma)
     state = given["initial_state"] if problem.state else mx.zeros(problem.state_shape)
     return [q, k, v, gamma, beta, *([given["mask"]] if problem.mask else [])], state
+
+
+def seen(given: dict[str, mx.array], name: str) -> mx.array:
+    """Return an operand with 0 at masked tokens: gradients would take what is not finite there."""
+    x = given[name]
+    if "mask" not in given:
+        return x
+    return mx.where(mx.expand_dims(given["mask"], [*range(2, x.ndim)]), x, 0.0)
 
 
 def multiplied(problem: DeltaProblem, q: mx.array, k: mx.array, gamma: mx.array) -> list[mx.array]:

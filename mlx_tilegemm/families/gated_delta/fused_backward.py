@@ -19,7 +19,8 @@ from ...backends import StreamOrDevice
 from ...call.transforms import on
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
-from .fallback import multiplied
+from .fallback import multiplied, seen
+from .kernels.delta_backward import sliced, slices_of
 from .problem import CHUNK, DeltaGradientProblem, DeltaProblem
 
 if TYPE_CHECKING:
@@ -72,9 +73,11 @@ class FusedBackward(_Backward):
         marks: Runs the forward kernel for the states between spans; None for a single span.
         forward: Runs it for the states of a span, by the span's length; None for a single chunk.
         backward: Runs the gradients' kernel, by the span's length.
+        slices: Slices of a head's values, which are heads to that kernel.
     """
 
     problem: DeltaProblem
+    slices: int
     marks: Run | None
     forward: dict[int, Run | None]
     backward: dict[int, Run]
@@ -116,17 +119,24 @@ class FusedBackward(_Backward):
         p, grad = self.problem, given["grad"]
         forward = self.forward[grad.shape[1]]
         saved = forward(_with_state(p, given, begin), factors, stream)[2:] if forward else []
-        raw = [given[name] for name in ("q", "k", "gamma")]
+        raw = [seen(given, name) for name in ("q", "k", "gamma")]
         wide = self._multiplied(*raw)
         plain = dict(given)
         if p.normalize:
             plain |= {"q": wide[0], "k": wide[1]}
         if p.log_decay:
             plain["gamma"] = wide[2]
-        q, k, v, gamma, beta, slope = self.backward[grad.shape[1]](
-            [*_with_state(p, plain, begin), *saved, grad, slope], factors, stream
-        )
-        q, k, gamma = mx.vjp(self._multiplied, raw, [self._grouped(q), self._grouped(k), gamma])[1]
+        operands = [
+            *_with_state(p, self._sliced_tokens(plain), self._sliced_state(begin)),
+            *map(self._sliced_state, saved),
+            self._sliced_values(grad),
+            self._sliced_state(slope),
+        ]
+        q, k, v, gamma, beta, slope = self.backward[grad.shape[1]](operands, factors, stream)
+        q, k = (_added_up(x, p.group * self.slices) for x in (q, k))
+        gamma, beta = (_added_up(x, self.slices) for x in (gamma, beta))
+        v, slope = self._whole_values(v), self._whole_state(slope)
+        q, k, gamma = mx.vjp(self._multiplied, raw, [q, k, gamma])[1]
         pairs = zip((q, k, v, gamma, beta), p.operands, strict=False)
         return [x.astype(one.dtype.mlx) for x, one in pairs], slope
 
@@ -134,11 +144,34 @@ class FusedBackward(_Backward):
         wide = [x.astype(mx.float32) for x in arrays]
         return multiplied(self.problem, *wide)
 
-    def _grouped(self, x: mx.array) -> mx.array:
-        """Add up what the heads that share a key have."""
-        if self.problem.group == 1:
-            return x
-        return mx.sum(mx.unflatten(x, 2, (-1, self.problem.group)), axis=3)
+    def _sliced_tokens(self, given: Arrays) -> Arrays:
+        gates = {name: mx.repeat(given[name], self.slices, axis=2) for name in ("gamma", "beta")}
+        return given | gates | {"v": self._sliced_values(given["v"])}
+
+    def _sliced_values(self, x: mx.array) -> mx.array:
+        """Take slices of values, the last axis, for heads."""
+        return mx.flatten(mx.unflatten(self._filled(x, -1), -1, (self.slices, -1)), -3, -2)
+
+    def _sliced_state(self, x: mx.array) -> mx.array:
+        """Take slices of values, the last axis but one, for heads."""
+        return mx.flatten(mx.unflatten(self._filled(x, -2), -2, (self.slices, -1)), -4, -3)
+
+    def _filled(self, x: mx.array, axis: int) -> mx.array:
+        missing = -self.problem.value_dim % self.slices
+        return mx.pad(x, [(0, missing * (i == x.ndim + axis)) for i in range(x.ndim)])
+
+    def _whole_values(self, x: mx.array) -> mx.array:
+        heads = mx.flatten(mx.unflatten(x, -2, (-1, self.slices)), -2, -1)
+        return heads[..., : self.problem.value_dim]
+
+    def _whole_state(self, x: mx.array) -> mx.array:
+        heads = mx.flatten(mx.unflatten(x, -3, (-1, self.slices)), -3, -2)
+        return heads[..., : self.problem.value_dim, :]
+
+
+def _added_up(x: mx.array, count: int) -> mx.array:
+    """Add up what each so many heads have."""
+    return x if count == 1 else mx.sum(mx.unflatten(x, 2, (-1, count)), axis=3)
 
 
 def _with_state(problem: DeltaProblem, given: Arrays, state: mx.array) -> list[mx.array]:
@@ -203,11 +236,12 @@ def fused_backward(
         prepare_gradients: Returns the kernel's call of gradients, or None.
     """
     updates = replace(problem, state=True, every=0)
+    slices = slices_of(problem)
     forward: dict[int, Run | None] = {}
     backward: dict[int, Run] = {}
     for start, end in spans(problem.length):
         span = replace(updates, length=end - start, every=CHUNK)
-        gradients = replace(multiplied_problem(span), every=CHUNK)
+        gradients = sliced(replace(multiplied_problem(span), every=CHUNK), slices)
         run = prepare_gradients(DeltaGradientProblem(update=gradients))
         if run is None:
             return None
@@ -216,6 +250,7 @@ def fused_backward(
     long = problem.length > SPAN
     return FusedBackward(
         problem=problem,
+        slices=slices,
         marks=prepare(replace(updates, every=SPAN)) if long else None,
         forward=forward,
         backward=backward,

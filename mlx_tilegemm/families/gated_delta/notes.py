@@ -22,6 +22,9 @@ def notes(problem: DeltaProblem, decision: Decision, route: Route, chip: Chip) -
         found.append(f"MLX's own ops run {problem.length} steps one after another, in float32")
     elif reason := _without_gradients(problem, chip):
         found.append(f"its gradients go through MLX's own ops: {reason}")
+    elif (slices := delta_backward.slices_of(problem)) > 1:
+        size = delta_backward.sliced(problem, slices).value_dim
+        found.append(f"its gradients take a head of v as {slices} of {size} values each")
     if rival := mlx_lm_kernel(problem, chip):
         found.append(f"the kernel of {rival.path} is modelled at {1e6 * rival.seconds:.1f} us")
     if not problem.log_decay and problem.gamma is not FLOAT32:
@@ -35,7 +38,8 @@ def notes(problem: DeltaProblem, decision: Decision, route: Route, chip: Chip) -
 def _without_gradients(problem: DeltaProblem, chip: Chip) -> str | None:
     """Return why no kernel may serve the gradients, or None."""
     span = replace(multiplied_problem(problem), every=CHUNK, length=min(problem.length, SPAN))
-    gradients = DeltaGradientProblem(update=span)
+    slices = delta_backward.slices_of(problem)
+    gradients = DeltaGradientProblem(update=delta_backward.sliced(span, slices))
     configs = delta_backward.candidates(gradients, chip)
     reasons = [delta_backward.reject(gradients, config, chip) for config in configs]
     return None if None in reasons else reasons[-1]

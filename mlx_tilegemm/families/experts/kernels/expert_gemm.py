@@ -21,7 +21,7 @@ from ....machine.decoding import BLOCK_K, BROKEN_BITS, DecodingTile, decoding_wo
 from ....machine.fragment import FRAGMENT
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product
-from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
+from ....machine.tiles import StagedTiles, TiledSpec, is_unrolled, staged_tiles
 from ..problem import ExpertProblem
 from ..spec import (
     ExpertSpec,
@@ -40,18 +40,24 @@ from ..spec import variant_problems as expert_variant_problems
 
 NAME = "expert_gemm"
 
-BASE_REGISTERS = 26
+BASE_REGISTERS = 21
 """Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
 
 RAGGED_REGISTERS = 5
 """Further ones of each row and column of fragments where a run of elements may be broken: the last
 step of k is another, and so are its addresses."""
 
-DECODED_REGISTERS = 6
+UNROLLED_REGISTERS = 3
+"""Further ones where the steps of k are unrolled."""
+
+DECODED_REGISTERS = 8
 """Further ones of a weight that is decoded."""
 
 BROKEN_CODE_REGISTERS = -6
 """Those of codes that do not divide a word are fewer."""
+
+BROKEN_REGISTERS, BROKEN_CODES_REGISTERS = -3, -4
+"""Further ones then of all of them, and of a weight that is decoded."""
 
 WIDE_REGISTERS = 6
 """Further ones then of each run of float32 that a thread copies: its elements are chosen."""
@@ -89,9 +95,10 @@ def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
 def _registers(problem: ExpertProblem, config: DecodingTile) -> int:
     rows, columns = config.fragments_m, config.fragments_n
     broken = problem.k % BLOCK_K or (not problem.transpose and problem.n % FRAGMENT)
-    further = 0
+    further = UNROLLED_REGISTERS * is_unrolled(problem.k, BLOCK_K)
     if broken:
-        further += RAGGED_REGISTERS * (rows + columns)
+        further += RAGGED_REGISTERS * (rows + columns) + BROKEN_REGISTERS
+        further += BROKEN_CODES_REGISTERS * problem.is_decoded
         further += -rows if problem.transpose else BOTH_ENDS_REGISTERS
         runs = config.block_m * BLOCK_K / (plain_run(problem.x) * config.threads)
         further += int(WIDE_REGISTERS * runs) * (problem.x is FLOAT32)

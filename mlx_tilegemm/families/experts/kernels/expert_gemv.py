@@ -74,6 +74,9 @@ BFLOAT16_REGISTERS = 10
 LONGER_REGISTERS = 28
 """Further ones of staged rows where k has more than one step."""
 
+WORDS_REGISTERS = -8
+"""Further ones then of codes that fill words."""
+
 PLAIN_ROWS = 64
 """Rows from which a plain weight is the tiles', as it is MLX's: they ask for ``x`` less often than
 simdgroups that have a few columns each."""
@@ -148,6 +151,7 @@ def _registers(problem: ExpertProblem, config: GemvTile) -> int:
         if config.rows == 1 and _is_even(problem, config):
             return _columns(problem, config, broken=broken)
         longer = LONGER_REGISTERS + 2 * config.rows + 2 * config.columns * problem.has_codes
+        longer += WORDS_REGISTERS * (problem.weight is not None)
         if problem.k <= SIMD_WIDTH * run:
             longer = 0
         return longer + 4 * config.rows + _staged_columns(problem, config, broken=broken)

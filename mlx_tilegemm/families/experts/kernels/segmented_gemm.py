@@ -37,7 +37,7 @@ BASE_REGISTERS = 29
 RAGGED_REGISTERS = 2
 """Further ones where m or n is no multiple of the block."""
 
-BROKEN_RUN_REGISTERS = 5
+BROKEN_RUN_REGISTERS = 3
 """Further ones of each operand of which a stored row may then end within a run of elements."""
 
 WIDE_REGISTERS = 2

@@ -1,7 +1,8 @@
 """Gradients of a gated delta update: candidates, legality, cost and plan.
 
 A threadgroup goes through a head from its last chunk to its first, with all values: whatever is
-summed over values or tokens is summed in one place and in one order.
+summed over values or tokens is summed in one place and in one order. A head of more values than
+threadgroup memory has room for is several heads of fewer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ....machine.fragment import (
     staged_stride,
 )
 from ....machine.limits import reject_grid, reject_resources, tiny_operand
-from ..problem import CHUNK, DeltaGradientProblem
+from ..problem import CHUNK, DeltaGradientProblem, DeltaProblem
 from ..spec import DeltaSpec, delta_sizes, delta_text, reject_delta, token_bytes
 from ..spec import variant_problems as update_variants
 
@@ -47,6 +48,9 @@ three numbers of each token of a chunk: a key, its decay and its gradient."""
 
 LONG_KEY_REGISTERS = 10
 """Further ones where a lane has more than two elements of a key."""
+
+MOST_SLICES = 8
+"""Slices of a head's values at most: each computes again what depends on keys alone."""
 
 ELEMENT_INSTRUCTIONS = 8 * CHUNK * CHUNK
 """Of a simdgroup for eight elements of a chunk's keys: the gradients of q, k and the decays."""
@@ -193,12 +197,39 @@ def resources(config: Config, key_dim: int, value_dim: int, *, vector_gate: bool
     gates = key_tile + keys if vector_gate else 2
     scores = 4 * CHUNK * CHUNK + 4 * CHUNK + 1
     shares = config.simdgroups * (SHARES + 2 * CHUNK)
-    registers = PLACE_REGISTERS + 3 * CHUNK + 8 * vector_gate
+    registers = PLACE_REGISTERS + 3 * CHUNK + 9 * vector_gate
+    long = key_dim > 2 * SIMD_WIDTH
     return Resources(
         threads=config.threads,
         threadgroup_bytes=FLOAT32.bytes * (2 * (key_tile + value_tile) + gates + scores + shares),
         # With long keys and many decays a compiler may have to spill a few.
-        registers=min(REGISTER_LIMIT, registers + LONG_KEY_REGISTERS * (key_dim > 2 * SIMD_WIDTH)),
+        registers=min(REGISTER_LIMIT - 1, registers + long * LONG_KEY_REGISTERS),
+    )
+
+
+def slices_of(update: DeltaProblem) -> int:
+    """Return how few slices of a head's values have room in threadgroup memory; 1 if none has.
+
+    No gradient needs two values of a head at once: those of q, k, gamma and beta are sums over
+    slices, as they are over the heads of v that share a head of k.
+    """
+    for count in range(1, MOST_SLICES + 1):
+        one = sliced(update, count)
+        needs = resources(CONFIGS[-1], one.key_dim, one.value_dim, vector_gate=one.vector_gate)
+        if reject_resources(needs) is None:
+            return count
+    return 1
+
+
+def sliced(update: DeltaProblem, count: int) -> DeltaProblem:
+    """Return the update with slices of values for heads, so many of each head.
+
+    The last slice is filled up with zeros.
+    """
+    return replace(
+        update,
+        value_heads=update.value_heads * count,
+        value_dim=ceil(update.value_dim / count),
     )
 
 

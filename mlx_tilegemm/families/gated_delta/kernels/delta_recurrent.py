@@ -36,6 +36,9 @@ ELEMENT_INSTRUCTIONS = 7
 PLACE_REGISTERS = 51
 """Registers of the places of eight arrays, of their steps and of what a token needs."""
 
+WHOLE_ROW_REGISTERS = -22
+"""Further ones where all lanes have a part of one row, whose sums need no places of others."""
+
 STEP_INSTRUCTIONS = 24
 """Of a lane for a token beside those: gates, v, y, addresses and the loop."""
 
@@ -101,7 +104,8 @@ class Spec(DeltaSpec):
 def resources(config: Config, problem: DeltaProblem) -> Resources:
     """Return threads, threadgroup memory and live registers, fitted to what a compiler says."""
     run = ceil(problem.key_dim / config.lanes)
-    options = 3 * problem.vector_gate + 6 * bool(problem.every) + 5 * problem.state
+    options = problem.vector_gate + 6 * bool(problem.every) + 5 * problem.state
+    options += WHOLE_ROW_REGISTERS * (config.lanes == SIMD_WIDTH)
     guard = 3 * (run * config.lanes != problem.key_dim)
     return Resources(
         threads=config.threads,

@@ -16,7 +16,7 @@ from ....machine.fragment import ALIGNED_ROWS, FRAGMENT
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import GemmTile, Product, gemm_work
 from ....machine.splits import SharedSpec
-from ....machine.tiles import BlockTile, StagedTiles, TiledSpec, staged_tiles
+from ....machine.tiles import BlockTile, StagedTiles, TiledSpec, is_unrolled, staged_tiles
 from ..problem import GemmProblem
 from ..spec import (
     GemmSpec,
@@ -68,13 +68,11 @@ NEIGHBOURS_REGISTERS = 4
 """Further ones of a direct kernel of halves whose ``b`` is stored ``[n, k]``: a lane's two elements
 of a fragment lie k apart."""
 
-FEW_STEPS = 4
-"""Steps of which compilers make one piece, without a loop."""
+UNROLLED_REGISTERS = 3
+"""Further ones where the loop is unrolled: loads of one step are moved before the products of
+another."""
 
-FEW_STEPS_REGISTERS = 3
-"""Further ones then: loads of one step are moved before the products of another."""
-
-FEW_LARGE_STEPS_REGISTERS = 5
+UNROLLED_LARGE_REGISTERS = 5
 """Further ones then of a staged kernel of `LARGE` fragments of a simdgroup."""
 
 LARGE = 16
@@ -140,7 +138,7 @@ class Operands(NamedTuple):
         transpose_b: ``b`` is stored ``[n, k]``.
         ragged: n or k is no multiple of the block.
         broken: A stored row may end within a run of elements that moves as one vector.
-        few: k is no more than `FEW_STEPS` whole steps.
+        unrolled: k is so short that its steps are no loop to compilers.
     """
 
     a: DType
@@ -149,7 +147,7 @@ class Operands(NamedTuple):
     transpose_b: bool
     ragged: bool
     broken: bool
-    few: bool
+    unrolled: bool
 
 
 @kept
@@ -170,7 +168,7 @@ def _tiles(config: Config, of: Operands | GemmText) -> StagedTiles:
 def registers(config: Config, operands: Operands) -> int:
     """Return the estimated live registers of a thread: fragments, and what their addresses take."""
     rows, columns = config.fragments_m, config.fragments_n
-    further = FEW_STEPS_REGISTERS * operands.few
+    further = UNROLLED_REGISTERS * operands.unrolled
     further += _staged(config, operands) if config.staged else _direct(operands)
     return 2 * (rows * columns + rows + columns) + further
 
@@ -183,7 +181,7 @@ def _staged(config: Config, operands: Operands) -> int:
     registers = STAGED_REGISTERS + STAGED_WIDE_REGISTERS * wide + WIDENED_REGISTERS * widened
     registers += RAGGED_REGISTERS * operands.ragged + BROKEN_RUN_REGISTERS * operands.broken
     registers += STAGED_TRANSPOSED_REGISTERS * operands.transpose_a
-    return registers + FEW_LARGE_STEPS_REGISTERS * (operands.few and large)
+    return registers + UNROLLED_LARGE_REGISTERS * (operands.unrolled and large)
 
 
 def _direct(operands: Operands) -> int:
@@ -200,8 +198,8 @@ def _operands(p: GemmProblem | Product, config: Config) -> Operands:
     # m is run-time: a row of it may always end within a run.
     broken = p.transpose_a or p.k * p.a.bytes % RUN_BYTES or b_columns * p.b.bytes % RUN_BYTES
     ragged = p.n % block_n or p.k % block_k
-    few = p.k // block_k <= FEW_STEPS
-    return Operands(p.a, p.b, p.transpose_a, p.transpose_b, bool(ragged), bool(broken), few)
+    unrolled = is_unrolled(p.k, block_k)
+    return Operands(p.a, p.b, p.transpose_a, p.transpose_b, bool(ragged), bool(broken), unrolled)
 
 
 def _resources(p: GemmProblem | Product, config: Config) -> Resources:

@@ -16,6 +16,7 @@ from ....core.plan import Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import (
+    BLOCK_K,
     BROKEN_BITS,
     CONFIGS,
     DecodingTile,
@@ -27,7 +28,7 @@ from ....machine.fragment import ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product
 from ....machine.splits import SharedSpec
-from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
+from ....machine.tiles import StagedTiles, TiledSpec, is_unrolled, staged_tiles
 from ..problem import QuantizedProblem
 from ..spec import (
     DecodingSpec,
@@ -40,42 +41,62 @@ from ..spec import variant_problems as quantized_variant_problems
 
 NAME = "quantized_gemm"
 
-BASE_REGISTERS = 35
+BASE_REGISTERS = 24
 """Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
 
-BROKEN_CODE_REGISTERS = -3
-"""Those of codes that do not divide a word are fewer."""
-
-COLUMN_REGISTERS = 10
-"""Further ones where the weight is stored ``[k, n]``."""
-
-WIDENED_REGISTERS = 8
+WIDENED_REGISTERS = 6
 """Further ones of a tall block of bfloat16, which the GPU has to widen."""
 
-RAGGED_REGISTERS = 2
-"""Further ones where n is no multiple of the block."""
+UNROLLED_REGISTERS = 11
+"""Further ones where the steps of k are unrolled: several are decoded ahead."""
+
+UNROLLED_BIAS_REGISTERS = 5
+"""Further ones then of the biases of groups."""
+
+UNROLLED_COLUMN_REGISTERS = 7
+"""Further ones then where the weight is stored ``[k, n]``."""
+
+UNROLLED_TALL_REGISTERS = 8
+"""Further ones of these for more rows of fragments than columns."""
+
+UNROLLED_SMALL_REGISTERS = -6
+"""Further ones then beside fewer than `SMALL` fragments."""
+
+SMALL = 4
+
+UNROLLED_LARGE_REGISTERS = -14
+"""Further ones then beside the sums of `LARGE` fragments, which leave less room."""
+
+LARGE = 16
+
+BATCH_REGISTERS = 8
+"""Further ones of the places of several products."""
 
 
 @kept
-def resources(
-    config: DecodingTile, x: DType, transpose: bool, bits: int, ragged: bool
-) -> Resources:
+def resources(config: DecodingTile, x: DType, transpose: bool, registers: int) -> Resources:
     """Return threads, threadgroup memory and live registers."""
     tiles = staged_tiles(config.block, x, FLOAT32, transpose_b=transpose)
-    rows, columns = config.fragments_m, config.fragments_n
-    further = BROKEN_CODE_REGISTERS * (bits in BROKEN_BITS) + COLUMN_REGISTERS * (not transpose)
-    further += RAGGED_REGISTERS * ragged
-    further += WIDENED_REGISTERS * (x is BFLOAT16 and config.block_m >= ALIGNED_ROWS)
-    return Resources(
-        threads=config.threads,
-        threadgroup_bytes=tiles.nbytes,
-        registers=2 * (rows * columns + rows + columns) + BASE_REGISTERS + further,
-    )
+    return Resources(threads=config.threads, threadgroup_bytes=tiles.nbytes, registers=registers)
 
 
 def _resources(problem: QuantizedProblem, config: DecodingTile) -> Resources:
-    ragged = problem.n % config.block_n != 0
-    return resources(config, problem.x, problem.transpose, problem.weight.bits, ragged)
+    return resources(config, problem.x, problem.transpose, _registers(problem, config))
+
+
+def _registers(problem: QuantizedProblem, config: DecodingTile) -> int:
+    """Return the estimated live registers of a thread."""
+    rows, columns = config.fragments_m, config.fragments_n
+    further = BATCH_REGISTERS * (problem.batch_size > 1)
+    further += WIDENED_REGISTERS * (problem.x is BFLOAT16 and config.block_m >= ALIGNED_ROWS)
+    if is_unrolled(problem.k, BLOCK_K):
+        biased = problem.biases is not None and problem.weight.bits not in BROKEN_BITS
+        further += UNROLLED_REGISTERS + UNROLLED_BIAS_REGISTERS * biased
+        if not problem.transpose:
+            further += UNROLLED_COLUMN_REGISTERS + UNROLLED_TALL_REGISTERS * (rows > columns)
+        further += UNROLLED_SMALL_REGISTERS * (rows * columns < SMALL)
+        further += UNROLLED_LARGE_REGISTERS * (rows * columns >= LARGE)
+    return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,9 @@ CONFIGS = (
 """Several columns share what is read of ``x``; long runs leave registers for fewer. Where lanes
 have columns of their own, many simdgroups share k: else too few threads would read the weight."""
 
+BATCH_REGISTERS = 4
+"""Registers of the places of several products."""
+
 SHORT_RUN_ROWS = 4
 """Rows from which on runs are short, so that four columns share what is read of ``x``."""
 
@@ -119,19 +122,20 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
 
 def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:
     run = run_length(problem.weight.bits, config.rows, problem.transpose)
-    by_rows = (config.rows + 1) * run + 5 * config.rows // 2 + 15
+    by_rows = (config.rows + 1) * run + 5 * config.rows // 2 + 11
     registers = _by_columns(config, run) if problem.transpose else by_rows
+    registers += BATCH_REGISTERS * (problem.batch_size > 1)
     return gemv_resources(config, run, problem.transpose, registers)
 
 
 def _by_columns(config: GemvTile, run: int) -> int:
     """Return the live registers where lanes share k, as Mesa's compiler for M1 has them."""
     if config.rows == 1:
-        return 19 + 7 * config.columns
+        return 13 + 11 * config.columns // 2
     each = 8 + 4 * config.rows // 3
     # Eight rows and runs of several words are more than the compiler keeps apart.
-    many = 3 * (run - 8) * config.columns // 5 if config.rows >= 8 else 0
-    return 7 * run // 4 + 5 * config.rows + each * (config.columns - 1) + 3 + many
+    many = 3 * (run - 8) * config.columns // 5 - 6 if config.rows >= 8 else 0
+    return 7 * run // 4 + 5 * config.rows + each * (config.columns - 1) - 1 + many
 
 
 def _block_columns(problem: QuantizedProblem, config: GemvTile) -> int:

@@ -19,7 +19,7 @@ from ....machine.decoding import BLOCK_K, CONFIGS, DecodingTile, decoding_work
 from ....machine.fragment import ALIGNED_ROWS
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product
-from ....machine.tiles import StagedTiles, TiledSpec, staged_tiles
+from ....machine.tiles import StagedTiles, TiledSpec, is_unrolled, staged_tiles
 from ..problem import ScaledProblem
 from ..spec import (
     ScaledSpec,
@@ -34,7 +34,7 @@ from ..spec import variant_problems as scaled_variant_problems
 
 NAME = "scaled_gemm"
 
-BASE_REGISTERS = 32
+BASE_REGISTERS = 24
 """Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
 
 CODED_REGISTERS = 7
@@ -46,11 +46,14 @@ WIDE_REGISTERS = 6
 BATCH_REGISTERS = 10
 """Further ones of the places of several products."""
 
+UNROLLED_REGISTERS = 10
+"""Further ones where the steps of k are unrolled: several are decoded ahead."""
+
 TAIL_REGISTERS = 7
 """Further ones of each row and column of fragments but one where k ends within a step: that step is
 another, and so are its addresses."""
 
-LOW_INTEGER_REGISTERS = 20
+LOW_INTEGER_REGISTERS = 6
 """Further ones of blocks of few rows of integers, of which several steps are read ahead."""
 
 LOW_ROWS = 16
@@ -78,7 +81,9 @@ def _registers(problem: ScaledProblem, config: DecodingTile) -> int:
     tail = problem.k % BLOCK_K != 0
     further = BATCH_REGISTERS * (problem.batch_size > 1) + WIDE_REGISTERS * (problem.a is FLOAT32)
     if tail:
-        further += TAIL_REGISTERS * (rows + columns - 1)
+        further += TAIL_REGISTERS * (rows + columns - 1) + 4
+    elif is_unrolled(problem.k, BLOCK_K):
+        further += UNROLLED_REGISTERS
     if problem.is_integer and not tail:
         # Sums of integers beside those of floats, and what brings one to the other.
         further += 3 * rows * columns + 2

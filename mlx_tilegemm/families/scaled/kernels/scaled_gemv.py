@@ -36,6 +36,9 @@ NAME = "scaled_gemv"
 LONG_RUN, SHORT_RUN = 16, 8
 """Neighbours that a lane decodes at a time."""
 
+PLACE_REGISTERS = 4
+"""Registers of the places of several products where ``b`` is stored ``[k, n]``."""
+
 BATCH_REGISTERS = 8
 """Further registers of several products where k ends within a run: where theirs begin."""
 
@@ -156,14 +159,14 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
     rows, further = config.rows, config.columns - 1
     if not problem.transpose_b:
         # Each row has the sums of a run, and they share a run of codes.
-        return (rows + 1) * run + 3 * rows + 15
+        return (rows + 1) * run + 3 * rows + 15 + PLACE_REGISTERS * (problem.batch_size > 1)
     if config.staged:
         # One step has nothing of the next.
         return 14 + 5 * rows + (8 if problem.k <= SIMD_WIDTH * run else 16) * further
     if problem.k % run and not (problem.is_integer and rows == 1):
         return _broken_registers(problem, config, run)
     if run == LONG_RUN:
-        return 29 + 14 * further if rows == 1 else 38 + 6 * rows + 23 * further
+        return 25 + 12 * further if rows == 1 else 38 + 6 * rows + 23 * further
     return 14 + 5 * rows + (8 + 4 * rows // 3) * further
 
 
@@ -180,8 +183,8 @@ def _broken_registers(problem: ScaledProblem, config: GemvTile, run: int) -> int
     if problem.a_scales and not problem.is_integer:
         options += SCALED_ROW_REGISTERS
     if run == LONG_RUN:
-        return 34 + 6 * rows + (20 + rows) * further + options
-    return 24 + 5 * rows + (14 + rows) * further + options
+        return 30 + 6 * rows + (18 + rows) * further + options
+    return 22 + 5 * rows + (11 + rows) * further + options
 
 
 def _block_columns(problem: ScaledProblem, config: GemvTile) -> int:
