@@ -348,7 +348,7 @@ def _best(priced: Priced, problem: Problem, force: str | None) -> Verdict:
     if measured:
         return _fastest(measured, rival, asked_for=force not in (None, ANY))
     if force is None and priced.mlx is not None and not priced.modelled:
-        return Verdict(None, "nothing was measured for it here, and no model knows this device")
+        return _unmeasured(problem, legal)
     best, *tied = nearest(legal, rival)
     names = tuple(map(str, tied))
     if force not in (None, ANY):
@@ -362,6 +362,18 @@ def _best(priced: Priced, problem: Problem, force: str | None) -> Verdict:
     reason = f"lowest modelled time of {len(legal)} legal candidates" + _tie(tied)
     reason += _refused_rival(priced, best)
     return Verdict(best, reason, names)
+
+
+def _unmeasured(problem: Problem, legal: list[Candidate]) -> Verdict:
+    """Return which candidate is chosen where nothing was measured and no model knows the device."""
+    if not family_of(problem).stepwise(problem):
+        return Verdict(None, "nothing was measured for it here, and no model knows this device")
+    best, *tied = nearest(legal, None)
+    reason = (
+        "MLX has no kernel here and would run ops for each step; nothing was measured, and the "
+        "model of another device chose between kernels"
+    )
+    return Verdict(best, reason, tuple(map(str, tied)))
 
 
 def _tie(tied: list[Candidate]) -> str:

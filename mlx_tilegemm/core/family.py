@@ -232,6 +232,8 @@ class Family(Generic[P]):
         price: Returns what MLX's own ops would take on a chip, or None where they cannot stand in.
         multiplies_float32: Whether MLX's own ops multiply float32 numbers for a problem, which a
             GPU may round to TF32.
+        stepwise: Whether MLX runs ops for each step of a sequence wherever it has no kernel of its
+            own for a problem: not what a device that no model knows is left with.
         differentiable: Returns the problem that a call with derivatives solves instead, whose first
             results are those of the one asked for.
         rule: Returns the transforms of a call on a backend, or None: it then refuses them.
@@ -253,6 +255,7 @@ class Family(Generic[P]):
     fallback: Callable[[P], Run | None] = _no_fallback
     price: Callable[[P, Chip], Price | None] = _no_price
     multiplies_float32: Callable[[P], bool] = _never
+    stepwise: Callable[[P], bool] = _never
     differentiable: Callable[[P], P] = _itself
     rule: Callable[[P, Backend | None], Rule | None] = _no_rule
     notes: Callable[[P, Decision, Route, Chip], list[str]] = _no_notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -13,6 +14,7 @@ from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.call.choice import chosen
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import MLX, Measurements, Timing, choose, refuse
+from mlx_tilegemm.families.gated_delta.spelling import parse as delta_spec
 from mlx_tilegemm.machine.chips import DEFAULT
 
 A, B = (
@@ -42,6 +44,18 @@ def test_what_was_not_measured_goes_to_mlx():
     assert decision.plan is None
     assert decision.reason == "nothing was measured for it here, and no model knows this device"
     assert choose(PROBLEM, DEFAULT, "any", modelled=False).plan is not None
+
+
+def test_what_mlx_would_do_step_by_step_is_the_kernels_all_the_same():
+    problem = delta_spec("1x100x2x4x128x128:bf16,f32")
+    decision = choose(problem, DEFAULT, mlx_competes=True, modelled=False)
+    assert decision.plan is not None
+    assert "would run ops for each step" in decision.reason
+    slow = Timing(candidate=str(decision.plan), median=2.0, low=2.0, high=2.0)
+    fast = replace(slow, candidate=MLX, median=1.0, low=1.0, high=1.0)
+    measured = Measurements(where="a GPU", timings=(slow, fast))
+    found = choose(problem, DEFAULT, mlx_competes=True, measurements=measured, modelled=False)
+    assert found.plan is None
 
 
 @pytest.mark.parametrize(("ours", "expected"), [(1e-5, OURS.kernel), (3e-5, MLX)])

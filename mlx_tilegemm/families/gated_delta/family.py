@@ -68,6 +68,10 @@ def _fallback(problem: AnyProblem) -> Run | None:
     return delta(problem) if isinstance(problem, DeltaProblem) else None
 
 
+def _stepwise(problem: AnyProblem) -> bool:
+    return True
+
+
 def _price(problem: AnyProblem, chip: Chip) -> Price | None:
     from .price import price
 
@@ -101,6 +105,7 @@ FAMILY: Family[AnyProblem] = Family(
     trial_factors=_trial_factors,
     fallback=_fallback,
     price=_price,
+    stepwise=_stepwise,
     rule=_rule,
     notes=_notes,
     spelling=spelling.SPELLING,

@@ -138,7 +138,7 @@ def resources(config: Config, problem: DeltaProblem) -> Resources:
     return Resources(
         threads=config.threads,
         threadgroup_bytes=shared_bytes(problem),
-        registers=held_registers(config, problem) + 50 + 16 * config.column_fragments + places,
+        registers=held_registers(config, problem) + 52 + 16 * config.column_fragments + places,
     )
 
 
