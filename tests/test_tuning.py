@@ -322,7 +322,14 @@ class TestMeasure:
         log = []
         calls, clock = self.calls({"a": lambda _: 0.25}, log)
         measure(calls, clock, Effort(rounds=1, warm_seconds=2.0, sample_seconds=0.9))
-        assert [count for _, count in log] == [1] * 8 + [1, 2, 4] + [4]
+        assert [count for _, count in log] == [1] * 8 + [1, 2, 4, 4] + [4]
+
+    def test_a_hiccup_does_not_make_samples_short(self):
+        """Waiting for the last call would then count for much of each."""
+        log = []
+        calls, clock = self.calls({"a": lambda now: 1.0 if now == 0 else 0.25}, log)
+        measure(calls, clock, Effort(rounds=1, warm_seconds=0, sample_seconds=0.9))
+        assert log[-1] == ("a", 4)
 
     def test_drift_does_not_favour_anybody(self):
         slowing = lambda now: 1e-3 * (1 + now)  # noqa: E731

@@ -118,18 +118,24 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "left", "count"), [("gemv/1x4-8", 9.0, 0), ("gemv/1x4-8", 11.0, 1), (MLX, 9.0, 1)]
+    ("kernel", "plain", "left", "count"),
+    [
+        ("gemv/1x4-8", 20.0, 9.0, 0),
+        ("gemv/1x4-8", 9.0, 11.0, 1),
+        (MLX, 11.0, 11.0, 1),
+        (MLX, 9.0, 11.0, 0),
+    ],
 )
-def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, left, count):
+def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, plain, left, count):
     op, text = SMALL[0]
     ours = next(iter(sweep.plans(written.problem_of(op, text), 1)))
     rows = [sweep.row(op, text, {MLX: 20.0, ours: 10.0}, {})]
-    called = {"op": op, "problem": text, "kernel": kernel, "ours_us": 10.0, "left_us": left}
-    calls = {"rows": [called]}
-    calls["rows"].append({"op": op, "problem": "another", "failed": "no answer in 5 s"})
+    called = {"op": op, "problem": text, "kernel": kernel, "ours_us": 10.0, "mlx_us": plain}
+    failed = {"op": op, "problem": "another", "failed": "no answer in 5 s"}
+    calls = [{**called, "left_us": left}, failed]
     environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
     found = {"rows": rows, "environment": environment}
-    assert len(sweep.shipped(found, sweep.slower_as_called(calls))["problems"]) == count
+    assert len(sweep.shipped(found, sweep.slower_as_called(calls, rows))["problems"]) == count
 
 
 def test_calls_are_left_to_mlx():
