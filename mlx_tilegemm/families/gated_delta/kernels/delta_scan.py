@@ -144,7 +144,7 @@ def resources(config: Config, problem: DeltaProblem) -> Resources:
     return Resources(
         threads=config.threads,
         threadgroup_bytes=delta_chunk.shared_bytes(problem),
-        registers=delta_chunk.held_registers(config, problem) + 55 + 18 * config.column_fragments,
+        registers=delta_chunk.held_registers(config, problem) + 53 + 18 * config.column_fragments,
     )
 
 
