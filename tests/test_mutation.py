@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-import mutate
 import numpy as np
 import pytest
 
@@ -273,19 +272,6 @@ class TestReasons:
             texts = list(ways[:2])
             texts[changed] = replace(ways[changed], body=ways[changed].body + "// another\n")
             assert mutation.identity(texts) != before
-
-    def test_kept_verdicts_hold_for_the_texts_they_were_found_in(self, monkeypatch, tmp_path):
-        ways = several_ways()
-        verdict = Verdict(mutant=ways[0].mutant, caught_by="race", subject="first", tried=1)
-        file = tmp_path / "verdicts.jsonl"
-        mutate.show(file, 1, 1, verdict)
-        assert mutate.read(file) == {verdict.mutant: verdict}
-        for changed, holds in ((0, False), (1, True)):
-            texts = list(ways)
-            texts[changed] = replace(ways[changed], body=ways[changed].body + "// another\n")
-            found = {verdict.mutant: tuple(texts)}
-            monkeypatch.setattr(mutate, "variations", lambda found=found: found)
-            assert mutate.read(file) == ({verdict.mutant: verdict} if holds else {})
 
     def test_equivalent_mutants_do_not_count(self):
         mutant = mutation.unique_mutants()[0][0].mutant
