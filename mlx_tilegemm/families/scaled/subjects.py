@@ -67,6 +67,8 @@ def subjects() -> Iterator[Made]:
     ):
         deep = variant(*sizes, transpose_b=transpose_b, a=INT8, b=INT8, out=INT32)
         yield _subject("scaled_gemv", config, (deep, Data(seed=1, exact=True)))
+    # A scale for each column of the result, beside floats.
+    yield _subject("scaled_gemv", "1x2-4", *_products(37, 90, True, 1, b_scales=rows))
     # One scale for each matrix of a.
     each: dict[str, Any] = {"a": FLOAT8_E4M3, "a_scales": Scaling(dtype=FLOAT32, batched=True)}
     yield _subject("scaled_gemv", "4x2-4", *_products(37, 90, True, 3, a_batch=(3,), **each))
