@@ -381,9 +381,7 @@ def _by_experts(
         layers: Takes rows ``[..., 1, k]``, their experts, and whether these are sorted.
     """
     indices, rows = mx.stop_gradient(indices), mx.expand_dims(x, (-2, -3))
-    settings = current_settings()
-    ours = settings.stand_in is not None or resolve(settings=settings).backend is not None
-    if ours or indices.size < SORTED_ROWS:
+    if indices.size < SORTED_ROWS or _takes_any_order():
         return mx.squeeze(layers(rows, indices, False), -2)
     # MLX's own ops read an expert once only for sorted rows; once is enough for all layers.
     flat = mx.flatten(indices)
@@ -391,6 +389,12 @@ def _by_experts(
     rows = mx.take(mx.flatten(rows, 0, -3), order // indices.shape[-1], axis=0)
     y = mx.take(layers(rows, mx.take(flat, order), True), mx.argsort(order), axis=0)
     return mx.squeeze(mx.unflatten(y, 0, indices.shape), -2)
+
+
+def _takes_any_order() -> bool:
+    """Return whether rows need not be sorted here and now: kernels gather them."""
+    settings = current_settings()
+    return settings.stand_in is not None or resolve(settings=settings).backend is not None
 
 
 class SwitchGluRoute:

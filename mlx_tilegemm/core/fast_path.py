@@ -175,7 +175,8 @@ _KINDS = {
     "str | None": _Kind("({0} is None or type({0}) is str)"),
     "mx.Dtype | None": _Kind("({0} is None or type({0}) is Dtype)"),
     "tuple[int, int] | None": _Kind(
-        "({0} is None or type({0}) is tuple and [*map(type, {0})] == [int, int])"
+        "({0} is None or type({0}) is tuple and len({0}) == 2"
+        " and type({0}[0]) is type({0}[1]) is int)"
     ),
     # Zeros are left out: a key cannot tell their signs.
     "Number | mx.array": _Kind("type({0}) is float and {0}"),

@@ -74,7 +74,7 @@ def attention_chain(
     out_dtype: mx.Dtype | None = None,
     precision: str | None = None,
     stream: StreamOrDevice = None,
-) -> Served[mx.array] | Served[tuple[mx.array, mx.array]]:
+) -> Served[mx.array | tuple[mx.array, mx.array]]:
     """Chain two products in one kernel: ``softmax(scale * q @ k.T + mask) @ v``.
 
     The scores stay in float32 registers from the first product into the second. Each operand keeps
