@@ -5,7 +5,10 @@ token multiplies it by no more than the largest decay and the norm of ``I - beta
 ``max(1, |1 - beta |k|^2|)``; what the token adds is what rounding does to its own few operations.
 These are at most ``Dk + CHUNK + 4`` roundings of sums whose terms, by Cauchy and Schwarz, are no
 larger together than the lengths of their factors. `magnitude` bounds the length of all terms of a
-state, which are kept apart until the end of a chunk by kernels that go chunk by chunk.
+state, which are kept apart until the end of a chunk by kernels that go chunk by chunk. With one
+decay a head those add to the state sums and differences of a chunk's tokens, which but for a factor
+is a rotation: by Cauchy and Schwarz what they add has terms no larger together than the lengths of
+a chunk's keys and of its n.
 """
 
 from __future__ import annotations
@@ -30,6 +33,11 @@ within twice that."""
 
 SECOND_ORDER = 1.01
 """Factor for products of errors, all below a hundredth."""
+
+
+MIXED = 14 * U32
+"""Relative error of what a chunk adds to a state: of three sums for a key, of a decay and of one
+rounding for an n, of eight products and of their sums."""
 
 
 class Token(NamedTuple):
@@ -75,15 +83,17 @@ def _recurrence(
     tokens, errors = all_tokens(problem, given), _errors(problem)
     state = given.get("initial_state", np.zeros(problem.state_shape))
     error = np.zeros(problem.state_shape[:3])
-    magnitude = length(state)
+    magnitude, added = length(state), np.zeros(problem.state_shape[:3])
     rows: list[tuple[Values, Values]] = []
     states: list[tuple[Values, Values]] = []
     for t in range(problem.length):
         token = Token(*(x[:, t] for x in tokens))
         if t % CHUNK == 0:
-            magnitude = length(state)
+            magnitude, added = length(state), np.zeros(error.shape)
         after, new = step(token, state)
         kept = token.mask[:, None, None]
+        decay = np.abs(token.gamma).max(axis=-1)[..., None]
+        added = np.where(kept, np.hypot(decay * added, new), added)
         more = grown(problem, token, errors, new, error, magnitude)
         error = np.where(kept, more[0], error)
         magnitude = np.where(kept, more[1], magnitude)
@@ -96,9 +106,18 @@ def _recurrence(
         )
         off = SECOND_ORDER * off + 2 * U32 * abs(y) + FLOAT32.smallest_step
         rows.append((np.where(kept, y, 0.0), np.where(kept, off, 0.0)))
+        if not problem.vector_gate and ((t + 1) % CHUNK == 0 or t + 1 == problem.length):
+            error = error + SECOND_ORDER * MIXED * _chunk_length(tokens, t) * added
         if problem.every and (t + 1) % problem.every == 0:
             states.append((state, error))
     return _results(problem, rows, states, (state, error))
+
+
+def _chunk_length(tokens: Token, t: int) -> Values:
+    """Return the length of all keys up to token t of its chunk, as those of a row."""
+    chunk = slice(t - t % CHUNK, t + 1)
+    seen = np.where(tokens.mask[:, chunk, None, None], tokens.k[:, chunk], 0.0)
+    return np.asarray(np.sqrt((seen * seen).sum(axis=(1, 3)))[..., None])
 
 
 def _results(
