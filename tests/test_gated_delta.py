@@ -558,7 +558,7 @@ def test_the_spelling():
         ("1x16x16x32x128x128:bf16,f32", "delta_recurrent"),
         ("1x8x32x32x128x128:bf16,f32:vector", "delta_recurrent"),
         ("1x512x16x32x128x128:bf16,f32", "delta_scan"),
-        ("1x512x32x32x128x128:bf16,f32:vector", "delta_chunk"),
+        ("1x512x32x32x128x128:bf16,f32:vector", "delta_scan"),
         ("1x2048x30x30x96x192:bf16,f32", "delta_scan"),
     ],
 )
