@@ -163,33 +163,31 @@ def _gathered_quantized(
     return op(x, w, **_grouped(groups), rhs_indices=indices, **form)
 
 
-def _by_fallback(problem: Problem, arrays: Arrays) -> Sequence[mx.array]:
-    run = family_of(problem).fallback(problem)
+def _by_fallback(problem: Problem) -> Callable[[Arrays], Sequence[mx.array]]:
+    run, factors = family_of(problem).fallback(problem), family_of(problem).trial_factors(problem)
     assert run is not None, "problems that can be spelled are those of calls"
-    return run(arrays, family_of(problem).trial_factors(problem), None)
+    return lambda arrays: run(arrays, factors, None)
 
 
 def _scaled(problem: Any) -> Pair:  # noqa: ANN401
     """MLX has no such product: its ops decode the codes and multiply what comes of it."""
     names = problem.operand_names
-    forms = {"e4m3" if one.dtype.name.endswith("e4m3") else "e5m2" for one in problem.operands[1:2]}
+    form = "e4m3" if problem.operands[1].dtype.name.endswith("e4m3") else "e5m2"
     height, width = problem.b_scales.height, problem.b_scales.width
+    op = partial(
+        tg.fp8_scaled_matmul,
+        a_format="e4m3" if "a_scales" in names else None,
+        b_format=form,
+        block=(height, width) if height > 1 and width else None,
+        transpose_b=True,
+        out_dtype=problem.out.mlx,
+    )
+    both = "a_scales" in names
 
     def ours(arrays: Arrays) -> mx.array:
-        given = dict(zip(names, arrays, strict=True))
-        return tg.fp8_scaled_matmul(
-            given["a"],
-            given["b"],
-            a_scales=given.get("a_scales"),
-            b_scales=given["b_scales"],
-            a_format="e4m3" if "a_scales" in given else None,
-            b_format=next(iter(forms)),
-            block=(height, width) if height > 1 and width else None,
-            transpose_b=True,
-            out_dtype=problem.out.mlx,
-        )
+        return op(*arrays) if both else op(arrays[0], arrays[1], None, arrays[2])
 
-    return Pair(ours=_one(ours), plain=partial(_by_fallback, problem))
+    return Pair(ours=_one(ours), plain=_by_fallback(problem))
 
 
 def _gated_delta(problem: Any) -> Pair:  # noqa: ANN401

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
-from .backends import is_left_to_mlx, resolve, resolved_backend
+from .backends import is_left_to_mlx, resolve
 from .core import mlx_ops
 from .core.arguments import ArraySpec
 from .core.context import current_settings
@@ -24,15 +24,16 @@ from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
 from .core.tracing import is_shapeless
 from .errors import DTypeError
-from .families.experts.key import GATHER_QMM, ExpertCall
-from .families.experts.key import layer_call as expert_call
-from .families.experts.ops import gathered, served
-from .families.quantized.key import layer_call as quantized_call
+from .families.experts.ops import gathered
 from .formats import byte_values, encode
-from .ops import addmm, attention_chain, fp8_scaled_matmul, matmul, quantized_matmul
-
-if TYPE_CHECKING:
-    from .core.family import Run
+from .ops import (
+    addmm,
+    attention_chain,
+    fp8_scaled_matmul,
+    gather_qmm,
+    matmul,
+    quantized_matmul,
+)
 
 Mask = Literal["causal"] | mx.array | None
 
@@ -131,10 +132,16 @@ def quantized_linear(
     """
     biases: mx.array | None = layer.get("biases")
     if bias is None and dtype is None and "global_scale" not in layer:
-        run = _quantized_call(layer, x, biases, transpose)
-        if run is not None:
-            given = (x, layer["weight"], layer["scales"])
-            return run(given if biases is None else (*given, biases), (), None)[0]
+        return quantized_matmul(
+            x,
+            layer["weight"],
+            layer["scales"],
+            biases,
+            transpose,
+            layer.group_size,
+            layer.bits,
+            layer.mode,
+        )
     fused = bias is not None and bias.dtype in MLX_FLOATS
     if dtype is None:
         dtype = x.dtype if biases is None else mx.result_type(x, layer["scales"], biases)
@@ -152,30 +159,6 @@ def quantized_linear(
         out_dtype=mx.result_type(dtype, bias.dtype) if bias is not None and fused else dtype,
     )
     return y if bias is None or fused else y + bias
-
-
-def _quantized_call(
-    layer: Any,  # noqa: ANN401
-    x: mx.array,
-    biases: mx.array | None,
-    transpose: bool,
-) -> Run | None:
-    """Return the call of a layer's product; None if ``x`` has to be cast for it."""
-    scales, settings = layer["scales"], current_settings()
-    return quantized_call(
-        x.shape,
-        x.dtype,
-        layer["weight"].shape,
-        scales.shape,
-        scales.dtype,
-        None if biases is None else biases.dtype,
-        transpose,
-        layer.group_size,
-        layer.bits,
-        layer.mode,
-        resolved_backend(None, settings),
-        settings,
-    )
 
 
 class QuantizedLinearRoute:
@@ -334,12 +317,19 @@ def switch_linear(
     weight, scales, bias = layer["weight"], layer.get("scales"), layer.get("bias")
     biases: mx.array | None = layer.get("biases")
     if scales is not None and bias is None and "global_scale" not in layer:
-        arrays = {"x": x, "w": weight, "scales": scales}
-        if biases is not None:
-            arrays["biases"] = biases
-        arrays["rhs_indices"] = indices
-        call = _expert_call(layer, arrays, sorted_indices)
-        return served(GATHER_QMM, call, arrays, None)
+        return gather_qmm(
+            x,
+            weight,
+            scales,
+            biases,
+            None,
+            indices,
+            True,
+            layer.group_size,
+            layer.bits,
+            layer.mode,
+            sorted_indices=sorted_indices,
+        )
     if scales is None:
         if x.dtype not in MLX_FLOATS or weight.dtype not in MLX_FLOATS:
             # MLX's op promotes what the ops here refuse.
@@ -364,29 +354,6 @@ def switch_linear(
         **form,
     )
     return y if bias is None or fused else y + mx.expand_dims(bias[indices], -2)
-
-
-def _expert_call(
-    layer: Any,  # noqa: ANN401
-    arrays: dict[str, mx.array],
-    sorted_indices: bool,
-) -> ExpertCall:
-    """Return the call of a layer of quantized experts."""
-    settings = current_settings()
-    x, w, scales, indices = (arrays[name] for name in ("x", "w", "scales", "rhs_indices"))
-    return expert_call(
-        ("x", x.shape, x.dtype),
-        ("w", w.shape, w.dtype),
-        ("scales", scales.shape, scales.dtype),
-        arrays["biases"].dtype if "biases" in arrays else None,
-        ("rhs_indices", indices.shape, indices.dtype),
-        sorted_indices,
-        layer.group_size,
-        layer.bits,
-        layer.mode,
-        resolved_backend(None, settings),
-        settings,
-    )
 
 
 class SwitchRoute:
@@ -414,9 +381,7 @@ def _by_experts(
         layers: Takes rows ``[..., 1, k]``, their experts, and whether these are sorted.
     """
     indices, rows = mx.stop_gradient(indices), mx.expand_dims(x, (-2, -3))
-    settings = current_settings()
-    ours = settings.stand_in is not None or resolve(settings=settings).backend is not None
-    if ours or indices.size < SORTED_ROWS:
+    if indices.size < SORTED_ROWS or _takes_any_order():
         return mx.squeeze(layers(rows, indices, False), -2)
     # MLX's own ops read an expert once only for sorted rows; once is enough for all layers.
     flat = mx.flatten(indices)
@@ -424,6 +389,12 @@ def _by_experts(
     rows = mx.take(mx.flatten(rows, 0, -3), order // indices.shape[-1], axis=0)
     y = mx.take(layers(rows, mx.take(flat, order), True), mx.argsort(order), axis=0)
     return mx.squeeze(mx.unflatten(y, 0, indices.shape), -2)
+
+
+def _takes_any_order() -> bool:
+    """Return whether rows need not be sorted here and now: kernels gather them."""
+    settings = current_settings()
+    return settings.stand_in is not None or resolve(settings=settings).backend is not None
 
 
 class SwitchGluRoute:

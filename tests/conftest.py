@@ -15,6 +15,7 @@ from lazy_kernels import LazyKernels
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends
 from mlx_tilegemm.backends import rounding
+from mlx_tilegemm.core import fast_path
 from mlx_tilegemm.strict.toolchain import Clang, ClangMissingError, find_clang
 
 _COMMON: dict[str, Any] = {
@@ -78,13 +79,16 @@ def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def fresh_routes() -> Iterator[None]:
     """Ask anew where calls run: tests pretend that MLX has Metal or CUDA, which else never ends."""
     asks = (backends._route, backends._default_backend, backends._is_left, rounding._gpu_rounds)
-    for ask in asks:
-        ask.cache_clear()
-    backends._left.settings = None
+
+    def forget() -> None:
+        for ask in asks:
+            ask.cache_clear()
+        backends._left.settings = None
+        fast_path.forget()
+
+    forget()
     yield
-    for ask in asks:
-        ask.cache_clear()
-    backends._left.settings = None
+    forget()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
+from routed_calls import note_attention
 
 pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 
@@ -25,7 +26,6 @@ from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.errors import DTypeError
 from mlx_tilegemm.families.quantized.problem import QuantizedProblem
 from mlx_tilegemm.integrations import mlx_lm as integration
-from mlx_tilegemm.layers import attention
 from mlx_tilegemm.layers.routing import original_of
 
 ATTENTION = base.scaled_dot_product_attention
@@ -93,10 +93,9 @@ def calls(monkeypatch):
 
         return call
 
-    for module in (tg.nn, attention):
-        for op in (tg.matmul, tg.addmm, tg.attention_chain):
-            if hasattr(module, op.__name__):
-                monkeypatch.setattr(module, op.__name__, counting(op))
+    for op in (tg.matmul, tg.addmm, tg.attention_chain):
+        monkeypatch.setattr(tg.nn, op.__name__, counting(op))
+    note_attention(monkeypatch, lambda name: made.update({name: made.get(name, 0) + 1}))
     return made
 
 

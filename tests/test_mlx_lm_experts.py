@@ -13,7 +13,6 @@ from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear, SwitchMLP
 from mlx_lm.tuner.lora import LoRASwitchLinear
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.families.experts import ops as experts
 from mlx_tilegemm.integrations import mlx_lm as integration
 
 HIDDEN, WIDTH, EXPERTS, CHOSEN = 64, 96, 6, 2
@@ -55,14 +54,20 @@ def error(got, expected):
 def called(monkeypatch):
     """Return the ops that routes of experts have called."""
     made = []
-    served = experts.served
+    gather_qmm, gathered = tg.nn.gather_qmm, tg.nn.gathered
 
-    def noting(op, *given):
-        made.append(op)
-        return served(op, *given)
+    def noting(*args, **kwargs):
+        made.append("gather_qmm")
+        return gather_qmm(*args, **kwargs)
 
-    for module in (experts, tg.nn):
-        monkeypatch.setattr(module, "served", noting)
+    def noting_routed(*args, **kwargs):
+        is_quantized = kwargs.get("scales") is not None
+        kind = "fp8_mm" if kwargs.get("format") else "qmm" if is_quantized else "mm"
+        made.append(f"gather_{kind}")
+        return gathered(*args, **kwargs)
+
+    monkeypatch.setattr(tg.nn, "gather_qmm", noting)
+    monkeypatch.setattr(tg.nn, "gathered", noting_routed)
     return made
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from ..core.fast_path import DirectRun, every_of, undirected
 from ..core.plan import Plan, Stage
 from ..core.problem import Factors, Problem
 from .base import Backend, StreamOrDevice
@@ -74,19 +75,31 @@ def _sequence(
         taken = [name for name in stage.spec.input_names if name not in OWN_INPUTS]
         inputs = _pick(names.index(name) for name in taken)
         own = factor_array if "factors" in stage.spec.input_names else None
-        stages.append((_launch(stage, backend, own), inputs))
+        stages.append((_launch(stage, backend, own), inputs, len(taken)))
         names += stage.spec.output_names
     results = _pick(names.index(one.name) for one in problem.results)
+    calls = [(undirected(launch), inputs) for launch, inputs, _ in stages]
 
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         arrays = [*operands]
-        for launch, inputs in stages:
+        for launch, inputs in calls:
             arrays += launch(inputs(arrays), factors, stream)
         return list(results(arrays))
 
-    return run
+    def every(factors: Factors, count: int) -> Callable[..., list[mx.array]]:
+        launches = [(every_of(launch, factors, own), inputs) for launch, inputs, own in stages]
+
+        def direct(*operands: mx.array) -> list[mx.array]:
+            arrays = [*operands[:count]]
+            for launch, inputs in launches:
+                arrays += launch(*inputs(arrays))
+            return list(results(arrays))
+
+        return direct
+
+    return DirectRun(run, every=every)
 
 
 def _pick(places: Iterable[int]) -> Callable[[Sequence[mx.array]], tuple[mx.array, ...]]:
@@ -99,6 +112,7 @@ def _pick(places: Iterable[int]) -> Callable[[Sequence[mx.array]], tuple[mx.arra
 
 def _with_axes(run: Run, single: tuple[int, ...]) -> Run:
     """Give operands of one element an axis: MLX binds an array without as a reference."""
+    run = undirected(run)
 
     def with_axes(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
@@ -140,8 +154,22 @@ def _launch(
             stream=stream,
         )
 
+    def every(factors: Factors, count: int) -> Callable[..., list[mx.array]]:
+        own = (sizes,) if factor_array is None else (factor_array(factors), sizes)
+
+        def direct(*operands: mx.array) -> list[mx.array]:
+            return kernel(
+                inputs=[*operands[:count], *own],
+                output_shapes=output_shapes,
+                output_dtypes=output_dtypes,
+                grid=grid,
+                threadgroup=threadgroup,
+            )
+
+        return direct
+
     if factor_array is None:
-        return call
+        return DirectRun(call, every=every)
     array_of = factor_array
 
     def call_with_factors(
@@ -156,4 +184,4 @@ def _launch(
             stream=stream,
         )
 
-    return call_with_factors
+    return DirectRun(call_with_factors, every=every)

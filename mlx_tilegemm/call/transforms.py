@@ -12,6 +12,7 @@ import mlx.core as mx
 from ..backends import StreamOrDevice
 from ..core.arguments import as_number
 from ..core.dtypes import mlx_name
+from ..core.fast_path import DirectRun, every_of, undirected
 from ..core.problem import Factors, Number
 from ..core.shapes import Shape
 from ..core.tracing import is_traced, keeping_graphs, probes
@@ -32,24 +33,50 @@ def transformable(run: Run, rule: Rule | None, anysize: Run | None = None) -> Ru
         anysize: The call where MLX compiles for arrays of any size; None for ``run``.
     """
     traced, shapeless = probes()
+    launched = undirected(run)
 
     @lru_cache(maxsize=64)
     def function(factors: Factors, stream: StreamOrDevice) -> Callable[..., list[mx.array]]:
         assert rule is not None
-        return _custom_function(run, rule, factors, stream)
+        return _custom_function(launched, rule, factors, stream)
+
+    def followed(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        if anysize is not None and shapeless():
+            return anysize(operands, factors, stream)
+        if rule is None:
+            return launched(operands, factors, stream)
+        return function(factors, stream)(*operands)
 
     def call(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
-        if not traced():
-            return run(operands, factors, stream)
-        if anysize is not None and shapeless():
-            return anysize(operands, factors, stream)
-        if rule is None:
-            return run(operands, factors, stream)
-        return function(factors, stream)(*operands)
+        if traced():
+            return followed(operands, factors, stream)
+        return launched(operands, factors, stream)
 
-    return call
+    def every(factors: Factors, count: int) -> Callable[..., list[mx.array]]:
+        launch = every_of(run, factors, count)
+
+        def direct(*operands: mx.array) -> list[mx.array]:
+            if traced():
+                return followed(operands[:count], factors, None)
+            return launch(*operands)
+
+        return direct
+
+    def first(factors: Factors, count: int) -> Callable[..., mx.array]:
+        launch = every_of(run, factors, count)
+
+        def direct(*operands: mx.array) -> mx.array:
+            if traced():
+                return followed(operands[:count], factors, None)[0]
+            return launch(*operands)[0]
+
+        return direct
+
+    return DirectRun(call, every=every, first=first)
 
 
 def custom_calls(run: Run, rule: Rule) -> Run:

@@ -12,7 +12,7 @@ Arguments = ParamSpec("Arguments")
 SIZE = 4096
 """Calls that one cache keeps."""
 
-_caches: list[Any] = []
+_forgetting: list[Callable[[], object]] = []
 
 
 def prepared(prepare: Callable[Arguments, V]) -> Callable[Arguments, V]:
@@ -22,7 +22,7 @@ def prepared(prepare: Callable[Arguments, V]) -> Callable[Arguments, V]:
     are swapped. At run time the key is hashed without a Python frame in between.
     """
     cached = lru_cache(maxsize=SIZE)(prepare)
-    _caches.append(cached)
+    on_forgetting(cached.cache_clear)
     return cast("Callable[Arguments, V]", cached)
 
 
@@ -96,7 +96,12 @@ _LATEST: dict[int, Callable[[Any], Callable[..., Any]]] = {
 }
 
 
+def on_forgetting(forget: Callable[[], object]) -> None:
+    """Have a function called that forgets what was made of prepared calls, when they are."""
+    _forgetting.append(forget)
+
+
 def forget_prepared() -> None:
     """Forget all prepared calls: they are prepared anew, with what is known then."""
-    for cache in _caches:
-        cache.cache_clear()
+    for forget in _forgetting:
+        forget()

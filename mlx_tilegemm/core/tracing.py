@@ -128,14 +128,16 @@ def _make_probes() -> Probes:
         for device in filter(mx.is_available, (mx.cpu, mx.gpu)):
             with mx.stream(device):
                 compiled(mx.zeros((1,)))
-        seen.is_compiled = True
+        seen.is_compiled, seen.body = True, False
 
     def traced() -> bool:
         if not seen.is_compiled:
             compile_here()
-        seen.body = False
         compiled(placeholder)
-        return seen.body
+        if not seen.body:
+            return False
+        seen.body = False
+        return True
 
     def shapeless() -> bool:
         try:

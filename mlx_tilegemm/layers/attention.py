@@ -14,7 +14,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..backends import StreamOrDevice
 from ..core.dtypes import MLX_FLOATS
+from ..core.fast_path import Served, with_fast_path
 from ..ops import attention_chain
 from .inspection import ATTENTION_FUNCTION, FAST, findings, members
 from .routed_class import subclass
@@ -23,12 +25,13 @@ from .routing import Function, Item, Place, Site, original_of, routed, substitut
 
 def fast_attention(original: Function, *args: Any, **kwargs: Any) -> mx.array:  # noqa: ANN401
     """Serve a call of `mx.fast.scaled_dot_product_attention`, by ``original`` if need be."""
-    reason = refusal(*args, **kwargs)
-    if not reason:
-        return _attention(*args, **kwargs)
+    if len(args) == 3 and "scale" in kwargs:
+        served = _attention(*args, **kwargs)
+        if served is not None:
+            return served
     result: mx.array = original(*args, **kwargs)
     mark = _mark.get()
-    return mark(reason, result) if mark else result
+    return mark(refusal(*args, **kwargs), result) if mark else result
 
 
 Mark = Callable[[str, mx.array], mx.array]
@@ -77,25 +80,32 @@ def refusal(
     return "" if named else "its mask is neither an array nor 'causal'"
 
 
+@with_fast_path("q", "k", "v", "mask", "sinks", often=("mask",))
 def _attention(
     q: mx.array,
     k: mx.array,
     v: mx.array,
     *,
-    scale: Any,  # noqa: ANN401 - whatever converts to a number
-    mask: Any = None,  # noqa: ANN401 - None, a name or an array
+    scale: float | mx.array,
+    mask: str | mx.array | None = None,
     sinks: mx.array | None = None,
     force_fused: bool = False,
-    stream: Any = None,  # noqa: ANN401 - whatever names a stream
-) -> mx.array:
+    stream: StreamOrDevice = None,
+) -> Served[mx.array | None]:
+    """Serve a call of MLX's attention function by this library; None is what stays with MLX."""
+    if refusal(q, k, v, scale=scale, mask=mask, sinks=sinks, force_fused=force_fused):
+        return None, None
+    added = mask
     if isinstance(mask, mx.array) and mask.dtype not in MLX_FLOATS and mask.dtype != mx.bool_:
         # MLX promotes masks of integers, and adds them.
-        mask = mask.astype(mx.float32)
-    result: Any = attention_chain(
-        q, k, v, scale=float(scale), mask=mask, sinks=sinks, stream=stream
-    )
-    output: mx.array = result
-    return output
+        added = mask.astype(mx.float32)
+    serve: Any = inspect.unwrap(attention_chain)
+    call, result = serve(q, k, v, scale=float(scale), mask=added, sinks=sinks, stream=stream)
+    if call is None or added is not mask:
+        return None, result
+    if sinks is None and not isinstance(mask, mx.array):
+        return call, result
+    return lambda q, k, v, mask, sinks: call(q, k, v, None, None, mask, sinks), result
 
 
 def attention_site(place: Place = FAST) -> Site:

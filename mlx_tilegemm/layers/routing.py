@@ -8,8 +8,8 @@ the last block ends the place holds its original again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -214,19 +214,34 @@ def original_of(value: object) -> object:
     return getattr(value, "__dict__", {}).get(_HOOK_OF, value)
 
 
-@contextmanager
-def routed(*sites: Site) -> Iterator[None]:
-    """Route ``sites`` for the running thread or task while the block runs. Blocks nest."""
-    entered: list[Site] = []
-    try:
-        for site in sites:
-            site.enter()
-            entered.append(site)
-        token = _active.set(_active.get().union(sites))
+class _Routed(AbstractContextManager[None]):
+    """Context manager of `routed`: a class, since a generator's takes thrice as long."""
+
+    __slots__ = ("_sites", "_token")
+
+    def __init__(self, sites: tuple[Site, ...]) -> None:
+        self._sites = sites
+
+    def __enter__(self) -> None:
+        entered = 0
         try:
-            yield
-        finally:
-            _active.reset(token)
-    finally:
-        for site in reversed(entered):
+            for site in self._sites:
+                site.enter()
+                entered += 1
+        except BaseException:
+            self._leave(entered)
+            raise
+        self._token = _active.set(_active.get().union(self._sites))
+
+    def __exit__(self, *_: object) -> None:
+        _active.reset(self._token)
+        self._leave(len(self._sites))
+
+    def _leave(self, count: int) -> None:
+        for site in reversed(self._sites[:count]):
             site.leave()
+
+
+def routed(*sites: Site) -> AbstractContextManager[None]:
+    """Route ``sites`` for the running thread or task while the block runs. Blocks nest."""
+    return _Routed(sites)

@@ -17,6 +17,7 @@ from ...backends import StreamOrDevice
 from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core.context import current_settings
+from ...core.fast_path import DirectRun
 from ...core.problem import Factors, Number
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError
@@ -53,7 +54,7 @@ def _by_mlx(problem: AttentionProblem) -> Run:
         with mx.stream(stream):
             return by_mlx(operands, factors, stream, traced)
 
-    return call
+    return DirectRun(call, first=lambda factors, _: fused.direct(problem, call, factors))
 
 
 def _written_out(

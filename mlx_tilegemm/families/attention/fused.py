@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import lru_cache, partial, reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, is_on_gpu
 from ...core import mlx_ops
-from ...core.dtypes import FLOAT32, DType
-from ...core.problem import Number
-from ...core.tracing import is_traced
+from ...core.dtypes import FLOAT32, DType, promote
+from ...core.problem import Factors, Number
+from ...core.tracing import is_traced, probes
 from .price import natural_type
 from .problem import AttentionProblem, MaskKind
+
+if TYPE_CHECKING:
+    from ...core.family import Run
 
 NODE = "ScaledDotProductAttention"
 """Name of the node of MLX's fused kernels in a graph."""
@@ -42,12 +45,6 @@ def serves(problem: AttentionProblem) -> bool:
     sizes = (*problem.out_shape, problem.kv_len, problem.head_dim)
     has_rows = problem.return_lse or problem.return_norm
     return problem.softmax and not has_rows and 0 not in sizes
-
-
-def takes_as_given(problem: AttentionProblem) -> bool:
-    """Whether MLX's op, called once, has an attention of its operands and rounds no scores."""
-    is_whole = len(_parts(problem)) == 1
-    return serves(problem) and is_whole and _type_as_given(problem) is FLOAT32.mlx
 
 
 def attention(problem: AttentionProblem) -> Callable[..., list[mx.array]]:
@@ -97,6 +94,37 @@ def attention(problem: AttentionProblem) -> Callable[..., list[mx.array]]:
 
     return call
 
+
+def direct(problem: AttentionProblem, run: Run, factors: Factors) -> _Direct | None:
+    """Return the call of MLX's op for operands as they are, on the default stream; or None.
+
+    Args:
+        problem: An attention that MLX's op serves.
+        run: Its call where MLX computes otherwise: while it follows a function, if that matters.
+        factors: Of the call.
+    """
+    as_given = _type_as_given(problem)
+    if as_given is None or (len(_parts(problem)) > 1 and not is_on_gpu(None)):
+        return None
+    compute_on = _compute_types(problem)
+    scale, mask = factors[0], _part(problem, 0, problem.q_len).mask()
+    found: list[bool] = []
+    # While MLX follows a function another type may be computed in, but never wider than float32.
+    is_followed = probes().shapeless if as_given is FLOAT32.mlx else probes().traced
+
+    def call(q: mx.array, k: mx.array, v: mx.array, *_: object) -> mx.array:
+        if is_followed():
+            return run((q, k, v), factors, None)[0]
+        if not found:
+            found.append(compute_on(None, False) is as_given)
+        if not found[0]:
+            return run((q, k, v), factors, None)[0]
+        return mlx_ops.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+    return call
+
+
+_Direct = Callable[..., mx.array]
 
 _Operands = tuple[mx.array, mx.array, mx.array, mx.array | None, mx.array | None, mx.array | None]
 """q, k, v, an array mask, the rows that it hides, and sinks."""
@@ -238,12 +266,12 @@ def _additive(mask: mx.array, on_gpu: bool) -> tuple[mx.array, mx.array]:
 
 
 def _type_as_given(problem: AttentionProblem) -> object:
-    """Return the type that operands and result have where MLX's op needs no others, or None."""
-    dtypes = {problem.q, problem.k, problem.v, problem.out}
+    """Return the type that MLX's op computes in and rounds to if given the operands, or None."""
+    natural = reduce(promote, (problem.q, problem.k, problem.v))
     is_plain = problem.operand_names == ("q", "k", "v") and not problem.window
-    if len(dtypes) > 1 or not is_plain or _hidden_rows(problem):
+    if natural is not problem.out or not is_plain or _hidden_rows(problem):
         return None
-    return problem.q.mlx
+    return natural.mlx
 
 
 def _compute_types(problem: AttentionProblem) -> Callable[[StreamOrDevice, bool], Any]:

@@ -84,35 +84,6 @@ def attention_call(
     return made, (_default_scale(given, softmax),)
 
 
-@prepared
-def scale_as_given(
-    q_shape: Shape,
-    q_dtype: mx.Dtype,
-    k_shape: Shape,
-    k_dtype: mx.Dtype,
-    v_shape: Shape,
-    v_dtype: mx.Dtype,
-    mask_name: str | None,
-) -> float | None:
-    """Return the default scale of an attention that MLX's op serves with the operands as they are.
-
-    None if they have to be made others first, or if MLX's op rounds scores anywhere.
-    """
-    from ...core.arguments import ArraySpec
-    from .fused import takes_as_given
-    from .request import attention_request, taken
-
-    given = {
-        "q": ArraySpec(shape=q_shape, dtype=q_dtype),
-        "k": ArraySpec(shape=k_shape, dtype=k_dtype),
-        "v": ArraySpec(shape=v_shape, dtype=v_dtype),
-    }
-    q, k, v = given.values()
-    problem = attention_request(OP, q=q, k=k, v=v, mask=mask_name)
-    is_served = taken(given) == given and takes_as_given(problem)
-    return _default_scale(given, softmax=True) if is_served else None
-
-
 def _default_scale(given: Mapping[str, ArraySpec], softmax: bool) -> float:
     depth: int = sum(given[name].shape[3] for name in ("q", "q_pe") if name in given)
     return depth**-0.5 if softmax and depth else 1.0

@@ -6,13 +6,15 @@ from typing import Literal, overload
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, is_left_to_mlx, resolved_backend
+from ...backends import StreamOrDevice, resolved_backend
 from ...call.transforms import as_factor
-from ...core import mlx_ops
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
-from ...core.tracing import is_shapeless
-from .key import EXACT, REDUCED, WITH_LSE, WITHOUT_LSE, Extras, attention_call, scale_as_given
+from ...core.fast_path import Served, serve_every, serve_first, with_fast_path
+from .key import EXACT, REDUCED, WITH_LSE, WITHOUT_LSE, Extras, attention_call
+
+ARRAYS = ("q", "k", "v", "q_pe", "k_pe", "mask", "sinks")
+"""Arguments that may be arrays, in the order of the kernels' operands."""
 
 
 @overload
@@ -55,6 +57,7 @@ def attention_chain(
 ) -> tuple[mx.array, mx.array]: ...
 
 
+@with_fast_path(*ARRAYS, often=("scale", "mask"))
 def attention_chain(
     q: mx.array,
     k: mx.array,
@@ -71,7 +74,7 @@ def attention_chain(
     out_dtype: mx.Dtype | None = None,
     precision: str | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array | tuple[mx.array, mx.array]:
+) -> Served[mx.array | tuple[mx.array, mx.array]]:
     """Chain two products in one kernel: ``softmax(scale * q @ k.T + mask) @ v``.
 
     The scores stay in float32 registers from the first product into the second. Each operand keeps
@@ -120,20 +123,6 @@ def attention_chain(
         >>> attention_chain(q, k, v, mask="causal").shape
         (1, 8, 128, 64)
     """
-    if (
-        is_left_to_mlx()
-        and (mask is None or isinstance(mask, str))
-        and (window is None and sinks is None and q_pe is None and k_pe is None)
-        and (out_dtype is None and precision is None and stream is None)
-        and (softmax is True and return_lse is False)
-        and type(q) is type(k) is type(v) is mx.array
-        and not is_shapeless()
-    ):
-        natural = scale_as_given(q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype, mask)
-        if natural is not None and (scale is None or type(scale) is float):
-            return mlx_ops.scaled_dot_product_attention(
-                q, k, v, scale=natural if scale is None else scale, mask=mask
-            )
     if type(q) is not mx.array:
         q = as_array("attention_chain", "q", q)
     if type(k) is not mx.array:
@@ -163,7 +152,7 @@ def attention_chain(
     if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("attention_chain", out_dtype)
     settings = current_settings()
-    call, factors = attention_call(
+    run, factors = attention_call(
         q.shape,
         q.dtype,
         k.shape,
@@ -180,8 +169,24 @@ def attention_chain(
         resolved_backend(stream, settings),
         settings,
     )
-    outputs = call(operands, factors if scale is None else (scale,), stream)
-    return (outputs[0], outputs[1]) if return_lse else outputs[0]
+    by_name = dict(zip(("q", "k", "v", *(name for name, *_ in extras)), operands, strict=True))
+    arrays = [by_name.get(name) for name in ARRAYS]
+    factors = factors if scale is None else (scale,)
+    if return_lse:
+        return _pair(serve_every(run, arrays, factors, stream))
+    return serve_first(run, arrays, factors, stream)
+
+
+def _pair(served: Served[list[mx.array]]) -> Served[tuple[mx.array, mx.array]]:
+    """Return what serves an op of two results, as a tuple."""
+    call, outputs = served
+
+    def pair(*arrays: mx.array) -> tuple[mx.array, mx.array]:
+        assert call is not None
+        found = call(*arrays)
+        return found[0], found[1]
+
+    return pair if call else None, (outputs[0], outputs[1])
 
 
 def _extra_operands(**values: object) -> tuple[tuple[mx.array, ...], Extras]:

@@ -8,8 +8,9 @@ Codes of a byte, whose scales may lie in any way, are decoded into a copy first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import mlx.core as mx
 
@@ -20,8 +21,10 @@ from ...core import mlx_ops
 from ...core.arguments import ArraySpec
 from ...core.dtypes import FLOAT32
 from ...core.problem import Factors
+from ...core.tracing import probes
+from ...errors import BackendError
 from ...formats import TENSOR_SCALE, byte_values
-from .key import GATHER_MM, SEGMENTED_MM, Direct
+from .key import GATHER_MM, SEGMENTED_MM
 from .problem import AnyProblem, ExpertProblem, SegmentedProblem
 
 if TYPE_CHECKING:
@@ -77,8 +80,10 @@ def least_sorted() -> int:
     return SORTED_PRODUCTS_ON_CUDA if mx.cuda.is_available() else SORTED_PRODUCTS
 
 
-def direct_call(problem: AnyProblem, arrays: Mapping[str, ArraySpec]) -> Direct | None:
-    """Return MLX's op for the arrays of a call on a GPU, as they are passed, by name.
+def direct_call(
+    op: str, problem: AnyProblem, arrays: Mapping[str, ArraySpec]
+) -> Callable[..., mx.array] | None:
+    """Return MLX's op for the arrays of a call on a GPU, as they are passed, and a stream.
 
     None where it does not compute what is asked, or where rows are sorted for it.
     """
@@ -88,7 +93,22 @@ def direct_call(problem: AnyProblem, arrays: Mapping[str, ArraySpec]) -> Direct 
     if min(len(one.shape) for one in list(arrays.values())[:2]) < 2:
         return None
     ordered = p.sorted and p.fanout == 1
-    return _direct_plain(p, ordered) if p.weight is None else _direct_coded(p, ordered)
+    is_counted = not {"lhs_indices", "rhs_indices"} <= {*arrays}
+    refuse = partial(refuse_sizes, op, "what is not indexed is counted.") if is_counted else None
+    return (
+        _direct_plain(p, ordered, refuse) if p.weight is None else _direct_coded(p, ordered, refuse)
+    )
+
+
+def refuse_sizes(op: str, reason: str) -> NoReturn:
+    """Say why sizes may not change.
+
+    Raises:
+        BackendError: Always.
+    """
+    raise BackendError(
+        f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): {reason}"
+    )
 
 
 def _is_mlx_s(p: ExpertProblem) -> bool:
@@ -99,36 +119,52 @@ def _is_mlx_s(p: ExpertProblem) -> bool:
     return own and not more and not refused and not sorts(p, least_sorted())
 
 
-def _direct_plain(problem: ExpertProblem, ordered: bool) -> Direct:
-    transpose = problem.transpose
+_Refuse = Callable[[], NoReturn] | None
+"""Refuses sizes that may change; None where they may."""
 
-    def call(given: Given, stream: StreamOrDevice) -> mx.array:
-        b = given["b"]
+
+def _direct_plain(
+    problem: ExpertProblem, ordered: bool, refuse: _Refuse
+) -> Callable[..., mx.array]:
+    transpose, shapeless = problem.transpose, probes().shapeless
+
+    def call(
+        a: mx.array,
+        b: mx.array,
+        lhs: mx.array | None,
+        rhs: mx.array | None,
+        stream: StreamOrDevice = None,
+    ) -> mx.array:
+        if refuse and shapeless():
+            refuse()
         if transpose:
             b = mx.swapaxes(b, -1, -2, stream=stream)
-        lhs, rhs = given.get("lhs_indices"), given.get("rhs_indices")
-        return mlx_ops.gather_mm(given["a"], b, lhs, rhs, sorted_indices=ordered, stream=stream)
+        return mlx_ops.gather_mm(a, b, lhs, rhs, sorted_indices=ordered, stream=stream)
 
     return call
 
 
-def _direct_coded(problem: ExpertProblem, ordered: bool) -> Direct:
-    weight = problem.weight
+def _direct_coded(
+    problem: ExpertProblem, ordered: bool, refuse: _Refuse
+) -> Callable[..., mx.array]:
+    weight, shapeless = problem.weight, probes().shapeless
     assert weight is not None
     options = (problem.transpose, weight.group, weight.bits, weight.mode)
 
-    def call(given: Given, stream: StreamOrDevice) -> mx.array:
-        get = given.get
+    def call(
+        x: mx.array,
+        w: mx.array,
+        scales: mx.array,
+        biases: mx.array | None,
+        _: None,
+        lhs: mx.array | None,
+        rhs: mx.array | None,
+        stream: StreamOrDevice = None,
+    ) -> mx.array:
+        if refuse and shapeless():
+            refuse()
         return mlx_ops.gather_qmm(
-            given["x"],
-            given["w"],
-            given["scales"],
-            get("biases"),
-            get("lhs_indices"),
-            get("rhs_indices"),
-            *options,
-            sorted_indices=ordered,
-            stream=stream,
+            x, w, scales, biases, lhs, rhs, *options, sorted_indices=ordered, stream=stream
         )
 
     return call

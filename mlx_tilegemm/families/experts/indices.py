@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -47,6 +47,21 @@ def spread_indices(
         indices = mx.reshape(indices, batch, stream=stream)
     found = as_int32(indices, stream)
     return found if found.shape == shape else mx.broadcast_to(found, shape, stream=stream)
+
+
+def spreading(
+    like: mx.array | None, batch: Shape, shape: Shape
+) -> Callable[[mx.array | None], mx.array]:
+    """Return `spread_indices` on the default stream, for indices that are all as ``like``."""
+    if like is not None and like.shape == shape and like.dtype in (mx.int32, mx.uint32):
+        if like.dtype == mx.int32:
+            return cast(Callable[[mx.array | None], mx.array], _same)
+        return lambda indices: mx.view(cast(mx.array, indices), mx.int32)
+    return lambda indices: spread_indices(indices, batch, shape, None)
+
+
+def _same(indices: mx.array) -> mx.array:
+    return indices
 
 
 def check_values(op: str, problem: AnyProblem, given: Mapping[str, mx.array | None]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 
-from ...backends import Backend, StreamOrDevice
+from ...backends import Backend
 from ...core.arguments import ArraySpec
 from ...core.caches import prepared
 from ...core.context import Settings
@@ -29,8 +29,14 @@ INDEXED = frozenset((GATHER_MM, GATHER_QMM, GATHER_FP8_MM))
 DIRECT = frozenset((GATHER_MM, GATHER_QMM))
 """Ops that MLX has as well."""
 
-Direct = Callable[[dict[str, mx.array], StreamOrDevice], mx.array]
-"""The call of MLX's op for an op's arrays by name."""
+ARRAYS: dict[str, tuple[str, ...]] = {
+    GATHER_MM: ("a", "b", "lhs_indices", "rhs_indices"),
+    GATHER_QMM: ("x", "w", "scales", "biases", "global_scale", "lhs_indices", "rhs_indices"),
+    GATHER_FP8_MM: ("x", "w", "scales", "lhs_indices", "rhs_indices"),
+    GROUPED_MATMUL: ("a", "b", "bias", "offsets"),
+    SEGMENTED_MM: ("a", "b", "segments"),
+}
+"""Arguments of ops that may be arrays, in the order of the kernels' operands."""
 
 Stated = tuple[str, Shape, mx.Dtype]
 """Name, shape and dtype of an array."""
@@ -62,8 +68,9 @@ class ExpertCall(NamedTuple):
         is_eager: Whether arrays are evaluated at once, so that values of indices are known.
         is_mlx_s: Whether MLX's own ops serve, which trust indices.
         takes_any_shape: Whether indices need not be flat where nothing is being followed.
-        direct: MLX's op for the arrays as they are passed, by name, where nothing is followed: on a
-            GPU, and on a CPU where it multiplies float32. None where there is more to do.
+        direct: MLX's op for the arrays as they are passed, in the order of `ARRAYS`, and a stream:
+            on a GPU, and on a CPU where it multiplies float32 and nothing is followed. None where
+            there is more to do.
     """
 
     problem: AnyProblem
@@ -74,7 +81,7 @@ class ExpertCall(NamedTuple):
     is_eager: bool
     is_mlx_s: bool
     takes_any_shape: bool
-    direct: Direct | None
+    direct: Callable[..., mx.array] | None
 
 
 @prepared
@@ -116,39 +123,7 @@ def expert_call(key: ExpertKey) -> ExpertCall:
         is_eager=is_eager,
         is_mlx_s=backend is None,
         takes_any_shape=server is Server.KERNELS and not is_eager,
-        direct=direct_call(problem, arrays) if is_plain else None,
-    )
-
-
-@prepared
-def layer_call(
-    x: Stated,
-    w: Stated,
-    scales: Stated,
-    biases_dtype: mx.Dtype | None,
-    rhs_indices: Stated,
-    sorted_indices: bool,
-    group_size: int,
-    bits: int,
-    mode: str,
-    backend: Backend | None,
-    settings: Settings,
-) -> ExpertCall:
-    """Return the call of a layer of quantized experts, whose key has fewer parts than the op's."""
-    arrays: list[Stated] = [x, w, scales, rhs_indices]
-    if biases_dtype is not None:
-        arrays.insert(3, ("biases", scales[1], biases_dtype))
-    options = {
-        "transpose": True,
-        "group_size": group_size,
-        "bits": bits,
-        "mode": mode,
-        "sorted_indices": sorted_indices,
-        "out_dtype": None,
-        "exact": settings.precision is not None,
-    }
-    return expert_call(
-        ExpertKey(GATHER_QMM, tuple(arrays), tuple(options.items()), backend, settings)
+        direct=direct_call(key.op, problem, arrays) if is_plain else None,
     )
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import itemgetter
+from typing import Any
 
 import mlx.core as mx
 
 from ...backends import StreamOrDevice, is_on_gpu, resolved_backend
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype, kind_name
 from ...core.context import Settings, current_settings, is_exact
+from ...core.fast_path import Served, every_of, with_fast_path
 from ...core.scaling_request import as_block
-from ...core.tracing import is_shapeless, is_traced
-from ...errors import BackendError, DTypeError
-from .fallback import is_on_cpu, multiplies_float32, of_any_size
-from .indices import as_int32, check_values, flat_indices, spread_indices
+from ...core.tracing import is_shapeless, is_traced, probes
+from ...errors import DTypeError
+from .fallback import is_on_cpu, multiplies_float32, of_any_size, refuse_sizes
+from .indices import as_int32, check_values, flat_indices, spread_indices, spreading
 from .key import (
+    ARRAYS,
     GATHER_FP8_MM,
     GATHER_MM,
     GATHER_QMM,
     GROUPED_MATMUL,
+    INDEXED,
     SEGMENTED_MM,
     ExpertCall,
     ExpertKey,
@@ -29,6 +34,7 @@ from .key import (
 from .problem import ExpertProblem
 
 
+@with_fast_path(*ARRAYS[GATHER_MM], often=("transpose_b",))
 def gather_mm(
     a: mx.array,
     b: mx.array,
@@ -40,7 +46,7 @@ def gather_mm(
     transpose_b: bool = False,
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply matrices that indices choose, without copying, sorting or casting any of them.
 
     Product ``p`` is ``a[lhs_indices[p]] @ b[rhs_indices[p]]``. Indices count matrices over all
@@ -90,6 +96,7 @@ def gather_mm(
     return _gathered(GATHER_MM, arrays, options, stream)
 
 
+@with_fast_path(*ARRAYS[GATHER_QMM])
 def gather_qmm(
     x: mx.array,
     w: mx.array,
@@ -107,7 +114,7 @@ def gather_qmm(
     sorted_indices: bool = False,
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply by quantized matrices that indices choose, decoded where they are used.
 
     As `gather_mm`, with a weight of `mx.quantize`: each matrix is decoded to float32, products are
@@ -172,6 +179,7 @@ def gather_qmm(
     return _gathered(GATHER_QMM, arrays, options, stream)
 
 
+@with_fast_path(*ARRAYS[GATHER_FP8_MM], often=("block",))
 def gather_fp8_mm(
     x: mx.array,
     w: mx.array,
@@ -186,7 +194,7 @@ def gather_fp8_mm(
     sorted_indices: bool = False,
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply by matrices of 8-bit codes that indices choose, decoded where they are used.
 
     As `gather_mm`, with a weight of codes: an element is its code's value times its scale, in
@@ -241,6 +249,7 @@ def gather_fp8_mm(
     return _gathered(GATHER_FP8_MM, arrays, options, stream)
 
 
+@with_fast_path(*ARRAYS[GROUPED_MATMUL], often=("transpose_b",))
 def grouped_matmul(
     a: mx.array,
     b: mx.array,
@@ -251,7 +260,7 @@ def grouped_matmul(
     bias: mx.array | None = None,
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply groups of rows by a matrix each, without casting any operand into a copy.
 
     Group ``g`` is the rows from ``offsets[g - 1]``, or 0 for the first, up to ``offsets[g]``.
@@ -284,15 +293,10 @@ def grouped_matmul(
     """
     arrays = _arrays(GROUPED_MATMUL, a=a, b=b, bias=bias, offsets=offsets)
     options = {"transpose_b": transpose_b, "out_dtype": out_dtype}
-    call = _call(GROUPED_MATMUL, arrays, options, stream)
-    operands = _cast(call, arrays, stream)
-    given = operands["offsets"]
-    operands["offsets"] = as_int32(given, stream)
-    traced = _is_traced(GROUPED_MATMUL)
-    ordered = [*operands.values()]
-    return _result(GROUPED_MATMUL, call, ordered, stream, traced, {"offsets": given})
+    return _served(GROUPED_MATMUL, _grouped, arrays, options, stream)
 
 
+@with_fast_path(*ARRAYS[SEGMENTED_MM])
 def segmented_mm(
     a: mx.array,
     b: mx.array,
@@ -301,7 +305,7 @@ def segmented_mm(
     *,
     out_dtype: mx.Dtype | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply segments of the contracted axis, each for a result of its own.
 
     Result ``s`` is ``a[:, start:end] @ b[start:end]`` for ``start, end = segments[s]``; it is zero
@@ -330,15 +334,14 @@ def segmented_mm(
         (2, 8, 16)
     """
     arrays = _arrays(SEGMENTED_MM, a=a, b=b, segments=segments)
-    call = _call(SEGMENTED_MM, arrays, {"out_dtype": out_dtype}, stream)
-    operands = _cast(call, arrays, stream)
-    given = operands["segments"]
-    operands["segments"] = mx.reshape(as_int32(given, stream), (-1, 2), stream=stream)
-    traced = _is_traced(SEGMENTED_MM)
-    ordered = [*operands.values()]
-    return _result(SEGMENTED_MM, call, ordered, stream, traced, {"segments": given})
+    return _served(SEGMENTED_MM, _segmented, arrays, {"out_dtype": out_dtype}, stream)
 
 
+_ROUTED = ("x", "w", "scales", "biases", "global_scale", "bias", "rhs_indices")
+"""Arrays of `gathered`."""
+
+
+@with_fast_path(*_ROUTED, often=(*_ROUTED, "out_dtype", "group_size", "bits", "format", "block"))
 def gathered(
     x: mx.array,
     w: mx.array,
@@ -348,11 +351,15 @@ def gathered(
     biases: mx.array | None = None,
     global_scale: mx.array | None = None,
     bias: mx.array | None = None,
-    out_dtype: mx.Dtype,
+    out_dtype: mx.Dtype | None = None,
     sorted_indices: bool = False,
+    group_size: int | None = None,
+    bits: int | None = None,
+    mode: str = "affine",
+    format: str | None = None,
+    block: tuple[int, int] | None = None,
     stream: StreamOrDevice = None,
-    **weight: object,
-) -> mx.array:
+) -> Served[mx.array]:
     """Return what `gather_mm`, `gather_qmm` or `gather_fp8_mm` does, plus a row for each matrix.
 
     Matrices are ``[n, k]``.
@@ -367,29 +374,27 @@ def gathered(
         bias: ``[experts, n]`` of any float dtype, added before the result is rounded.
         out_dtype: Result dtype.
         sorted_indices: As of either.
+        group_size: As of `gather_qmm`.
+        bits: As of `gather_qmm`.
+        mode: As of `gather_qmm`.
+        format: As of `gather_fp8_mm`; None where elements are no codes of a byte.
+        block: As of `gather_fp8_mm`.
         stream: Stream or device of the call.
-        **weight: ``group_size``, ``bits`` and ``mode`` of a quantized weight, ``format`` and
-            ``block`` of 8-bit codes.
     """
-    options = {**weight, "sorted_indices": sorted_indices, "out_dtype": out_dtype}
-    if "format" in weight:
-        given = {"x": x, "w": w} | ({} if scales is None else {"scales": scales})
-        arrays = _arrays(GATHER_FP8_MM, **given, bias=bias, rhs_indices=rhs_indices)
-        return _gathered(GATHER_FP8_MM, arrays, {**options, "transpose": True}, stream)
-    if scales is None:
-        arrays = _arrays(GATHER_MM, a=x, b=w, bias=bias, rhs_indices=rhs_indices)
-        return _gathered(GATHER_MM, arrays, {**options, "transpose_b": True}, stream)
-    arrays = _arrays(
-        GATHER_QMM,
-        x=x,
-        w=w,
-        scales=scales,
-        biases=biases,
-        global_scale=global_scale,
-        bias=bias,
-        rhs_indices=rhs_indices,
-    )
-    return _gathered(GATHER_QMM, arrays, {**options, "transpose": True}, stream)
+    options: dict[str, Any] = {"sorted_indices": sorted_indices, "out_dtype": out_dtype}
+    given = {"x": x, "w": w, "scales": scales, "biases": biases, "global_scale": global_scale}
+    if format is not None:
+        op, options = GATHER_FP8_MM, {"format": format, "block": block, **options}
+    elif scales is not None:
+        op = GATHER_QMM
+        options = {"group_size": group_size, "bits": bits, "mode": mode, **options}
+    else:
+        op, given = GATHER_MM, {"a": x, "b": w}
+    options["transpose_b" if op == GATHER_MM else "transpose"] = True
+    passed = {name: one for name, one in given.items() if one is not None}
+    arrays = _arrays(op, **passed, bias=bias, rhs_indices=rhs_indices)
+    names = ("a", "b", *_ROUTED[2:]) if op == GATHER_MM else _ROUTED
+    return _gathered(op, arrays, options, stream, names)
 
 
 def _arrays(op: str, **arrays: object) -> dict[str, mx.array]:
@@ -453,25 +458,108 @@ def _option(op: str, name: str, value: object) -> object:
 
 
 def _gathered(
-    op: str, arrays: dict[str, mx.array], options: dict[str, Any], stream: StreamOrDevice
-) -> mx.array:
-    return served(op, _call(op, arrays, options, stream), arrays, stream)
+    op: str,
+    arrays: dict[str, mx.array],
+    options: dict[str, Any],
+    stream: StreamOrDevice,
+    names: tuple[str, ...] | None = None,
+) -> Served[mx.array]:
+    """Serve an op whose matrices indices choose; ``names`` are the arrays' in order, if others."""
+    names = names or ARRAYS[op]
+    return _served(op, partial(_by_indices, op), arrays, options, stream, names)
 
 
-def served(
+_Serve = Callable[[ExpertCall, dict[str, mx.array], StreamOrDevice], mx.array]
+"""Returns the products of a prepared call, of arrays by the op's names and in its order."""
+
+
+def _served(
+    op: str,
+    serve: _Serve,
+    arrays: dict[str, mx.array],
+    options: dict[str, Any],
+    stream: StreamOrDevice,
+    names: tuple[str, ...] | None = None,
+) -> Served[mx.array]:
+    call, names = _call(op, arrays, options, stream), names or ARRAYS[op]
+    if stream is not None:
+        return None, serve(call, arrays, stream)
+
+    def by_name(*values: mx.array | None) -> mx.array:
+        given = {name: x for name, x in zip(names, values, strict=True) if x is not None}
+        return serve(call, given, None)
+
+    kept: Callable[..., mx.array] = by_name
+    if call.direct is not None and names == ARRAYS[op] and is_on_gpu(None):
+        kept = call.direct
+    elif call.takes_any_shape and not call.casts and op in INDEXED:
+        kept = _launched(call, arrays, names, by_name)
+    return kept, kept(*map(arrays.get, names))
+
+
+def _launched(
+    call: ExpertCall,
+    arrays: dict[str, mx.array],
+    names: tuple[str, ...],
+    followed: Callable[..., mx.array],
+) -> Callable[..., mx.array]:
+    """Return the call of a kernel for arrays that are as ``arrays``.
+
+    Args:
+        call: The prepared call.
+        arrays: Some arrays by name.
+        names: Names of those that the call takes, in order; what is not among ``arrays`` is None.
+        followed: The call where MLX follows a function.
+    """
+    problem = call.problem
+    assert isinstance(problem, ExpertProblem)
+    operands = [i for i, name in enumerate(names) if name in arrays and name not in _INDICES]
+    take = itemgetter(*operands)
+    first, second = [*arrays.values()][:2]
+    rhs_of = spreading(arrays.get("rhs_indices"), second.shape[:-2], call.shape)
+    lhs_of = spreading(arrays.get("lhs_indices"), first.shape[:-2], call.shape)
+    traced, has_lhs = probes().traced, not problem.fanout
+    launch = every_of(call.unfollowed, (), len(operands) + 1 + has_lhs)
+
+    def launched(*values: mx.array | None) -> mx.array:
+        if traced():
+            return followed(*values)
+        if has_lhs:
+            return launch(*take(values), lhs_of(values[-2]), rhs_of(values[-1]))[0]
+        return launch(*take(values), rhs_of(values[-1]))[0]
+
+    return launched
+
+
+def _grouped(call: ExpertCall, arrays: dict[str, mx.array], stream: StreamOrDevice) -> mx.array:
+    operands = _cast(call, arrays, stream)
+    given = operands["offsets"]
+    operands["offsets"] = as_int32(given, stream)
+    traced = _is_traced(GROUPED_MATMUL)
+    ordered = [*operands.values()]
+    return _result(GROUPED_MATMUL, call, ordered, stream, traced, {"offsets": given})
+
+
+def _segmented(call: ExpertCall, arrays: dict[str, mx.array], stream: StreamOrDevice) -> mx.array:
+    operands = _cast(call, arrays, stream)
+    given = operands["segments"]
+    operands["segments"] = mx.reshape(as_int32(given, stream), (-1, 2), stream=stream)
+    traced = _is_traced(SEGMENTED_MM)
+    ordered = [*operands.values()]
+    return _result(SEGMENTED_MM, call, ordered, stream, traced, {"segments": given})
+
+
+def _by_indices(
     op: str, call: ExpertCall, arrays: dict[str, mx.array], stream: StreamOrDevice
 ) -> mx.array:
-    """Return the products of a prepared call, of arrays by the op's names and in its order."""
     traced = is_traced()
     problem = call.problem
     assert isinstance(problem, ExpertProblem)
-    if call.direct is not None and not traced:
-        if is_on_gpu(stream):
-            return call.direct(arrays, stream)
-        if multiplies_float32(problem):
-            if _are_on_cpu(stream):
-                check_values(op, problem, {name: arrays.get(name) for name in _INDICES})
-            return call.direct(arrays, stream)
+    by_mlx = not traced and (is_on_gpu(stream) or multiplies_float32(problem))
+    if by_mlx and call.direct is not None:
+        if _are_on_cpu(stream):
+            check_values(op, problem, {name: arrays.get(name) for name in _INDICES})
+        return call.direct(*map(arrays.get, ARRAYS[op]), stream=stream)
     operands = _cast(call, arrays, stream)
     if traced and is_shapeless():
         return _of_any_size(op, problem, operands, stream)
@@ -498,18 +586,12 @@ def _of_any_size(
 ) -> mx.array:
     """Return products by MLX's own op, in whose graph no size is, of operands by the op's names."""
     if not {"lhs_indices", "rhs_indices"} <= {*operands}:
-        _refuse_sizes(op, "what is not indexed is counted.")
+        refuse_sizes(op, "what is not indexed is counted.")
     if problem.is_empty:
-        _refuse_sizes(op, "one of them is 0.")
+        refuse_sizes(op, "one of them is 0.")
     if problem.has_codes:
-        _refuse_sizes(op, "MLX has no op that multiplies these codes.")
+        refuse_sizes(op, "MLX has no op that multiplies these codes.")
     return of_any_size(op, problem, operands, stream)
-
-
-def _refuse_sizes(op: str, reason: str) -> NoReturn:
-    raise BackendError(
-        f"[{op}] Expected sizes that stay, got those of mx.compile(shapeless=True): {reason}"
-    )
 
 
 def _are_on_cpu(stream: StreamOrDevice) -> bool:
@@ -545,5 +627,5 @@ def _is_traced(op: str) -> bool:
     """
     traced = is_traced()
     if traced and is_shapeless():
-        _refuse_sizes(op, "how matrices are chosen depends on them.")
+        refuse_sizes(op, "how matrices are chosen depends on them.")
     return traced

@@ -59,13 +59,17 @@ def delta_call(key: DeltaKey) -> Run:
     )
     settings = key.settings
     run = prepare(NAME, problem, key.backend, force=settings.kernel, gradients=settings.gradients)
-    if len(specs) > len(ARRAYS):
+    taken = {name: specs[name].dtype for name in OPTIONAL if name in specs}
+    if "lengths" in specs or any(dtype != OPTIONAL[name] for name, dtype in taken.items()):
         run = _making(run, tuple(specs))
     return run if key.every is None or problem.every else _without_states(run, problem.states_shape)
 
 
 ARRAYS = ("q", "k", "v", "gamma", "beta")
 """Names of the operands that every call has."""
+
+OPTIONAL = {"initial_state": mx.float32, "mask": mx.bool_}
+"""Names of the others, and the dtypes that kernels take."""
 
 
 def _making(run: Run, names: tuple[str, ...]) -> Run:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolve
+from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, as_number, as_whole, check_out_dtype
 from ...core.context import current_settings
+from ...core.fast_path import Served, serve_every, with_fast_path
 from ...core.tracing import is_traced
 from .key import NAME, DeltaKey, delta_call
 
+ARRAYS = ("q", "k", "v", "gamma", "beta", "initial_state", "mask", "lengths")
+"""Arguments that may be arrays."""
 
+
+@with_fast_path(*ARRAYS)
 def gated_delta_update(
     q: mx.array,
     k: mx.array,
@@ -27,7 +32,7 @@ def gated_delta_update(
     every: int | None = None,
     lengths: mx.array | None = None,
     out_dtype: mx.Dtype | None = None,
-) -> list[mx.array]:
+) -> Served[list[mx.array]]:
     """Run the gated delta rule over the tokens of sequences, as `mx.fast.gated_delta_update`.
 
     For every token, with the state S of a head: ``S = gamma * S``, then
@@ -98,15 +103,13 @@ def gated_delta_update(
         normalize=normalize,
         every=every,
         out_dtype=out_dtype,
-        backend=resolve(stream, settings).backend,
+        backend=resolved_backend(stream, settings),
         settings=settings,
     )
-    operands = [*given.values()]
-    if type(scale) is float:
-        return delta_call(key)(operands, (scale,), stream)
     if isinstance(scale, mx.array) and scale.size == 1 and is_traced():
-        return _scaled(key, operands, scale, stream)
-    return delta_call(key)(operands, (float(as_number(NAME, "scale", scale)),), stream)
+        return None, _scaled(key, [*given.values()], scale, stream)
+    factors = (float(as_number(NAME, "scale", scale)),)
+    return serve_every(delta_call(key), [given.get(name) for name in ARRAYS], factors, stream)
 
 
 def _scaled(

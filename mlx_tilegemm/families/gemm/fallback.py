@@ -6,7 +6,7 @@ products exact modulo 2^32. Unlike the kernels, these cast operands into copies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
@@ -18,10 +18,13 @@ from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core import mlx_ops
 from ...core.dtypes import FLOAT32, promote
-from ...core.problem import Number
+from ...core.fast_path import DirectRun
+from ...core.problem import Factors, Number
 from ...core.shapes import Shape
 from ...core.tracing import is_shapeless, is_traced
 from ...errors import BackendError
+from .direct import product as direct_product
+from .direct import total
 from .problem import GemmProblem
 
 if TYPE_CHECKING:
@@ -46,7 +49,21 @@ def gemm(problem: GemmProblem) -> Run:
     run = _float_gemm(
         cast, problem.out.mlx, transpose_a=problem.transpose_a, transpose_b=problem.transpose_b
     )
-    return unrounded("matmul", run) if problem.exact and multiplies_float32(problem) else run
+    if problem.exact and multiplies_float32(problem):
+        return unrounded("matmul", run)
+    is_plain = cast is None and not problem.transpose_a
+    return DirectRun(run, first=partial(_direct, problem, run)) if is_plain else run
+
+
+def _direct(
+    problem: GemmProblem, run: Run, factors: Factors, count: int
+) -> Callable[..., mx.array] | None:
+    """Return the call of MLX's op alone; None where there are factors, or axes to be added."""
+    if factors != (1, 1) or min(len(one.shape) for one in problem.operands[:2]) < 2:
+        return None
+    if problem.c is None:
+        return direct_product(problem.transpose_b)
+    return total(problem.transpose_b, lambda *operands: run(operands, factors, None)[0])
 
 
 def multiplies_float32(problem: GemmProblem) -> bool:

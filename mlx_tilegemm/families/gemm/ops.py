@@ -6,13 +6,13 @@ import mlx.core as mx
 
 from ...backends import StreamOrDevice, is_left_to_mlx, resolved_backend
 from ...call.transforms import as_factor
-from ...core import mlx_ops
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
 from ...core.dtypes import INTEGERS, MLX_FLOATS
+from ...core.fast_path import Served, serve_first, with_fast_path
 from ...core.problem import Number
-from ...core.tracing import is_shapeless
 from ...errors import DTypeError, ProblemError
+from .direct import product
 from .key import (
     B_AS_IT_IS,
     B_TRANSPOSED,
@@ -30,6 +30,7 @@ from .key import (
 )
 
 
+@with_fast_path("a", "b", often=("transpose_b",))
 def matmul(
     a: mx.array,
     b: mx.array,
@@ -41,7 +42,7 @@ def matmul(
     batch_invariant: bool = False,
     precision: str | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply matrices of any two dtypes without casting either into a copy.
 
     Shapes are those of `mx.matmul`: the last two axes are the matrices, the others broadcast; a 1-D
@@ -90,10 +91,9 @@ def matmul(
     ):
         # No prepared call is looked up. An error of MLX is told again below, in our words.
         try:
-            if transpose_b is False:
-                return mlx_ops.matmul(a, b)
-            if transpose_b is True and b.ndim == 2:
-                return mlx_ops.matmul(a, b.T)
+            if transpose_b is False or (transpose_b is True and b.ndim == 2):
+                call = product(transpose_b)
+                return call, call(a, b)
         except ValueError:
             pass
     if type(a) is not mx.array:
@@ -109,7 +109,7 @@ def matmul(
     if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("matmul", out_dtype)
     settings = current_settings()
-    call = product_call(
+    run = product_call(
         "matmul",
         a.shape,
         a.dtype,
@@ -128,9 +128,10 @@ def matmul(
         resolved_backend(stream, settings),
         settings,
     )
-    return call((a, b), (1.0, 1.0), stream)[0]
+    return serve_first(run, (a, b), (1.0, 1.0), stream)
 
 
+@with_fast_path("a", "b", "c", often=("transpose_b",))
 def addmm(
     c: mx.array,
     a: mx.array,
@@ -145,7 +146,7 @@ def addmm(
     batch_invariant: bool = False,
     precision: str | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Return ``alpha * (a @ b) + beta * c`` in one kernel, rounded once.
 
     Args:
@@ -176,22 +177,6 @@ def addmm(
         >>> bias = mx.zeros((70,))
         >>> y = addmm(bias, x, w, transpose_b=True)
     """
-    if (
-        is_left_to_mlx()
-        and (out_dtype is None and precision is None and stream is None)
-        and (transpose_a is False and type(batch_invariant) is bool)
-        and type(a) is type(b) is type(c) is mx.array
-        and (type(alpha) is type(beta) is float and alpha == beta == 1.0)
-        and (a.dtype in MLX_FLOATS and a.ndim > 1 and not is_shapeless())
-    ):
-        # As in `matmul`; MLX refuses some addends of products with vectors.
-        try:
-            if transpose_b is False and b.ndim > 1:
-                return mlx_ops.addmm(c, a, b)
-            if transpose_b is True and b.ndim == 2:
-                return mlx_ops.addmm(c, a, b.T)
-        except ValueError:
-            pass
     if type(c) is not mx.array:
         c = as_array("addmm", "c", c)
     if type(a) is not mx.array:
@@ -219,7 +204,7 @@ def addmm(
     if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("addmm", out_dtype)
     settings = current_settings()
-    call = product_call(
+    run = product_call(
         "addmm",
         a.shape,
         a.dtype,
@@ -238,7 +223,7 @@ def addmm(
         resolved_backend(stream, settings),
         settings,
     )
-    return call((a, b, c), (alpha, beta), stream)[0]
+    return serve_first(run, (a, b, c), (alpha, beta), stream)
 
 
 _INTEGERS = frozenset(dtype.mlx for dtype in INTEGERS)

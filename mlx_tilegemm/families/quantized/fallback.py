@@ -6,7 +6,7 @@ other dtypes into copies, and knows neither a bias nor the scale of a whole weig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -16,6 +16,7 @@ from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core import mlx_ops
 from ...core.dtypes import FLOAT32
+from ...core.fast_path import DirectRun
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE
 from .key import NAME
@@ -49,6 +50,11 @@ def _prepared(problem: QuantizedProblem) -> Run:
     has_axes = has_rows and len(problem.operands[0].shape) >= len(problem.operands[1].shape)
     as_given = own and problem.out is problem.computed and has_axes and not (is_empty or ends)
 
+    def direct(
+        x: mx.array, w: mx.array, scales: mx.array, biases: mx.array | None, *_: None
+    ) -> mx.array:
+        return mlx_ops.quantized_matmul(x, w, scales, biases, *options)
+
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
@@ -71,7 +77,10 @@ def _prepared(problem: QuantizedProblem) -> Run:
             value = _ended(problem, operands, value, stream)
         return [value if value.dtype == out else value.astype(out, stream=stream)]
 
-    return run
+    def first(factors: Factors, count: int) -> Callable[..., mx.array] | None:
+        return direct if as_given and is_on_gpu(None) else None
+
+    return DirectRun(run, first=first)
 
 
 def _widened(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 
-from ...backends import Backend
+from ...backends import Backend, StreamOrDevice
 from ...core.arguments import ArraySpec
 from ...core.caches import prepared
 from ...core.context import Settings
-from ...core.dtypes import MLX_FLOATS
+from ...core.problem import Factors
 from ...core.shapes import Shape
 
 if TYPE_CHECKING:
@@ -75,45 +76,16 @@ def quantized_call(key: QuantizedKey) -> Run:
     )
 
 
-@prepared
-def layer_call(
-    x_shape: Shape,
-    x_dtype: mx.Dtype,
-    w_shape: Shape,
-    scales_shape: Shape,
-    scales_dtype: mx.Dtype,
-    biases_dtype: mx.Dtype | None,
-    transpose: bool,
-    group_size: int,
-    bits: int,
-    mode: str,
-    backend: Backend | None,
-    settings: Settings,
-) -> Run | None:
-    """Return the call of a layer's operands as they are; None where they have to be cast first.
+def casting(run: Run, dtype: mx.Dtype) -> Run:
+    """Return the call ``run`` for a first operand that is cast to ``dtype``, as MLX casts it."""
 
-    A layer's key has fewer parts than that of the op, whose arguments are anything.
-    """
-    if x_dtype not in MLX_FLOATS:
-        return None
-    key = QuantizedKey(
-        x=(x_shape, x_dtype),
-        w=(w_shape, mx.uint32),
-        scales=(scales_shape, scales_dtype),
-        biases=None if biases_dtype is None else (scales_shape, biases_dtype),
-        global_scale=None,
-        bias=None,
-        transpose=transpose,
-        group_size=group_size,
-        bits=bits,
-        mode=mode,
-        out_dtype=None,
-        batch_invariant=False,
-        exact=settings.precision is not None,
-        backend=backend,
-        settings=settings,
-    )
-    return quantized_call(key)
+    def call(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        x, *others = operands
+        return run([x.astype(dtype, stream=stream), *others], factors, stream)
+
+    return call
 
 
 def stated(array: mx.array) -> Stated:

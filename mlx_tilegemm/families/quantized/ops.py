@@ -8,10 +8,12 @@ from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
 from ...core.context import current_settings, is_exact
 from ...core.dtypes import MLX_FLOATS
+from ...core.fast_path import Served, serve_first, with_fast_path
 from ...errors import DTypeError
-from .key import NAME, QuantizedKey, quantized_call, stated
+from .key import NAME, QuantizedKey, casting, quantized_call, stated
 
 
+@with_fast_path("x", "w", "scales", "biases", "global_scale", "bias")
 def quantized_matmul(
     x: mx.array,
     w: mx.array,
@@ -29,7 +31,7 @@ def quantized_matmul(
     batch_invariant: bool = False,
     precision: str | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply by a quantized weight, decoded where it is used; no operand is cast into a copy.
 
     Weights are those of `mx.quantize`. Each is decoded to float32, products are summed in float32,
@@ -105,7 +107,7 @@ def quantized_matmul(
         raise DTypeError(f"[{NAME}] Expected mode to be a string, got {type(mode).__name__}.")
     settings = current_settings()
     # In the order of the fields: keywords take longer than all else of a key.
-    call = quantized_call(
+    run = quantized_call(
         QuantizedKey(
             (x.shape, x.dtype),
             (w.shape, w.dtype),
@@ -125,9 +127,5 @@ def quantized_matmul(
         )
     )
     if x.dtype not in MLX_FLOATS:
-        x = x.astype(scales.dtype, stream=stream)
-    if bias is None and global_scale is None:
-        given = (x, w, scales) if biases is None else (x, w, scales, biases)
-        return call(given, (), stream)[0]
-    every = (x, w, scales, biases, global_scale, bias)
-    return call([one for one in every if one is not None], (), stream)[0]
+        run = casting(run, scales.dtype)
+    return serve_first(run, (x, w, scales, biases, global_scale, bias), (), stream)

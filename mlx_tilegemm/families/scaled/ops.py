@@ -7,11 +7,13 @@ import mlx.core as mx
 from ...backends import StreamOrDevice, resolved_backend
 from ...core.arguments import as_array, as_flag, check_out_dtype
 from ...core.context import current_settings, is_exact
+from ...core.fast_path import Served, serve_first, with_fast_path
 from ...core.scaling_request import as_block
 from ...errors import DTypeError
 from .key import NAME, ScaledKey, optional, scaled_call, stated
 
 
+@with_fast_path("a", "b", "a_scales", "b_scales", "bias", often=("block", "transpose_b"))
 def fp8_scaled_matmul(
     a: mx.array,
     b: mx.array,
@@ -28,7 +30,7 @@ def fp8_scaled_matmul(
     batch_invariant: bool = False,
     precision: str | None = None,
     stream: StreamOrDevice = None,
-) -> mx.array:
+) -> Served[mx.array]:
     """Multiply by 8-bit codes and their scales, decoded where they are used, never into a copy.
 
     An element is its code's value times its scale, in float32; products are summed in float32, and
@@ -108,7 +110,7 @@ def fp8_scaled_matmul(
             kind = type(value).__name__
             raise DTypeError(f"[{NAME}] Expected {name} to be a string, got {kind}.")
     settings = current_settings()
-    call = scaled_call(
+    run = scaled_call(
         ScaledKey(
             a=stated(a),
             b=stated(b),
@@ -126,5 +128,4 @@ def fp8_scaled_matmul(
             settings=settings,
         )
     )
-    given = (a, b, a_scales, b_scales, bias)
-    return call([one for one in given if one is not None], (), stream)[0]
+    return serve_first(run, (a, b, a_scales, b_scales, bias), (), stream)
