@@ -20,7 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...core.dtypes import FLOAT32
-from ...core.family import Data
+from ...core.family import Data, HardData
 from ...core.operand import Operand
 from ...core.problem import Factors
 from ...core.reference import U32, Expected, Values, as_array, as_view, rounding, to_numpy
@@ -38,6 +38,10 @@ SECOND_ORDER = 1.01
 MIXED = 14 * U32
 """Relative error of what a chunk adds to a state: of three sums for a key, of a decay and of one
 rounding for an n, of eight products and of their sums."""
+
+
+HARD_GATES = {"gamma": 0.9999, "beta": 1.99}
+"""Gates with which a state keeps errors for hundreds of tokens where all keys are equal."""
 
 
 class Token(NamedTuple):
@@ -214,7 +218,8 @@ def draw(problem: DeltaProblem | DeltaGradientProblem, data: Data) -> list[mx.ar
     """Return operands: keys about as long as they are once normalised, and decays up to 1.
 
     Exact ones begin one element into their buffers; keys have one element that is not 0, and every
-    number is a small integer, so that a state that is lost or taken from elsewhere shows.
+    number is a small integer, so that a state that is lost or taken from elsewhere shows. Hard ones
+    have one key for all tokens, and a beta and a decay with which errors last.
     """
     random = np.random.default_rng(data.seed)
     update = problem if isinstance(problem, DeltaProblem) else problem.update
@@ -228,6 +233,10 @@ def _drawn(
     shape, name = operand.shape, operand.name
     if name == "mask":
         return mx.array(random.random(shape) < 0.7)
+    if isinstance(data, HardData) and name in HARD_GATES:
+        value = HARD_GATES[name]
+        logarithm = name == "gamma" and problem.log_decay
+        return as_array(np.full(shape, np.log(value) if logarithm else value), operand.dtype)
     if name in ("gamma", "beta"):
         top = 1 if name == "gamma" else 2
         values = random.integers(0, top + 1, shape) if data.exact else top * random.random(shape)
@@ -238,7 +247,10 @@ def _drawn(
         spread = data.amplitude if name == "v" else 1.0
         if name in ("q", "k"):
             spread = problem.key_dim**-0.5
-        return as_array(spread * random.standard_normal(shape), operand.dtype)
+        values = spread * random.standard_normal(shape)
+        if isinstance(data, HardData) and name == "k":
+            values[:] = values[:, :1] / length(values[:, :1])[..., None]
+        return as_array(values, operand.dtype)
     values = random.integers(-2, 3, shape)
     if name == "k":
         at = random.integers(0, shape[-1], (*shape[:-1], 1))
