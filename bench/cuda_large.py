@@ -32,7 +32,7 @@ from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of
-from mlx_tilegemm.machine.chips import LARGEST
+from mlx_tilegemm.machine.chips import NVIDIA
 
 SIDE = 46400
 """Its square is more than 2^31, and it is a multiple of 64."""
@@ -232,7 +232,7 @@ def _piece(one: Operand, shape: tuple[int, ...]) -> mx.array:
 def plans(problem: Problem) -> list[Plan]:
     """Return the best plan of each kernel that may serve a problem."""
     found: dict[str, Plan] = {}
-    candidates = [one for one in choose(problem, LARGEST).candidates if one.plan]
+    candidates = [one for one in choose(problem, NVIDIA).candidates if one.plan]
     for one in sorted(candidates, key=lambda one: one.seconds or 0.0):
         assert one.plan is not None
         found.setdefault(one.plan.kernel, one.plan)

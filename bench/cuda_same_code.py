@@ -35,7 +35,7 @@ from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler, kernel, metal_kernel
 from mlx_tilegemm.dispatch import MLX, choose
 from mlx_tilegemm.families import family_of
-from mlx_tilegemm.machine.chips import LARGEST
+from mlx_tilegemm.machine.chips import NVIDIA
 
 SHIPPED = Path("mlx_tilegemm/assurance/shipped/sm_90.json")
 ARCHITECTURE = "90"
@@ -46,7 +46,7 @@ def plans(shipped: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], Proble
     """Yield each time of a kernel with its name, its problem, and its plan here, if it has one."""
     known = {name: p for p in map(_problem, problems()) for name in (key(p), key(p.alike()))}
     for name, tuned in shipped["problems"].items():
-        found = {str(one): one.plan for one in choose(known[name], LARGEST).candidates}
+        found = {str(one): one.plan for one in choose(known[name], NVIDIA).candidates}
         for time in tuned["times"]:
             plan = found.get(time["candidate"])
             if time["candidate"] != MLX and plan is not None:

@@ -29,7 +29,7 @@ from mlx_tilegemm.backends import BACKENDS, backend_named
 from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.dispatch import choose
-from mlx_tilegemm.machine.chips import LARGEST
+from mlx_tilegemm.machine.chips import NVIDIA
 
 FLOATS = ("f16", "bf16", "f32")
 REPEATS = 3
@@ -134,7 +134,7 @@ def drawn(draw: random.Random, scale: float = 1.0) -> tuple[str, str, Problem, P
         op = draw.choice(list(SPELLINGS))
         text = SPELLINGS[op](draw, scale)
         problem = SPECS[op](text).stored()
-        plans = [one.plan for one in choose(problem, LARGEST).candidates if one.plan]
+        plans = [one.plan for one in choose(problem, NVIDIA).candidates if one.plan]
         if plans:
             return op, text, problem, draw.choice(plans)
 

@@ -58,7 +58,7 @@ from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
 from mlx_tilegemm.dispatch import MLX, choose
 from mlx_tilegemm.families import family_of
-from mlx_tilegemm.machine.chips import LARGEST
+from mlx_tilegemm.machine.chips import NVIDIA
 
 EFFORT = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004)
 CALLS = Effort(rounds=15, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
@@ -80,7 +80,7 @@ def plans(problem: Problem, count: int) -> dict[str, Plan]:
     """Return the best candidates by the model, at most ``count`` of a kernel, by name."""
     found: dict[str, Plan] = {}
     taken: dict[str, int] = {}
-    candidates = [one for one in choose(problem.stored(), LARGEST).candidates if one.plan]
+    candidates = [one for one in choose(problem.stored(), NVIDIA).candidates if one.plan]
     for one in sorted(candidates, key=lambda one: one.seconds or 0.0):
         assert one.plan is not None
         taken[one.plan.kernel] = taken.get(one.plan.kernel, 0) + 1

@@ -114,12 +114,14 @@ def test_without_metal_detection_says_what_it_plans_for(monkeypatch):
     assert "no Apple GPU here" in note
 
 
-def test_where_mlx_has_cuda_a_large_chip_stands_in(monkeypatch):
+def test_where_mlx_has_cuda_a_chip_with_more_registers_stands_in(monkeypatch):
     monkeypatch.setattr(chips.mx.metal, "is_available", lambda: False)
     monkeypatch.setattr(chips.mx.cuda, "is_available", lambda: True)
     chip, note = chips.detect()
+    assert chip is chips.NVIDIA
     assert chip.cores == max(one.cores for one in chips.CHIPS)
-    assert f"planned for {chip.name}" in note
+    assert chip.limits.registers > chips.DEFAULT.limits.registers
+    assert "nothing is modelled" in note
 
 
 class TestAccelerators:

@@ -189,6 +189,13 @@ def test_known_mistakes_are_noticed_as_what_they_are(operator, original, caught_
     assert caught_by in judge(ways_of(operator, original)).caught_by
 
 
+@pytest.mark.slow
+def test_a_lost_correction_is_noticed_where_rounding_adds_up():
+    """Within the bound, which holds for kernels that correct nothing, but not as close as asked."""
+    verdict = judge(ways_of("delete-statement", "lost[j][e] = so_far.y + small"))
+    assert verdict.caught_by == "numerics"
+
+
 def test_a_verdict_goes_by_the_first_variation_whichever_notices(monkeypatch):
     ways = next(
         ways

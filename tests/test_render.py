@@ -52,7 +52,7 @@ def test_text_is_deterministic_ascii_and_small(stage):
     assert render.render.__wrapped__(stage.spec) == source
     text = source.header + source.body
     assert text.isascii()
-    assert len(text) < 24_000
+    assert len(text) < 26_000
     assert re.fullmatch(r"[A-Za-z0-9_]+", source.name)
 
 

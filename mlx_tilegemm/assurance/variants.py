@@ -11,11 +11,12 @@ from ..core.plan import Plan, Spec
 from ..core.problem import Problem
 from ..errors import IllegalKernelError
 from ..families import all_kernels
-from ..machine.chips import DEFAULT, get
+from ..machine.chips import DEFAULT, NVIDIA, get
 from ..machine.chips.record import Chip
 
-COVERING: tuple[Chip, ...] = (DEFAULT, get("m5"))
-"""Chips that reach every text between them: one without neural accelerators and one with them."""
+COVERING: tuple[Chip, ...] = (DEFAULT, get("m5"), NVIDIA)
+"""Chips that reach every text between them: one without neural accelerators, one with them, and the
+stand-in for those with more registers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

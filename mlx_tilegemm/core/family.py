@@ -89,6 +89,17 @@ class Data:
     exact: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardData(Data):
+    """Numbers on which rounding adds up, and to which a kernel comes closer than any has to.
+
+    Attributes:
+        within: Largest error as a share of a result's largest value, beside the result's rounding.
+    """
+
+    within: float
+
+
 def _nothing(arrays: Mapping[str, ArraySpec], options: Mapping[str, Any]) -> str:
     return ""
 

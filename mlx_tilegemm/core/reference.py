@@ -56,6 +56,13 @@ def rounding(value: Values, out: DType) -> Values:
     return np.asarray(out.unit_roundoff * np.abs(value) + out.smallest_step)
 
 
+def closer(wanted: Expected, within: float, out: DType) -> Expected:
+    """Return a result with no larger a bound than a share of its largest value, and rounding."""
+    value = wanted.value
+    bound = within * np.abs(value).max(initial=0.0) + rounding(value, out)
+    return Expected(value=value, bound=np.minimum(wanted.bound, bound))
+
+
 def common_step(values: Values, axis: int | None) -> Values:
     """Return the largest power of two of which all values along an axis are multiples."""
     with np.errstate(invalid="ignore"):

@@ -156,6 +156,7 @@ def _with_moves(text: str) -> str:
 # comment to the end of its file, and the macro that asks for them.
 _HELPERS = (
     ("fragment.metal.j2", "// sum += left * right.", "MSL_RT_TILES"),
+    ("rows_mma.metal.j2", "// sums[i] +=", "MSL_RT_ROWS"),
     ("stage.metal.j2", "// Copies ROWS x COLUMNS elements", "MSL_RT_STAGES"),
 )
 

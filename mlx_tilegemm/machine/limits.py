@@ -8,29 +8,29 @@ from ..core.caches import kept
 from ..core.operand import Operand
 from ..core.plan import (
     CONSTANT_BINDING_LIMIT,
-    REGISTER_LIMIT,
-    THREADGROUP_MEMORY_LIMIT,
     THREADS_LIMIT,
     Extent,
     Launch,
     Plan,
     Resources,
 )
-from .chips.record import Chip
+from .chips.record import APPLE, Chip, Limits
 
 MAX_INT = 2**31 - 1
 """MLX passes each dimension of the grid as a C int, and kernels take sizes as int32."""
 
 
-def reject_resources(resources: Resources) -> str | None:
+def reject_resources(resources: Resources, limits: Limits = APPLE) -> str | None:
     """Return which limit of a threadgroup is exceeded, or None."""
-    if resources.threadgroup_bytes > THREADGROUP_MEMORY_LIMIT:
+    if resources.threadgroup_bytes > limits.threadgroup_bytes:
         return (
             f"{resources.threadgroup_bytes} bytes of threadgroup memory exceed "
-            f"{THREADGROUP_MEMORY_LIMIT}"
+            f"{limits.threadgroup_bytes}"
         )
-    if resources.registers >= REGISTER_LIMIT:
-        return f"about {resources.registers} registers a thread reach the limit of {REGISTER_LIMIT}"
+    if resources.registers >= limits.registers:
+        return (
+            f"about {resources.registers} registers a thread reach the limit of {limits.registers}"
+        )
     if resources.threads > THREADS_LIMIT:
         return f"{resources.threads} threads exceed the {THREADS_LIMIT} of a threadgroup"
     return None

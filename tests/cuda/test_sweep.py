@@ -19,7 +19,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm.assurance import measurements
 from mlx_tilegemm.core.context import current_settings, noting_problems
 from mlx_tilegemm.dispatch import MLX, choose
-from mlx_tilegemm.machine.chips import LARGEST
+from mlx_tilegemm.machine.chips import NVIDIA
 
 BENCH = str(Path(__file__).parents[2] / "bench")
 sys.path.insert(0, BENCH)
@@ -111,7 +111,7 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
     monkeypatch.setattr(measurements, "default_path", lambda: tmp_path / "tuning.json")
     measurements.forget()
     try:
-        found = measurements.measured(problem, LARGEST)
+        found = measurements.measured(problem, NVIDIA)
     finally:
         measurements.forget()
     assert {one.candidate: one.median for one in found.timings} == {MLX: 2e-5, ours: 1e-5}
@@ -177,7 +177,7 @@ def test_random_problems_may_be_served():
     drawn = [soak.drawn(draw) for _ in range(60)]
     assert {op for op, *_ in drawn} == set(soak.SPELLINGS) == set(large.SPECS)
     for _, _, problem, plan in drawn:
-        assert str(plan) in [str(one) for one in choose(problem, LARGEST).candidates if one.plan]
+        assert str(plan) in [str(one) for one in choose(problem, NVIDIA).candidates if one.plan]
 
 
 def test_each_operand_and_the_result_are_large_somewhere():

@@ -18,8 +18,9 @@ import mlx.core as mx
 
 from ...backends import Backend, Executable, backend_named
 from ...backends.launch import kernel_run
+from ...core.family import HardData
 from ...core.plan import Source
-from ...core.reference import Expected, hold
+from ...core.reference import Expected, closer, hold
 from ...core.render import render
 from ...emulator import Finding, settings
 from ...errors import KernelCheckError, KernelCompileError, KernelTimeoutError
@@ -217,10 +218,12 @@ def _noticed(trial: Trial, backend: _Mutated) -> str:
 
 @lru_cache(maxsize=256)
 def _wanted(trial: Trial) -> tuple[Expected, ...]:
-    family, problem = family_of(trial.problem), trial.problem
-    return family.reference(
-        problem, family.draw(problem, trial.data), family.trial_factors(problem)
-    )
+    family, problem, data = family_of(trial.problem), trial.problem, trial.data
+    found = family.reference(problem, family.draw(problem, data), family.trial_factors(problem))
+    if not isinstance(data, HardData):
+        return found
+    pairs = zip(problem.results, found, strict=True)
+    return tuple(closer(one, data.within, result.dtype) for result, one in pairs)
 
 
 def explanation(mutant: Mutant) -> str:

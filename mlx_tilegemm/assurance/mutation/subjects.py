@@ -64,8 +64,9 @@ def _planned(subject: Wanted[Any]) -> Subject:
     kernel, first = kernel_named(subject.kernel), subject.trials[0][0]
     legal = {
         str(one): one
-        for one in kernel.candidates(first, chips.DEFAULT)
-        if kernel.reject(first, one, chips.DEFAULT) is None
+        for chip in (chips.DEFAULT, chips.NVIDIA)
+        for one in kernel.candidates(first, chip)
+        if kernel.reject(first, one, chip) is None
     }
     wanted = set(subject.config.split("-"))
     name = max(legal, key=lambda one: len(set(one.split("-")) & wanted))

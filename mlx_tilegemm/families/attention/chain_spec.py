@@ -61,6 +61,9 @@ class Config(NamedTuple):
         head_groups: Simdgroups that own eight rows of q together, each a part of their columns.
         reread: The rows of q stay in threadgroup memory and are read at every step, and k and v
             come to one place there one after the other: fewer registers, more barriers.
+        tall: Each simdgroup owns sixteen rows, read again likewise, so that a fragment of k or v is
+            loaded for twice as many; and keys of the next step are staged while values are
+            multiplied, values while keys are.
     """
 
     simdgroups: int
@@ -68,17 +71,29 @@ class Config(NamedTuple):
     staged: bool
     head_groups: int = 1
     reread: bool = False
+    tall: bool = False
 
     def __str__(self) -> str:
         route = "staged" if self.staged else "direct"
         groups = f"-heads{self.head_groups}" if self.head_groups > 1 else ""
         reread = "-reread" * self.reread
-        return f"{self.block_q}x{self.block_kv}-{route}{reread}{groups}"
+        tall = "-tall" * self.tall
+        return f"{self.block_q}x{self.block_kv}-{route}{reread}{tall}{groups}"
+
+    @property
+    def row_fragments(self) -> int:
+        """Fragments along the rows of q that a simdgroup owns."""
+        return 2 if self.tall else 1
+
+    @property
+    def keeps_q(self) -> bool:
+        """Whether the rows of q stay in threadgroup memory."""
+        return self.reread or self.tall
 
     @property
     def block_q(self) -> int:
         """Rows of q that a threadgroup owns."""
-        return self.simdgroups // self.head_groups * FRAGMENT
+        return self.simdgroups // self.head_groups * self.row_fragments * FRAGMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +135,7 @@ class Spec(ForwardSpec):
     @property
     def q_tile_elements(self) -> int:
         """Elements of the staged tile of ``q``; 0 where it stays in registers."""
-        return self.config.block_q * self.q_tile_stride if self.config.reread else 0
+        return self.config.block_q * self.q_tile_stride if self.config.keeps_q else 0
 
     @property
     def value_tile_run(self) -> int:
@@ -174,10 +189,11 @@ class Spec(ForwardSpec):
     def _registers(self) -> int:
         """Estimated live registers of one thread: q, the result, scores and their addresses."""
         kept = self.pe_fragments + self.value_fragments
-        kept += 0 if self.config.reread else self.head_fragments
-        scores = 9 * (self.config.block_kv // FRAGMENT) // 2
+        kept += 0 if self.config.keeps_q else self.head_fragments
+        kept *= self.config.row_fragments
+        scores = 9 * self.config.row_fragments * (self.config.block_kv // FRAGMENT) // 2
         loaded = max(0, 4 * self._runs_on_their_way - scores) // 2
-        further = REREAD_REGISTERS * self.config.reread + GROUP_REGISTERS * self.grouped
+        further = REREAD_REGISTERS * self.config.keeps_q + GROUP_REGISTERS * self.grouped
         further += MASK_REGISTERS.get(self.mask_kind, 0) + WINDOW_REGISTERS * self.windowed
         further += POSITION_REGISTERS * self.positional
         further += BROKEN_POSITION_REGISTERS * self._breaks_positions

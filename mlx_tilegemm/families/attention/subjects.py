@@ -35,6 +35,7 @@ def subjects() -> Iterator[Made]:
     yield from _backward()
     yield from _rounded()
     yield from _ragged()
+    yield from _tall()
     for config, trials in decoding():
         yield _subject("attention_decode", config, *trials)
 
@@ -173,6 +174,16 @@ def _grouped_gradients(kernel: str, of: type[Any]) -> list[Made]:
         _subject(kernel, "16x16-staged-reloaded-heads2", *_gradients(of, **window, **staged)),
         _subject(kernel, "16x16-direct-reloaded-heads2", *_gradients(of, **direct)),
         _subject(kernel, "16x16-direct-cached-heads2", *_gradients(of, **boolean, **unequal)),
+    ]
+
+
+def _tall() -> list[Made]:
+    """Return attentions of which a simdgroup has sixteen rows."""
+    causal = {"mask_kind": MaskKind.CAUSAL, "return_lse": True}
+    boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
+    return [
+        _subject("attention_chain", "64x32-staged-tall", *_chain(**causal, v=BFLOAT16)),
+        _subject("attention_chain", "32x16-staged-tall", *_chain(**boolean, softmax=False)),
     ]
 
 

@@ -23,7 +23,7 @@ ROW_INSTRUCTIONS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTile:
-    """Tiling of an attention. Each simdgroup owns eight rows of q, or shares them.
+    """Tiling of an attention. Each simdgroup owns eight rows of q or more, or shares them.
 
     Attributes:
         simdgroups: Simdgroups of a threadgroup.
@@ -35,6 +35,7 @@ class AttentionTile:
             they exchange their parts of the scores through threadgroup memory.
         reread: The rows of q stay in threadgroup memory and are read at every step; the tiles of k
             and v share one place there and are waited for one after the other.
+        row_fragments: Eights of rows that a simdgroup owns.
     """
 
     simdgroups: int
@@ -44,11 +45,12 @@ class AttentionTile:
     threadgroup_memory: int
     head_groups: int = 1
     reread: bool = False
+    row_fragments: int = 1
 
     @property
     def block_q(self) -> int:
         """Rows of q of a threadgroup."""
-        return self.simdgroups // self.head_groups * FRAGMENT
+        return self.simdgroups // self.head_groups * self.row_fragments * FRAGMENT
 
 
 def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -> TileWork:
@@ -59,7 +61,7 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
     products = head + positional + value
     scores = ceil(tile.block_kv / FRAGMENT)
     steps = mean_steps(problem, tile.block_q, tile.block_kv)
-    row_steps = tile.simdgroups * steps
+    row_steps = tile.simdgroups * tile.row_fragments * steps
     row_bytes = head * problem.k.bytes + value * problem.v.bytes
     row_bytes += positional * problem.k_pe.bytes if problem.k_pe else 0
     unique = steps * tile.block_kv * FRAGMENT * row_bytes * tile.head_groups
@@ -73,7 +75,7 @@ def attention_work(problem: AttentionProblem, tile: AttentionTile, chip: Chip) -
     return TileWork(
         tiles=blocks * problem.num_heads * problem.batch,
         simdgroups=tile.simdgroups,
-        chains=scores,
+        chains=scores * tile.row_fragments,
         issue_cycles=row_steps * scores * products * chip.mma_cycles,
         alu_cycles=row_steps * other + copying,
         threadgroup_bytes=exchanged + q_reads + (loaded + unique if tile.staged else 0),

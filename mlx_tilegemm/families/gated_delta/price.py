@@ -19,6 +19,9 @@ HEAD_DIM = 128
 HEADS = frozenset({(16, 16), (16, 32), (16, 48), (16, 64), (24, 24), (32, 32)})
 """Heads of keys and values that MLX's kernel is compiled for."""
 
+MLX_LM = delta_recurrent.Counts(element=8, halving=4, token=24)
+"""Instructions of mlx-lm's kernels: their sums are of one float."""
+
 STEP_LAUNCHES = 8
 """Launches of one token where MLX has no kernel: decay, two products, two sums and what is between
 them."""
@@ -59,7 +62,7 @@ def mlx_lm_kernel(problem: DeltaProblem, chip: Chip) -> Price | None:
         ("mlx-lm for packed rows", 4, 2) if packed else ("mlx-lm", SIMD_WIDTH, 4)
     )
     config = delta_recurrent.Config(lanes=lanes, simdgroups=simdgroups)
-    return Price(path=path, seconds=delta_recurrent.cost(problem, config, chip))
+    return Price(path=path, seconds=delta_recurrent.cost(problem, config, chip, MLX_LM))
 
 
 def _stepwise(problem: DeltaProblem, chip: Chip) -> tuple[str, float]:

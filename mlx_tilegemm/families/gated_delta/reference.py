@@ -5,7 +5,10 @@ token multiplies it by no more than the largest decay and the norm of ``I - beta
 ``max(1, |1 - beta |k|^2|)``; what the token adds is what rounding does to its own few operations.
 These are at most ``Dk + CHUNK + 4`` roundings of sums whose terms, by Cauchy and Schwarz, are no
 larger together than the lengths of their factors. `magnitude` bounds the length of all terms of a
-state, which are kept apart until the end of a chunk by kernels that go chunk by chunk.
+state, which are kept apart until the end of a chunk by kernels that go chunk by chunk. With one
+decay a head those add to the state sums and differences of a chunk's tokens, which but for a factor
+is a rotation: by Cauchy and Schwarz what they add has terms no larger together than the lengths of
+a chunk's keys and of its n.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from ...core.dtypes import FLOAT32
-from ...core.family import Data
+from ...core.family import Data, HardData
 from ...core.operand import Operand
 from ...core.problem import Factors
 from ...core.reference import U32, Expected, Values, as_array, as_view, rounding, to_numpy
@@ -30,6 +33,15 @@ within twice that."""
 
 SECOND_ORDER = 1.01
 """Factor for products of errors, all below a hundredth."""
+
+
+MIXED = 14 * U32
+"""Relative error of what a chunk adds to a state: of three sums for a key, of a decay and of one
+rounding for an n, of eight products and of their sums."""
+
+
+HARD_GATES = {"gamma": 0.9999, "beta": 1.99}
+"""Gates with which a state keeps errors for hundreds of tokens where all keys are equal."""
 
 
 class Token(NamedTuple):
@@ -75,15 +87,17 @@ def _recurrence(
     tokens, errors = all_tokens(problem, given), _errors(problem)
     state = given.get("initial_state", np.zeros(problem.state_shape))
     error = np.zeros(problem.state_shape[:3])
-    magnitude = length(state)
+    magnitude, added = length(state), np.zeros(problem.state_shape[:3])
     rows: list[tuple[Values, Values]] = []
     states: list[tuple[Values, Values]] = []
     for t in range(problem.length):
         token = Token(*(x[:, t] for x in tokens))
         if t % CHUNK == 0:
-            magnitude = length(state)
+            magnitude, added = length(state), np.zeros(error.shape)
         after, new = step(token, state)
         kept = token.mask[:, None, None]
+        decay = np.abs(token.gamma).max(axis=-1)[..., None]
+        added = np.where(kept, np.hypot(decay * added, new), added)
         more = grown(problem, token, errors, new, error, magnitude)
         error = np.where(kept, more[0], error)
         magnitude = np.where(kept, more[1], magnitude)
@@ -96,9 +110,18 @@ def _recurrence(
         )
         off = SECOND_ORDER * off + 2 * U32 * abs(y) + FLOAT32.smallest_step
         rows.append((np.where(kept, y, 0.0), np.where(kept, off, 0.0)))
+        if not problem.vector_gate and ((t + 1) % CHUNK == 0 or t + 1 == problem.length):
+            error = error + SECOND_ORDER * MIXED * _chunk_length(tokens, t) * added
         if problem.every and (t + 1) % problem.every == 0:
             states.append((state, error))
     return _results(problem, rows, states, (state, error))
+
+
+def _chunk_length(tokens: Token, t: int) -> Values:
+    """Return the length of all keys up to token t of its chunk, as those of a row."""
+    chunk = slice(t - t % CHUNK, t + 1)
+    seen = np.where(tokens.mask[:, chunk, None, None], tokens.k[:, chunk], 0.0)
+    return np.asarray(np.sqrt((seen * seen).sum(axis=(1, 3)))[..., None])
 
 
 def _results(
@@ -195,7 +218,8 @@ def draw(problem: DeltaProblem | DeltaGradientProblem, data: Data) -> list[mx.ar
     """Return operands: keys about as long as they are once normalised, and decays up to 1.
 
     Exact ones begin one element into their buffers; keys have one element that is not 0, and every
-    number is a small integer, so that a state that is lost or taken from elsewhere shows.
+    number is a small integer, so that a state that is lost or taken from elsewhere shows. Hard ones
+    have one key for all tokens, and a beta and a decay with which errors last.
     """
     random = np.random.default_rng(data.seed)
     update = problem if isinstance(problem, DeltaProblem) else problem.update
@@ -209,6 +233,10 @@ def _drawn(
     shape, name = operand.shape, operand.name
     if name == "mask":
         return mx.array(random.random(shape) < 0.7)
+    if isinstance(data, HardData) and name in HARD_GATES:
+        value = HARD_GATES[name]
+        logarithm = name == "gamma" and problem.log_decay
+        return as_array(np.full(shape, np.log(value) if logarithm else value), operand.dtype)
     if name in ("gamma", "beta"):
         top = 1 if name == "gamma" else 2
         values = random.integers(0, top + 1, shape) if data.exact else top * random.random(shape)
@@ -219,7 +247,10 @@ def _drawn(
         spread = data.amplitude if name == "v" else 1.0
         if name in ("q", "k"):
             spread = problem.key_dim**-0.5
-        return as_array(spread * random.standard_normal(shape), operand.dtype)
+        values = spread * random.standard_normal(shape)
+        if isinstance(data, HardData) and name == "k":
+            values[:] = values[:, :1] / length(values[:, :1])[..., None]
+        return as_array(values, operand.dtype)
     values = random.integers(-2, 3, shape)
     if name == "k":
         at = random.integers(0, shape[-1], (*shape[:-1], 1))

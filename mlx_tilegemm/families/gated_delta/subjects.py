@@ -11,9 +11,18 @@ from dataclasses import replace
 from typing import Any
 
 from ...core.dtypes import BFLOAT16, FLOAT16
-from ...core.family import Data, Subject
+from ...core.family import Data, HardData, Subject
 from .problem import CHUNK, DeltaGradientProblem, DeltaProblem
 from .spec import delta_text, variant
+
+HARD_LENGTH = 192
+"""Tokens after which an error that is not corrected is several times as large as one that is."""
+
+WITHIN = 5e-7
+"""Largest error on hard data where what is rounded is corrected."""
+
+ROUGHLY = 3e-6
+"""The same of chunks with a decay of each element, whose products with keys are rounded."""
 
 AnyProblem = DeltaProblem | DeltaGradientProblem
 Made = Subject[AnyProblem]
@@ -25,30 +34,44 @@ def subjects() -> Iterator[Made]:
     masked: dict[str, Any] = {"state": True, "mask": True}
     prepared: dict[str, Any] = {"log_decay": True, "normalize": True}
     yield _update("delta_recurrent", "4-2", (1, 5, 11), key_dim=38, **mixed, **masked, **prepared)
-    yield _update("delta_recurrent", "8-2", (7, 3), vector_gate=True, key_dim=60, every=3)
+    yield _update(
+        "delta_recurrent", "8-2", (7, 3), within=WITHIN, vector_gate=True, key_dim=60, every=3
+    )
     yield _update("delta_chunk", "8-2", (19, 8, 5), key_dim=38, **mixed, **masked, **prepared)
-    yield _update("delta_chunk", "16-2", (9, 16), key_dim=36)
+    yield _update("delta_chunk", "16-2", (9, 16), within=WITHIN, key_dim=36)
     # Gates of masked tokens count for no other token, of which a decay of each element is a test.
     vector: dict[str, Any] = {"vector_gate": True, "mask": True}
     # More values than a threadgroup has.
     wide: dict[str, Any] = {"value_dim": 29}
-    yield _update("delta_chunk", "8-2", (24, 17), **vector, **wide, key_dim=68, every=2 * CHUNK)
+    yield _update(
+        "delta_chunk",
+        "8-2",
+        (24, 17),
+        within=ROUGHLY,
+        **vector,
+        **wide,
+        key_dim=68,
+        every=2 * CHUNK,
+    )
     yield _update("delta_scan", "8-2", (19, 5), **mixed, **masked, **prepared)
-    yield _update("delta_scan", "8-2", (9, 16), **wide, key_dim=36)
+    yield _update("delta_scan", "8-2", (9, 16), within=WITHIN, **wide, key_dim=36)
     yield _gradients("4", (19, 9), **mixed, **masked)
     yield _gradients("8", (17,), **vector, key_dim=60, state=True)
     yield _gradients("2", (5, 3), **wide, state=True, key_dim=68)
     # A last chunk after which a state would be kept, if it were whole; and one that is.
-    yield _update("delta_chunk", "8-2", (29, 16), key_dim=36, every=2 * CHUNK)
+    yield _update("delta_chunk", "8-2", (29, 16), within=WITHIN, key_dim=36, every=2 * CHUNK)
 
 
 def _update(
     kernel: str,
     config: str,
     lengths: tuple[int, ...],
+    *,
+    within: float = 0.0,
     **options: Any,  # noqa: ANN401 - fields of a problem
 ) -> Made:
-    return _subject(kernel, config, [variant(length=length, **options) for length in lengths])
+    problems = [variant(length=length, **options) for length in lengths]
+    return _subject(kernel, config, problems, within)
 
 
 def _gradients(
@@ -61,12 +84,14 @@ def _gradients(
     return _subject("delta_backward", config, problems)
 
 
-def _subject(kernel: str, config: str, problems: list[Any]) -> Made:
+def _subject(kernel: str, config: str, problems: list[Any], within: float = 0.0) -> Made:
     first = problems[0]
     update = first if isinstance(first, DeltaProblem) else first.update
     trials = [(problem, Data(seed=place)) for place, problem in enumerate(problems)]
     # Numbers of which a sum leaves nothing out unseen.
     trials.append((problems[0], replace(trials[0][1], exact=True)))
+    if within:
+        trials.append((replace(first, length=HARD_LENGTH, batch=1), HardData(within=within)))
     text = delta_text(update)
     flags = f"{text.flags} {text.q}x{text.k} d{text.key_dim}"
     return Subject(kernel=kernel, config=config, trials=tuple(trials), flags=flags)

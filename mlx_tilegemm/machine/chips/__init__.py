@@ -13,20 +13,22 @@ from typing import Any
 import mlx.core as mx
 
 from ...errors import ProblemError
-from . import apple7, apple8, apple9, apple10
-from .record import Chip, Provenance, Source
+from . import apple7, apple8, apple9, apple10, nvidia
+from .record import Chip, Limits, Provenance, Source
 
 CHIPS: tuple[Chip, ...] = (*apple7.CHIPS, *apple8.CHIPS, *apple9.CHIPS, *apple10.CHIPS)
 DEFAULT: Chip = apple9.M4
 """Stands in where there is no Apple GPU to ask."""
 
-LARGEST: Chip = max(CHIPS, key=lambda chip: chip.cores)
-"""Stands in for NVIDIA GPUs: of them nothing is modelled, but they take as many shares of work."""
+NVIDIA: Chip = nvidia.like(max(CHIPS, key=lambda chip: chip.cores))
+"""Stands in for NVIDIA GPUs, of which nothing is modelled."""
 
 __all__ = [
     "CHIPS",
     "DEFAULT",
+    "NVIDIA",
     "Chip",
+    "Limits",
     "Provenance",
     "Source",
     "detect",
@@ -59,8 +61,9 @@ def detect() -> tuple[Chip, str | None]:
     A second note says where MLX leaves its neural accelerators alone.
     """
     if not mx.metal.is_available():
-        chip = LARGEST if mx.cuda.is_available() else DEFAULT
-        return chip, f"no Apple GPU here; planned for {chip.name}"
+        if mx.cuda.is_available():
+            return NVIDIA, "an NVIDIA GPU, of which nothing is modelled"
+        return DEFAULT, f"no Apple GPU here; planned for {DEFAULT.name}"
     return _detect_apple()
 
 

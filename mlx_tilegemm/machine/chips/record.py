@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from typing import NamedTuple
+
+from ...core.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT
 
 
 class Provenance(Enum):
@@ -42,6 +45,25 @@ def source(provenance: Provenance, text: str, *names: str) -> Source:
     return Source(fields=names, provenance=provenance, text=text)
 
 
+class Limits(NamedTuple):
+    """What a thread or a threadgroup may use, and what only some chips do; by default Apple's.
+
+    Attributes:
+        registers: 32-bit registers from which on a thread spills.
+        threadgroup_bytes: Bytes of threadgroup memory of one threadgroup.
+        background_copies: Whether copies to threadgroup memory go on beside the threads that
+            asked for them, and need none of their registers.
+    """
+
+    registers: int = REGISTER_LIMIT
+    threadgroup_bytes: int = THREADGROUP_MEMORY_LIMIT
+    background_copies: bool = False
+
+
+APPLE = Limits()
+"""Of every Apple GPU."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chip:
     """Numbers of one GPU that costs depend on. Every one has exactly one entry in ``sources``.
@@ -77,6 +99,7 @@ class Chip:
             without one.
         neural_float32_fma_per_cycle: Likewise as soon as one operand is float32, rounded to TF32.
         sources: Where the numbers come from.
+        limits: What a thread and a threadgroup may use.
     """
 
     name: str
@@ -107,6 +130,7 @@ class Chip:
     neural_fma_per_cycle: int
     neural_float32_fma_per_cycle: int
     sources: tuple[Source, ...]
+    limits: Limits = APPLE
 
     def __hash__(self) -> int:
         # Chips are keys of everything that is modelled; equal ones have equal names.
@@ -145,7 +169,7 @@ class Chip:
 NUMBERS = tuple(
     field.name
     for field in fields(Chip)
-    if field.name not in ("name", "family", "generation", "size_class", "sources")
+    if field.name not in ("name", "family", "generation", "size_class", "sources", "limits")
 )
 """The fields that need a source."""
 

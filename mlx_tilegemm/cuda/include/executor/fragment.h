@@ -9,6 +9,27 @@
 
 namespace metal {
 
+#if defined(MSL_RT_ROWS)
+
+namespace _impl {
+
+enum class PairType { none, half, bfloat };
+
+// Pieces of eight numbers, each in one place of threadgroup memory, that a matrix consists of.
+enum class Pieces { none, rows, columns };
+
+// A matrix of 16-bit numbers as it was loaded: the lane's neighbours of a row, and where it lies.
+struct Pairs {
+  PairType type = PairType::none;
+  uint row;
+  Pieces pieces = Pieces::none;
+  uint address, pitch;
+};
+
+}  // namespace _impl
+
+#endif
+
 template <typename T, int Cols, int Rows = Cols>
 struct simdgroup_matrix {
   static_assert(Cols == 8 && Rows == 8, "simdgroup_matrix is 8x8 only");
@@ -44,6 +65,10 @@ struct simdgroup_matrix {
   MSL_INLINE bool has_columns() const { return has_columns_; }
   MSL_INLINE bool fits_tf32() const { return fits_tf32_; }
 #endif
+#if defined(MSL_RT_ROWS)
+  MSL_INLINE void set_pairs(const _impl::Pairs& pairs) { pairs_ = pairs; }
+  MSL_INLINE const _impl::Pairs& pairs() const { return pairs_; }
+#endif
 
  private:
   storage_type elements_;
@@ -51,8 +76,16 @@ struct simdgroup_matrix {
   storage_type columns_;
   bool has_columns_ = false;
   bool fits_tf32_ = false;
+#if defined(MSL_RT_ROWS)
+  _impl::Pairs pairs_;
+#endif
 
-  MSL_INLINE void forget() { has_columns_ = fits_tf32_ = false; }
+  MSL_INLINE void forget() {
+    has_columns_ = fits_tf32_ = false;
+#if defined(MSL_RT_ROWS)
+    pairs_ = _impl::Pairs();
+#endif
+  }
 #else
   MSL_INLINE void forget() {}
 #endif

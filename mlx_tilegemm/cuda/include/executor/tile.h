@@ -177,6 +177,14 @@ MSL_INLINE void tile_mma(
   }
 }
 
+}  // namespace metal
+
+#if defined(MSL_RT_ROWS)
+#include "executor/rows.h"
+#endif
+
+namespace metal {
+
 // `set_elements(tile, float2(float(x), float(y)))`.
 template <class T>
 MSL_INLINE void set_widened(simdgroup_matrix<float, 8>& tile, const T& x, const T& y) {
@@ -227,9 +235,34 @@ MSL_INLINE void tile_load(
             turned + offset, row_stride, columns_left - turn > 0, rows_left + turn);
       }
       tile.at[i][j].set(elements, column_elements, has_columns, _impl::fits_tf32<T>);
+#if defined(MSL_RT_ROWS)
+      if constexpr (!guard && sizeof(T) == 2) {
+        tile.at[i][j].set_pairs(_impl::pairs_of(source + offset, row_stride, column_stride));
+      }
+#endif
     }
   }
 }
+
+#if defined(MSL_RT_ROWS)
+
+// As lib/rows_mma of the templates has it: two by two, of 16-bit numbers as they are.
+template <template <int, int> class Tile, int COUNT, int COLUMNS, int DEPTH>
+MSL_INLINE void rows_mma(
+    Tile<1, COLUMNS> (&sums)[COUNT], Tile<1, DEPTH> (&left)[COUNT],
+    Tile<DEPTH, COLUMNS>& right) {
+  if constexpr (COUNT == 1) {
+    tile_mma(sums[0], left[0], right);
+  } else {
+    static_assert(COUNT % 2 == 0, "rows are multiplied two by two");
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 2) {
+      _impl::two_rows_mma(sums[i], sums[i + 1], left[i], left[i + 1], right);
+    }
+  }
+}
+
+#endif
 
 #if defined(MSL_RT_STAGES)
 

@@ -49,8 +49,11 @@ WINDOW_REGISTERS = 3
 DIRECT_REGISTERS = 7
 """Further ones where fragments load from device memory, for addresses and bounds."""
 
+CAUSAL_DIRECT_REGISTERS = 6
+"""Further ones where they do of causal rows that one simdgroup has whole."""
+
 UNLIKE_REGISTERS = 9
-"""Further ones where they do for D and Dv that differ."""
+"""Further ones where fragments load so for D and Dv that differ."""
 
 WIDE_REGISTERS = 3
 """Further ones where gradients are float32."""
@@ -97,6 +100,7 @@ class Spec(BackwardSpec):
             (CAUSAL_REGISTERS, self.causal),
             (WINDOW_REGISTERS, self.windowed),
             (DIRECT_REGISTERS, direct),
+            (CAUSAL_DIRECT_REGISTERS, direct and self.causal and self.softmax and not self.grouped),
             (WIDE_REGISTERS, wide),
             (GROUP_REGISTERS, self.grouped),
             (GROUP_REGISTERS, self.grouped and self.config.cached),

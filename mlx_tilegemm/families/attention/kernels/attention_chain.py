@@ -48,6 +48,12 @@ CONFIGS = tuple(
     for simdgroups, block_kv in ((4, 32), (4, 16), (2, 32), (1, 32))
 )
 
+TALL_CONFIGS = tuple(
+    Config(simdgroups=simdgroups, block_kv=block_kv, staged=True, tall=True)
+    for simdgroups, block_kv in ((4, 32), (2, 16))
+)
+"""For chips where copies go on in the background, and a thread has more registers."""
+
 GROUPED_CONFIGS = tuple(
     Config(simdgroups=rows * groups, block_kv=block_kv, staged=staged, head_groups=groups)
     for groups in (2, 4, 8)
@@ -71,6 +77,7 @@ def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
     groups = head_groups(problem)
     if groups == 1:
         yield from CONFIGS
+        yield from TALL_CONFIGS
     else:
         fitting = (groups, 2 * groups)
         yield from (config for config in GROUPED_CONFIGS if config.head_groups in fitting)
@@ -78,11 +85,13 @@ def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
 
 def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
-    reason = _reject_problem(problem) or _reject_tile(problem, config)
+    reason = _reject_problem(problem) or _reject_tile(problem, config, chip)
     if reason:
         return reason
     needs = _resources(forward_fields(problem), config)
-    reason = reject_resources(needs) or reject_grid(_grid(problem, config, needs.threads))
+    reason = reject_resources(needs, chip.limits) or reject_grid(
+        _grid(problem, config, needs.threads)
+    )
     reason = reason or reject_attention_sizes(problem)
     if reason is None and not threads_per_core(needs, chip):
         return (
@@ -102,13 +111,17 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
     return None
 
 
-def _reject_tile(problem: AttentionProblem, config: Config) -> str | None:
+def _reject_tile(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
         return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
-    if config.reread and not config.staged:
+    if config.keeps_q and not config.staged:
         return "q is read again from threadgroup memory only where k and v are staged"
+    if config.tall and not chip.limits.background_copies:
+        return "copies to threadgroup memory do not go on in the background here"
+    if config.tall and (config.head_groups > 1 or problem.pe_dim):
+        return "sixteen rows a simdgroup are of whole heads without positional parts"
     reason = tiny_key_operand(problem) if config.staged else None
-    reason = reason or (tiny_operand(problem.operands[:1]) if config.reread else None)
+    reason = reason or (tiny_operand(problem.operands[:1]) if config.keeps_q else None)
     if reason:
         return f"{reason}, from which nothing is staged"
     return None
@@ -131,6 +144,7 @@ def _tile(fields: Fields, config: Config) -> AttentionTile:
         threadgroup_memory=needs.threadgroup_bytes,
         head_groups=config.head_groups,
         reread=config.reread,
+        row_fragments=config.row_fragments,
     )
 
 

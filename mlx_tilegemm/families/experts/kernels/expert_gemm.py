@@ -43,27 +43,23 @@ NAME = "expert_gemm"
 BASE_REGISTERS = 21
 """Registers beside sums and fragments, as Mesa's compiler for M1 has it. Likewise those below."""
 
-RAGGED_REGISTERS = 5
-"""Further ones of each row and column of fragments where a run of elements may be broken: the last
-step of k is another, and so are its addresses."""
+RAGGED_REGISTERS = 3
+"""Further ones where the last step of k, or the last columns, are not whole."""
 
 UNROLLED_REGISTERS = 3
 """Further ones where the steps of k are unrolled."""
 
-DECODED_REGISTERS = 8
-"""Further ones of a weight that is decoded."""
+UNROLLED_RAGGED_REGISTERS = 2
+"""Further ones then of a last step that is not whole, and one of each column of fragments."""
 
-BROKEN_CODE_REGISTERS = -6
+DECODED_REGISTERS, RAGGED_DECODED_REGISTERS = 8, 3
+"""Further ones of a weight that is decoded, and of a ragged one."""
+
+BOTH_ENDS_REGISTERS = 5
+"""Further ones then of one that ends within a run in both of its directions."""
+
+BROKEN_CODE_REGISTERS = -2
 """Those of codes that do not divide a word are fewer."""
-
-BROKEN_REGISTERS, BROKEN_CODES_REGISTERS = -3, -4
-"""Further ones then of all of them, and of a weight that is decoded."""
-
-WIDE_REGISTERS = 6
-"""Further ones then of each run of float32 that a thread copies: its elements are chosen."""
-
-BOTH_ENDS_REGISTERS = 2
-"""Further ones then of a weight ``[k, n]``; one ``[n, k]`` ends where rows do and has fewer."""
 
 WIDE_BLOCK_REGISTERS = 4
 """Further ones of each column of fragments that a block of a decoded weight has more than rows."""
@@ -94,15 +90,15 @@ def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
 
 def _registers(problem: ExpertProblem, config: DecodingTile) -> int:
     rows, columns = config.fragments_m, config.fragments_n
-    broken = problem.k % BLOCK_K or (not problem.transpose and problem.n % FRAGMENT)
-    further = UNROLLED_REGISTERS * is_unrolled(problem.k, BLOCK_K)
-    if broken:
-        further += RAGGED_REGISTERS * (rows + columns) + BROKEN_REGISTERS
-        further += BROKEN_CODES_REGISTERS * problem.is_decoded
-        further += -rows if problem.transpose else BOTH_ENDS_REGISTERS
-        runs = config.block_m * BLOCK_K / (plain_run(problem.x) * config.threads)
-        further += int(WIDE_REGISTERS * runs) * (problem.x is FLOAT32)
-    if problem.is_decoded:
+    deep = problem.k % BLOCK_K > 0
+    wide = not problem.transpose and problem.n % FRAGMENT > 0
+    unrolled = is_unrolled(problem.k, BLOCK_K)
+    further = UNROLLED_REGISTERS * unrolled + RAGGED_REGISTERS * (deep or wide)
+    if deep or wide:
+        further += (UNROLLED_RAGGED_REGISTERS + columns) * unrolled
+        further += RAGGED_DECODED_REGISTERS * problem.is_decoded
+        further += BOTH_ENDS_REGISTERS * (problem.is_decoded and deep and wide)
+    elif problem.is_decoded:
         further += DECODED_REGISTERS + BROKEN_CODE_REGISTERS * (problem.w.bits in BROKEN_BITS)
         further += WIDE_BLOCK_REGISTERS * max(0, columns - rows)
     return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further

@@ -71,6 +71,12 @@ BROKEN_BFLOAT16_REGISTERS = 3
 BFLOAT16_REGISTERS = 10
 """Those of rows of bfloat16 then, but for short runs as of float32."""
 
+FILLED_REGISTERS = -4
+"""Those of few sums and of codes that fill words, where no row ends within a run."""
+
+MANY_SUMS = 16
+"""Sums of a lane from which on nothing is taken off: a few registers more would not be there."""
+
 LONGER_REGISTERS = 28
 """Further ones of staged rows where k has more than one step."""
 
@@ -197,14 +203,16 @@ def _plain_columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) ->
 
 def _decoded_columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
     further = config.columns - 1
+    few = config.rows * config.columns < MANY_SUMS
+    filled = FILLED_REGISTERS * (few and problem.weight is not None and not broken)
     if config.rows == 1 and not broken:
         # Of one row, a run is multiplied as it is decoded.
-        return 31 + (12 if problem.has_codes else 8) * further
+        return 31 + filled + (12 if problem.has_codes else 8) * further
     run = _run(problem)
     runs = run + (run + 2) * further + problem.has_codes * further
     if broken:
         runs += BROKEN_CODES_REGISTERS + 2 * BFLOAT16_REGISTERS * (problem.x is BFLOAT16)
-    return 26 + runs + config.rows * (4 + config.columns)
+    return 26 + runs + filled + config.rows * (4 + config.columns)
 
 
 def _run(problem: ExpertProblem) -> int:

@@ -16,7 +16,6 @@ from ....core.caches import kept, latest
 from ....core.dtypes import FLOAT32
 from ....core.kernel import Kernel
 from ....core.plan import (
-    REGISTER_LIMIT,
     SIMD_WIDTH,
     Extent,
     Launch,
@@ -42,11 +41,11 @@ NAME = "delta_backward"
 SHARES = 4 * FRAGMENT * FRAGMENT
 """Elements that a simdgroup shares out to its lanes: four products of one key fragment."""
 
-PLACE_REGISTERS = 90
+PLACE_REGISTERS = 84
 """Registers of the places of 18 arrays, of their steps and of a lane's rows and columns, beside
 three numbers of each token of a chunk: a key, its decay and its gradient."""
 
-LONG_KEY_REGISTERS = 10
+LONG_KEY_REGISTERS = 5
 """Further ones where a lane has more than two elements of a key."""
 
 MOST_SLICES = 8
@@ -197,13 +196,11 @@ def resources(config: Config, key_dim: int, value_dim: int, *, vector_gate: bool
     gates = key_tile + keys if vector_gate else 2
     scores = 4 * CHUNK * CHUNK + 4 * CHUNK + 1
     shares = config.simdgroups * (SHARES + 2 * CHUNK)
-    registers = PLACE_REGISTERS + 3 * CHUNK + 9 * vector_gate
     long = key_dim > 2 * SIMD_WIDTH
     return Resources(
         threads=config.threads,
         threadgroup_bytes=FLOAT32.bytes * (2 * (key_tile + value_tile) + gates + scores + shares),
-        # With long keys and many decays a compiler may have to spill a few.
-        registers=min(REGISTER_LIMIT - 1, registers + long * LONG_KEY_REGISTERS),
+        registers=PLACE_REGISTERS + 3 * CHUNK + long * LONG_KEY_REGISTERS,
     )
 
 

@@ -37,11 +37,22 @@ NAME = "delta_chunk"
 
 FRAGMENT_BYTES = FRAGMENT * FRAGMENT * FLOAT32.bytes
 
-SCORE_INSTRUCTIONS = 12
-"""Of a simdgroup for one score beside its products: the sum over lanes, and its addresses."""
+SCORE_INSTRUCTIONS = 48
+"""Of a simdgroup for one score beside its products: addresses and the sum over lanes, of half of
+them as exact as two floats."""
 
-CHUNK_INSTRUCTIONS = 120
-"""Of a simdgroup for a chunk: v, the rows' substitution, y and the loop."""
+PRODUCT_INSTRUCTIONS = 14
+"""Of a lane for a product of a score: two loads, and a product and a sum as exact as two floats."""
+
+CHUNK_INSTRUCTIONS = 140
+"""Of a simdgroup for a chunk: decays, sums of products, keys that are mixed and the loop."""
+
+COLUMN_INSTRUCTIONS = 560
+"""Of a simdgroup for eight values of a chunk: v, the substitution of eight rows, and y."""
+
+DECAY_INSTRUCTIONS = 130
+"""Further ones where all elements of a key decay alike: w and y decay token by token, and the n are
+mixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,10 +211,9 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
     needs = resources(config, problem)
     multiplied = 3 * along * config.column_fragments * config.simdgroups
     staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * 12
-    scaling = config.simdgroups * config.column_fragments * along * 2
-    others = (
-        score_instructions(problem) + staging + scaling + CHUNK_INSTRUCTIONS * config.simdgroups
-    )
+    column = 2 * along + COLUMN_INSTRUCTIONS + DECAY_INSTRUCTIONS * (not problem.vector_gate)
+    each = config.column_fragments * column + CHUNK_INSTRUCTIONS
+    others = score_instructions(problem) + staging + config.simdgroups * each
     loaded = 3 * along * config.simdgroups * FRAGMENT_BYTES
     stored = (2 + problem.vector_gate) * CHUNK * FRAGMENT * along * FLOAT32.bytes
     read = problem.length * token_bytes(problem)
@@ -229,7 +239,7 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
 
 def score_instructions(problem: DeltaProblem) -> float:
     """Return the instructions of simdgroups for what the tokens of a chunk are to each other."""
-    each = 3 * ceil(problem.key_dim / SIMD_WIDTH) + SCORE_INSTRUCTIONS
+    each = PRODUCT_INSTRUCTIONS * ceil(problem.key_dim / SIMD_WIDTH) + SCORE_INSTRUCTIONS
     return CHUNK * (CHUNK + 1) * each
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ....core.caches import latest
 from ....core.dtypes import FLOAT32
@@ -30,17 +30,29 @@ from ..spec import (
 
 NAME = "delta_recurrent"
 
-ELEMENT_INSTRUCTIONS = 7
-"""Of an element of the state and a token: two loads, and what `DeltaProblem.flops` counts."""
+
+class Counts(NamedTuple):
+    """Instructions of a lane for a token.
+
+    Attributes:
+        element: For each element of the state: two loads, and what `DeltaProblem.flops` counts.
+        halving: For each halving of the lanes that share a row, whose sums are added up.
+        token: Beside those: gates, v, y, addresses and the loop.
+    """
+
+    element: int
+    halving: int
+    token: int
+
+
+COUNTS = Counts(element=7, halving=12, token=40)
+"""Of this kernel, which adds up one of two sums as exactly as two floats."""
 
 PLACE_REGISTERS = 51
 """Registers of the places of eight arrays, of their steps and of what a token needs."""
 
 WHOLE_ROW_REGISTERS = -22
 """Further ones where all lanes have a part of one row, whose sums need no places of others."""
-
-STEP_INSTRUCTIONS = 24
-"""Of a lane for a token beside those: gates, v, y, addresses and the loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,17 +142,17 @@ def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
     return reject_resources(needs) or reject_grid(_grid(problem, config))
 
 
-def cost(problem: DeltaProblem, config: Config, chip: Chip) -> float:
+def cost(problem: DeltaProblem, config: Config, chip: Chip, counts: Counts = COUNTS) -> float:
     """Return the modelled seconds of the configuration on the chip."""
-    return seconds(work(problem, config, chip), chip)
+    return seconds(work(problem, config, chip, counts), chip)
 
 
-def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
+def work(problem: DeltaProblem, config: Config, chip: Chip, counts: Counts = COUNTS) -> TileWork:
     """Return the work of the configuration, as the model counts it."""
     run = ceil(problem.key_dim / config.lanes)
-    sums = 2 + 2 * problem.normalize
-    reducing = 2 * sums * (config.lanes.bit_length() - 1)
-    instructions = ELEMENT_INSTRUCTIONS * run + reducing + STEP_INSTRUCTIONS
+    halving = counts.halving + 4 * problem.normalize
+    reducing = halving * (config.lanes.bit_length() - 1)
+    instructions = counts.element * run + reducing + counts.token
     blocks = ceil(problem.value_dim / config.rows)
     state_bytes = config.rows * problem.key_dim * FLOAT32.bytes * (2 + problem.saved)
     read = problem.length * token_bytes(problem)

@@ -49,9 +49,13 @@ BATCH_REGISTERS = 10
 UNROLLED_REGISTERS = 10
 """Further ones where the steps of k are unrolled: several are decoded ahead."""
 
-TAIL_REGISTERS = 7
-"""Further ones of each row and column of fragments but one where k ends within a step: that step is
-another, and so are its addresses."""
+TAIL_REGISTERS = 5
+"""Further ones where k ends within a step; unrolled, also one of each row and column of fragments
+but one."""
+
+EXACT_DEPTH = 1024
+"""Depth from which on sums of integers are brought from float32 to integers on the way, as the text
+has it."""
 
 LOW_INTEGER_REGISTERS = 6
 """Further ones of blocks of few rows of integers, of which several steps are read ahead."""
@@ -78,17 +82,18 @@ def _resources(problem: ScaledProblem, config: DecodingTile) -> Resources:
 def _registers(problem: ScaledProblem, config: DecodingTile) -> int:
     """Return the estimated live registers of a thread."""
     rows, columns = config.fragments_m, config.fragments_n
-    tail = problem.k % BLOCK_K != 0
+    unrolled, tail = is_unrolled(problem.k, BLOCK_K), problem.k % BLOCK_K > 0
+    summed = problem.is_integer and problem.k >= EXACT_DEPTH
     further = BATCH_REGISTERS * (problem.batch_size > 1) + WIDE_REGISTERS * (problem.a is FLOAT32)
-    if tail:
-        further += TAIL_REGISTERS * (rows + columns - 1) + 4
-    elif is_unrolled(problem.k, BLOCK_K):
-        further += UNROLLED_REGISTERS
-    if problem.is_integer and not tail:
+    if not tail:
+        further += UNROLLED_REGISTERS * unrolled
+    elif not summed:
+        further += TAIL_REGISTERS + (rows + columns - 1) * unrolled
+    if summed:
         # Sums of integers beside those of floats, and what brings one to the other.
         further += 3 * rows * columns + 2
         further += LOW_INTEGER_REGISTERS * (config.block_m <= LOW_ROWS)
-    elif problem.is_integer or problem.a.bytes == 1:
+    elif problem.a.bytes == 1 and not problem.is_integer:
         further += CODED_REGISTERS
     return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further
 
