@@ -7,6 +7,7 @@ hold that difference; patching puts them on layers that exist already.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from .core import mlx_ops
 from .core.arguments import ArraySpec
 from .core.context import current_settings
 from .core.dtypes import MLX_FLOATS
+from .core.fast_path import Served
+from .core.held import HeldCalls
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
 from .core.tracing import is_shapeless
@@ -169,7 +172,28 @@ class QuantizedLinearRoute:
     def __call__(self, x: mx.array) -> mx.array:
         """Return ``x @ weight.T + bias``."""
         layer: Any = self
-        return quantized_linear(layer, x, layer.get("bias"))
+        if "bias" in layer or "global_scale" in layer or type(x) is not mx.array:
+            return quantized_linear(layer, x, layer.get("bias"))
+        weight, scales, biases = layer["weight"], layer["scales"], layer.get("biases")
+        place = (current_settings(), mx.default_device().type is mx.gpu)
+        key = (id(weight), id(scales), id(biases), x.shape, x.dtype, place)
+        call = _quantized.find(key)
+        if call:
+            return call(x, weight, scales, biases)
+        return _first_quantized(layer, key, x, weight, scales, biases)
+
+
+_quantized = HeldCalls(first=1, count=3)
+
+
+def _first_quantized(layer: Any, key: tuple[object, ...], *arrays: Any) -> mx.array:  # noqa: ANN401
+    """Serve the product of a quantized layer, and keep the call for others like it."""
+    form = (True, layer.group_size, layer.bits, layer.mode)
+    op: Callable[..., mx.array] = quantized_matmul
+    serve: Callable[..., Served[mx.array]] = inspect.unwrap(op)
+    call, result = serve(*arrays, *form)
+    _quantized.keep(key, call, arrays, lambda *others: op(*others, *form))
+    return result
 
 
 class QuantizedEmbeddingRoute:
@@ -363,7 +387,47 @@ class SwitchRoute:
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """Return ``x @ weight[indices].T + bias[indices]``."""
-        return switch_linear(self, x, indices, sorted_indices)
+        layer: Any = self
+        scales = layer.get("scales")
+        if scales is None or "bias" in layer or "global_scale" in layer:
+            return switch_linear(layer, x, indices, sorted_indices)
+        if not (type(x) is type(indices) is mx.array and type(sorted_indices) is bool):
+            return switch_linear(layer, x, indices, sorted_indices)
+        weight, biases = layer["weight"], layer.get("biases")
+        place = (current_settings(), mx.default_device().type is mx.gpu)
+        given = (x.shape, x.dtype, indices.shape, indices.dtype, sorted_indices)
+        key = (id(weight), id(scales), id(biases), given, place)
+        call = _experts.find(key)
+        arrays = (x, weight, scales, biases, None, None, indices)
+        if call:
+            return call(*arrays)
+        return _first_experts(layer, key, arrays, sorted_indices)
+
+
+_experts = HeldCalls(first=1, count=3)
+
+
+def _first_experts(
+    layer: Any,  # noqa: ANN401
+    key: tuple[object, ...],
+    arrays: tuple[Any, ...],
+    sorted_indices: bool,
+) -> mx.array:
+    """Serve the products of a layer of quantized experts, and keep the call for others like it."""
+    form = (True, layer.group_size, layer.bits, layer.mode)
+    op: Callable[..., mx.array] = gather_qmm
+    serve: Callable[..., Served[mx.array]] = inspect.unwrap(op)
+
+    def given(*arrays: Any) -> tuple[Any, ...]:  # noqa: ANN401 - arrays, or None
+        x, weight, scales, biases, global_scale, lhs, rhs = arrays
+        return (x, weight, scales, biases, lhs, rhs, *form, global_scale)
+
+    def again(*arrays: Any) -> mx.array:  # noqa: ANN401 - arrays, or None
+        return op(*given(*arrays), sorted_indices=sorted_indices)
+
+    call, result = serve(*given(*arrays), sorted_indices=sorted_indices)
+    _experts.keep(key, call, arrays, again)
+    return result
 
 
 SORTED_ROWS = 64

@@ -940,6 +940,19 @@ class TestMlxsOwnOp:
             forget_prepared()
         assert called[0][1][0] is not x if sorted_ else called[0][1][0] is x
 
+    @pytest.mark.parametrize(("mode", "sorted_"), [("affine", False), ("mxfp4", True)])
+    def test_rows_are_not_sorted_on_cuda_for_affine_weights(
+        self, called, monkeypatch, mode, sorted_
+    ):
+        monkeypatch.setattr(mx.cuda, "is_available", lambda: True)
+        chosen = mx.arange(1100)[:, None] % 5
+        x, w = mx.zeros((1100, 1, 1, 64)), mx.quantize(mx.zeros((5, 32, 64)), mode=mode)
+        with tg.use_backend("mlx"):
+            forget_prepared()
+            tg.gather_qmm(x, *w, rhs_indices=chosen, mode=mode)
+            forget_prepared()
+        assert called[0][1][0] is not x if sorted_ else called[0][1][0] is x
+
 
 def test_indices_of_kernels_need_not_be_flat():
     """Where nothing is being followed: a node of the graph costs as much as a call."""

@@ -54,11 +54,12 @@ def error(got, expected):
 def called(monkeypatch):
     """Return the ops that routes of experts have called."""
     made = []
-    gather_qmm, gathered = tg.nn.gather_qmm, tg.nn.gathered
+    route, gathered = tg.nn.SwitchRoute.__call__, tg.nn.gathered
 
-    def noting(*args, **kwargs):
-        made.append("gather_qmm")
-        return gather_qmm(*args, **kwargs)
+    def noting(layer, *args, **kwargs):
+        if "scales" in layer and "bias" not in layer:
+            made.append("gather_qmm")
+        return route(layer, *args, **kwargs)
 
     def noting_routed(*args, **kwargs):
         is_quantized = kwargs.get("scales") is not None
@@ -66,7 +67,7 @@ def called(monkeypatch):
         made.append(f"gather_{kind}")
         return gathered(*args, **kwargs)
 
-    monkeypatch.setattr(tg.nn, "gather_qmm", noting)
+    monkeypatch.setattr(tg.nn.SwitchRoute, "__call__", noting)
     monkeypatch.setattr(tg.nn, "gathered", noting_routed)
     return made
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
 import mlx.core as mx
 
@@ -216,7 +217,7 @@ def _front(
     assert {*arrays} == {*known}
     assert {*often} <= {*parameters}
     calls: dict[object, Callable[..., R]] = {}
-    _all_calls.append(calls)
+    on_forgetting_calls(calls.clear)
     scope: dict[str, Any] = {
         "mx": mx,
         "array": mx.array,
@@ -237,16 +238,34 @@ def _front(
     return cast("Callable[..., R]", front)
 
 
-_all_calls: list[dict[Any, Any]] = []
+_forgetting: list[Callable[[], None]] = []
+
+
+def on_forgetting_calls(forget: Callable[[], None]) -> None:
+    """Have a function called that forgets calls which the fast path has kept, when it does."""
+    _forgetting.append(forget)
 
 
 def forget() -> None:
     """Forget the calls of all ops."""
-    for calls in _all_calls:
-        calls.clear()
+    for one in _forgetting:
+        one()
 
 
 on_forgetting(forget)
+
+_checking: WeakSet[Callable[..., Any]] = WeakSet()
+
+
+def by_mlx(call: Callable[..., R]) -> Callable[..., R]:
+    """Note that a call passes all its arrays to an op of MLX, which looks at each; return it."""
+    _checking.add(call)
+    return call
+
+
+def checks_arrays(call: Callable[..., Any]) -> bool:
+    """Return whether a call is `by_mlx`."""
+    return call in _checking
 
 
 def _keeper(calls: dict[object, Callable[..., R]]) -> Callable[[object, Served[R]], R]:

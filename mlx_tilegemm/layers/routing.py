@@ -23,6 +23,9 @@ Function = Callable[..., Any]
 _active: ContextVar[frozenset[Site]] = ContextVar("mlx_tilegemm_sites", default=frozenset())
 
 
+_NOTHING: frozenset[Site] = frozenset()
+
+
 class Place(Hashable, Protocol):
     """Something that holds a function and can be made to hold another."""
 
@@ -196,7 +199,7 @@ def _hook(site: Site, original: Function) -> Function:
         if site not in active:
             return original(*args, **kwargs)
         # A route that calls what it stands in for must not come back to itself.
-        token = _active.set(active - {site})
+        token = _active.set(active - {site} if len(active) > 1 else _NOTHING)
         try:
             return site.route(original, *args, **kwargs)
         finally:
@@ -231,7 +234,8 @@ class _Routed(AbstractContextManager[None]):
         except BaseException:
             self._leave(entered)
             raise
-        self._token = _active.set(_active.get().union(self._sites))
+        around = _active.get()
+        self._token = _active.set(around.union(self._sites) if around else frozenset(self._sites))
 
     def __exit__(self, *_: object) -> None:
         _active.reset(self._token)

@@ -190,3 +190,44 @@ def test_what_is_not_finite_stays_so(names, side, value):
     finite = np.isfinite(rounded)
     assert np.array_equal(y[~finite], rounded[~finite], equal_nan=True)
     assert np.all(np.abs(y[finite] - wanted[finite]) <= 64 * 2.0**-23 * scale[finite])
+
+
+@pytest.mark.parametrize("value", [1.0, *NOT_FINITE])
+@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("float16", "bfloat16", "bfloat16"),
+        ("bfloat16", "bfloat16", "float16"),
+        ("float16", "float16", "float16"),
+        ("float32", "bfloat16", "float16"),
+        ("float32", "float32", "float32"),
+    ],
+    ids=str,
+)
+def test_attention_of_sixteen_rows(names, softmax, value):
+    """Operands of 16 bits come from threadgroup memory as they are, a few rows at a time."""
+    rng = np.random.default_rng(2)
+    shapes = ((1, 4, 75, 48), (1, 2, 71, 48), (1, 2, 71, 56))
+    arrays = [rng.normal(size=shape) for shape in shapes]
+    arrays[2][0, 1, 40, 9] = value
+    q, k, v = (
+        mx.array(one, dtype=mx.float32).astype(DTYPES[name])
+        for one, name in zip(arrays, names, strict=True)
+    )
+    config = "64x32-staged-tall" if "float16" in names else "32x16-staged-tall"
+    with tg.use_backend("cuda"), tg.use_kernel(f"attention_chain/{config}"):
+        out = tg.attention_chain(
+            q, k, v, softmax=softmax, scale=0.3, out_dtype=mx.float32, stream=mx.gpu
+        )
+    wide = [np.array(x.astype(mx.float32)).astype(np.float64) for x in (q, k, v)]
+    scores = 0.3 * wide[0] @ np.repeat(wide[1], 2, axis=1).swapaxes(-1, -2)
+    weights = np.exp(scores - scores.max(-1, keepdims=True)) if softmax else scores
+    weights = weights / weights.sum(-1, keepdims=True) if softmax else weights
+    values = np.repeat(wide[2], 2, axis=1)
+    with np.errstate(invalid="ignore"):
+        wanted, scale = weights @ values, np.abs(weights) @ np.abs(values)
+    got, finite = np.array(out), np.isfinite(wanted)
+    assert np.array_equal(got[~finite], wanted[~finite].astype(np.float32), equal_nan=True)
+    room = 2.0**-23 * (71 + 8 * 48) * (1 + np.abs(scores).max())
+    assert np.all(np.abs(got[finite] - wanted[finite]) <= room * scale[finite])

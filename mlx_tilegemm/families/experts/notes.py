@@ -26,7 +26,9 @@ def notes(problem: AnyProblem, decision: Decision, route: Route, chip: Chip) -> 
 
 
 def _mlx_notes(problem: ExpertProblem) -> list[str]:
-    ordering = ["rows are sorted by expert first, and back after"] * sorts(problem, least_sorted())
+    ordering = ["rows are sorted by expert first, and back after"] * sorts(
+        problem, least_sorted(problem)
+    )
     if problem.has_codes:
         return ["MLX's ops decode the weight into a copy of float32 first", *ordering]
     compute = problem.computed

@@ -16,7 +16,7 @@ from ...call.precision import unrounded
 from ...call.transforms import on
 from ...core import mlx_ops
 from ...core.dtypes import FLOAT32
-from ...core.fast_path import DirectRun
+from ...core.fast_path import DirectRun, by_mlx
 from ...core.problem import Factors
 from ...formats import TENSOR_SCALE
 from .key import NAME
@@ -39,7 +39,8 @@ def multiplies_float32(problem: QuantizedProblem) -> bool:
 
 def _prepared(problem: QuantizedProblem) -> Run:
     weight, own = problem.weight, problem.computed is problem.natural
-    options = (problem.transpose, weight.group, weight.bits, weight.mode)
+    transpose, group, bits, mode = problem.transpose, weight.group, weight.bits, weight.mode
+    options = (transpose, group, bits, mode)
     is_affine, is_empty = problem.biases is not None, problem.is_empty
     ends = problem.tensor_scale or problem.bias is not None
     out = problem.out.mlx
@@ -50,10 +51,11 @@ def _prepared(problem: QuantizedProblem) -> Run:
     has_axes = has_rows and len(problem.operands[0].shape) >= len(problem.operands[1].shape)
     as_given = own and problem.out is problem.computed and has_axes and not (is_empty or ends)
 
+    @by_mlx
     def direct(
         x: mx.array, w: mx.array, scales: mx.array, biases: mx.array | None, *_: None
     ) -> mx.array:
-        return mlx_ops.quantized_matmul(x, w, scales, biases, *options)
+        return mlx_ops.quantized_matmul(x, w, scales, biases, transpose, group, bits, mode)
 
     def run(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
