@@ -134,7 +134,7 @@ def sides(problem: DeltaProblem) -> list[Side]:
     MLX has kernels for some heads alone, and rounds the gates to the dtype of q.
     """
     arrays = family_of(problem).draw(problem, Data())
-    plan = choose(problem, chips.get("m1-max"), "any").plan
+    plan = choose(problem, chips.get("m4-max"), "any").plan
     assert plan is not None
     run = kernel_run(problem, plan, EmulatorBackend())
     chunks = plan.kernel != "delta_recurrent"
