@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...backends import backend_named
-from ...core.plan import REGISTER_LIMIT, THREADGROUP_MEMORY_LIMIT, THREADS_LIMIT
+from ...core.plan import THREADS_LIMIT
 from ...machine import chips
 from ...strict.toolchain import (
     ClangMissingError,
@@ -273,8 +273,9 @@ def _nearest(report: Report) -> str:
     stages = [stage for outcome in report.outcomes for stage in outcome.stages]
     if not stages:
         return "Nothing was run."
-    most = {name: max(getattr(stage, name) for stage in stages) for name in _LIMITS}
-    rows = [f"| {text} | {most[name]} | {limit} |" for name, (text, limit) in _LIMITS.items()]
+    most = {name: max(getattr(stage, name) for stage in stages) for name in _LIMITED}
+    limits = _limits(report)
+    rows = [f"| {text} | {most[name]} | {limits[name]} |" for name, text in _LIMITED.items()]
     error = max(outcome.error_share for outcome in report.outcomes)
     return "\n".join(
         [
@@ -288,12 +289,23 @@ def _nearest(report: Report) -> str:
     )
 
 
-_LIMITS = {
-    "threads": ("threads", THREADS_LIMIT),
-    "threadgroup_bytes": ("bytes of threadgroup memory", THREADGROUP_MEMORY_LIMIT),
-    "registers": ("registers of a thread, estimated", REGISTER_LIMIT - 1),
+_LIMITED = {
+    "threads": "threads",
+    "threadgroup_bytes": "bytes of threadgroup memory",
+    "registers": "registers of a thread, estimated",
 }
-"""Resources of a stage, in words, and the most that is allowed."""
+"""Resources of a stage, in words."""
+
+
+def _limits(report: Report) -> dict[str, int]:
+    """Return the most that any of the report's chips allows."""
+    names = _chips_of(report).split(", ")
+    limits = [one.limits for one in (*chips.CHIPS, chips.NVIDIA) if one.name in names]
+    return {
+        "threads": THREADS_LIMIT,
+        "threadgroup_bytes": max(one.threadgroup_bytes for one in limits),
+        "registers": max(one.registers for one in limits) - 1,
+    }
 
 
 def _earlier(report: Report) -> str:
@@ -355,12 +367,13 @@ def _resources(report: Report) -> str:
         f"| {kernel} | {config} | {_needs(found)} |"
         for (kernel, config), found in sorted(groups.items())
     ]
+    most = _limits(report)
     return "\n".join(
         [
             "## Resources",
             "",
-            f"The largest of all variants of a configuration. Limits: {THREADS_LIMIT} threads, "
-            f"{THREADGROUP_MEMORY_LIMIT} bytes, fewer than {REGISTER_LIMIT} registers. Registers "
+            f"The largest of all variants of a configuration. Limits: {most['threads']} threads, "
+            f"{most['threadgroup_bytes']} bytes and {most['registers']} registers. Registers "
             "are our estimate; threads per core follow from the occupancy table of a chip that may "
             f"run it, of {_chips_of(report)}. Each text declares its threads as its limit; MLX "
             "does not tell what limit a compiled kernel has.",
