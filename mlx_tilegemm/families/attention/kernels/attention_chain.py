@@ -38,6 +38,10 @@ from ..work import AttentionTile, attention_work
 MAX_HEAD_DIM = 512
 """Of q, k and v; of the positional parts of q and k it is a quarter."""
 
+FEW_SIMDGROUPS, FEW_SIMDGROUPS_REGISTERS = 2, 116
+"""Most registers, as estimated, of so few simdgroups that stage float32 values: moving code out of
+their loop takes a dozen more."""
+
 OWN_FRAGMENTS = 36
 """Fragments of q and of the result that one simdgroup keeps in registers without head groups."""
 
@@ -89,9 +93,8 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     if reason:
         return reason
     needs = _resources(forward_fields(problem), config)
-    reason = reject_resources(needs, chip.limits) or reject_grid(
-        _grid(problem, config, needs.threads)
-    )
+    reason = reject_resources(needs, chip.limits) or _reject_few(problem, config, needs)
+    reason = reason or reject_grid(_grid(problem, config, needs.threads))
     reason = reason or reject_attention_sizes(problem)
     if reason is None and not threads_per_core(needs, chip):
         return (
@@ -124,6 +127,13 @@ def _reject_tile(problem: AttentionProblem, config: Config, chip: Chip) -> str |
     reason = reason or (tiny_operand(problem.operands[:1]) if config.keeps_q else None)
     if reason:
         return f"{reason}, from which nothing is staged"
+    return None
+
+
+def _reject_few(problem: AttentionProblem, config: Config, needs: Resources) -> str | None:
+    few = config.staged and not config.tall and config.simdgroups <= FEW_SIMDGROUPS
+    if few and problem.v is FLOAT32 and needs.registers > FEW_SIMDGROUPS_REGISTERS:
+        return f"about {needs.registers} registers a thread exceed {FEW_SIMDGROUPS_REGISTERS}"
     return None
 
 
