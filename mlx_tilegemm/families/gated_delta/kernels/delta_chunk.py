@@ -168,7 +168,7 @@ def held_registers(config: Config, problem: DeltaProblem) -> int:
     left in between, and fewer where no decays of a row are kept.
     """
     guard = 8 * (problem.key_dim % FRAGMENT != 0)
-    scaled = 3 * (problem.normalize + bool(problem.every))
+    scaled = 4 * (problem.normalize + bool(problem.every))
     kept = 6 * problem.vector_gate * (config.column_fragments - 1)
     held = 2 * fragments(problem.key_dim, 1) * config.column_fragments
     # So many threads are left few registers, for which a compiler moves what it need not otherwise.

@@ -49,7 +49,8 @@ BFLOAT16_REGISTERS = 8
 """Those of rows of bfloat16 then, whose last elements have a register each."""
 
 SHARED_RUN_REGISTERS = 2
-"""Those of each row then where a run of ``b`` has several scales."""
+"""Those of each row then where a run of ``b`` has several scales; half of one more for each further
+column."""
 
 SHORT_RUN_ROWS = 4
 """Rows from which on runs are short, so that four columns share what is read of ``a``; so they are
@@ -178,7 +179,8 @@ def _broken_registers(problem: ScaledProblem, config: GemvTile, run: int) -> int
     rows, further = config.rows, config.columns - 1
     scales = problem.b_scales
     several = scales is not None and scales.width % run != 0
-    options = BATCH_REGISTERS * (problem.batch_size > 1) + SHARED_RUN_REGISTERS * rows * several
+    options = BATCH_REGISTERS * (problem.batch_size > 1)
+    options += (SHARED_RUN_REGISTERS * rows + rows * further // 2) * several
     options += BFLOAT16_REGISTERS * (problem.a is BFLOAT16)
     if problem.a_scales and not problem.is_integer:
         options += SCALED_ROW_REGISTERS
