@@ -35,6 +35,9 @@ from ..spec import (
 
 NAME = "delta_chunk"
 
+LARGE_HEAD = 16
+"""Fragments along the keys of a large head."""
+
 FRAGMENT_BYTES = FRAGMENT * FRAGMENT * FLOAT32.bytes
 
 SCORE_INSTRUCTIONS = 48
@@ -146,6 +149,8 @@ def resources(config: Config, problem: DeltaProblem) -> Resources:
     along = fragments(problem.key_dim, 1)
     # Places of fragments that an instruction has no room for.
     places = along // 3
+    # Few threads with small heads are left many registers.
+    places += 5 * (config.simdgroups == 2 and along < LARGE_HEAD)
     return Resources(
         threads=config.threads,
         threadgroup_bytes=shared_bytes(problem),

@@ -57,7 +57,16 @@ UNROLLED_COLUMN_REGISTERS = 7
 """Further ones then where the weight is stored ``[k, n]``."""
 
 UNROLLED_TALL_REGISTERS = 8
-"""Further ones of these for more rows of fragments than columns."""
+"""Further ones of these for more rows of fragments than columns, from `SMALL` on."""
+
+UNROLLED_MIDDLE_REGISTERS, UNROLLED_PLAIN_REGISTERS = -12, -22
+"""Further ones then of `MIDDLE` fragments; and of weights stored ``[k, n]``, if these have no
+biases or codes of odd widths."""
+
+MIDDLE = 8
+
+COLUMN_REGISTERS = 8
+"""Further ones where such a weight's steps are not unrolled, of fewer than `LARGE` fragments."""
 
 UNROLLED_SMALL_REGISTERS = -6
 """Further ones then beside fewer than `SMALL` fragments."""
@@ -93,9 +102,16 @@ def _registers(problem: QuantizedProblem, config: DecodingTile) -> int:
         biased = problem.biases is not None and problem.weight.bits not in BROKEN_BITS
         further += UNROLLED_REGISTERS + UNROLLED_BIAS_REGISTERS * biased
         if not problem.transpose:
-            further += UNROLLED_COLUMN_REGISTERS + UNROLLED_TALL_REGISTERS * (rows > columns)
+            tall = rows > columns and rows * columns >= SMALL
+            further += UNROLLED_COLUMN_REGISTERS + UNROLLED_TALL_REGISTERS * tall
+        if rows * columns == MIDDLE and problem.transpose:
+            further += UNROLLED_MIDDLE_REGISTERS
+        elif rows * columns == MIDDLE and (problem.biases is None or problem.weight.bits % 2):
+            further += UNROLLED_PLAIN_REGISTERS
         further += UNROLLED_SMALL_REGISTERS * (rows * columns < SMALL)
         further += UNROLLED_LARGE_REGISTERS * (rows * columns >= LARGE)
+    elif not problem.transpose and rows * columns < LARGE:
+        further += COLUMN_REGISTERS
     return 2 * (rows * columns + rows + columns) + BASE_REGISTERS + further
 
 

@@ -12,7 +12,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import BFLOAT16
+from ....core.dtypes import BFLOAT16, INT8
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
@@ -39,6 +39,9 @@ LONG_RUN, SHORT_RUN = 16, 8
 PLACE_REGISTERS = 4
 """Registers of the places of several products where ``b`` is stored ``[k, n]``."""
 
+INTEGER_REGISTERS = -8
+"""Further registers there of codes of int8, which are numbers already."""
+
 BATCH_REGISTERS = 8
 """Further registers of several products where k ends within a run: where theirs begin."""
 
@@ -51,6 +54,9 @@ BFLOAT16_REGISTERS = 8
 SHARED_RUN_REGISTERS = 2
 """Those of each row then where a run of ``b`` has several scales; half of one more for each further
 column."""
+
+MANY_SUMS, MANY_SUMS_REGISTERS = 32, 9
+"""Those of so many sums then."""
 
 SHORT_RUN_ROWS = 4
 """Rows from which on runs are short, so that four columns share what is read of ``a``; so they are
@@ -160,7 +166,9 @@ def _registers(problem: ScaledProblem, config: GemvTile, run: int) -> int:
     rows, further = config.rows, config.columns - 1
     if not problem.transpose_b:
         # Each row has the sums of a run, and they share a run of codes.
-        return (rows + 1) * run + 3 * rows + 15 + PLACE_REGISTERS * (problem.batch_size > 1)
+        options = PLACE_REGISTERS * (problem.batch_size > 1)
+        options += INTEGER_REGISTERS * (problem.b is INT8)
+        return (rows + 1) * run + 3 * rows + 15 + options
     if config.staged:
         # One step has nothing of the next.
         return 14 + 5 * rows + (8 if problem.k <= SIMD_WIDTH * run else 16) * further
@@ -182,6 +190,7 @@ def _broken_registers(problem: ScaledProblem, config: GemvTile, run: int) -> int
     options = BATCH_REGISTERS * (problem.batch_size > 1)
     options += (SHARED_RUN_REGISTERS * rows + rows * further // 2) * several
     options += BFLOAT16_REGISTERS * (problem.a is BFLOAT16)
+    options += MANY_SUMS_REGISTERS * (rows * config.columns >= MANY_SUMS)
     if problem.a_scales and not problem.is_integer:
         options += SCALED_ROW_REGISTERS
     if run == LONG_RUN:
