@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm.core.render import TEMPLATES
 from mlx_tilegemm.cuda import CudaKernel, Settings, compiler, metal_kernel, settings
 from mlx_tilegemm.cuda import kernel as kernels
+from mlx_tilegemm.cuda import translate as translation
 from mlx_tilegemm.cuda.translate import Geometry, translate
 from mlx_tilegemm.errors import KernelCompileError, ProblemError
 
@@ -361,3 +363,11 @@ class TestCompile:
         text = TEXT.replace("  y[", f"  {head}{body};  y[")
         made = translate(text, WHOLE)
         assert compiler.compile_code(made.code, "90", made.options)[:4] == b"\x7fELF"
+
+
+def test_every_header_of_the_executor_is_included():
+    headers = {one.name: one.read_text() for one in compiler.OWN_INCLUDE.rglob("*.h")}
+    others = "".join(one.read_text() for one in compiler.INCLUDE.rglob("*.h"))
+    known = "".join(headers.values()) + others + Path(translation.__file__).read_text()
+    assert len(headers) > 5
+    assert [name for name in headers if f"executor/{name}" not in known] == []
