@@ -192,28 +192,28 @@ MSL_INLINE uint bits_of_pair(const vec<T, 2>& pair) {
   return __builtin_bit_cast(uint, pair);
 }
 
-MSL_INLINE pair_of_floats multiply_pairs(half, uint a, uint b) {
-  product_rows rows = {};
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(rows.x), "+f"(rows.y), "+f"(rows.z), "+f"(rows.w)
-      : "r"(a), "r"(0), "r"(transposed(b)));
-  return {rows.x, rows.y};
-}
-
-MSL_INLINE pair_of_floats multiply_pairs(bfloat, uint a, uint b) {
-  product_rows rows = {};
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(rows.x), "+f"(rows.y), "+f"(rows.z), "+f"(rows.w)
-      : "r"(a), "r"(0), "r"(transposed(b)));
-  return {rows.x, rows.y};
+// rows += [upper; lower] right, for pairs of 16-bit numbers, the right one's transposed.
+template <class T>
+MSL_INLINE void multiply_pairs(product_rows& rows, uint upper, uint lower, uint right) {
+  if constexpr (same<T, half>) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(rows.x), "+f"(rows.y), "+f"(rows.z), "+f"(rows.w)
+        : "r"(upper), "r"(lower), "r"(right));
+  } else {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(rows.x), "+f"(rows.y), "+f"(rows.z), "+f"(rows.w)
+        : "r"(upper), "r"(lower), "r"(right));
+  }
 }
 
 template <class A, class B>
 MSL_INLINE pair_of_floats product_of(const vec<A, 2>& a, const vec<B, 2>& b) {
   if constexpr (same<A, B> && sizeof(A) == 2) {
-    return multiply_pairs(A{}, bits_of_pair(a), bits_of_pair(b));
+    product_rows rows = {};
+    multiply_pairs<A>(rows, bits_of_pair(a), 0, transposed(bits_of_pair(b)));
+    return {rows.x, rows.y};
   } else {
     return multiply_floats(
         {static_cast<float>(a[0]), static_cast<float>(a[1])},

@@ -90,26 +90,11 @@ MSL_INLINE void load_columns(uint (&pairs)[ROWS][COLUMNS], const Tile<ROWS, COLU
   }
 }
 
-// rows += [upper; lower] right, for a depth of eight and of sixteen numbers.
-template <PairType TYPE>
-MSL_INLINE void multiply_pairs(product_rows& rows, uint upper, uint lower, uint right) {
-  if constexpr (TYPE == PairType::half) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(rows.x), "+f"(rows.y), "+f"(rows.z), "+f"(rows.w)
-        : "r"(upper), "r"(lower), "r"(right));
-  } else {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(rows.x), "+f"(rows.y), "+f"(rows.z), "+f"(rows.w)
-        : "r"(upper), "r"(lower), "r"(right));
-  }
-}
-
-template <PairType TYPE>
+// rows += [upper; lower] right, for a depth of sixteen numbers.
+template <class T>
 MSL_INLINE void multiply_pairs(
     product_rows& rows, const uint* upper, const uint* lower, uint right, uint next_right) {
-  if constexpr (TYPE == PairType::half) {
+  if constexpr (same<T, half>) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
         "{%8, %9}, {%0, %1, %2, %3};"
         : "+f"(rows.x), "+f"(rows.y), "+f"(rows.z), "+f"(rows.w)
@@ -123,17 +108,17 @@ MSL_INLINE void multiply_pairs(
 }
 
 // Of all depth, for one column of matrices.
-template <PairType TYPE, int DEPTH, int COLUMNS>
+template <class T, int DEPTH, int COLUMNS>
 MSL_INLINE void multiply_column(
     product_rows& rows, const uint (&upper)[DEPTH], const uint (&lower)[DEPTH],
     const uint (&right)[DEPTH][COLUMNS], int column) {
 #pragma unroll
   for (int d = 0; d + 1 < DEPTH; d += 2) {
-    multiply_pairs<TYPE>(rows, upper + d, lower + d, right[d][column], right[d + 1][column]);
+    multiply_pairs<T>(rows, upper + d, lower + d, right[d][column], right[d + 1][column]);
   }
   if constexpr (DEPTH % 2 == 1) {
     constexpr int last = DEPTH - 1;
-    multiply_pairs<TYPE>(rows, upper[last], lower[last], right[last][column]);
+    multiply_pairs<T>(rows, upper[last], lower[last], right[last][column]);
   }
 }
 
@@ -151,7 +136,7 @@ MSL_INLINE void set_rows(
 }
 
 // Rows of the type of the right operand. Tensor cores add up, as in MLX's own products of such.
-template <PairType TYPE, template <int, int> class Tile, int COLUMNS, int DEPTH>
+template <class T, template <int, int> class Tile, int COLUMNS, int DEPTH>
 MSL_INLINE void add_alike(
     Tile<1, COLUMNS>& sum, Tile<1, COLUMNS>& next_sum, const Tile<1, DEPTH>& left,
     const Tile<1, DEPTH>& next_left, const uint (&right)[DEPTH][COLUMNS]) {
@@ -164,7 +149,7 @@ MSL_INLINE void add_alike(
 #pragma unroll
   for (int j = 0; j < COLUMNS; ++j) {
     product_rows rows = rows_of(sum.at[0][j], next_sum.at[0][j]);
-    multiply_column<TYPE>(rows, upper, lower, right, j);
+    multiply_column<T>(rows, upper, lower, right, j);
     set_rows(sum.at[0][j], next_sum.at[0][j], rows);
   }
 }
@@ -226,9 +211,9 @@ MSL_INLINE void add_bfloat_parts(
 #pragma unroll
   for (int j = 0; j < COLUMNS; ++j) {
     product_rows leading = {}, rests = {};
-    multiply_column<PairType::bfloat>(leading, upper[0], lower[0], right, j);
-    multiply_column<PairType::bfloat>(rests, upper[1], lower[1], right, j);
-    multiply_column<PairType::bfloat>(rests, upper[2], lower[2], right, j);
+    multiply_column<bfloat>(leading, upper[0], lower[0], right, j);
+    multiply_column<bfloat>(rests, upper[1], lower[1], right, j);
+    multiply_column<bfloat>(rests, upper[2], lower[2], right, j);
     add_to(sum.at[0][j], joined_parts(leading.x, rests.x), joined_parts(leading.y, rests.y));
     add_to(next_sum.at[0][j], joined_parts(leading.z, rests.z), joined_parts(leading.w, rests.w));
   }
@@ -296,9 +281,9 @@ MSL_INLINE void two_rows_mma(
   const PairType upper = common_pairs(left).type, lower = common_pairs(next_left).type;
   const PairType of_left = upper == lower ? upper : PairType::none;
   if (of_left == PairType::half && of_right.type == PairType::half) {
-    add_alike<PairType::half>(sum, next_sum, left, next_left, columns);
+    add_alike<half>(sum, next_sum, left, next_left, columns);
   } else if (of_left == PairType::bfloat && of_right.type == PairType::bfloat) {
-    add_alike<PairType::bfloat>(sum, next_sum, left, next_left, columns);
+    add_alike<bfloat>(sum, next_sum, left, next_left, columns);
   } else if (of_left != PairType::none) {
     add_unlike(sum, next_sum, of_left, left, next_left, of_right.type, columns);
   } else if (of_right.type == PairType::bfloat) {
