@@ -28,7 +28,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, Spread, measure, spread
+from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, Spread, Work, measure, spread
 
 RESULT = Path(__file__).parent / "results" / "mlx-route.md"
 LIMIT = 0.95
@@ -251,8 +251,8 @@ PENDING_BYTES = 1 << 28
 def repeated(call: Callable[[], mx.array | Sequence[mx.array]]) -> Launches:
     """Return a function that makes a call so many times, lets results pile up, and waits."""
 
-    def make(count: int) -> None:
-        waiting: list[mx.array] = []
+    def make(count: int, work: Work | None) -> None:
+        waiting = [] if work is None else [work()]
         pending = 0
         for _ in range(count):
             found = call()

@@ -15,8 +15,8 @@ from fake_metal import ON_A_GPU, clocked_metal
 import mlx_tilegemm as tg
 from mlx_tilegemm import dispatch
 from mlx_tilegemm.assurance import canary, measurements, tuning
-from mlx_tilegemm.assurance.tuning import Status
-from mlx_tilegemm.assurance.tuning.calls import launches, mistake, workload
+from mlx_tilegemm.assurance.tuning import Status, calls
+from mlx_tilegemm.assurance.tuning.calls import busy, launches, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
@@ -267,7 +267,7 @@ class TestLaunches:
             seen.append(operands[1])
             return operands[:1]
 
-        launches(call, [(mx.ones(2), name) for name in "abc"])(4)
+        launches(call, [(mx.ones(2), name) for name in "abc"])(4, None)
         assert seen == ["a", "b", "c", "a"]
 
     def test_a_call_waits_for_all_results_of_the_one_before(self):
@@ -284,8 +284,42 @@ class TestLaunches:
             assert one.tolist() == first.tolist()
             return mx.abs(first.astype(mx.float32)), mx.negative(first)
 
-        launches(call, [(first,)])(2)
+        launches(call, [(first,)])(2, None)
         assert ["Abs" in graph and "Negative" in graph for graph in made_of] == [False, True]
+
+    def test_calls_come_after_work(self):
+        work, graph = mx.negative(mx.ones(3)), io.StringIO()
+
+        def call(operands):
+            mx.export_to_dot(graph, operands[0])
+            return operands
+
+        make = launches(call, [(mx.ones(2),)])
+        make(0, lambda: work)
+        assert not graph.getvalue()
+        make(1, lambda: mx.negative(mx.ones(3)))
+        assert "Negative" in graph.getvalue()
+
+    @pytest.mark.parametrize("speed", [1e9, 1e12, 4e12])
+    def test_work_lasts_longer_than_a_sample(self, monkeypatch, speed):
+        """On GPUs of so many elements a second, of which the last would finish more too soon."""
+        now, effort = [0.0], Effort(sample_seconds=4e-3)
+
+        def steps(size, count):
+            def work():
+                assert size <= calls.MOST_ELEMENTS
+                assert count <= calls.MOST_STEPS
+                now[0] += count * size / speed
+                return mx.zeros(1)
+
+            return work
+
+        monkeypatch.setattr(calls, "_steps", steps)
+        work = calls.busy(effort, lambda: now[0])
+        start = now[0]
+        work()
+        least = min(2 * effort.sample_seconds, calls.MOST_STEPS * calls.MOST_ELEMENTS / speed)
+        assert 0.99 * least <= now[0] - start < 1
 
 
 class TestMeasure:
@@ -296,7 +330,7 @@ class TestMeasure:
         state = {"now": 0.0}
 
         def call(name):
-            def make(count):
+            def make(count, work):
                 for _ in range(count):
                     state["now"] += seconds[name](state["now"])
                 if log is not None:
@@ -341,6 +375,21 @@ class TestMeasure:
     def test_a_clock_that_stands_still_ends(self):
         calls, _ = self.calls({"a": lambda _: 1.0})
         assert measure(calls, lambda: 0.0, Effort(rounds=1)) == {"a": [0.0]}
+        busy(Effort(), lambda: 0.0)()
+
+    def test_work_hides_the_time_in_which_calls_are_made(self):
+        """A GPU of 10 us a call, that a program hands one every 40 us, and work of 12 ms."""
+        now = [0.0]
+
+        def make(count, work):
+            ahead = 0.0 if work is None else 12e-3
+            now[0] += max(ahead + 10e-6 * count, 40e-6 * count + 10e-6)
+
+        clock, effort = lambda: now[0], Effort(rounds=2, warm_seconds=0, sample_seconds=4e-3)
+        (alone,) = {*measure({"a": make}, clock, effort)["a"]}
+        assert alone == pytest.approx(40e-6, rel=0.01)
+        samples = measure({"a": make}, clock, effort, lambda: mx.zeros(1))["a"]
+        assert samples == pytest.approx([10e-6] * 2)
 
     def test_spread(self):
         assert spread([3.0]).low == 3.0

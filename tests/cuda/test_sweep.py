@@ -118,19 +118,21 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "plain", "left", "count"),
+    ("kernel", "plain", "left", "program", "count"),
     [
-        ("gemv/1x4-8", 20.0, 9.0, 0),
-        ("gemv/1x4-8", 9.0, 11.0, 1),
-        (MLX, 11.0, 11.0, 1),
-        (MLX, 9.0, 11.0, 0),
+        ("gemv/1x4-8", 20.0, 9.0, 20.0, 0),
+        ("gemv/1x4-8", 9.0, 11.0, 9.8, 1),
+        ("gemv/1x4-8", 9.0, 11.0, 9.6, 0),
+        (MLX, 11.0, 11.0, 9.0, 1),
+        (MLX, 9.0, 11.0, 20.0, 0),
     ],
 )
-def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, plain, left, count):
+def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, plain, left, program, count):
     op, text = SMALL[0]
     ours = next(iter(sweep.plans(written.problem_of(op, text), 1)))
     rows = [sweep.row(op, text, {MLX: 20.0, ours: 10.0}, {})]
     called = {"op": op, "problem": text, "kernel": kernel, "ours_us": 10.0, "mlx_us": plain}
+    called["program"] = {"ours_us": 10.0, "left_us": program}
     failed = {"op": op, "problem": "another", "failed": "no answer in 5 s"}
     calls = [{**called, "left_us": left}, failed]
     environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
@@ -140,25 +142,30 @@ def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, plain, left, cou
 
 def test_calls_are_left_to_mlx():
     found = []
-    call = sweep.left_to_mlx(lambda count: found.append((count, current_settings().kernel)))
-    call(3)
-    assert found == [(3, MLX)]
+    call = sweep.left_to_mlx(lambda *given: found.append((*given, current_settings().kernel)))
+    call(3, None)
+    assert found == [(3, None, MLX)]
     assert current_settings().kernel is None
 
 
 def test_the_table_has_every_problem_once_in_its_kind():
+    times = {"ours_us": 1, "mlx_us": 2, "mlx_over_ours": 2.0}
     rows = [
-        {"op": op, "problem": text, "kernel": "k", "ours_us": 1, "mlx_us": 2, "mlx_over_ours": 2.0}
+        {"op": op, "problem": text, "kernel": "k", **times, "program": times}
         for op, text in written.problems()
     ]
-    slow = [{**one, "kernel": MLX, "mlx_over_ours": 0.5} for one in rows]
-    lines = sweep.both(rows, [*slow[:4], *rows[4:]]).splitlines()
+    slow = [{**one, "kernel": MLX, "mlx_over_ours": 0.5} for one in rows[:4]]
+    slow[0]["program"] = {**times, "mlx_over_ours": 0.9}
+    lines = sweep.both(rows, [*slow, *rows[4:]]).splitlines()
     assert sum(one["problem"] in line for one in rows for line in lines) >= len(rows)
     kinds = [line.split(" | ") for line in lines[2 : lines.index("")]]
     assert sum(int(count) for _, count, *_ in kinds) == len(rows)
-    assert ["| gated delta, 1 token", "2", "2.0", "2.0", "2.0 to 2.0 |"] in kinds
-    counts = f"{len(rows) - 4} of {len(rows)} are at least 0.97"
-    assert any(counts in line and "of the other 4 MLX's own op serves 4" in line for line in lines)
+    wanted = ["| gated delta, 1 token", "2", "2.0", "2.0", "2.0 to 2.0", "2.0", "2.0 to 2.0 |"]
+    assert wanted in kinds
+    (said,) = (line for line in lines if line.startswith("As called"))
+    for count in (4, 1):
+        assert f"{len(rows) - count} of {len(rows)} are at least 0.97" in said
+        assert f"of the other {count} MLX's own op serves {count}" in said
 
 
 def test_a_nan_beside_another_is_no_difference():

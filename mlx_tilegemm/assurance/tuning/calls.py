@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ from ...core.plan import Plan
 from ...core.problem import Factors, Problem
 from ...core.reference import hold
 from ...families import family_of
-from .measure import Launches
+from .measure import Clock, Effort, Launches, Work
 
 if TYPE_CHECKING:
     from ...core.family import Run
@@ -27,6 +28,15 @@ ROWS = 16
 
 AHEAD = 8
 """Calls that are made before those before them are handed to the GPU."""
+
+MOST_ELEMENTS = 1 << 25
+"""Of a step of what keeps a GPU busy: 128 MiB of float32."""
+
+STEPS = 16
+"""That are timed together."""
+
+MOST_STEPS = 512
+"""Of what keeps a GPU busy; more make MLX wait before it hands on what follows."""
 
 Operands = Sequence[mx.array]
 
@@ -81,29 +91,67 @@ def launches(call: Call, sets: Sequence[Operands]) -> Launches:
         call: What is called.
         sets: Operands that calls take in turn; with as many as no cache holds, memory is read.
     """
-    always = mx.array(True)
 
-    def make(count: int) -> None:
-        last: mx.array | None = None
+    def make(count: int, work: Work | None) -> None:
+        last = None if work is None else work()
         for number in range(count):
             first, *others = sets[number % len(sets)]
-            outputs = call([first if last is None else _after(always, first, last), *others])
+            outputs = call([first if last is None else _after(first, last), *others])
             last = outputs[0] if len(outputs) == 1 else mx.depends(outputs[0], [*outputs[1:]])
-            if number % AHEAD == AHEAD - 1:
+            if work is None and number % AHEAD == AHEAD - 1:
                 mx.async_eval(last)
         mx.eval(last)
 
     return make
 
 
-def _after(always: mx.array, array: mx.array, last: mx.array) -> mx.array:
-    """Return a copy of an array that is made after another one, by as few ops as can be."""
-    element = last[(slice(1),) * last.ndim]
-    if element.dtype != array.dtype:
-        element = element.astype(array.dtype)
-    if element.ndim > array.ndim:
-        element = element.reshape((1,) * array.ndim)
-    return mx.where(always, array, element)
+def _after(array: mx.array, last: mx.array) -> mx.array:
+    """Return a copy of an array that is made after another one."""
+    return _copied(array, last[(0,) * last.ndim])
+
+
+@mx.compile
+def _copied(array: mx.array, element: mx.array) -> mx.array:
+    """Return a copy of an array; one kernel, to which an element of another one is handed."""
+    return array + mx.where(True, 0, element).astype(array.dtype)
+
+
+def busy(effort: Effort, clock: Clock) -> Work:
+    """Return work that takes the GPU longer than any sample's calls take to make.
+
+    It is a step alone by a clock on which that takes no time.
+    """
+    wanted, size = 2.5 * effort.sample_seconds, 1 << 20
+    taken = _seconds(_steps(size, STEPS), clock)
+    while size < MOST_ELEMENTS and 0 < taken < wanted / 4:
+        size *= 2
+        taken = _seconds(_steps(size, STEPS), clock)
+    steps = ceil(STEPS * wanted / taken) if taken else 1
+    return _steps(size, min(steps, MOST_STEPS))
+
+
+def _steps(size: int, count: int) -> Work:
+    array = mx.zeros(size)
+    mx.eval(array)
+
+    def work() -> mx.array:
+        last = array
+        for _ in range(count):
+            last = mx.negative(last)
+        mx.async_eval(last)
+        return last
+
+    return work
+
+
+def _seconds(work: Work, clock: Clock) -> float:
+    """Return the least seconds of three turns of work."""
+    found = []
+    for _ in range(3):
+        start = clock()
+        mx.eval(work())
+        found.append(clock() - start)
+    return min(found)
 
 
 def mistake(work: Workload, outputs: Sequence[mx.array], *, by_mlx: bool = False) -> str | None:

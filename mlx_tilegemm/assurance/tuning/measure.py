@@ -3,6 +3,10 @@
 A GPU runs slowly until it has been busy for a while, and its speed drifts with heat and with what
 else it does. Calls are therefore warmed up together and then sampled in rounds: each round takes
 one sample of every call, in a rotating order, and rounds are compared within themselves.
+
+A GPU that has run all that it was handed waits for the program, and what is timed then is Python.
+Where there is work to keep it busy while calls are handed to it, it runs them one after the other
+as soon as that ends: what they take longer than the work alone is the GPU's time of them.
 """
 
 from __future__ import annotations
@@ -11,11 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+import mlx.core as mx
+
 Clock = Callable[[], float]
 """Seconds from any beginning."""
 
-Launches = Callable[[int], None]
-"""Makes a call so many times and waits for the last of them."""
+Work = Callable[[], mx.array]
+"""Begins something that keeps the GPU busy, and returns its result."""
+
+Launches = Callable[[int, Work | None], None]
+"""Makes a call so many times, the first after some work, and waits for the last of them."""
 
 MAX_LAUNCHES = 1024
 """Calls of one sample at most."""
@@ -31,7 +40,8 @@ class Effort:
     Attributes:
         rounds: Rounds of samples.
         warm_seconds: Time that all calls are made for beforehand.
-        sample_seconds: Shortest sample; a call is repeated until it is as long.
+        sample_seconds: Shortest time in which a program makes the calls of a sample and has their
+            results; a call is repeated until it is as long.
         keep: Calls slower than the fastest by more than this are sampled `FIRST_ROUNDS` times only.
     """
 
@@ -64,8 +74,18 @@ def spread(samples: list[float]) -> Spread:
     return Spread(median=middle, low=low, high=high)
 
 
-def measure(calls: dict[str, Launches], clock: Clock, effort: Effort) -> dict[str, list[float]]:
-    """Return the seconds of one call, by name: a sample for every round it took part in."""
+def measure(
+    calls: dict[str, Launches], clock: Clock, effort: Effort, work: Work | None = None
+) -> dict[str, list[float]]:
+    """Return the seconds of one call, by name: a sample for every round it took part in.
+
+    Args:
+        calls: What is timed.
+        clock: What it is timed by.
+        effort: Time that is spent.
+        work: Keeps the GPU busy while calls are handed to it, so that samples are the GPU's time;
+            without it they are the program's.
+    """
     _warm_up(calls, clock, effort)
     counts = {name: _launches(call, clock, effort) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -74,8 +94,10 @@ def measure(calls: dict[str, Launches], clock: Clock, effort: Effort) -> dict[st
         if number == FIRST_ROUNDS:
             running = _fast_ones(running, samples, effort)
         turn = number % len(running)
+        none = 0.0 if work is None else _timed(calls[running[0]], 0, clock, work)
         for name in (*running[turn:], *running[:turn]):
-            samples[name].append(_timed(calls[name], counts[name], clock) / counts[name])
+            taken = _timed(calls[name], counts[name], clock, work)
+            samples[name].append((taken - none) / counts[name])
     return samples
 
 
@@ -83,7 +105,7 @@ def _warm_up(calls: dict[str, Launches], clock: Clock, effort: Effort) -> None:
     start = clock()
     for _ in range(MAX_LAUNCHES):
         for call in calls.values():
-            call(1)
+            call(1, None)
         if clock() - start >= effort.warm_seconds:
             return
 
@@ -98,9 +120,9 @@ def _launches(call: Launches, clock: Clock, effort: Effort) -> int:
     return count
 
 
-def _timed(call: Launches, count: int, clock: Clock) -> float:
+def _timed(call: Launches, count: int, clock: Clock, work: Work | None = None) -> float:
     start = clock()
-    call(count)
+    call(count, work)
     return clock() - start
 
 
