@@ -33,58 +33,47 @@ __forceinline__ bool is_aligned(const volatile void* address) {
   return (reinterpret_cast<__UINTPTR_TYPE__>(address) & (Bytes - 1)) == 0;
 }
 
-// A word of elements that are aligned as a `Unit`.
-template <typename Unit>
-__forceinline__ uint32_t word_at(const Unit* source) {
-  uint32_t word = 0;
+// The `Words` words that begin at a byte of twice as many.
+template <int Words>
+__forceinline__ void shift_down(uint32_t (&words)[2 * Words], uint32_t bytes) {
 #pragma unroll
-  for (int i = 0; i < int(4 / sizeof(Unit)); ++i) {
-    word |= uint32_t(source[i]) << (8 * sizeof(Unit) * i);
+  for (int step = Words / 2; step >= 1; step /= 2) {
+    const bool skips = bytes & (4 * step);
+#pragma unroll
+    for (int i = 0; i < Words + step; ++i) words[i] = skips ? words[i + step] : words[i];
   }
-  return word;
+#pragma unroll
+  for (int i = 0; i < Words; ++i) {
+    words[i] = __funnelshift_r(words[i], words[i + 1], 8 * (bytes & 3));
+  }
 }
 
-template <size_t Alignment>
-struct unit {
-  using type = uint32_t;
-};
-template <>
-struct unit<1> {
-  using type = unsigned char;
-};
-template <>
-struct unit<2> {
-  using type = uint16_t;
-};
-
-// *source, of device or threadgroup memory.
+// *source, of device or threadgroup memory. What lies across the boundary of a vector is taken out of
+// two of them, without a branch: the loads of a step are then on their way together.
 template <typename T>
 __forceinline__ T loaded(const T* source) {
   if constexpr (moves_as_vectors<T>) {
     constexpr size_t bytes = vector_bytes<sizeof(T)>;
-    constexpr int words = int(sizeof(T) / 4);
+    constexpr int words = int(bytes / 4), vectors = int(sizeof(T) / bytes);
+    using Vector = typename mover<bytes>::type;
     struct Words {
       uint32_t at[words];
+    };
+    struct All {
+      Words at[vectors];
     } found;
-    if (is_aligned<bytes>(source)) {
-      using Vector = typename mover<bytes>::type;
-      struct Vectors {
-        Vector at[sizeof(T) / bytes];
-      } vectors;
+    const uint32_t offset = reinterpret_cast<__UINTPTR_TYPE__>(source) & (bytes - 1);
+    const char* begin = reinterpret_cast<const char*>(source) - offset;
+    const Vector* first = reinterpret_cast<const Vector*>(begin);
 #pragma unroll
-      for (size_t i = 0; i < sizeof(T) / bytes; ++i) {
-        vectors.at[i] = reinterpret_cast<const Vector*>(source)[i];
-      }
-      found = __builtin_bit_cast(Words, vectors);
-    } else {
-      // A loop, which is a branch that the other case jumps over, and no array that is indexed.
-      using Unit = typename unit<alignof(T)>::type;
-#pragma unroll 1
-      for (int i = 0; i < words; ++i) {
-#pragma unroll
-        for (int w = 0; w + 1 < words; ++w) found.at[w] = found.at[w + 1];
-        found.at[words - 1] = word_at(reinterpret_cast<const Unit*>(source) + i * 4 / sizeof(Unit));
-      }
+    for (int v = 0; v < vectors; ++v) {
+      uint32_t both[2 * words];
+      *reinterpret_cast<Words*>(both) = __builtin_bit_cast(Words, first[v]);
+      Words next = {};
+      if (offset != 0) next = __builtin_bit_cast(Words, first[v + 1]);
+      *reinterpret_cast<Words*>(both + words) = next;
+      shift_down<words>(both, offset);
+      found.at[v] = *reinterpret_cast<Words*>(both);
     }
     return __builtin_bit_cast(T, found);
   }
