@@ -122,6 +122,10 @@ class Backend(ABC):
         """Return a kernel of this backend for launches alike but for values and the stream."""
         return kernel
 
+    def resident(self, array: mx.array) -> mx.array:
+        """Return a small array, which many launches read, where kernels read it fastest."""
+        return array
+
     def metal_kernel(self) -> KernelMaker | None:
         """Return what makes Metal kernels of others run here; None for `mx.fast.metal_kernel`."""
         return None

@@ -36,6 +36,12 @@ class CudaBackend(Backend):
 
         return cast(Executable, kernel.bound()) if isinstance(kernel, CudaKernel) else kernel
 
+    def resident(self, array: mx.array) -> mx.array:
+        """Return the array in the GPU's own memory."""
+        from ..cuda.memory import on_device
+
+        return on_device(array)
+
     def metal_kernel(self) -> KernelMaker:
         """Return `mlx_tilegemm.cuda.metal_kernel`."""
         from ..cuda import metal_kernel

@@ -30,7 +30,7 @@ def kernel_run(problem: Problem, plan: Plan, backend: Backend) -> Run:
         backend: Where its kernels are compiled.
     """
     positions = tuple(problem.factors.index(name) for name in plan.factors)
-    factor_array = _factor_arrays(positions, problem.accumulates.mlx)
+    factor_array = _factor_arrays(positions, problem.accumulates.mlx, backend)
     run = (_single if _is_direct(problem, plan) else _sequence)(
         problem, plan, backend, factor_array
     )
@@ -46,12 +46,14 @@ def _is_direct(problem: Problem, plan: Plan) -> bool:
     return not others and taken == problem.operand_names and stage.spec.output_names == results
 
 
-def _factor_arrays(positions: tuple[int, ...], dtype: mx.Dtype) -> Callable[[Factors], mx.array]:
+def _factor_arrays(
+    positions: tuple[int, ...], dtype: mx.Dtype, backend: Backend
+) -> Callable[[Factors], mx.array]:
     """Return a function that makes kernels' input ``factors``, and remembers the last ones."""
 
     @lru_cache(maxsize=64)
     def factor_array(factors: Factors) -> mx.array:
-        return mx.array([factors[i] for i in positions], dtype=dtype)
+        return backend.resident(mx.array([factors[i] for i in positions], dtype=dtype))
 
     return factor_array
 
@@ -137,7 +139,7 @@ def _launch(
 
     kernel = backend.bound(backend.compile(render(stage.spec)))
     launch = stage.launch
-    sizes = mx.array(launch.sizes.values, dtype=mx.int32)
+    sizes = backend.resident(mx.array(launch.sizes.values, dtype=mx.int32))
     output_shapes = list(launch.output_shapes)
     output_dtypes = [dtype.mlx for dtype in launch.output_dtypes]
     grid, threadgroup = launch.grid, launch.threadgroup

@@ -13,6 +13,7 @@ import mlx.core as mx
 from ..errors import BackendError, ProblemError
 from ..msl.mlx_text import TracedCall, trace_call
 from .compiler import compiled, packed, packer
+from .memory import on_device
 from .settings import Settings, current_settings
 from .translate import Extent, Geometry, translate
 
@@ -102,7 +103,7 @@ class CudaKernel:
         if 0 in grid:
             filled = zip(output_shapes, output_dtypes, strict=True)
             return [mx.full(one, init_value or 0, dtype, stream=stream) for one, dtype in filled]
-        arrays = [one if isinstance(one, mx.array) else mx.array(one) for one in inputs]
+        arrays = [one if isinstance(one, mx.array) else _scalar(repr(one), one) for one in inputs]
         call = _call(arrays, output_dtypes, grid, threadgroup, template)
         ready = None if verbose else self._ready.get(call)
         if ready is None:
@@ -321,7 +322,13 @@ def _with_shapes(
 
 @lru_cache(maxsize=1024)
 def _integers(values: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    return mx.array(values, dtype)
+    return on_device(mx.array(values, dtype))
+
+
+@lru_cache(maxsize=1024)
+def _scalar(spelled: str, value: Scalar) -> mx.array:
+    """Return the array of a number, whose spelling tells it from equal ones: 1 is True, and 1.0."""
+    return on_device(mx.array(value))
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
