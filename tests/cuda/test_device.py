@@ -231,3 +231,50 @@ def test_attention_of_sixteen_rows(names, softmax, value):
     assert np.array_equal(got[~finite], wanted[~finite].astype(np.float32), equal_nan=True)
     room = 2.0**-23 * (71 + 8 * 48) * (1 + np.abs(scores).max())
     assert np.all(np.abs(got[finite] - wanted[finite]) <= room * scale[finite])
+
+
+def beginning(array, first):
+    """The array, where it begins so many elements after a boundary of vectors."""
+    flat = mx.reshape(array, (-1,))
+    longer = mx.concatenate([mx.zeros((first,), flat.dtype), flat])
+    mx.eval(longer)
+    found = longer[first:].reshape(array.shape)
+    mx.eval(found)
+    return found
+
+
+def operands_of(kernel):
+    mx.random.seed(3)
+    q, k = mx.random.normal((1, 4, 1, 64)), mx.random.normal((1, 2, 70, 64))
+    x, w = mx.random.normal((3, 256)), mx.random.normal((40, 256))
+    codes = tg.formats.encode(w, "e4m3")
+    return {
+        "gemv": (x.astype(mx.float16), w.astype(mx.bfloat16)),
+        "gemv, odd k": (x[:, :43].astype(mx.bfloat16), w[:, :43].astype(mx.float16)),
+        "quantized_gemv": (x.astype(mx.float16), *mx.quantize(w, 64, 4)),
+        "scaled_gemv": (x.astype(mx.bfloat16), codes, mx.ones((40, 1))),
+        "attention_decode": (q.astype(mx.float16), k.astype(mx.bfloat16), k.astype(mx.float16)),
+    }[kernel]
+
+
+ANYWHERE = {
+    "gemv": lambda x, w: tg.matmul(x, w.T),
+    "gemv, odd k": lambda x, w: tg.matmul(x, w.T),
+    "quantized_gemv": tg.quantized_matmul,
+    "scaled_gemv": lambda x, codes, scales: tg.fp8_scaled_matmul(
+        x, codes, None, scales, b_format="e4m3", transpose_b=True
+    ),
+    "attention_decode": tg.attention_chain,
+}
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("kernel", ANYWHERE)
+def test_operands_may_begin_anywhere(kernel, first):
+    """Neighbours are read as vectors, which MLX's views need not lie on the boundaries of."""
+    arrays = operands_of(kernel)
+    moved = [beginning(one, first + place) for place, one in enumerate(arrays)]
+    with tg.use_backend("cuda"), tg.use_kernel(kernel.split(",")[0]):
+        wanted, found = ANYWHERE[kernel](*arrays), ANYWHERE[kernel](*moved)
+    assert mx.array_equal(found, wanted)
+    assert mx.any(wanted != 0)
