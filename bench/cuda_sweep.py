@@ -64,7 +64,7 @@ from mlx_tilegemm.families import family_of
 from mlx_tilegemm.machine.chips import NVIDIA
 
 EFFORT = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004)
-CALLS = Effort(rounds=15, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
+CALLS = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
 CUDA = backend_named("cuda")
 COMPILE_SECONDS = 300
 """After which problems are timed, whether all is compiled or not."""

@@ -15,9 +15,8 @@ def on_device(array: mx.array) -> mx.array:
     them over the bus, which takes it longer than many a kernel computes. The array is the
     beginning of a larger one that the GPU made.
     """
-    gpu = mx.gpu if mx.is_available(mx.gpu) else None
-    flat = mx.reshape(array, (-1,), stream=gpu)
-    larger = mx.pad(flat, (0, _MORE_ELEMENTS), stream=gpu)
-    found = mx.reshape(larger[: array.size], array.shape, stream=gpu)
+    with mx.stream(mx.gpu if mx.is_available(mx.gpu) else mx.cpu):
+        larger = mx.pad(mx.reshape(array, (-1,)), (0, _MORE_ELEMENTS))
+        found = mx.reshape(larger[: array.size], array.shape)
     mx.async_eval(found)
     return found
