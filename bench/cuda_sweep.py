@@ -25,7 +25,8 @@ With `--calls`, what is timed is the public op, which chooses by the times that 
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
 leave the call to MLX's is timed, too. They are timed a second time by the program's time: calls are
 handed to an idle GPU, so that of short ones it is the time to make them. Where what is left to
-MLX's op is faster, `--held-by` leaves the problem out of what is shipped, so that it serves it.
+MLX's op takes the GPU less, or takes less by the sum of both times, `--held-by` leaves the problem
+out of what is shipped, so that MLX's op serves it; `--table` then says what that took.
 """
 
 from __future__ import annotations
@@ -353,24 +354,34 @@ def _short(ratio: float) -> str:
 
 
 def both(kernels: Rows, calls: Rows) -> str:
-    """Return kernels and ops as called in one table of Markdown, after a summary by kind."""
-    called_of = {(one["op"], one["problem"]): one for one in calls}
-    pairs = [(one, called_of[one["op"], one["problem"]]) for one in kernels]
+    """Return kernels and ops as called in one table of Markdown, after a summary by kind.
+
+    Problems that were not called have gaps in it.
+    """
+    slower = slower_as_called(calls, kernels)
+    called_of: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in calls:
+        problem = one["op"], one["problem"]
+        if "failed" not in one:
+            called_of[problem] = held(one) if problem in slower else one
+    pairs = [(one, called_of.get((one["op"], one["problem"]))) for one in kernels]
     lines = [
         "| work | problems | kernel over MLX | as called over plain MLX | least and most "
         "| in the program's time | least and most |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for kind in dict.fromkeys(kind_of(one) for one in kernels):
-        found = [pair for pair in pairs if kind_of(pair[0]) == kind]
-        cells = [str(len(found)), _short(geometric_mean(_gpu(one) for one, _ in found))]
+        found = [one for one in kernels if kind_of(one) == kind]
+        as_called = [called for one, called in pairs if called and kind_of(one) == kind]
+        cells = [str(len(found)), _short(geometric_mean(_gpu(one) for one in found))]
         for ratio in (_gpu, _program):
-            ratios = [ratio(one) for _, one in found]
-            cells.append(_short(geometric_mean(ratios)))
-            cells.append(f"{_short(min(ratios))} to {_short(max(ratios))}")
+            ratios = [ratio(one) for one in as_called]
+            cells.append(_short(geometric_mean(ratios)) if ratios else "")
+            cells.append(f"{_short(min(ratios))} to {_short(max(ratios))}" if ratios else "")
         lines.append(f"| {' | '.join([kind, *cells])} |")
     by_gpu, by_program = (
-        _at_least([(one["kernel"], ratio(one)) for _, one in pairs]) for ratio in (_gpu, _program)
+        _at_least([(one["kernel"], ratio(one)) for _, one in pairs if one])
+        for ratio in (_gpu, _program)
     )
     lines += [
         f"\nAs called, {by_gpu} by the GPU's time, and {by_program} by the program's.\n",
@@ -378,14 +389,20 @@ def both(kernels: Rows, calls: Rows) -> str:
         "| plain / ours | program, us | plain, us | plain / ours |",
         "|---|---|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
-    lines += [
-        f"| {a['op']} | {a['problem']} | {a['kernel']} | {a['ours_us']} | {a['mlx_us']} "
-        f"| {a['mlx_over_ours']} | {'the same' if b['kernel'] == a['kernel'] else b['kernel']} "
-        f"| {b['ours_us']} | {b['mlx_us']} | {b['mlx_over_ours']} "
-        f"| {b['program']['ours_us']} | {b['program']['mlx_us']} | {_program(b)} |"
-        for a, b in pairs
-    ]
+    lines += [_line(alone, called) for alone, called in pairs]
     return "\n".join(lines)
+
+
+def _line(alone: dict[str, Any], called: dict[str, Any] | None) -> str:
+    times = ("ours_us", "mlx_us", "mlx_over_ours")
+    cells = [alone[name] for name in ("op", "problem", "kernel", *times)]
+    if called:
+        same = called["kernel"] == alone["kernel"]
+        cells += ["the same" if same else called["kernel"], *(called[name] for name in times)]
+        cells += [called["program"][name] for name in times]
+    else:
+        cells += [""] * 7
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _gpu(row: dict[str, Any]) -> float:
@@ -414,9 +431,9 @@ def fastest(times: dict[str, float]) -> dict[str, float]:
 def slower_as_called(calls: Rows, kernels: Rows) -> set[tuple[str, str]]:
     """Return the problems whose op was slower on a kernel than where it leaves them to MLX's op.
 
-    That is by the GPU's time, or in the program's by more than `AGREED` allows. Of a problem that
-    was left to MLX's op then, though the sweep has a faster kernel, the kernel's time is the
-    sweep's.
+    That is by the GPU's time, or by the sum of the GPU's and the program's: which of them a program
+    waits for depends on what else it does. Of a problem that was left to MLX's op then, though the
+    sweep has a faster kernel, the kernel's time is the sweep's.
     """
     faster = (one for one in kernels if (one.get("mlx_over_ours") or 0.0) > 1)
     alone = {(one["op"], one["problem"]): one["ours_us"] for one in faster}
@@ -428,11 +445,26 @@ def slower_as_called(calls: Rows, kernels: Rows) -> set[tuple[str, str]]:
         if one["kernel"] == MLX:
             slow = one["mlx_us"] < alone.get(problem, 0.0)
         else:
-            slow = one["left_us"] < one["ours_us"]
-            slow = slow or program["left_us"] < AGREED * program["ours_us"]
+            lost = one["ours_us"] - one["left_us"]
+            slow = max(lost, lost + program["ours_us"] - program["left_us"]) > 0
         if slow:
             slower.add(problem)
     return slower
+
+
+def held(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what an op as called takes where it leaves a problem to MLX's op."""
+    return {
+        **row,
+        **_left(row),
+        "program": {**row["program"], **_left(row["program"])},
+        "kernel": MLX,
+    }
+
+
+def _left(times: dict[str, Any]) -> dict[str, Any]:
+    ratio = round(times["mlx_us"] / times["left_us"], 3)
+    return {"ours_us": times["left_us"], "mlx_over_ours": ratio}
 
 
 def shipped(

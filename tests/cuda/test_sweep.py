@@ -121,8 +121,8 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
     ("kernel", "plain", "left", "program", "count"),
     [
         ("gemv/1x4-8", 20.0, 9.0, 20.0, 0),
-        ("gemv/1x4-8", 9.0, 11.0, 9.8, 1),
-        ("gemv/1x4-8", 9.0, 11.0, 9.6, 0),
+        ("gemv/1x4-8", 9.0, 11.0, 9.1, 1),
+        ("gemv/1x4-8", 9.0, 11.0, 8.9, 0),
         (MLX, 11.0, 11.0, 9.0, 1),
         (MLX, 9.0, 11.0, 20.0, 0),
     ],
@@ -137,7 +137,8 @@ def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, plain, left, pro
     calls = [{**called, "left_us": left}, failed]
     environment = {"device": "a GPU", "mlx": "1", "when": "2026-11-27T23:34:13Z"}
     found = {"rows": rows, "environment": environment}
-    assert len(sweep.shipped(found, sweep.slower_as_called(calls, rows))["problems"]) == count
+    slower = sweep.slower_as_called(calls, rows)
+    assert len(sweep.shipped(found, slower)["problems"]) == count
 
 
 def test_calls_are_left_to_mlx():
@@ -149,7 +150,7 @@ def test_calls_are_left_to_mlx():
 
 
 def test_the_table_has_every_problem_once_in_its_kind():
-    times = {"ours_us": 1, "mlx_us": 2, "mlx_over_ours": 2.0}
+    times = {"ours_us": 1, "mlx_us": 2, "mlx_over_ours": 2.0, "left_us": 2}
     rows = [
         {"op": op, "problem": text, "kernel": "k", **times, "program": times}
         for op, text in written.problems()
@@ -166,6 +167,18 @@ def test_the_table_has_every_problem_once_in_its_kind():
     for count in (4, 1):
         assert f"{len(rows) - count} of {len(rows)} are at least 0.97" in said
         assert f"of the other {count} MLX's own op serves {count}" in said
+
+
+def test_the_table_says_what_a_held_call_takes_and_has_gaps():
+    (op, text), (other, another) = SMALL[:2]
+    times = {"ours_us": 3.0, "mlx_us": 2.0, "mlx_over_ours": 0.667, "left_us": 2.5}
+    row = {"op": op, "problem": text, "kernel": "k", **times}
+    rows = [{**row, "mlx_over_ours": 2.0}, {**row, "op": other, "problem": another}]
+    lines = sweep.both(rows, [{**row, "program": times}]).splitlines()
+    (held,) = (line for line in lines if line.startswith(f"| {op} | {text} |"))
+    assert held.endswith("| mlx | 2.5 | 2.0 | 0.8 | 2.5 | 2.0 | 0.8 |")
+    (gap,) = (line for line in lines if line.startswith(f"| {other} | {another} |"))
+    assert gap.endswith("| 0.667 |  |  |  |  |  |  |  |")
 
 
 def test_a_nan_beside_another_is_no_difference():
