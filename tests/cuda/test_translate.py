@@ -35,6 +35,38 @@ TEXT = """
 """
 WHOLE = Geometry(threadgroup=(64, 1, 1), whole=True, linear=False)
 
+_FOUR_RUNS = """
+struct Run {
+  ELEMENT at[16 / sizeof(ELEMENT)];
+};
+[[kernel]] void custom_kernel_k(
+  const device ELEMENT* x [[buffer(0)]],
+  device float* y [[buffer(1)]],
+  uint3 thread_position_in_threadgroup [[thread_position_in_threadgroup]]) {
+  const uint lane = thread_position_in_threadgroup.x;
+  PLACE
+  float sum = 0.0f;
+  for (int j = 0; j < 4; ++j) {
+    const Run run = *reinterpret_cast<const SPACE Run*>(from + j * 256 + lane);
+    for (uint i = 0; i < 16 / sizeof(ELEMENT); ++i) {
+      sum += float(run.at[i]);
+    }
+  }
+  y[lane] = sum;
+}
+"""
+NEIGHBOURS = {
+    "device": _FOUR_RUNS.replace("SPACE", "device").replace(
+        "PLACE", "const device ELEMENT* from = x;"
+    ),
+    "threadgroup": _FOUR_RUNS.replace("SPACE", "threadgroup").replace(
+        "PLACE",
+        "threadgroup ELEMENT from[1200];\n  for (uint i = 0; i < 1200; i += 64) {\n"
+        "    from[i + lane] = x[i + lane];\n  }\n"
+        "  threadgroup_barrier(mem_flags::mem_threadgroup);",
+    ),
+}
+
 
 @pytest.fixture
 def cuda(monkeypatch):
@@ -324,6 +356,19 @@ class TestCompile:
         text = library().replace('extern "C" ', "").partition("using namespace metal;\n")[2]
         code = f"#include <executor/prelude.h>\nMSL_TEXT_BEGIN\n{text}\nMSL_TEXT_END\n"
         assert compiler.compile_code(code, "90", ())[:4] == b"\x7fELF"
+
+    @pytest.mark.parametrize("space", ["device", "threadgroup"])
+    @pytest.mark.parametrize("element", ["half", "uchar", "uint"])
+    def test_loads_of_neighbours_do_not_wait_for_each_other(self, space, element):
+        """A branch over one load becomes a condition of it; one over more is waited for."""
+        made = translate(NEIGHBOURS[space].replace("ELEMENT", element), WHOLE)
+        options = ("--gpu-architecture=compute_90", *made.options)
+        ptx = compiler._compile(made.code, options, "PTX").decode()
+        over = re.findall(r"@%p\d+ bra\s+(\$\w+);(.*?)\n\1:", ptx, re.DOTALL)
+        assert len(over) == len(re.findall(r"\bbra\b", ptx)) == 4
+        for _, skipped in over:
+            lines = [line.strip() for line in skipped.splitlines() if ";" in line]
+            assert [line.split()[0].split(".")[0] for line in lines if "mov" not in line] == ["ld"]
 
     def test_mistakes_are_told_with_their_line(self):
         made = translate(TEXT.replace("= v;", "= vv;").replace("\n  float", "  float"), WHOLE)
