@@ -474,17 +474,26 @@ def test_keys_that_repeat_for_some_tokens(kernel, normalize):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16], ids=str)
 @pytest.mark.parametrize("kernel", FORWARD)
-def test_hard_cases_of_16_bits_are_rounded_once(kernel):
+def test_hard_cases_of_16_bits_are_rounded_once(kernel, dtype, vector):
     """Of values near 1 in float32, which bfloat16 would make 1: y is as exact as its dtype."""
     for case in ((EQUAL, 1.99, 0.999), (EQUAL, 0.999, 0.998), (RESETS, 0.5, 1e-37)):
         q, k, v, *gates = hard(*case, length=33, batch=2)
-        operands = [*(x.astype(mx.bfloat16) for x in (q, k, v)), *gates]
-        problem = hard_problem(operands[0], q=BFLOAT16, k=BFLOAT16, v=BFLOAT16, y=BFLOAT16)
-        exact = family_of(problem).reference(problem, operands, (SCALE,))[0].value
+        operands = [*(x.astype(dtype.mlx) for x in (q, k, v)), *gates]
+        if vector:
+            operands = with_decays_of_elements(operands)
+        problem = hard_problem(operands[0], q=dtype, k=dtype, v=dtype, y=dtype)
+        problem = replace(problem, vector_gate=vector)
+        exact, last = (
+            one.value for one in family_of(problem).reference(problem, operands, (SCALE,))
+        )
         with tg.use_kernel(kernel):
-            y = np.array(call(problem, operands)[0].astype(mx.float32))
-        assert (np.abs(y - exact) <= np.abs(exact) / 256 + 1e-6 * np.abs(exact).max()).all()
+            y, state = (np.array(x.astype(mx.float32)) for x in call(problem, operands))
+        own = dtype.unit_roundoff * np.abs(exact)
+        assert (np.abs(y - exact) <= own + 1e-6 * np.abs(exact).max()).all()
+        assert np.abs(state - last).max() <= 1e-6 * np.abs(last).max()
 
 
 def test_it_is_mlx_where_mlx_is_exact():
