@@ -446,6 +446,20 @@ def test_hard_cases_keep_float32(kernel, vector, case, length):
         assert state.mean <= max(5e-7, once * vector)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["delta_chunk", "delta_scan"])
+def test_decays_of_elements_that_stay_for_long(kernel):
+    """What a chunk's decay of an element has lost in rounding adds up, if it is another's."""
+    q, k, v, _, beta = hard(EQUAL, 0.999, 1.0, length=512)
+    each = np.random.default_rng(3).random((8, 1, 1, 64))
+    gamma = np.broadcast_to((1 - each / 1000).astype(np.float32), q.shape)
+    operands = [q, k, v, mx.array(gamma), beta]
+    y, state = hard_errors(kernel, operands)
+    assert y.worst <= 5e-7
+    # No more than a state that is rounded once a token loses.
+    assert state.mean <= errors(recurrence(operands, rounded), operands)[1].mean
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kernel", FORWARD)
 def test_keys_that_repeat_for_some_tokens(kernel, normalize):
