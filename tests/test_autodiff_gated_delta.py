@@ -18,6 +18,7 @@ from mlx_tilegemm.core.context import current_settings, noting_problems
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOATS
 from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.core.reference import hold
+from mlx_tilegemm.core.render import render
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.errors import BackendError
 from mlx_tilegemm.families import family_of
@@ -185,6 +186,15 @@ def test_gradients_are_mlxs(length, dims, dtypes, flags):
         wanted = gradients(problem, *case)
     narrow = any(one in (FLOAT16, BFLOAT16) for one in dtypes)
     close(gradients(problem, *case), wanted, 1e-2 if narrow else 3e-6)
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_no_sum_waits_for_whoever_comes_first(vector):
+    problem = gradient_problem(vector_gate=vector)
+    served = [one for one in choose(problem, M4).candidates if one.plan is not None]
+    texts = [render(stage.spec) for one in served for stage in one.plan.stages]
+    assert texts
+    assert not any("atomic" in text.header + text.body for text in texts)
 
 
 @pytest.mark.slow

@@ -418,54 +418,96 @@ def rounded(state):
     return state.astype(np.float32).astype(np.float64)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("length", [16, 96, 512])
-@pytest.mark.parametrize("kernel", FORWARD)
-@pytest.mark.parametrize("case", HARD, ids=str)
-def test_hard_cases_keep_float32(kernel, case, length):
-    """5e-7 of y, and of a state in chunks; token by token, twice what rounding it once leaves."""
-    operands = hard(*case, length=length)
-    y, state = hard_errors(kernel, operands)
-    assert y.mean <= 5e-7
-    assert case[1] > 1 or y.worst <= 5e-7
-    once = errors(recurrence(operands, rounded), operands)[1]
-    least = 1.75 * once.mean if kernel == "delta_recurrent" else 0.0
-    assert state.mean <= max(5e-7, least)
-
-
 def with_decays_of_elements(operands):
     q, k, v, gamma, beta = operands
     return [q, k, v, mx.broadcast_to(gamma[..., None], q.shape), beta]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["delta_recurrent", "delta_chunk"])
+@pytest.mark.parametrize("length", [16, 96, 512])
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("kernel", FORWARD)
 @pytest.mark.parametrize("case", HARD, ids=str)
-def test_hard_cases_with_a_decay_of_each_element(kernel, case):
-    """5e-7 of y; in chunks, beyond a beta of 1, no more than half a unit in beta moves it."""
-    operands = with_decays_of_elements(hard(*case, length=96))
-    y, _ = hard_errors(kernel, operands)
-    if kernel == "delta_chunk" and case[1] > 1:
-        *others, beta = operands
-        unit = np.spacing(np.array(beta))
-        moved = recurrence([*others, np.array(beta, dtype=np.float64) + unit / 2])
-        assert y.mean <= errors(moved, operands)[0].mean
+def test_hard_cases_keep_float32(kernel, vector, case, length):
+    """5e-7 of y, and of a state in chunks, or what rounding it once a token leaves if that is more.
+
+    Token by token the state may have twice that.
+    """
+    operands = hard(*case, length=length)
+    once = errors(recurrence(operands, rounded), operands)[1].mean
+    if vector:
+        operands = with_decays_of_elements(operands)
+    y, state = hard_errors(kernel, operands)
+    assert y.mean <= 5e-7
+    assert case[1] > 1 or y.worst <= 5e-7
+    if kernel == "delta_recurrent":
+        assert state.mean <= max(5e-7, 1.75 * once)
     else:
-        assert y.worst <= 5e-7
+        assert state.mean <= max(5e-7, once * vector)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["delta_chunk", "delta_scan"])
+def test_decays_of_elements_that_stay_for_long(kernel):
+    """What a chunk's decay of an element has lost in rounding adds up, if it is another's."""
+    q, k, v, _, beta = hard(EQUAL, 0.999, 1.0, length=512)
+    each = np.random.default_rng(3).random((8, 1, 1, 64))
+    gamma = np.broadcast_to((1 - each / 1000).astype(np.float32), q.shape)
+    operands = [q, k, v, mx.array(gamma), beta]
+    y, state = hard_errors(kernel, operands)
+    assert y.worst <= 5e-7
+    # No more than a state that is rounded once a token loses.
+    assert state.mean <= errors(recurrence(operands, rounded), operands)[1].mean
+
+
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kernel", FORWARD)
-def test_hard_cases_of_16_bits_are_rounded_once(kernel):
+def test_keys_that_repeat_for_some_tokens(kernel, normalize):
+    """With decays of elements: runs within chunks and over their ends, resets and holes in them."""
+    problem = variant(length=40, vector_gate=True, mask=True, state=True, normalize=normalize)
+    q, k, v, gamma, beta, state, mask = drawn(problem, 8)
+    starts = (0, 3, 4, 9, 10, 27, 37, 40)
+    runs = [mx.repeat(k[:, a : a + 1], b - a, axis=1) for a, b in pairwise(starts)]
+    gamma = 0.7 + 0.3 * gamma
+    gamma[:, 21, :, 5] = 0
+    mask[:, :9] = True
+    mask[:, 21] = True
+    operands = [q, mx.concatenate(runs, axis=1), v, gamma, 2 * beta, state, mask]
+    with tg.use_kernel(kernel):
+        held(problem, operands, call(problem, operands))
+        # What a reset takes away is gone, however large it was.
+        beta[:, :21] = 0
+        outputs = []
+        for factor in (0, 1e6):
+            state[..., 5] *= factor
+            state[..., 5] += factor
+            outputs.append(call(problem, [*operands[:4], beta, state, mask]))
+    (y, last), (after, end) = outputs
+    np.testing.assert_allclose(after[:, 21:], y[:, 21:], rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(end, last, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT16], ids=str)
+@pytest.mark.parametrize("kernel", FORWARD)
+def test_hard_cases_of_16_bits_are_rounded_once(kernel, dtype, vector):
     """Of values near 1 in float32, which bfloat16 would make 1: y is as exact as its dtype."""
     for case in ((EQUAL, 1.99, 0.999), (EQUAL, 0.999, 0.998), (RESETS, 0.5, 1e-37)):
         q, k, v, *gates = hard(*case, length=33, batch=2)
-        operands = [*(x.astype(mx.bfloat16) for x in (q, k, v)), *gates]
-        problem = hard_problem(operands[0], q=BFLOAT16, k=BFLOAT16, v=BFLOAT16, y=BFLOAT16)
-        exact = family_of(problem).reference(problem, operands, (SCALE,))[0].value
+        operands = [*(x.astype(dtype.mlx) for x in (q, k, v)), *gates]
+        if vector:
+            operands = with_decays_of_elements(operands)
+        problem = hard_problem(operands[0], q=dtype, k=dtype, v=dtype, y=dtype)
+        problem = replace(problem, vector_gate=vector)
+        exact, last = (
+            one.value for one in family_of(problem).reference(problem, operands, (SCALE,))
+        )
         with tg.use_kernel(kernel):
-            y = np.array(call(problem, operands)[0].astype(mx.float32))
-        assert (np.abs(y - exact) <= np.abs(exact) / 256 + 1e-6 * np.abs(exact).max()).all()
+            y, state = (np.array(x.astype(mx.float32)) for x in call(problem, operands))
+        own = dtype.unit_roundoff * np.abs(exact)
+        assert (np.abs(y - exact) <= own + 1e-6 * np.abs(exact).max()).all()
+        assert np.abs(state - last).max() <= 1e-6 * np.abs(last).max()
 
 
 def test_it_is_mlx_where_mlx_is_exact():

@@ -21,8 +21,8 @@ HARD_LENGTH = 192
 WITHIN = 5e-7
 """Largest error on hard data where what is rounded is corrected."""
 
-ROUGHLY = 3e-6
-"""The same of chunks with a decay of each element, whose products with keys are rounded."""
+ROUGHLY = 1.5e-6
+"""The same of chunks with a decay of each element and masks: no key repeats one before a hole."""
 
 AnyProblem = DeltaProblem | DeltaGradientProblem
 Made = Subject[AnyProblem]
@@ -55,6 +55,7 @@ def subjects() -> Iterator[Made]:
     )
     yield _update("delta_scan", "8-2", (19, 5), **mixed, **masked, **prepared)
     yield _update("delta_scan", "8-2", (9, 16), within=WITHIN, **wide, key_dim=36)
+    yield _update("delta_scan", "8-2", (9, 16), within=WITHIN, vector_gate=True, key_dim=36)
     yield _gradients("4", (19, 9), **mixed, **masked)
     yield _gradients("8", (17,), **vector, key_dim=60, state=True)
     yield _gradients("2", (5, 3), **wide, state=True, key_dim=68)

@@ -47,6 +47,9 @@ them as exact as two floats."""
 PRODUCT_INSTRUCTIONS = 14
 """Of a lane for a product of a score: two loads, and a product and a sum as exact as two floats."""
 
+GATE_INSTRUCTIONS = 4
+"""Further ones of a lane for an element with a decay of its own: their products are two floats."""
+
 CHUNK_INSTRUCTIONS = 140
 """Of a simdgroup for a chunk: decays, sums of products, keys that are mixed and the loop."""
 
@@ -140,8 +143,8 @@ class Spec(DeltaSpec):
 
     @property
     def decay_elements(self) -> int:
-        """Decays of a chunk's elements, if they differ; else one that nothing takes."""
-        return self.key_elements if self.text.vector_gate else 1
+        """Floats of decays of a chunk's elements, if they differ; else one that nothing takes."""
+        return 2 * self.key_elements if self.text.vector_gate else 1
 
 
 def resources(config: Config, problem: DeltaProblem) -> Resources:
@@ -151,6 +154,8 @@ def resources(config: Config, problem: DeltaProblem) -> Resources:
     places = along // 3
     # Few threads with small heads are left many registers.
     places += 5 * (config.simdgroups == 2 and along < LARGE_HEAD)
+    # Products of decays, as two floats each.
+    places += problem.vector_gate * (8 if along >= LARGE_HEAD else 3)
     return Resources(
         threads=config.threads,
         threadgroup_bytes=shared_bytes(problem),
@@ -162,8 +167,8 @@ def shared_bytes(problem: DeltaProblem) -> int:
     """Return the bytes of threadgroup memory of a chunk's keys, queries, decays and scores."""
     along = fragments(problem.key_dim, 1)
     tile = CHUNK * staged_stride(FRAGMENT * along, FLOAT32)
-    gates = tile + FRAGMENT * along if problem.vector_gate else 2
-    return (2 * tile + gates + 3 * CHUNK * CHUNK + 3 * CHUNK) * FLOAT32.bytes
+    gates = tile + 2 * FRAGMENT * along if problem.vector_gate else 2
+    return (2 * tile + gates + 3 * CHUNK * CHUNK + 4 * CHUNK) * FLOAT32.bytes
 
 
 def held_registers(config: Config, problem: DeltaProblem) -> int:
@@ -215,7 +220,8 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
     along = fragments(problem.key_dim, 1)
     needs = resources(config, problem)
     multiplied = 3 * along * config.column_fragments * config.simdgroups
-    staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * 12
+    staged = 12 + GATE_INSTRUCTIONS * problem.vector_gate
+    staging = ceil(FRAGMENT * along / SIMD_WIDTH) * CHUNK * staged
     column = 2 * along + COLUMN_INSTRUCTIONS + DECAY_INSTRUCTIONS * (not problem.vector_gate)
     each = config.column_fragments * column + CHUNK_INSTRUCTIONS
     others = score_instructions(problem) + staging + config.simdgroups * each
@@ -244,7 +250,8 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
 
 def score_instructions(problem: DeltaProblem) -> float:
     """Return the instructions of simdgroups for what the tokens of a chunk are to each other."""
-    each = PRODUCT_INSTRUCTIONS * ceil(problem.key_dim / SIMD_WIDTH) + SCORE_INSTRUCTIONS
+    product = PRODUCT_INSTRUCTIONS + GATE_INSTRUCTIONS * problem.vector_gate
+    each = product * ceil(problem.key_dim / SIMD_WIDTH) + SCORE_INSTRUCTIONS
     return CHUNK * (CHUNK + 1) * each
 
 

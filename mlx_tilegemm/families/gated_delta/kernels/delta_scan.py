@@ -29,9 +29,6 @@ NAME = "delta_scan"
 PREPARING = 4
 """Simdgroups of a threadgroup of the first kernel."""
 
-SCORES = 3 * CHUNK * CHUNK + 2 * CHUNK
-"""Numbers that the tokens of a chunk are to each other."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareSpec(DeltaSpec):
@@ -97,7 +94,7 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
     whole = delta_chunk.work(problem, config, chip)
     chunks = _chunks(problem)
     scored = chunks * delta_chunk.score_instructions(problem) * chip.alu_cycles
-    read = chunks * SCORES * FLOAT32.bytes
+    read = chunks * score_count(problem) * FLOAT32.bytes
     return whole._replace(
         alu_cycles=whole.alu_cycles - scored,
         vector_bytes=whole.vector_bytes / 2,
@@ -110,7 +107,7 @@ def work(problem: DeltaProblem, config: Config, chip: Chip) -> TileWork:
 def _preparing(problem: DeltaProblem, chip: Chip) -> TileWork:
     """Return the work of the first kernel."""
     key_bytes = CHUNK * problem.key_dim * (problem.q.bytes + problem.k.bytes)
-    written = SCORES * FLOAT32.bytes
+    written = score_count(problem) * FLOAT32.bytes
     return TileWork(
         tiles=_chunks(problem) * problem.matrices,
         simdgroups=PREPARING,
@@ -125,6 +122,11 @@ def _preparing(problem: DeltaProblem, chip: Chip) -> TileWork:
     )
 
 
+def score_count(problem: DeltaProblem) -> int:
+    """Return how many numbers say what the tokens of a chunk are to each other."""
+    return 3 * CHUNK * CHUNK + (2 + problem.vector_gate) * CHUNK
+
+
 def _chunks(problem: DeltaProblem) -> int:
     return ceil(problem.length / CHUNK)
 
@@ -134,17 +136,20 @@ def _prepare_resources(problem: DeltaProblem) -> Resources:
     elements = ceil(problem.key_dim / SIMD_WIDTH)
     return Resources(
         threads=PREPARING * SIMD_WIDTH,
-        threadgroup_bytes=SCORES * FLOAT32.bytes,
-        registers=26 + 3 * elements + 10 * problem.vector_gate,
+        threadgroup_bytes=score_count(problem) * FLOAT32.bytes,
+        registers=26 + 3 * elements + 25 * problem.vector_gate,
     )
 
 
 def resources(config: Config, problem: DeltaProblem) -> Resources:
     """Return what the second kernel needs: no scores are computed in it, but read."""
+    held = delta_chunk.held_registers(config, problem)
+    # Fewer decays of a row are kept than where scores are computed.
+    kept = 8 * problem.vector_gate * (config.column_fragments - 1)
     return Resources(
         threads=config.threads,
         threadgroup_bytes=delta_chunk.shared_bytes(problem),
-        registers=delta_chunk.held_registers(config, problem) + 53 + 18 * config.column_fragments,
+        registers=held + 53 + 18 * config.column_fragments - kept,
     )
 
 
@@ -153,7 +158,7 @@ def plan(problem: DeltaProblem, config: Config) -> Plan:
     """Return the plan of a configuration that `reject` accepts."""
     text = delta_text(problem)
     preparing = PrepareSpec(text=text)
-    shape = (problem.matrices, _chunks(problem), SCORES)
+    shape = (problem.matrices, _chunks(problem), score_count(problem))
     first = Launch(
         grid=(_chunks(problem) * preparing.threads, 1, problem.matrices),
         threadgroup=(preparing.threads, 1, 1),
