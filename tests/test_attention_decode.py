@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import strategies
+from agx.markdown import UNDER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,6 +162,17 @@ def test_rows_with_nothing_to_attend_to_are_zero(splits):
     keep[:, :, 1, 20:] = False
     got = check(q, k, v, config=f"32-1x4x1-{splits}", mask=mx.array(keep))
     assert np.all(np.array(got)[0, 1, 2] == 0)
+
+
+@emulated
+@pytest.mark.parametrize("mask", [None, "causal"])
+@pytest.mark.parametrize(
+    ("config", "dims"), [("16-1x1x8-split1", (64, 64)), ("8-1x2x2-split1", (80, 80))], ids=str
+)
+def test_simdgroups_without_keys_meet_those_that_have_some(config, dims, mask):
+    for kv_len in (5, 8, 17, 24, 33):
+        q, k, v = operands(1, (4, 2), (2, kv_len), dims)
+        check(q, k, v, config=config, mask=mask)
 
 
 @emulated
@@ -327,6 +339,15 @@ class TestChoice:
         for kv_len in range(33001, 33201):
             choose(problem((2, 2), kv_len), chips.DEFAULT)
         assert 0 < len(priced) < 20
+
+    @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16, FLOAT32], ids=str)
+    def test_one_tile_leaves_all_threads_even_where_its_estimate_is_too_low(self, dtype):
+        chip = chips.get("m1")
+        most, _ = chip.occupancy[0]
+        asked = problem(dims=(64, 64), kind=dtype)
+        *_, last = attention_decode.candidates(asked, chip)
+        (stage, *_) = attention_decode.plan(asked, last).stages
+        assert stage.resources.registers + UNDER <= most
 
     def test_refusals_name_the_problem_that_was_asked_for(self):
         with pytest.raises(IllegalKernelError, match="kv_len 1001"):

@@ -31,6 +31,10 @@ WINDOW_REGISTERS = 5
 POSITION_REGISTERS = 3
 """Further ones for ``q_pe`` and ``k_pe``."""
 
+SHARED_POSITION_REGISTERS = 6
+"""Further ones of such rows of ``k_pe``, a third tile, where simdgroups that own rows together
+stage it: where each has its part of it."""
+
 WIDE_REGISTERS = 2
 """Further ones where values of float32 are staged."""
 
@@ -196,6 +200,8 @@ class Spec(ForwardSpec):
         further = REREAD_REGISTERS * self.config.keeps_q + GROUP_REGISTERS * self.grouped
         further += MASK_REGISTERS.get(self.mask_kind, 0) + WINDOW_REGISTERS * self.windowed
         further += POSITION_REGISTERS * self.positional
+        shares_positions = self.positional and self.grouped and self.config.staged
+        further += SHARED_POSITION_REGISTERS * shares_positions
         further += BROKEN_POSITION_REGISTERS * self._breaks_positions
         further += BROKEN_RUN_REGISTERS * (self.config.staged and self._breaks_runs)
         further += LONG_ROW_REGISTERS * self._divides_long_rows

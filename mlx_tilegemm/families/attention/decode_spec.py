@@ -14,7 +14,7 @@ NAME = "attention_decode"
 RUN_BYTES = 16
 """Bytes of a row that a lane loads at once."""
 
-WAY_REGISTERS = 19
+WAY_REGISTERS = 16
 """Registers of a thread for pointers, counters, bounds and its row's maximum and sum. As Mesa's
 compiler for M1 has it, like the next."""
 
@@ -30,11 +30,17 @@ PAIR_REGISTERS = 2
 KEY_GROUP_REGISTERS = 9
 """Further ones where simdgroups share the keys: for what they bring together."""
 
-SPLIT_REGISTERS = 4
+SPLIT_REGISTERS = 5
 """Further ones for the outputs of a share."""
 
-MASK_REGISTERS = 5
-"""Further ones for an array mask."""
+POSITION_REGISTERS = 2
+"""Further ones for positional parts: where those of k are."""
+
+CAUSAL_REGISTERS = 2
+"""Further ones for a causal mask, which asks for the numbers of keys."""
+
+MASK_REGISTERS = 7
+"""Further ones for an array mask, which does so too."""
 
 
 class Tile(NamedTuple):
@@ -188,8 +194,10 @@ class Spec(ForwardSpec):
                 block_kv=self.config.block_kv,
                 shares_keys=self.shares_keys,
                 split=self.split,
+                causal=self.causal,
                 masked=self.masked,
-            ),
+            )
+            + POSITION_REGISTERS * self.positional,
         )
 
 
@@ -215,6 +223,7 @@ def registers(
     block_kv: int,
     shares_keys: bool,
     split: bool,
+    causal: bool,
     masked: bool,
 ) -> int:
     """Return the estimated live registers of a thread: q, the result, scores and what they meet."""
@@ -224,7 +233,7 @@ def registers(
     held = sum(fragments(size, head_groups) for size in (head_dim, pe_dim, value_dim))
     loaded = (k_run + v_run) * keys // 4
     further = HEAD_GROUP_REGISTERS * (head_groups > 1) + KEY_GROUP_REGISTERS * shares_keys
-    further += SPLIT_REGISTERS * split + MASK_REGISTERS * masked
+    further += SPLIT_REGISTERS * split + CAUSAL_REGISTERS * causal + MASK_REGISTERS * masked
     further += PAIR_REGISTERS * (head_groups == 2)
     if head_groups > 1 and (head_dim | value_dim) % (FRAGMENT * head_groups):
         further += UNEVEN_REGISTERS

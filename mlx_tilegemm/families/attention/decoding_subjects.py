@@ -47,6 +47,7 @@ def decoding() -> list[tuple[str, Trials]]:
             _trials(FEW, **boolean, **grouped, v=FLOAT16, out=BFLOAT16, return_lse=True),
         ),
         ("32-1x4x1-split2", _trials(FEW, **causal)),
+        ("32-1x4x1-split2", _trials(FEW)),
     ]
 
 

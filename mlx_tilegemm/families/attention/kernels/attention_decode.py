@@ -48,6 +48,9 @@ FEWER_REGISTERS = (64, 52)
 """Registers that leave room for twice the threads of 128, and for as many as a core can hold; it
 takes more head groups, which have to meet at every step."""
 
+CERTAIN_REGISTERS = 42
+"""Ten fewer, by which an estimate may be too low: a core then holds as many threads in any case."""
+
 MAX_QUERIES = 64
 """Length of q up to which this may be what decoding and its like ask for."""
 
@@ -122,11 +125,11 @@ def _groups(
 ) -> tuple[tuple[int, int], ...]:
     """Return the fewest head groups, and then the longest steps, that registers allow.
 
-    First with few registers, which leave more threads on a core where times are alike, and at last
-    with as many as there are.
+    First with few registers, which leave more threads on a core where times are alike, then with as
+    many as there are, and at last with what is few by any estimate.
     """
     found = []
-    for most in (*FEWER_REGISTERS, MOST_REGISTERS):
+    for most in (*FEWER_REGISTERS, MOST_REGISTERS, CERTAIN_REGISTERS):
         for head_groups, block_kv in product((1, 2, 4, 8), (32, 16, 8)):
             needed = registers(
                 head_dim=head_dim,
@@ -138,6 +141,7 @@ def _groups(
                 block_kv=block_kv,
                 shares_keys=head_groups < SIMDGROUPS,
                 split=True,
+                causal=True,
                 masked=False,
             )
             if needed <= most:

@@ -80,6 +80,10 @@ MANY_SUMS = 16
 LONGER_REGISTERS = 28
 """Further ones of staged rows where k has more than one step."""
 
+SHARED_RUN_REGISTERS = 8
+"""Further ones of one staged row where a run of codes has several scales; of several rows as much
+less, whose sums are most at another place."""
+
 WORDS_REGISTERS = -8
 """Further ones then of codes that fill words."""
 
@@ -182,7 +186,9 @@ def _is_even(problem: ExpertProblem, config: GemvTile) -> bool:
 def _staged_columns(problem: ExpertProblem, config: GemvTile, *, broken: bool) -> int:
     """Return the registers of columns whose runs wait for the rows: of codes, as float32."""
     if problem.is_decoded:
-        return 4 + config.columns * _run(problem)
+        run, scales = _run(problem), problem.scaling
+        several = scales is not None and scales.width % run != 0
+        return 4 + config.columns * run + SHARED_RUN_REGISTERS // config.rows * several
     return 24 + _broken_columns(problem, config) * broken
 
 

@@ -53,7 +53,8 @@ DIRECT_WIDE_REGISTERS = 2
 """The same of a direct kernel."""
 
 WIDENED_REGISTERS = 7
-"""Further ones of a staged kernel of high blocks where both operands are bfloat16."""
+"""Further ones of a staged kernel of high blocks where both operands are bfloat16 and only rows
+have guards."""
 
 BROKEN_RUN_REGISTERS = 3
 """Further ones of a staged kernel for rows that end within a run."""
@@ -68,12 +69,18 @@ NEIGHBOURS_REGISTERS = 4
 """Further ones of a direct kernel of halves whose ``b`` is stored ``[n, k]``: a lane's two elements
 of a fragment lie k apart."""
 
+WIDENED_TAIL_REGISTERS = 8
+"""Further ones then where an operand is bfloat16 and k has a last, shorter step after others."""
+
 UNROLLED_REGISTERS = 3
 """Further ones where the loop is unrolled: loads of one step are moved before the products of
 another."""
 
 UNROLLED_LARGE_REGISTERS = 5
 """Further ones then of a staged kernel of `LARGE` fragments of a simdgroup."""
+
+UNROLLED_WIDE_REGISTERS = 4
+"""Further ones then where its ``a`` is float32, of which a run has half the elements."""
 
 LARGE = 16
 
@@ -138,7 +145,9 @@ class Operands(NamedTuple):
         transpose_b: ``b`` is stored ``[n, k]``.
         ragged: n or k is no multiple of the block.
         broken: A stored row may end within a run of elements that moves as one vector.
+        tail: k is no multiple of the block.
         unrolled: k is so short that its steps are no loop to compilers.
+        looped: k has several whole steps.
     """
 
     a: DType
@@ -147,7 +156,9 @@ class Operands(NamedTuple):
     transpose_b: bool
     ragged: bool
     broken: bool
+    tail: bool
     unrolled: bool
+    looped: bool
 
 
 @kept
@@ -168,28 +179,42 @@ def _tiles(config: Config, of: Operands | GemmText) -> StagedTiles:
 def registers(config: Config, operands: Operands) -> int:
     """Return the estimated live registers of a thread: fragments, and what their addresses take."""
     rows, columns = config.fragments_m, config.fragments_n
-    further = UNROLLED_REGISTERS * operands.unrolled
-    further += _staged(config, operands) if config.staged else _direct(operands)
+    further = _staged(config, operands) if config.staged else _direct(operands)
     return 2 * (rows * columns + rows + columns) + further
 
 
 def _staged(config: Config, operands: Operands) -> int:
     """Return the registers beside the fragments where operands are staged."""
     wide = FLOAT32 in (operands.a, operands.b)
-    widened = operands.a is operands.b is BFLOAT16 and config.block_m >= ALIGNED_ROWS
-    large = config.fragments_m * config.fragments_n >= LARGE
-    registers = STAGED_REGISTERS + STAGED_WIDE_REGISTERS * wide + WIDENED_REGISTERS * widened
+    registers = STAGED_REGISTERS + STAGED_WIDE_REGISTERS * wide
     registers += RAGGED_REGISTERS * operands.ragged + BROKEN_RUN_REGISTERS * operands.broken
     registers += STAGED_TRANSPOSED_REGISTERS * operands.transpose_a
-    return registers + UNROLLED_LARGE_REGISTERS * (operands.unrolled and large)
+    return registers + _steps(config, operands)
+
+
+def _steps(config: Config, operands: Operands) -> int:
+    """Return the registers that the steps of a staged kernel take, as a loop or unrolled."""
+    # The loop of a double-buffered kernel stays one where its last step is like the others.
+    unrolled = operands.unrolled and (operands.tail or not config.double_buffered)
+    large = config.fragments_m * config.fragments_n >= LARGE
+    if unrolled and large:
+        wide = operands.a is FLOAT32 and not config.double_buffered
+        return UNROLLED_REGISTERS + UNROLLED_LARGE_REGISTERS + UNROLLED_WIDE_REGISTERS * wide
+    widened = operands.a is operands.b is BFLOAT16 and config.block_m >= ALIGNED_ROWS
+    plain = not operands.ragged and not config.double_buffered
+    return UNROLLED_REGISTERS * unrolled + WIDENED_REGISTERS * (widened and plain)
 
 
 def _direct(operands: Operands) -> int:
     """Return the registers beside the fragments where these load from device memory."""
     wide = FLOAT32 in (operands.a, operands.b)
     registers = DIRECT_REGISTERS + DIRECT_WIDE_REGISTERS * wide
+    registers += UNROLLED_REGISTERS * operands.unrolled
     registers += DIRECT_TRANSPOSED_REGISTERS * operands.transpose_a
-    return registers + NEIGHBOURS_REGISTERS * (operands.transpose_b and not wide)
+    if wide or not operands.transpose_b:
+        return registers
+    widened = BFLOAT16 in (operands.a, operands.b) and operands.tail and operands.looped
+    return registers + NEIGHBOURS_REGISTERS + WIDENED_TAIL_REGISTERS * widened
 
 
 def _operands(p: GemmProblem | Product, config: Config) -> Operands:
@@ -197,9 +222,18 @@ def _operands(p: GemmProblem | Product, config: Config) -> Operands:
     b_columns = p.k if p.transpose_b else p.n
     # m is run-time: a row of it may always end within a run.
     broken = p.transpose_a or p.k * p.a.bytes % RUN_BYTES or b_columns * p.b.bytes % RUN_BYTES
-    ragged = p.n % block_n or p.k % block_k
-    unrolled = is_unrolled(p.k, block_k)
-    return Operands(p.a, p.b, p.transpose_a, p.transpose_b, bool(ragged), bool(broken), unrolled)
+    tail = bool(p.k % block_k)
+    return Operands(
+        a=p.a,
+        b=p.b,
+        transpose_a=p.transpose_a,
+        transpose_b=p.transpose_b,
+        ragged=tail or bool(p.n % block_n),
+        broken=bool(broken),
+        tail=tail,
+        unrolled=is_unrolled(p.k, block_k),
+        looped=p.k // block_k > 1,
+    )
 
 
 def _resources(p: GemmProblem | Product, config: Config) -> Resources:

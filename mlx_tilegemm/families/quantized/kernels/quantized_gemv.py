@@ -14,6 +14,7 @@ from typing import ClassVar
 from ....core.caches import kept, latest
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
+from ....formats import AFFINE, Grouping
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import decoding_instructions, lane_run
@@ -122,16 +123,27 @@ def reject(problem: QuantizedProblem, config: GemvTile, chip: Chip) -> str | Non
 
 def _resources(problem: QuantizedProblem, config: GemvTile) -> Resources:
     run = run_length(problem.weight.bits, config.rows, problem.transpose)
-    by_rows = (config.rows + 1) * run + 5 * config.rows // 2 + 11
-    registers = _by_columns(config, run) if problem.transpose else by_rows
+    if not problem.transpose:
+        registers = (config.rows + 1) * run + 5 * config.rows // 2 + 11
+    elif config.rows == 1:
+        registers = _of_one_row(problem.weight, config, run)
+    else:
+        registers = _by_columns(config, run)
     registers += BATCH_REGISTERS * (problem.batch_size > 1)
     return gemv_resources(config, run, problem.transpose, registers)
 
 
+def _of_one_row(weight: Grouping, config: GemvTile, run: int) -> int:
+    """Return the live registers where lanes share k and a row: words of codes of each column."""
+    words = run * weight.bits // 32
+    # While one column is decoded, scales and halves of floats wait for the others.
+    waiting = 0 if weight.mode == AFFINE else weight.bits // 4
+    columns = config.columns
+    return (27 + 5 * columns) // 2 + words * columns + waiting * (columns - 1)
+
+
 def _by_columns(config: GemvTile, run: int) -> int:
     """Return the live registers where lanes share k, as Mesa's compiler for M1 has them."""
-    if config.rows == 1:
-        return 13 + 11 * config.columns // 2
     each = 8 + 4 * config.rows // 3
     # Eight rows and runs of several words are more than the compiler keeps apart.
     many = 3 * (run - 8) * config.columns // 5 - 6 if config.rows >= 8 else 0

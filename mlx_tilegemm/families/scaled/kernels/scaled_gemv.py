@@ -12,7 +12,7 @@ from math import ceil
 from typing import ClassVar
 
 from ....core.caches import kept, latest
-from ....core.dtypes import BFLOAT16, INT8
+from ....core.dtypes import BFLOAT16, FLOAT8_E4M3, INT8
 from ....core.kernel import Kernel
 from ....core.plan import SIMD_WIDTH, Extent, Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
@@ -45,8 +45,9 @@ INTEGER_REGISTERS = -8
 BATCH_REGISTERS = 8
 """Further registers of several products where k ends within a run: where theirs begin."""
 
-SCALED_ROW_REGISTERS = 12
-"""Those of rows that are decoded and scaled then, too."""
+SCALED_ROW_REGISTERS, E4M3_ROW_REGISTERS = 1, 2
+"""Those of each row that is scaled then, too, for each eight elements of a run, and those of e4m3,
+which unlike e5m2 is no half of a half."""
 
 BFLOAT16_REGISTERS = 8
 """Those of rows of bfloat16 then, whose last elements have a register each."""
@@ -192,7 +193,8 @@ def _broken_registers(problem: ScaledProblem, config: GemvTile, run: int) -> int
     options += BFLOAT16_REGISTERS * (problem.a is BFLOAT16)
     options += MANY_SUMS_REGISTERS * (rows * config.columns >= MANY_SUMS)
     if problem.a_scales and not problem.is_integer:
-        options += SCALED_ROW_REGISTERS
+        each = SCALED_ROW_REGISTERS + E4M3_ROW_REGISTERS * (problem.a is FLOAT8_E4M3)
+        options += each * rows * run // SHORT_RUN
     if run == LONG_RUN:
         return 30 + 6 * rows + (18 + rows) * further + options
     return 22 + 5 * rows + (11 + rows) * further + options
