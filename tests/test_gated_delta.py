@@ -52,8 +52,8 @@ def call(problem, operands, **options):
     )
 
 
-def held(problem, operands, outputs):
-    expected = family_of(problem).reference(problem, operands, (SCALE,))
+def held(problem, operands, outputs, scale=SCALE):
+    expected = family_of(problem).reference(problem, operands, (scale,))
     _, reasons = hold(problem, outputs, expected)
     assert not reasons, (problem, reasons)
 
@@ -142,18 +142,31 @@ def test_everything_that_a_caller_may_choose(length, heads, key_dim, value_dim, 
             held(problem, operands, call(problem, operands))
 
 
-# Of the tests of MLX, flash-linear-attention and FlashKDA, with fewer heads: B, T, Hk, Hv, Dk, Dv.
+# Of the tests of MLX, flash-linear-attention and FlashKDA, and of models: B, T, Hk, Hv, Dk, Dv. Of
+# MLX's largest two the batch, and the heads, are an eighth.
 PUBLISHED = {
-    "mlx": (1, 33, 2, 6, 128, 128),
-    "mlx decoding": (4, 1, 2, 2, 128, 128),
+    "mlx decoding": (1, 1, 32, 32, 128, 128),
+    "mlx": (1, 33, 32, 32, 128, 128),
+    "mlx of 128 sequences": (16, 16, 32, 32, 128, 128),
+    "mlx of a long prompt": (2, 1111, 4, 4, 128, 128),
+    "mlx of two heads a key": (1, 33, 16, 32, 128, 128),
+    "mlx of three heads a key": (1, 33, 16, 48, 128, 128),
+    "mlx of four heads a key": (1, 33, 8, 32, 128, 128),
+    "mlx of 24 keys": (1, 33, 24, 48, 128, 128),
     "fla recurrent": (1, 63, 1, 1, 64, 64),
+    "fla recurrent of 60": (2, 500, 4, 4, 60, 60),
+    "fla recurrent, scaled": (2, 1000, 2, 8, 128, 128),
+    "fla recurrent of a long prompt": (4, 2048, 4, 4, 64, 64),
     "fla chunk": (2, 75, 4, 4, 64, 64),
-    "fla of 60": (2, 500, 1, 1, 60, 60),
-    "fla of 100": (1, 1024, 1, 1, 100, 100),
-    "fla of two heads a key": (1, 512, 1, 4, 64, 64),
+    "fla chunk of 60": (2, 500, 3, 3, 60, 60),
+    "fla chunk of 100": (3, 1024, 4, 4, 100, 100),
+    "fla chunk, normalised": (2, 512, 2, 8, 64, 64),
+    "fla chunk, masked": (4, 1024, 4, 4, 128, 128),
     "OLMo-Hybrid": (1, 33, 2, 2, 96, 192),
-    "OLMo-Hybrid of 8 heads": (1, 17, 1, 1, 128, 256),
-    "FlashKDA": (1, 64, 2, 2, 128, 128),
+    "OLMo-Hybrid of 8 heads": (1, 17, 8, 8, 128, 256),
+    "FlashKDA of 16": (1, 16, 4, 4, 128, 128),
+    "FlashKDA of 17": (1, 17, 1, 1, 128, 128),
+    "FlashKDA of 256": (1, 256, 4, 4, 128, 128),
 }
 
 
@@ -168,12 +181,15 @@ def test_published_shapes(name):
         value_heads=value_heads,
         key_dim=key_dim,
         value_dim=value_dim,
-        vector_gate=name == "FlashKDA",
+        vector_gate="FlashKDA" in name,
+        normalize="normalised" in name,
+        mask="masked" in name,
         state=True,
     )
     operands = drawn(problem, 9)
+    scale = 0.1 if "scaled" in name else SCALE
     with tg.use_kernel("any"):
-        held(problem, operands, call(problem, operands))
+        held(problem, operands, call(problem, operands, scale=scale), scale)
 
 
 @pytest.mark.slow
