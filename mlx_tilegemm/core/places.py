@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import ENOLCK, ENOTSUP, EOPNOTSUPP
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 _NAME = "mlx_tilegemm"
 _POLL_SECONDS = 0.01
+_WITHOUT_LOCKS = (ENOLCK, ENOTSUP, EOPNOTSUPP)
+"""Errors of file systems that keep no locks; where the call is missing, filelock has its own."""
 
 
 def cache_place() -> Path:
@@ -68,9 +71,12 @@ def acquired(lock: BaseFileLock, seconds: float) -> bool:
     """Take a lock if that takes no longer, and tell whether it is held."""
     from filelock import Timeout
 
-    without_locks = NotImplementedError  # what filelock raises where the file system has none
     try:
         lock.acquire(timeout=seconds)
-    except (Timeout, without_locks):
+    except Timeout:
         return False
+    except OSError as error:
+        if error.errno in _WITHOUT_LOCKS:
+            return False
+        raise
     return True
