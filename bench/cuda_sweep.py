@@ -18,8 +18,7 @@ operands that rotate, so that the GPU's cache does not hold them, and each after
 in a model: a small op of MLX's, which is timed along, copies an operand when the last result is
 there. A problem that takes too long is given up with its process, and the next one goes on in
 another; the file is written after each, and problems that it has already are not measured again.
-`mlx-tilegemm
-verify` holds the texts to float64. The table says which card it is of.
+`mlx-tilegemm verify` holds the texts to float64. The table says which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
