@@ -60,7 +60,8 @@ def subjects() -> Iterator[Made]:
     yield _gradients("8", (17,), **vector, key_dim=60, state=True)
     yield _gradients("2", (5, 3), **wide, state=True, key_dim=68)
     # A last chunk after which a state would be kept, if it were whole; and one that is.
-    yield _update("delta_chunk", "8-2", (29, 16), within=WITHIN, key_dim=36, every=2 * CHUNK)
+    # Its keys have more elements than a threadgroup has threads.
+    yield _update("delta_chunk", "8-2", (29, 16), within=WITHIN, key_dim=68, every=2 * CHUNK)
 
 
 def _update(
