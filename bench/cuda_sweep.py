@@ -15,10 +15,11 @@ result than rounding explains, and times the rest against each other in interlea
 calls each, by the GPU's time: calls are handed to a GPU that other work keeps busy until they are
 all made. They are made anew each time, as in a program that builds its graph as it goes, on
 operands that rotate, so that the GPU's cache does not hold them, and each after the one before, as
-in a model: a small op of MLX's, which is timed along, copies an operand when the last result is
-there. A problem that takes too long is given up with its process, and the next one goes on in
-another; the file is written after each, and problems that it has already are not measured again.
-`mlx-tilegemm verify` holds the texts to float64. The table says which card it is of.
+in a model: a small op of MLX's copies an operand when the last result is there; such copies are
+timed alone, and their time is taken out. A problem that takes too long is given up with its
+process, and the next one goes on in another; the file is written after each, and problems that it
+has already are not measured again. `mlx-tilegemm verify` holds the texts to float64. The table says
+which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
@@ -50,7 +51,7 @@ from cuda_problems import as_written, operand_sets, problem_of, problems
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.assurance.measurements import key
-from mlx_tilegemm.assurance.tuning.calls import busy, launches
+from mlx_tilegemm.assurance.tuning.calls import busy, launches, links
 from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, Work, measure, spread
 from mlx_tilegemm.assurance.userfile import now
 from mlx_tilegemm.backends import backend_named
@@ -160,7 +161,7 @@ def timed_problem(problem: Problem, count: int) -> tuple[dict[str, float], dict[
             calls[name] = launches(partial(_called, ready, factors), sets)
         else:
             wrong[name] = f"{distance:.2g} from MLX's result"
-    samples = measure(calls, time.perf_counter, EFFORT, _busy())
+    samples = measure(calls, time.perf_counter, EFFORT, _busy(), links(sets))
     return {name: round(spread(one).median * 1e6, 2) for name, one in samples.items()}, wrong
 
 
@@ -194,7 +195,7 @@ def called(op: str, text: str, count: int) -> dict[str, Any]:
         }
         if served != MLX:
             calls["left"] = left_to_mlx(launches(pair.ours, sets))
-        on_gpu = measure(calls, time.perf_counter, CALLS, _busy())
+        on_gpu = measure(calls, time.perf_counter, CALLS, _busy(), links(sets))
         in_program = measure(calls, time.perf_counter, CALLS)
     wrong = {} if distance <= TOLERANCE else {served: f"{distance:.2g} from MLX's result"}
     first = {"op": op, "problem": text, "kernel": served}

@@ -33,6 +33,18 @@ class Executable(Protocol):
         """Launch the kernel once."""
 
 
+class Bound(NamedTuple):
+    """A kernel for launches alike but for values and the stream.
+
+    Attributes:
+        kernel: Launches it.
+        further: Inputs that it takes after those which differ from launch to launch.
+    """
+
+    kernel: Executable
+    further: tuple[mx.array, ...]
+
+
 KernelMaker = Callable[..., Any]
 """Maker of kernels; called as `mx.fast.metal_kernel` is."""
 
@@ -118,9 +130,14 @@ class Backend(ABC):
     def compile(self, source: Source) -> Executable:
         """Return the ready kernel of ``source``; a source seen before costs a look-up."""
 
-    def bound(self, kernel: Executable) -> Executable:
-        """Return a kernel of this backend for launches alike but for values and the stream."""
-        return kernel
+    def bound(self, kernel: Executable, sizes: tuple[int, ...]) -> Bound:
+        """Return a kernel of this backend for launches alike but for values and the stream.
+
+        Args:
+            kernel: The kernel.
+            sizes: Integers of its last input, in all launches.
+        """
+        return Bound(kernel, (self.resident(mx.array(sizes, dtype=mx.int32)),))
 
     def resident(self, array: mx.array) -> mx.array:
         """Return a small array, which many launches read, where kernels read it fastest."""

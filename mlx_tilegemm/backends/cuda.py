@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from ..core.plan import Source
 from ..errors import BackendError
-from .base import ASKED, Backend, Capabilities, Executable, KernelMaker, Place, Route
+from .base import ASKED, Backend, Bound, Capabilities, Executable, KernelMaker, Place, Route
 
 
 class CudaBackend(Backend):
@@ -30,11 +30,13 @@ class CudaBackend(Backend):
         """Return the translated kernel of ``source``."""
         return _kernel(source)
 
-    def bound(self, kernel: Executable) -> Executable:
-        """Return a kernel whose launch is found out at its first call."""
+    def bound(self, kernel: Executable, sizes: tuple[int, ...]) -> Bound:
+        """Return a kernel whose launch is found out at its first call, and has the sizes."""
         from ..cuda import CudaKernel
 
-        return cast(Executable, kernel.bound()) if isinstance(kernel, CudaKernel) else kernel
+        if not isinstance(kernel, CudaKernel):
+            return super().bound(kernel, sizes)
+        return Bound(cast(Executable, kernel.bound(sizes)), ())
 
     def resident(self, array: mx.array) -> mx.array:
         """Return the array in the GPU's own memory."""

@@ -137,9 +137,8 @@ def _launch(
     # Imported here because jinja2 is a large part of what `import mlx_tilegemm` may cost.
     from ..core.render import render
 
-    kernel = backend.bound(backend.compile(render(stage.spec)))
     launch = stage.launch
-    sizes = backend.resident(mx.array(launch.sizes.values, dtype=mx.int32))
+    kernel, sizes = backend.bound(backend.compile(render(stage.spec)), launch.sizes.values)
     output_shapes = list(launch.output_shapes)
     output_dtypes = [dtype.mlx for dtype in launch.output_dtypes]
     grid, threadgroup = launch.grid, launch.threadgroup
@@ -148,7 +147,7 @@ def _launch(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         return kernel(
-            inputs=[*operands, sizes],
+            inputs=[*operands, *sizes],
             output_shapes=output_shapes,
             output_dtypes=output_dtypes,
             grid=grid,
@@ -157,7 +156,7 @@ def _launch(
         )
 
     def every(factors: Factors, count: int) -> Callable[..., list[mx.array]]:
-        own = (sizes,) if factor_array is None else (factor_array(factors), sizes)
+        own = sizes if factor_array is None else (factor_array(factors), *sizes)
 
         def direct(*operands: mx.array) -> list[mx.array]:
             return kernel(
@@ -178,7 +177,7 @@ def _launch(
         operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
     ) -> list[mx.array]:
         return kernel(
-            inputs=[*operands, array_of(factors), sizes],
+            inputs=[*operands, array_of(factors), *sizes],
             output_shapes=output_shapes,
             output_dtypes=output_dtypes,
             grid=grid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple, cast
@@ -15,7 +15,7 @@ from ..msl.mlx_text import TracedCall, trace_call
 from .compiler import compiled, packed, packer
 from .memory import on_device
 from .settings import Settings, current_settings
-from .translate import Extent, Geometry, translate
+from .translate import Extent, Geometry, Numbers, Order, translate
 
 Scalar = bool | int | float
 
@@ -110,11 +110,14 @@ class CudaKernel:
             ready = self._ready[call] = self._prepare(call, inputs, output_shapes, verbose)
         return self._launch(ready, call, arrays, output_shapes, init_value, stream)
 
-    def bound(self) -> Callable[..., list[mx.array]]:
+    def bound(self, sizes: tuple[int, ...] = ()) -> Callable[..., list[mx.array]]:
         """Return the kernel for calls that differ in their arrays' values and their stream alone.
 
         Finding out what a call launches takes longer than to launch it: it is found out once. All
         arrays have elements, and axes.
+
+        Args:
+            sizes: Integers of a last input, which calls leave out.
         """
         launches: dict[Settings, Callable[..., list[mx.array]]] = {}
         settings, default = current_settings, mx.gpu
@@ -130,7 +133,7 @@ class CudaKernel:
         ) -> list[mx.array]:
             launch = launches.get(settings())
             if launch is None:
-                launch = self._bind(inputs, output_shapes, output_dtypes, grid, threadgroup)
+                launch = self._bind(inputs, sizes, output_shapes, output_dtypes, grid, threadgroup)
                 launches[settings()] = launch
             return launch(inputs=inputs, stream=default if stream is None else stream)
 
@@ -138,24 +141,35 @@ class CudaKernel:
 
     def _bind(
         self,
-        inputs: Sequence[mx.array],
+        arrays: Sequence[mx.array],
+        sizes: tuple[int, ...],
         output_shapes: Sequence[Sequence[int]],
         output_dtypes: Sequence[mx.Dtype],
         grid: Extent,
         threadgroup: Extent,
     ) -> Callable[..., list[mx.array]]:
+        numbers = Numbers(buffer=len(arrays), count=len(sizes)) if sizes else None
+        last = [mx.array(sizes, dtype=mx.int32)] if sizes else []
+        inputs = [*arrays, *last]
         call = _call(inputs, output_dtypes, grid, threadgroup, None)
-        ready = None if 0 in grid else self._prepare(call, inputs, output_shapes, verbose=False)
-        if ready is None or ready.takes_shapes:
-            return partial(
-                self,
+        ready = None
+        if 0 not in grid:
+            ready = self._prepare(call, inputs, output_shapes, verbose=False, numbers=numbers)
+        if ready is not None and not ready.takes_shapes:
+            fixed = self._fixed(ready, call, output_shapes, None, sizes)
+            return partial(mx.fast.precompiled_cuda_kernel, **fixed)
+
+        def unbound(*, inputs: Sequence[mx.array], stream: Any) -> list[mx.array]:  # noqa: ANN401
+            return self(
+                inputs=[*inputs, *last],
                 output_shapes=output_shapes,
                 output_dtypes=output_dtypes,
                 grid=grid,
                 threadgroup=threadgroup,
+                stream=stream,
             )
-        fixed = self._fixed(ready, call, output_shapes, None)
-        return partial(mx.fast.precompiled_cuda_kernel, **fixed)
+
+        return unbound
 
     def _prepare(
         self,
@@ -163,9 +177,10 @@ class CudaKernel:
         inputs: Sequence[mx.array | Scalar],
         output_shapes: Sequence[Sequence[int]],
         verbose: bool,
+        numbers: Numbers | None = None,
     ) -> _Ready:
         """What a call launches, by the text that MLX makes of it."""
-        geometry = _geometry(call.grid, call.threadgroup)
+        geometry = replace(_geometry(call.grid, call.threadgroup), numbers=numbers)
         # Arrays without values, for those of the call may be traced already.
         stand_ins = [
             mx.zeros(one.shape, one.dtype) if isinstance(one, mx.array) else one for one in inputs
@@ -203,16 +218,17 @@ class CudaKernel:
         call: _Call,
         output_shapes: Sequence[Sequence[int]],
         init_value: float | None,
+        numbers: tuple[int, ...] = (),
     ) -> dict[str, Any]:
         """Arguments of MLX's call but the inputs and the stream."""
         geometry = ready.geometry
-        linear = geometry.linear
+        linear = geometry.is_linear
         return {
             "name": ready.name,
             "compiled_source": ready.code,
             "output_shapes": output_shapes,
             "output_dtypes": call.output_dtypes,
-            "scalars": call.grid if geometry.takes_grid else (),
+            "scalars": (*numbers, *(call.grid if geometry.takes_grid else ())),
             "grid": _linear(call.grid, geometry.threadgroup) if linear else call.grid,
             "threadgroup": geometry.threadgroup,
             "init_value": init_value,
@@ -257,8 +273,8 @@ def _geometry(grid: Extent, threadgroup: Extent) -> Geometry:
         )
     (gx, gy, gz), (x, y, z) = grid, map(min, grid, threadgroup)
     whole = not (gx % x or gy % y or gz % z)
-    linear = gy > _MAX_BLOCKS * y or gz > _MAX_BLOCKS * z
-    return Geometry(threadgroup=(x, y, z), whole=whole, linear=linear)
+    order = Order.COUNTED if gy > _MAX_BLOCKS * y or gz > _MAX_BLOCKS * z else Order.LAUNCHED
+    return Geometry(threadgroup=(x, y, z), whole=whole, order=order)
 
 
 def _linear(grid: Extent, threadgroup: Extent) -> Extent:
@@ -269,7 +285,8 @@ def _linear(grid: Extent, threadgroup: Extent) -> Extent:
 
 
 @lru_cache(maxsize=4096)
-def _ready(traced: TracedCall, geometry: Geometry, settings: Settings) -> _Ready:
+def _ready(traced: TracedCall, launched: Geometry, settings: Settings) -> _Ready:
+    geometry = launched.for_text(traced.text)
     code, name = _compiled(traced.text, geometry, settings, architecture())
     shape_info = traced.shape_info
     return _Ready(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import lru_cache
 
 from ..core.render import TEMPLATES
@@ -44,7 +45,39 @@ _WIDENED_PAIR = re.compile(
 _UNCONTRACTED = re.compile(
     r"#pragma\s+(?:(?:clang|METAL)\s+fp\s+contract\s*\(\s*off\s*\)|STDC\s+FP_CONTRACT\s+OFF)"
 )
+# Blocks of rows that causal masks give more keys, and which therefore come first: in all matrices,
+# so that a GPU does not wait for a last long one.
+_LONGEST_FIRST = re.compile(
+    r"\bbool CAUSAL = true;.*\bCAUSAL \? \(q_len - 1\) / BLOCK_Q - block\b", re.DOTALL
+)
 _OPENED_METAL = re.compile(r"^[ \t]*namespace\s+metal\b", re.MULTILINE)
+
+
+class Order(Enum):
+    """Order in which the threadgroups of a grid begin.
+
+    Attributes:
+        LAUNCHED: As CUDA launches a grid of the same extents, x first.
+        COUNTED: The same, of a grid in x alone, which takes more threadgroups in y and z.
+        X_LAST: Those of one x after the other, of a grid in x alone.
+    """
+
+    LAUNCHED = "launched"
+    COUNTED = "counted"
+    X_LAST = "x_last"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Integers of a buffer that are arguments of the launch: no thread waits for them.
+
+    Args:
+        buffer: Index of the buffer.
+        count: How many they are.
+    """
+
+    buffer: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +87,14 @@ class Geometry:
     Args:
         threadgroup: Threads of a threadgroup in x, y and z.
         whole: Whether the grid is made of whole threadgroups; else the grid is an argument.
-        linear: Whether the threadgroups of the grid are counted in x alone, which takes more of
-            them in y and z than CUDA does.
+        order: Order of the threadgroups.
+        numbers: What comes in the place of a buffer; None where all buffers come.
     """
 
     threadgroup: Extent
     whole: bool
-    linear: bool
+    order: Order = Order.LAUNCHED
+    numbers: Numbers | None = None
 
     @property
     def threads(self) -> int:
@@ -71,7 +105,17 @@ class Geometry:
     @property
     def takes_grid(self) -> bool:
         """Whether the kernel takes the sizes of the grid as its last arguments."""
-        return self.linear or not self.whole
+        return self.is_linear or not self.whole
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the grid that is launched has threadgroups in x alone."""
+        return self.order is not Order.LAUNCHED
+
+    def for_text(self, text: str) -> Geometry:
+        """Return the geometry of a text, whose threadgroups may be of unlike lengths."""
+        longest_first = _LONGEST_FIRST.search(text) is not None
+        return replace(self, order=Order.X_LAST) if longest_first else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,14 +257,18 @@ def _entry(entry: EntryPoint, geometry: Geometry) -> str:
     x, y, z = geometry.threadgroup
     buffers = [one for one in entry.function.parameters if one.source is Source.BUFFER]
     indices = sorted(one.index for one in buffers)
-    parameters = [f"void* msl_buffer_{index}" for index in indices]
+    numbers = geometry.numbers or Numbers(buffer=-1, count=0)
+    names = [f"msl_number_{i}" for i in range(numbers.count)]
+    parameters = [f"void* msl_buffer_{index}" for index in indices if index != numbers.buffer]
+    parameters += [f"int {name}" for name in names]
+    held = [f"  int msl_buffer_{numbers.buffer}[] = {{{', '.join(names)}}};"] if names else []
     sizes = f"{x}, {y}, {z}"
     found = f"msl_rt::find_thread<{sizes}>(msl_ids)"
     if geometry.takes_grid:
         parameters += ["int msl_grid_x", "int msl_grid_y", "int msl_grid_z"]
         grid = ", ".join(f"msl_rt::uint32_t(msl_grid_{axis})" for axis in "xyz")
-        linear = "true" if geometry.linear else "false"
-        found = f"msl_rt::find_thread<{sizes}, {linear}>(msl_rt::Extent{{{grid}}}, msl_ids)"
+        order = f"msl_rt::Order::{geometry.order.value}"
+        found = f"msl_rt::find_thread<{sizes}, {order}>(msl_rt::Extent{{{grid}}}, msl_ids)"
     arguments = [
         argument(one, f"msl_buffer_{one.index}", "msl_ids.") for one in entry.function.parameters
     ]
@@ -229,6 +277,7 @@ def _entry(entry: EntryPoint, geometry: Geometry) -> str:
             f'extern "C" __global__ void __launch_bounds__({geometry.threads}) '
             f"{_function(entry)}({', '.join(parameters)}) {{",
             "  using namespace metal::kernels;",
+            *held,
             "  msl_rt::ThreadIds msl_ids;",
             f"  if (!{found}) return;",
             f"  msl_rt::call({', '.join((f'&metal::kernels::{entry.expression}', *arguments))});",

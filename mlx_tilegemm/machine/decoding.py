@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
 from ..core.caches import kept
@@ -15,7 +15,7 @@ from .products import Product, gemm_work
 from .tiles import BlockTile
 
 BLOCK_K = 32
-"""Depth of a step: a multiple of every run and at most the smallest group of most weights."""
+"""Usual depth of a step: a multiple of every run and at most the smallest group of most weights."""
 
 BROKEN_BITS = (3, 5, 6, 7)
 """Widths of codes that do not divide a word."""
@@ -95,17 +95,18 @@ class DecodingTile(BlockTile):
         block_n: Columns of the result that a threadgroup computes.
         simdgroups_m: Simdgroups along the rows.
         simdgroups_n: Simdgroups along the columns.
-        block_k: Depth of one step, always `BLOCK_K`.
+        block_k: Depth of one step, a multiple of `BLOCK_K`.
     """
 
     block_m: int
     block_n: int
     simdgroups_m: int
     simdgroups_n: int
-    block_k: int = field(default=BLOCK_K, init=False)
+    block_k: int = BLOCK_K
 
     def __str__(self) -> str:
-        return f"{self.block_m}x{self.block_n}-{self.simdgroups_m}x{self.simdgroups_n}"
+        depth = "" if self.block_k == BLOCK_K else f"x{self.block_k}"
+        return f"{self.block_m}x{self.block_n}{depth}-{self.simdgroups_m}x{self.simdgroups_n}"
 
 
 CONFIGS = (
@@ -141,7 +142,7 @@ def decoding_work(
         dram_bytes: Moved by all of the product.
     """
     dense = gemm_work(staged, tile.modelled(needs), chip)
-    depth = ceil(staged.k / BLOCK_K) * BLOCK_K
+    depth = ceil(staged.k / tile.block_k) * tile.block_k
     return dense._replace(
         alu_cycles=dense.alu_cycles + depth / SIMD_WIDTH * instructions * chip.alu_cycles,
         cache_bytes=depth * depth_bytes,

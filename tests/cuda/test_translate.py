@@ -33,7 +33,7 @@ TEXT = """
   y[thread_position_in_grid.x] = v;
 }
 """
-WHOLE = Geometry(threadgroup=(64, 1, 1), whole=True, linear=False)
+WHOLE = Geometry(threadgroup=(64, 1, 1), whole=True)
 
 _FOUR_RUNS = """
 struct Run {
@@ -104,7 +104,7 @@ class TestTranslate:
         assert "MSL_RT_THREADGROUP(msl_rt_type_1, one" in code
 
     def test_a_grid_that_ends_inside_of_a_threadgroup_is_an_argument(self):
-        trimmed = translate(TEXT, Geometry(threadgroup=(64, 1, 1), whole=False, linear=False))
+        trimmed = translate(TEXT, Geometry(threadgroup=(64, 1, 1), whole=False))
         assert "int msl_grid_x" in trimmed.code
         assert "-DMSL_RT_LANES_END" in trimmed.options
         assert "int msl_grid_x" not in translate(TEXT, WHOLE).code
@@ -127,7 +127,7 @@ class TestTranslate:
     def test_matrices_take_whole_simdgroups(self):
         with_matrix = TEXT.replace("float v", "simdgroup_float8x8 m; float v")
         with pytest.raises(KernelCompileError, match=r"whole simdgroups .* of 40 threads"):
-            translate(with_matrix, Geometry(threadgroup=(40, 1, 1), whole=True, linear=False))
+            translate(with_matrix, Geometry(threadgroup=(40, 1, 1), whole=True))
 
     def test_lanes_that_may_end_are_told(self):
         assert "-DMSL_RT_LANES_END" not in translate(TEXT, WHOLE).options
@@ -379,7 +379,7 @@ class TestCompile:
     def test_products_of_matrices(self, exact):
         body = PRODUCT.replace("a + k", "x + k").replace("b + k", "x + k").replace("c, 8", "y, 8")
         text = TEXT.replace("float v", f"typedef half T; {body} float v")
-        geometry = Geometry(threadgroup=(32, 1, 1), whole=True, linear=False)
+        geometry = Geometry(threadgroup=(32, 1, 1), whole=True)
         made = translate(text, geometry, exact=exact)
         assert compiler.compile_code(made.code, "90", made.options)[:4] == b"\x7fELF"
 

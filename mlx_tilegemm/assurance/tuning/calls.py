@@ -105,6 +105,15 @@ def launches(call: Call, sets: Sequence[Operands]) -> Launches:
     return make
 
 
+def links(sets: Sequence[Operands]) -> Launches:
+    """Return a function that makes the small ops alone by which such calls get their operands.
+
+    Args:
+        sets: Operands of the calls.
+    """
+    return launches(lambda operands: operands[:1], sets)
+
+
 def _after(array: mx.array, last: mx.array) -> mx.array:
     """Return a copy of an array that is made after another one."""
     return _copied(array, last[(0,) * last.ndim])

@@ -6,7 +6,8 @@ one sample of every call, in a rotating order, and rounds are compared within th
 
 A GPU that has run all that it was handed waits for the program, and what is timed then is Python.
 Where there is work to keep it busy while calls are handed to it, it runs them one after the other
-as soon as that ends: what they take longer than the work alone is the GPU's time of them.
+as soon as that ends: what they take longer than the work alone is the GPU's time of them. What
+links each call to the one before is made alone, too, and its time is taken out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ Launches = Callable[[int, Work | None], None]
 
 MAX_LAUNCHES = 1024
 """Calls of one sample at most."""
+
+LINKS = 64
+"""Links that are timed together."""
 
 FIRST_ROUNDS = 3
 """Rounds after which what is much slower than the fastest is not sampled again."""
@@ -75,7 +79,11 @@ def spread(samples: list[float]) -> Spread:
 
 
 def measure(
-    calls: dict[str, Launches], clock: Clock, effort: Effort, work: Work | None = None
+    calls: dict[str, Launches],
+    clock: Clock,
+    effort: Effort,
+    work: Work | None = None,
+    link: Launches | None = None,
 ) -> dict[str, list[float]]:
     """Return the seconds of one call, by name: a sample for every round it took part in.
 
@@ -85,6 +93,8 @@ def measure(
         effort: Time that is spent.
         work: Keeps the GPU busy while calls are handed to it, so that samples are the GPU's time;
             without it they are the program's.
+        link: Makes what links calls to each other, alone; None where they are not linked, or where
+            that is a part of what is timed.
     """
     _warm_up(calls, clock, effort)
     counts = {name: _launches(call, clock, effort) for name, call in calls.items()}
@@ -95,9 +105,10 @@ def measure(
             running = _fast_ones(running, samples, effort)
         turn = number % len(running)
         none = 0.0 if work is None else _timed(calls[running[0]], 0, clock, work)
+        between = 0.0 if link is None else (_timed(link, LINKS, clock, work) - none) / LINKS
         for name in (*running[turn:], *running[:turn]):
             taken = _timed(calls[name], counts[name], clock, work)
-            samples[name].append((taken - none) / counts[name])
+            samples[name].append((taken - none) / counts[name] - between)
     return samples
 
 

@@ -34,19 +34,36 @@ __forceinline__ void set_thread(
   ids.dispatch_quadgroups_per_threadgroup = (volume(block) + 3) / 4;
 }
 
-// The threadgroups of a grid, in one dimension when there are more than CUDA takes in the others.
-template <bool Linear>
+// How threadgroups of a grid are numbered: as they are launched, or in one dimension, of which CUDA
+// takes more and begins with the first.
+enum class Order { launched, counted, x_last };
+
+// Each multiprocessor begins with one of the first threadgroups, and gets one of the next beside it:
+// these in the opposite order, so that the longest has the shortest for company.
+__forceinline__ uint32_t evened(uint32_t index, uint32_t count) {
+  uint32_t processors;
+  asm("mov.u32 %0, %%nsmid;" : "=r"(processors));
+  const uint32_t end = min(2 * processors, count);
+  return index < processors || index >= end ? index : processors + end - 1 - index;
+}
+
+template <Order order>
 __forceinline__ Extent group_of(Extent groups) {
-  if constexpr (Linear) return unlinear(blockIdx.x, groups);
+  if constexpr (order == Order::counted) return unlinear(blockIdx.x, groups);
+  if constexpr (order == Order::x_last) {
+    const uint32_t index = evened(blockIdx.x, volume(groups));
+    const Extent turned = unlinear(index, {groups.y, groups.z, groups.x});
+    return {turned.z, turned.x, turned.y};
+  }
   return {blockIdx.x, blockIdx.y, blockIdx.z};
 }
 
 // False for a thread that Metal would not start, because the grid ends inside of its threadgroup.
-template <uint32_t X, uint32_t Y, uint32_t Z, bool Linear>
+template <uint32_t X, uint32_t Y, uint32_t Z, Order order>
 __forceinline__ bool find_thread(Extent grid, ThreadIds& ids) {
   constexpr Extent block = {X, Y, Z};
   const Extent groups = {(grid.x + X - 1) / X, (grid.y + Y - 1) / Y, (grid.z + Z - 1) / Z};
-  const Extent group = group_of<Linear>(groups);
+  const Extent group = group_of<order>(groups);
   const Extent sizes = {
       trimmed(X, grid.x, group.x), trimmed(Y, grid.y, group.y), trimmed(Z, grid.z, group.z)};
   const uint32_t hardware = threadIdx.x + X * (threadIdx.y + Y * threadIdx.z);
@@ -68,7 +85,7 @@ __forceinline__ bool find_thread(ThreadIds& ids) {
   constexpr Extent block = {X, Y, Z};
   const uint32_t hardware = threadIdx.x + X * (threadIdx.y + Y * threadIdx.z);
   const uint32_t index = (hardware & ~31u) | metal_lane(hardware & 31u);
-  set_thread(ids, index, group_of<false>({}), unlinear(index, block), block);
+  set_thread(ids, index, group_of<Order::launched>({}), unlinear(index, block), block);
   ids.threads_per_grid = {gridDim.x * X, gridDim.y * Y, gridDim.z * Z};
   ids.threadgroups_per_grid = {gridDim.x, gridDim.y, gridDim.z};
   ids.threads_per_threadgroup = block;

@@ -23,7 +23,8 @@ struct Pairs {
   PairType type = PairType::none;
   uint row;
   Pieces pieces = Pieces::none;
-  uint address, pitch;
+  const void* own;
+  uint before_own, pitch;
 };
 
 }  // namespace _impl

@@ -94,6 +94,10 @@ MSL_INLINE T scan_lanes(T value, Site, Op op, T start, bool inclusive) {
   return before;
 }
 
+MSL_INLINE bool any_lane(bool value, Site) {
+  return (__ballot_sync(msl_rt::full_mask, value) & taking_part()) != 0;
+}
+
 // A bit for each lane that votes yes.
 MSL_INLINE uint ballot(bool value, Site) {
   const uint votes = __ballot_sync(msl_rt::full_mask, value) & taking_part();

@@ -28,10 +28,12 @@ MSL_INLINE Pairs pairs_of(const T* own, Stride row_stride, Stride column_stride)
   }
   if (__isShared(own) && row_stride != Stride(0)) {
     const uint lane = msl_rt::hardware_lane();
-    const T* first = own - Stride(lane >> 2) * row_stride - Stride((lane & 3u) * 2) * column_stride;
+    const uint row = uint(sizeof(T)) * uint(row_stride);
+    const uint column = uint(sizeof(T)) * uint(column_stride);
     pairs.pieces = column_stride == Stride(1) ? Pieces::rows : Pieces::columns;
-    pairs.address = uint(__cvta_generic_to_shared(first));
-    pairs.pitch = uint(sizeof(T)) * uint(column_stride == Stride(1) ? row_stride : column_stride);
+    pairs.own = own;
+    pairs.before_own = (lane >> 2) * row + (lane & 3u) * 2 * column;
+    pairs.pitch = column_stride == Stride(1) ? row : column;
   }
   return pairs;
 }
@@ -71,10 +73,13 @@ MSL_INLINE void load_columns(uint (&pairs)[ROWS][COLUMNS], const Tile<ROWS, COLU
 #pragma unroll
     for (int i = 1; i < 4; ++i) {
       const int at = min(first + i, ALL - 1);
-      const uint distance = tile.at[at / COLUMNS][at % COLUMNS].pairs().address - start.address;
+      const Pairs& other = tile.at[at / COLUMNS][at % COLUMNS].pairs();
+      const uint distance = uint(
+          static_cast<const char*>(other.own) - static_cast<const char*>(start.own));
       offset = lane / 8 == i ? distance : offset;
     }
-    const uint piece = start.address + (offset + lane % 8 * start.pitch);
+    const uint piece = uint(__cvta_generic_to_shared(start.own)) +
+        (offset + lane % 8 * start.pitch - start.before_own);
     uint found[4];
     if constexpr (TRANSPOSED) {
       asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -181,21 +186,26 @@ struct bfloat_parts {
   uint leading, middle, last;
 };
 
-MSL_INLINE float without_upper_half(float x) {
-  return x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
-}
-
 MSL_INLINE uint upper_halves(float x, float y) {
   return __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
 }
 
-MSL_INLINE bfloat_parts bfloat_parts_of(const vec<float, 2>& pair) {
-  const float x = without_upper_half(pair[0]), y = without_upper_half(pair[1]);
-  return {upper_halves(pair[0], pair[1]), upper_halves(x, y),
-          upper_halves(without_upper_half(x), without_upper_half(y))};
+// What the upper half of its bits leaves of a number, without its sign. It is zero only where the
+// number is, and no NaN, so that an infinity on the other side, or this one, stays one.
+MSL_INLINE float size_of_rest(float x) {
+  const float rest = x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
+  return ::fmaxf(::fabsf(rest), ::fabsf(x) * 0x1p-30f);
 }
 
-// Rows of floats, with a right operand of bfloat.
+MSL_INLINE bfloat_parts bfloat_parts_of(const vec<float, 2>& pair) {
+  const float x = size_of_rest(pair[0]), y = size_of_rest(pair[1]);
+  const uint leading = upper_halves(pair[0], pair[1]), signs = leading & 0x80008000u;
+  return {leading, signs | upper_halves(x, y),
+          signs | upper_halves(size_of_rest(x), size_of_rest(y))};
+}
+
+// Rows of floats, with a right operand of bfloat: the smallest parts first, because tensor cores
+// truncate while they add.
 template <template <int, int> class Tile, int COLUMNS, int DEPTH>
 MSL_INLINE void add_bfloat_parts(
     Tile<1, COLUMNS>& sum, Tile<1, COLUMNS>& next_sum, const Tile<1, DEPTH>& left,
@@ -205,17 +215,18 @@ MSL_INLINE void add_bfloat_parts(
   for (int d = 0; d < DEPTH; ++d) {
     const bfloat_parts first = bfloat_parts_of(left.at[0][d].thread_elements());
     const bfloat_parts second = bfloat_parts_of(next_left.at[0][d].thread_elements());
-    upper[0][d] = first.leading, upper[1][d] = first.middle, upper[2][d] = first.last;
-    lower[0][d] = second.leading, lower[1][d] = second.middle, lower[2][d] = second.last;
+    upper[0][d] = first.last, upper[1][d] = first.middle, upper[2][d] = first.leading;
+    lower[0][d] = second.last, lower[1][d] = second.middle, lower[2][d] = second.leading;
   }
 #pragma unroll
   for (int j = 0; j < COLUMNS; ++j) {
-    product_rows leading = {}, rests = {};
-    multiply_column<bfloat>(leading, upper[0], lower[0], right, j);
-    multiply_column<bfloat>(rests, upper[1], lower[1], right, j);
-    multiply_column<bfloat>(rests, upper[2], lower[2], right, j);
-    add_to(sum.at[0][j], joined_parts(leading.x, rests.x), joined_parts(leading.y, rests.y));
-    add_to(next_sum.at[0][j], joined_parts(leading.z, rests.z), joined_parts(leading.w, rests.w));
+    product_rows rows = {};
+#pragma unroll
+    for (int part = 0; part < 3; ++part) {
+      multiply_column<bfloat>(rows, upper[part], lower[part], right, j);
+    }
+    add_to(sum.at[0][j], rows.x, rows.y);
+    add_to(next_sum.at[0][j], rows.z, rows.w);
   }
 }
 

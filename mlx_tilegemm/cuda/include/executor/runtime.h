@@ -27,7 +27,6 @@
 #define __builtin_copysignf(x, y) ::copysignf(x, y)
 #define __builtin_cosf(x) ::cosf(x)
 #define __builtin_cosh(x) ::coshf(x)
-#define __builtin_exp2f(x) ::exp2f(x)
 #define __builtin_expf(x) ::expf(x)
 #define __builtin_fabs(x) ::fabs(x)
 #define __builtin_fabsf(x) ::fabsf(x)
@@ -55,6 +54,14 @@
 #define __builtin_tan(x) ::tan(x)
 #define __builtin_tanh(x) ::tanhf(x)
 #define __builtin_truncf(x) ::truncf(x)
+
+#if defined(MSL_RT_EXACT)
+#define __builtin_exp2f(x) ::exp2f(x)
+#else
+#define __builtin_exp2f(x) msl_rt::exp2(x)
+#define MSL_RT_FMAX(x, y) ::fmaxf(x, y)
+#define MSL_RT_FMIN(x, y) ::fminf(x, y)
+#endif
 
 #define __builtin_inff() __builtin_bit_cast(float, 0x7f800000u)
 #define __builtin_huge_valf() __builtin_inff()
@@ -84,6 +91,13 @@
   }
 
 namespace msl_rt {
+
+// As GPUs of Apple: what is too small for a normal number is zero.
+__forceinline__ float exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
 
 template <typename T>
 inline constexpr uint32_t scalar_size = 1;

@@ -280,16 +280,24 @@ MSL_INLINE void stage_tile(
   const bool aligned =
       msl_rt::is_aligned<16>(source) && (source_stride % LENGTH == 0 || ROWS == 1);
   if (aligned) {
+    // Where threads are whole rows, a thread's rows are the same distance apart.
+    constexpr bool whole = THREADS % RUNS == 0;
+    const int first_row = thread_index / RUNS, first_column = thread_index % RUNS * LENGTH;
+    const T* first_source = source + size_t(first_row) * size_t(source_stride) + first_column;
+    T* first_target = tile + first_row * TILE_STRIDE + first_column;
 #pragma unroll
     for (int first = 0; first < ALL; first += THREADS) {
       const int index = first + thread_index;
       if (ALL % THREADS != 0 && index >= ALL) break;
-      const int row = index / RUNS, column = index % RUNS * LENGTH;
+      const int row = whole ? first_row + first / RUNS : index / RUNS;
+      const int column = whole ? first_column : index % RUNS * LENGTH;
       int valid = GUARD_ROWS && row >= rows ? 0 : LENGTH;
       if (GUARD_COLUMNS) valid = min(valid, max(columns - column, 0));
-      const T* from = source + size_t(valid > 0 ? row : 0) * size_t(source_stride) +
-          (valid > 0 ? column : 0);
-      msl_rt::copy_later(tile + row * TILE_STRIDE + column, from, valid * int(sizeof(T)));
+      const T* from = whole ? first_source + size_t(first / RUNS) * size_t(source_stride)
+                            : source + size_t(row) * size_t(source_stride) + column;
+      T* to = whole ? first_target + first / RUNS * TILE_STRIDE
+                    : tile + row * TILE_STRIDE + column;
+      msl_rt::copy_later(to, valid > 0 ? from : source, valid * int(sizeof(T)));
     }
   } else {
 #pragma unroll 1

@@ -195,6 +195,8 @@ MSL_INLINE uint ballot(bool value, Site site) {
   return meet<uint>(value, site, vote{}, own_slot{});
 }
 
+MSL_INLINE bool any_lane(bool value, Site site) { return ballot(value, site) != 0; }
+
 }  // namespace _impl
 
 }  // namespace metal

@@ -188,8 +188,8 @@ inline simd_vote simd_ballot(bool expression, MSL_SITE) {
 inline simd_vote simd_active_threads_mask(MSL_SITE) {
   return simd_vote(_impl::ballot(true, site));
 }
-inline bool simd_any(bool expression, MSL_SITE) { return _impl::ballot(expression, site) != 0; }
-inline bool simd_all(bool expression, MSL_SITE) { return _impl::ballot(!expression, site) == 0; }
+inline bool simd_any(bool expression, MSL_SITE) { return _impl::any_lane(expression, site); }
+inline bool simd_all(bool expression, MSL_SITE) { return !_impl::any_lane(!expression, site); }
 inline bool simd_is_first(MSL_SITE) {
   return uint(__builtin_ctz(_impl::ballot(true, site))) == msl_rt_lane();
 }

@@ -19,7 +19,7 @@ from ....core.dtypes import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOATS
 from ....core.kernel import Kernel
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....core.shapes import Shape
-from ....machine.chips.record import Chip
+from ....machine.chips.record import APPLE, Chip
 from ....machine.cost import seconds
 from ....machine.fragment import FRAGMENT
 from ....machine.limits import reject_grid, reject_resources, reject_sizes
@@ -50,6 +50,9 @@ takes more head groups, which have to meet at every step."""
 
 CERTAIN_REGISTERS = 42
 """Ten fewer, by which an estimate may be too low: a core then holds as many threads in any case."""
+
+LONG_STEPS = Tile(row_groups=1, key_groups=2, head_groups=4, block_kv=32)
+"""For chips whose threads have more registers: long steps, of which more is on its way."""
 
 MAX_QUERIES = 64
 """Length of q up to which this may be what decoding and its like ask for."""
@@ -102,6 +105,10 @@ def candidates(problem: AttentionProblem, chip: Chip) -> Iterator[Config]:
             )
             for splits in _splits(keys, tile.round_keys, blocks, chip):
                 yield Config(tile=tile, splits=splits)
+    if chip.limits.registers > APPLE.registers:
+        blocks = ceil(rows / FRAGMENT) * problem.batch * problem.num_kv_heads
+        for splits in _splits(keys, LONG_STEPS.round_keys, blocks, chip):
+            yield Config(tile=LONG_STEPS, splits=splits)
 
 
 def _splits(keys: int, round_keys: int, blocks: int, chip: Chip) -> Iterator[int]:
@@ -178,7 +185,8 @@ def reject(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     if config.splits > 1 and per_split >= keys:
         return f"{keys} keys are too few to share out"
     needs = _needs(problem, config.tile, config.splits > 1)
-    reason = reject_resources(needs) or reject_grid(_grid(problem, config, per_split))
+    reason = reject_resources(needs, chip.limits)
+    reason = reason or reject_grid(_grid(problem, config, per_split))
     return reason or reject_sizes((_largest_size(problem), per_split))
 
 

@@ -17,7 +17,7 @@ from ....core.kernel import Kernel
 from ....core.plan import Extent, Launch, Plan, Resources, Sizes, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
-from ....machine.decoding import BLOCK_K, BROKEN_BITS, DecodingTile, decoding_work, tile_run
+from ....machine.decoding import BROKEN_BITS, DecodingTile, decoding_work, tile_run
 from ....machine.fragment import FRAGMENT
 from ....machine.limits import reject_grid, reject_resources
 from ....machine.products import Product
@@ -76,6 +76,13 @@ CONFIGS = (
 """Low blocks are for few rows of an expert, which taller ones would pad; a wide one asks half as
 often for rows, and for where an expert's are, and a narrow one leaves room for more of them."""
 
+DEEP_CONFIGS = (
+    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4, block_k=64),
+    DecodingTile(block_m=16, block_n=64, simdgroups_m=1, simdgroups_n=4, block_k=128),
+    DecodingTile(block_m=8, block_n=64, simdgroups_m=1, simdgroups_n=4, block_k=128),
+)
+"""For chips where copies go on in the background: the longer a step, the more are on their way."""
+
 
 def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
     """Return threads, threadgroup memory and live registers."""
@@ -90,9 +97,9 @@ def resources(problem: ExpertProblem, config: DecodingTile) -> Resources:
 
 def _registers(problem: ExpertProblem, config: DecodingTile) -> int:
     rows, columns = config.fragments_m, config.fragments_n
-    deep = problem.k % BLOCK_K > 0
+    deep = problem.k % config.block_k > 0
     wide = not problem.transpose and problem.n % FRAGMENT > 0
-    unrolled = is_unrolled(problem.k, BLOCK_K)
+    unrolled = is_unrolled(problem.k, config.block_k)
     further = UNROLLED_REGISTERS * unrolled + RAGGED_REGISTERS * (deep or wide)
     if deep or wide:
         further += (UNROLLED_RAGGED_REGISTERS + columns) * unrolled
@@ -144,13 +151,16 @@ class Spec(TiledSpec, ExpertSpec):
 def candidates(problem: ExpertProblem, chip: Chip) -> Iterator[DecodingTile]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
+    if chip.limits.background_copies:
+        yield from DEEP_CONFIGS
 
 
 def reject(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_experts(problem):
         return reason
-    return reject_resources(resources(problem, config)) or reject_grid(_grid(problem, config))
+    reason = reject_resources(resources(problem, config), chip.limits)
+    return reason or reject_grid(_grid(problem, config))
 
 
 def cost(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> float:

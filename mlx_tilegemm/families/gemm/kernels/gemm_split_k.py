@@ -59,6 +59,22 @@ SHARE = gemm_simdgroup.Config(
 CONFIGS = tuple(Config(share=SHARE, splits=splits) for splits in (4, 16, 32, 64))
 """Few, so that prompts of varying length need few kernels."""
 
+DEEP_SHARES = tuple(
+    gemm_simdgroup.Config(
+        block_m=block_m,
+        block_n=64,
+        block_k=block_k,
+        simdgroups_m=simdgroups_m,
+        simdgroups_n=4 // simdgroups_m,
+        staged=True,
+    )
+    for block_m, block_k, simdgroups_m in ((16, 128, 1), (64, 64, 2))
+)
+DEEP_CONFIGS = tuple(
+    Config(share=share, splits=splits) for share in DEEP_SHARES for splits in (4, 8)
+)
+"""For chips where copies go on in the background: the longer a step, the more are on their way."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReduceSpec(AddingSpec, GemmSpec):
@@ -77,6 +93,8 @@ class ReduceSpec(AddingSpec, GemmSpec):
 def candidates(problem: GemmProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
+    if chip.limits.background_copies:
+        yield from DEEP_CONFIGS
 
 
 def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:

@@ -16,7 +16,6 @@ from ....core.plan import Launch, Plan, Resources, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import TileWork, seconds
 from ....machine.decoding import (
-    BLOCK_K,
     BROKEN_BITS,
     CONFIGS,
     DecodingTile,
@@ -98,7 +97,7 @@ def _registers(problem: QuantizedProblem, config: DecodingTile) -> int:
     rows, columns = config.fragments_m, config.fragments_n
     further = BATCH_REGISTERS * (problem.batch_size > 1)
     further += WIDENED_REGISTERS * (problem.x is BFLOAT16 and config.block_m >= ALIGNED_ROWS)
-    if is_unrolled(problem.k, BLOCK_K):
+    if is_unrolled(problem.k, config.block_k):
         biased = problem.biases is not None and problem.weight.bits not in BROKEN_BITS
         further += UNROLLED_REGISTERS + UNROLLED_BIAS_REGISTERS * biased
         if not problem.transpose:
@@ -154,7 +153,7 @@ def reject(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> str |
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_quantized(problem):
         return reason
-    return reject_resources(_resources(problem, config)) or reject_grid(
+    return reject_resources(_resources(problem, config), chip.limits) or reject_grid(
         config.grid(problem.m, problem.n, problem.batch_size)
     )
 

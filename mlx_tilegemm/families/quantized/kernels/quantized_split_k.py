@@ -17,7 +17,7 @@ from ....core.kernel import Kernel
 from ....core.plan import Launch, Plan, Stage
 from ....machine.chips.record import Chip
 from ....machine.cost import seconds
-from ....machine.decoding import BLOCK_K, DecodingTile
+from ....machine.decoding import DecodingTile
 from ....machine.limits import reject_grid
 from ....machine.splits import (
     ADDING,
@@ -60,6 +60,12 @@ SHARES = tuple(
 CONFIGS = tuple(Config(share=share, splits=splits) for splits in (4, 8, 16) for share in SHARES)
 """Few, so that prompts of varying length need few kernels."""
 
+DEEP_CONFIGS = tuple(
+    Config(share=replace(share, block_k=64), splits=8)
+    for share in (*SHARES, DecodingTile(block_m=64, block_n=64, simdgroups_m=2, simdgroups_n=2))
+)
+"""For chips where copies go on in the background: the longer a step, the more are on their way."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReduceSpec(AddingSpec, QuantizedSpec):
@@ -78,6 +84,8 @@ class ReduceSpec(AddingSpec, QuantizedSpec):
 def candidates(problem: QuantizedProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
+    if chip.limits.background_copies:
+        yield from DEEP_CONFIGS
 
 
 def reject(problem: QuantizedProblem, config: Config, chip: Chip) -> str | None:
@@ -88,7 +96,8 @@ def reject(problem: QuantizedProblem, config: Config, chip: Chip) -> str | None:
         return "batch_invariant: the order of its sums depends on the number of rows"
     if reason := _reject_share(problem, config.share, chip):
         return reason
-    shares = reject_shares(problem.k, config.splits, _step(problem), BLOCK_K)
+    step, block_k = _step(problem, config), config.share.block_k
+    shares = reject_shares(problem.k, config.splits, step, block_k)
     return shares or reject_grid(adding_grid(problem.m * problem.n))
 
 
@@ -103,18 +112,18 @@ def _share_problem(problem: QuantizedProblem) -> QuantizedProblem:
     return replace(problem, tensor_scale=False, bias=None, out=FLOAT32)
 
 
-def _step(problem: QuantizedProblem) -> int:
+def _step(problem: QuantizedProblem, config: Config) -> int:
     """Return what the depth of a share is a multiple of: steps, and groups along k."""
     group = problem.weight.group if problem.transpose else 1
-    return lcm(BLOCK_K, group)
+    return lcm(config.share.block_k, group)
 
 
 def _depth(problem: QuantizedProblem, config: Config) -> int:
-    return share_depth(problem.k, config.splits, _step(problem))
+    return share_depth(problem.k, config.splits, _step(problem, config))
 
 
 def _count(problem: QuantizedProblem, config: Config) -> int:
-    return share_count(problem.k, config.splits, _step(problem))
+    return share_count(problem.k, config.splits, _step(problem, config))
 
 
 def cost(problem: QuantizedProblem, config: Config, chip: Chip) -> float:
