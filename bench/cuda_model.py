@@ -165,7 +165,7 @@ def _timings(problem: Problem, times: dict[str, float]) -> list[TextTiming]:
             timing=Timing(candidate=name, **dict.fromkeys(("median", "low", "high"), us / 1e6)),
             text=text_name(known[name]) if name in known else "",
         )
-        for name, us in fastest(times).items()
+        for name, us in fastest(problem, times).items()
     ]
 
 

@@ -16,7 +16,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm import dispatch
 from mlx_tilegemm.assurance import canary, measurements, tuning
 from mlx_tilegemm.assurance.tuning import Status, calls
-from mlx_tilegemm.assurance.tuning.calls import busy, launches, mistake, workload
+from mlx_tilegemm.assurance.tuning.calls import busy, launches, links, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
@@ -390,6 +390,28 @@ class TestMeasure:
         assert alone == pytest.approx(40e-6, rel=0.01)
         samples = measure({"a": make}, clock, effort, lambda: mx.zeros(1))["a"]
         assert samples == pytest.approx([10e-6] * 2)
+
+    def test_what_links_calls_is_taken_out(self):
+        now = [0.0]
+
+        def taking(seconds):
+            def make(count, work):
+                now[0] += (0.0 if work is None else 12e-3) + seconds * count
+
+            return make
+
+        clock, effort = lambda: now[0], Effort(rounds=3, warm_seconds=0, sample_seconds=4e-3)
+        calls = {"a": taking(5e-6), "b": taking(11e-6)}
+        samples = measure(calls, clock, effort, lambda: mx.zeros(1), taking(2e-6))
+        assert samples["a"] == pytest.approx([3e-6] * 3)
+        assert samples["b"] == pytest.approx([9e-6] * 3)
+
+    def test_links_are_the_operands_of_calls(self):
+        sets = [[mx.ones((2, 3)), mx.ones(4)], [mx.zeros((2, 3)), mx.ones(4)]]
+        made = []
+        with mock.patch.object(calls, "_after", lambda x, last: made.append(x) or x):
+            links(sets)(5, None)
+        assert [one.shape for one in made] == [(2, 3)] * 4
 
     def test_spread(self):
         assert spread([3.0]).low == 3.0

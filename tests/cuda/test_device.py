@@ -233,6 +233,53 @@ def test_attention_of_sixteen_rows(names, softmax, value):
     assert np.all(np.abs(got[finite] - wanted[finite]) <= room * scale[finite])
 
 
+@pytest.mark.parametrize("length", [70, 700])
+@pytest.mark.parametrize("config", ["64x32-staged-tall", "32x32-staged"])
+def test_every_block_of_a_causal_mask_is_computed_once(config, length):
+    """They begin in an order of their own, in fewer threadgroups than a GPU holds, and in more."""
+    mx.random.seed(5)
+    q, k, v = (mx.random.normal((2, heads, length, 32)) for heads in (32, 8, 8))
+    with tg.use_backend("cuda"), tg.use_kernel(f"attention_chain/{config}"):
+        found = tg.attention_chain(q.astype(mx.float16), k, v, mask="causal", stream=mx.gpu)
+    wide = [np.array(x, dtype=np.float64) for x in (q.astype(mx.float16), k, v)]
+    keys, values = (np.repeat(x, 4, axis=1) for x in wide[1:])
+    scores = wide[0] @ keys.swapaxes(-1, -2) / np.sqrt(32)
+    scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted = weights / weights.sum(-1, keepdims=True) @ values
+    assert np.allclose(np.array(found), wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("value", [1e38, -1e38])
+def test_values_that_nobody_sees_add_nothing(value):
+    """However large they are: weights of zero have no rest."""
+    q, k = mx.ones((1, 1, 16, 32), mx.float16), mx.ones((1, 1, 32, 32), mx.bfloat16)
+    v = mx.concatenate([k[:, :, :20], mx.full((1, 1, 12, 32), value, mx.bfloat16)], axis=2)
+    seen = mx.arange(32) < 20
+    with tg.use_backend("cuda"), tg.use_kernel("attention_chain/32x16-staged-tall"):
+        out = tg.attention_chain(q, k, v, mask=seen, out_dtype=mx.float32, stream=mx.gpu)
+    assert mx.allclose(out, mx.ones(out.shape), rtol=0, atol=1e-6)
+
+
+def test_the_larger_and_the_smaller_of_a_number_and_a_nan():
+    kernel = metal_kernel(
+        "larger",
+        ["a", "b"],
+        ["y"],
+        "const uint i = thread_position_in_grid.x; y[2 * i] = max(a[i], b[i]);"
+        "y[2 * i + 1] = min(a[i], b[i]);",
+    )
+    a, b = mx.array([1.0, np.nan, 2.0, -np.inf]), mx.array([np.nan, 3.0, -5.0, np.nan])
+    (y,) = kernel(
+        inputs=[a, b],
+        output_shapes=[(8,)],
+        output_dtypes=[mx.float32],
+        grid=(4, 1, 1),
+        threadgroup=(4, 1, 1),
+    )
+    assert y.tolist() == [1.0, 1.0, 3.0, 3.0, 2.0, -5.0, -np.inf, -np.inf]
+
+
 def beginning(array, first):
     """The array, where it begins so many elements after a boundary of vectors."""
     flat = mx.reshape(array, (-1,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ from mlx_tilegemm.core.render import TEMPLATES
 from mlx_tilegemm.cuda import CudaKernel, Settings, compiler, metal_kernel, settings
 from mlx_tilegemm.cuda import kernel as kernels
 from mlx_tilegemm.cuda import translate as translation
-from mlx_tilegemm.cuda.translate import Geometry, translate
+from mlx_tilegemm.cuda.translate import Geometry, Numbers, Order, translate
 from mlx_tilegemm.errors import KernelCompileError, ProblemError
 
 LACKING = compiler.missing()
@@ -187,6 +188,25 @@ class TestTranslate:
         assert "set_widened(" not in exact
         assert exact.count("\n") == fast.count("\n")
 
+    def test_numbers_in_the_place_of_a_buffer_are_arguments(self):
+        geometry = replace(WHOLE, numbers=Numbers(buffer=0, count=2))
+        code = translate(TEXT.replace("device float* x", "device int* x"), geometry).code
+        assert "(void* msl_buffer_1, int msl_number_0, int msl_number_1)" in code
+        assert "int msl_buffer_0[] = {msl_number_0, msl_number_1};" in code
+
+    @needs_nvrtc
+    @pytest.mark.parametrize("mask", [None, "causal"])
+    def test_blocks_of_causal_masks_come_longest_first(self, cuda, mask):
+        """In all heads: else a GPU waits in the end for a long block of the last one."""
+        q = mx.zeros((1, 3, 100, 64), mx.float16)
+        with tg.use_backend("cuda"), tg.use_kernel("attention_chain/64x32-staged-tall"):
+            mx.eval(tg.attention_chain(q, q, q, mask=mask))
+        (sent,) = cuda.launches
+        assert sent["grid"] == ((768, 1, 1) if mask else (256, 3, 1))
+        assert sent["scalars"][-3:] == ((256, 3, 1) if mask else sent["scalars"][-3:])
+        geometry = WHOLE.for_text("constant constexpr bool CAUSAL = true;")
+        assert geometry.order is Order.LAUNCHED
+
     def test_other_tiles_are_left_alone(self):
         other = "void tile_mma(int a) {}\n" + TEXT
         assert "-DMSL_RT_TILES" not in translate(other, WHOLE).options
@@ -322,6 +342,17 @@ class TestLaunch:
         (y,) = launch(empty, grid=(0, 1, 1), group=(8, 1, 1), inputs=[x], stream=mx.cpu)
         assert y.tolist() == [0.0] * 8
         assert len(cuda.launches) == 1
+
+    def test_sizes_of_a_bound_kernel_are_arguments(self, cuda):
+        body = "y[thread_position_in_grid.x] = float(sizes[1]);"
+        bound = metal_kernel("sized", ["x", "sizes"], ["y"], body).bound((3, -4))
+        x = mx.zeros((4,))
+        launch(bound, grid=(8, 1, 1), group=(8, 1, 1), inputs=[x])
+        (sent,) = cuda.launches
+        assert (sent["inputs"][0] is x, len(sent["inputs"]), sent["scalars"]) == (True, 1, (3, -4))
+        empty = metal_kernel("sized", ["x", "sizes"], ["y"], body).bound((3, -4))
+        (y,) = launch(empty, grid=(0, 1, 1), group=(8, 1, 1), inputs=[x], stream=mx.cpu)
+        assert y.tolist() == [0.0] * 8
 
     def test_an_op_is_one_launch(self, cuda):
         a, b = mx.zeros((32, 64), mx.float16), mx.zeros((64, 48), mx.bfloat16)

@@ -187,6 +187,9 @@ def variant_problems() -> Iterator[GemmProblem]:
                     FLOAT16, FLOAT32, 33, 64, k, transpose_a=transpose_a, transpose_b=transpose_b
                 )
     yield gemm_variant(FLOAT16, FLOAT32, 33, 37, 2100)
+    # Long enough for shares of long steps.
+    for a, b in ((FLOAT16, BFLOAT16), (FLOAT32, BFLOAT16), (FLOAT32, FLOAT32)):
+        yield gemm_variant(a, b, 33, 37, 1100, transpose_b=True)
     yield gemm_variant(FLOAT16, FLOAT32, 33, 37, 512, scaled=True)
     for c in FLOATS:
         yield gemm_variant(BFLOAT16, FLOAT16, 33, 37, 512, c=c, c_shape=(37,))
