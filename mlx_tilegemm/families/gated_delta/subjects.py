@@ -28,11 +28,16 @@ ROUGHLY = 1.5e-6
 REPEATED = GateData(within=WITHIN, beta=0.999)
 """Equal keys on which errors show if a kernel takes only some of them as equal."""
 
+LONG = HardData(within=WITHIN)
+"""Equal keys until errors show of terms that are added in another order."""
+
 RESETS = GateData(within=WITHIN, resets=True)
 """Equal keys that must not be taken so across the token that forgets."""
 
 AnyProblem = DeltaProblem | DeltaGradientProblem
 Made = Subject[AnyProblem]
+More = tuple[tuple[dict[str, int], Data], ...]
+"""Sizes to try a subject's first problem with, of one sequence, and the numbers."""
 
 
 def subjects() -> Iterator[Made]:
@@ -67,7 +72,11 @@ def subjects() -> Iterator[Made]:
         "8-2",
         (9, 16),
         within=WITHIN,
-        more=((HARD_LENGTH, REPEATED), (2 * CHUNK, RESETS)),
+        more=(
+            ({"length": HARD_LENGTH}, REPEATED),
+            ({"length": 2 * HARD_LENGTH}, LONG),
+            ({"length": 2 * CHUNK}, RESETS),
+        ),
         vector_gate=True,
         key_dim=36,
     )
@@ -81,10 +90,12 @@ def subjects() -> Iterator[Made]:
         "8-2",
         (29, 16),
         within=WITHIN,
-        more=((2 * CHUNK, UndefinedData()),),
+        more=(({"length": 2 * CHUNK}, UndefinedData()), ({"every": 3 * CHUNK}, Data())),
         key_dim=68,
         every=2 * CHUNK,
     )
+    # A fragment of a key that lacks its last element alone.
+    yield _update("delta_chunk", "8-2", (3,), key_dim=39)
 
 
 def _update(
@@ -93,11 +104,11 @@ def _update(
     lengths: tuple[int, ...],
     *,
     within: float = 0.0,
-    more: tuple[tuple[int, Data], ...] = (),
+    more: More = (),
     **options: Any,  # noqa: ANN401 - fields of a problem
 ) -> Made:
     problems = [variant(length=length, **options) for length in lengths]
-    hard = ((HARD_LENGTH, HardData(within=within)),) if within else ()
+    hard: More = (({"length": HARD_LENGTH}, HardData(within=within)),) if within else ()
     return _subject(kernel, config, problems, (*hard, *more))
 
 
@@ -111,15 +122,13 @@ def _gradients(
     return _subject("delta_backward", config, problems)
 
 
-def _subject(
-    kernel: str, config: str, problems: list[Any], more: tuple[tuple[int, Data], ...] = ()
-) -> Made:
+def _subject(kernel: str, config: str, problems: list[Any], more: More = ()) -> Made:
     first = problems[0]
     update = first if isinstance(first, DeltaProblem) else first.update
     trials = [(problem, Data(seed=place)) for place, problem in enumerate(problems)]
     # Numbers of which a sum leaves nothing out unseen.
     trials.append((problems[0], replace(trials[0][1], exact=True)))
-    trials += [(replace(first, length=length, batch=1), data) for length, data in more]
+    trials += [(replace(first, batch=1, **sizes), data) for sizes, data in more]
     text = delta_text(update)
     flags = f"{text.flags} {text.q}x{text.k} d{text.key_dim}"
     return Subject(kernel=kernel, config=config, trials=tuple(trials), flags=flags)
