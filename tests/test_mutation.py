@@ -154,16 +154,28 @@ def test_a_sample_is_noticed():
 
 
 @pytest.mark.slow
-def test_a_reason_for_the_unguarded_call_hides_nothing_of_the_guarded_one():
-    """Both calls have one text, so that the reason would be taken for either."""
+@pytest.mark.parametrize(
+    ("template", "operator", "mutated", "caught_by"),
+    [
+        (
+            "attention/attention_decode",
+            "arithmetic",
+            "keys + lane_row, values",
+            ["", "out-of-bounds"],
+        ),
+        ("lib/delta_scores", "comparison", "n <= LANE_ELEMENTS", ["out-of-bounds", ""]),
+    ],
+)
+def test_a_reason_for_a_line_hides_nothing_of_its_twin(template, operator, mutated, caught_by):
+    """Both lines have one text, so that the reason would be taken for either."""
     twins = [
         ways
         for ways in mutation.unique_mutants()
-        if ways[0].mutant.template == "attention/attention_decode.metal.j2"
-        and ways[0].mutant.operator == "arithmetic"
-        and "keys + lane_row, values" in ways[0].mutant.mutated
+        if ways[0].mutant.template == f"{template}.metal.j2"
+        and ways[0].mutant.operator == operator
+        and mutated in ways[0].mutant.mutated
     ]
-    assert [judge(ways).caught_by for ways in twins] == ["", "out-of-bounds"]
+    assert [judge(ways).caught_by for ways in twins] == caught_by
 
 
 def ways_of(operator, original, template=""):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import KernelCompileError
 from . import cache
-from .rewrite import ConstantValue, needs_expansion, rewrite
+from .rewrite import ConstantValue, hides_subscripts, needs_expansion, rewrite
 from .signature import EntryPoint
 from .toolchain import (
     FROM_TEXT,
@@ -190,7 +190,7 @@ def _build_kernel(
 ) -> BuiltKernel:
     runtime = build_runtime(linker)
     source = text
-    if include_dirs or needs_expansion(text):
+    if include_dirs or needs_expansion(text) or hides_subscripts(text):
         source = _expand(compiler, text, prelude, include_dirs)
     rewritten = rewrite(source, dict(constants))
     code = f'#line 1 "{TEXT_NAME}"\n{rewritten.text}'

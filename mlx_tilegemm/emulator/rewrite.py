@@ -24,7 +24,7 @@ from .signature import (
     is_attribute,
     unknown_construct,
 )
-from .subscripts import subscripted_member
+from .subscripts import Subscripts
 
 ConstantValue = bool | int | float
 
@@ -37,6 +37,9 @@ _HIDING_MACRO = re.compile(
 # What they leave out may be a parameter or a whole kernel.
 _CONDITION = re.compile(r"\s*#\s*if")
 _DEFINE = re.compile(r"\s*#\s*define\s+\w+")
+_SUBSCRIPTING_MACRO = re.compile(
+    r"^[ \t]*#[ \t]*define\b(?:[^\n\\]|\\.)*[\w)\]][ \t]*\[", re.MULTILINE | re.DOTALL
+)
 _SUFFIXED = re.compile(
     r"^(?P<digits>[0-9.][0-9.eE+']*(?:(?<=[eE])-[0-9]+)?|0[xX][0-9a-fA-F.']+[pP][+-]?[0-9']+)"
     r"(?P<suffix>[hH]|bf|BF)$"
@@ -81,6 +84,11 @@ def needs_expansion(text: str) -> bool:
         if _HIDING_MACRO.match(token.text) or _CONDITION.match(token.text):
             return True
     return "instantiate_kernel" in text
+
+
+def hides_subscripts(text: str) -> bool:
+    """Whether macros may hide subscripts that are to be checked."""
+    return _SUBSCRIPTING_MACRO.search(text) is not None
 
 
 def rewrite(
@@ -132,6 +140,7 @@ class _Editor:
         self.constants = constants
         self.edits: list[tuple[int, int, str]] = []
         self.declarations = 0
+        self.subscripts = Subscripts(tokens)
 
     def run(self) -> None:
         index = 0
@@ -230,7 +239,7 @@ class _Editor:
         return found
 
     def _subscript(self, index: int) -> None:
-        start = subscripted_member(self.tokens, index)
+        start = self.subscripts.operand(index)
         close = match_close(self.tokens, index)
         if start is None or close == len(self.tokens):
             return

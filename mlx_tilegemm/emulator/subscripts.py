@@ -1,72 +1,86 @@
-"""Finds the subscripts of members, which the rewriter has checked.
+"""Finds the subscripts of what may be an array, which the rewriter has checked.
 
 Compilers allow the address of an array's end, and with it a reference: of an index one past the end
-they say nothing where the element is passed to a function.
+they say nothing where the element is passed to a function, as the elements of arrays of vectors
+always are. Whether something is an array, and of how many elements, only the C++ compiler knows.
 """
 
 from __future__ import annotations
 
 from ..msl.lexer import Kind, Token
+from .declarators import EXPRESSION_WORDS, HEAD_WORDS, Declarators, ends_name
 
-_OPERAND_ENDS = frozenset((")", "]"))
 
-
-def subscripted_member(tokens: list[Token], opening: int) -> int | None:
-    """Return where the expression starts whose member the bracket at ``opening`` indexes.
+class Subscripts:
+    """Subscripts of a text.
 
     Args:
-        tokens: Tokens of a text.
-        opening: Index of a ``[``.
-
-    Returns:
-        Index of the expression's first token. None where the bracket follows no ``.`` or ``->``,
-        where only an address is taken, and where the expression is too involved to be found.
+        tokens: Its tokens.
     """
-    member = opening - 1
-    while member > 0 and tokens[member].text == "]":
-        member = _match_open(tokens, member) - 1
-    if member < 2 or not _follows_access(tokens, member):
-        return None
-    start = _start_of_operand(tokens, member)
-    return None if start is None or _address_taken(tokens, start) else start
 
+    def __init__(self, tokens: list[Token]) -> None:
+        self._tokens = tokens
+        self._declarators = Declarators(tokens)
+        self._opening = self._declarators.opening
 
-def _follows_access(tokens: list[Token], index: int) -> bool:
-    return tokens[index].kind is Kind.WORD and tokens[index - 1].text in (".", "->")
+    def operand(self, opening: int) -> int | None:
+        """Return where the expression starts that the bracket at ``opening`` indexes.
 
+        Args:
+            opening: Index of a ``[``.
 
-def _start_of_operand(tokens: list[Token], member: int) -> int | None:
-    """Walk from a member back over what it is a member of."""
-    index = member
-    while index >= 2 and tokens[index - 1].text in (".", "->"):
-        index -= 2
-        while index > 0 and tokens[index].text in _OPERAND_ENDS:
-            closed = tokens[index].text
-            index = _match_open(tokens, index)
-            if closed == ")" and tokens[index - 1].kind is not Kind.WORD:
-                # Parentheses of their own; a call of a template ends in ">".
-                return None if tokens[index - 1].text == ">" else index
-            index -= 1
-        if tokens[index].kind is not Kind.WORD:
+        Returns:
+            Index of the expression's first token. None where the bracket is one of a declaration or
+            of a type, where only an address is taken, and where the expression is too involved to
+            be found.
+        """
+        tokens = self._tokens
+        last = opening - 1
+        while last > 0 and tokens[last].text == "]":
+            last = self._opening[last] - 1
+        if last < 1:
             return None
-    return None if tokens[index - 1].text == "::" else index
+        is_member = tokens[last].kind is Kind.WORD and tokens[last - 1].text in (".", "->")
+        start = self._start_of_member(last) if is_member else self._start(last)
+        return None if start is None or self._address_taken(start) else start
 
+    def _start(self, last: int) -> int | None:
+        """Return where a variable or what stands in parentheses starts, given its last token."""
+        tokens, start = self._tokens, last
+        if tokens[last].text == ")":
+            start = self._opening[last]
+            if tokens[last - 1].text in ("*", "&") or self._has_callee(start):
+                return None
+        elif tokens[last].text not in self._declarators.variables:
+            return None
+        return None if self._declarators.declares(start) else start
 
-def _match_open(tokens: list[Token], closing: int) -> int:
-    pairs = {")": "(", "]": "["}
-    closer, opener = tokens[closing].text, pairs[tokens[closing].text]
-    depth = 0
-    for index in range(closing, -1, -1):
-        if tokens[index].kind is Kind.PUNCTUATION:
-            depth += {closer: 1, opener: -1}.get(tokens[index].text, 0)
-            if depth == 0:
-                return index
-    return 0
+    def _has_callee(self, opening: int) -> bool:
+        """Whether parentheses are those of a call, of a cast's operand or of a declarator."""
+        before = self._tokens[opening - 1]
+        if before.text != ")":
+            return opening == 0 or ends_name(before)
+        return self._tokens[self._opening[opening - 1] - 1].text not in HEAD_WORDS
 
+    def _start_of_member(self, member: int) -> int | None:
+        """Walk from a member back over what it is a member of."""
+        tokens, index = self._tokens, member
+        while index >= 2 and tokens[index - 1].text in (".", "->"):
+            index -= 2
+            while index > 0 and tokens[index].text in (")", "]"):
+                closed = tokens[index].text
+                index = self._opening[index]
+                if closed == ")" and tokens[index - 1].kind is not Kind.WORD:
+                    # Parentheses of their own; a call of a template ends in ">".
+                    return None if tokens[index - 1].text == ">" else index
+                index -= 1
+            if tokens[index].kind is not Kind.WORD:
+                return None
+        return None if tokens[index - 1].text == "::" else index
 
-def _address_taken(tokens: list[Token], start: int) -> bool:
-    if start < 2 or tokens[start - 1].text != "&":
-        return False
-    before = tokens[start - 2]
-    binary = before.text in (*_OPERAND_ENDS, "&") or before.kind in (Kind.WORD, Kind.NUMBER)
-    return not binary
+    def _address_taken(self, start: int) -> bool:
+        if start < 2 or self._tokens[start - 1].text != "&":
+            return False
+        before = self._tokens[start - 2]
+        is_word = before.kind is Kind.WORD and before.text not in EXPRESSION_WORDS
+        return not (is_word or before.kind is Kind.NUMBER or before.text in (")", "]", "&"))

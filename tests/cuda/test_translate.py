@@ -97,7 +97,7 @@ class TestTranslate:
         first = lines.index('#line 1 "kernel.metal"') + 1
         of_text = TEXT.splitlines()
         at = next(i for i, line in enumerate(of_text) if "1.5 * x" in line)
-        assert "1.5f * x" in lines[first + at]
+        assert "float v = 1.5f * " in lines[first + at]
 
     def test_threadgroup_memory_is_declared_by_name(self):
         code = translate(TEXT, WHOLE).code

@@ -1,12 +1,13 @@
 """Kernels with planted bugs, and their clean twins.
 
 A line that ends in ``// finds: KIND...`` must be reported with exactly those kinds, and no other
-line may be. Every body sees the parameters of ``SIGNATURE``; x has 256 elements and y must be
-filled.
+line may be; a line of a helper names its kernel before ``finds``. Every body sees the parameters
+of ``SIGNATURE``; x has 256 elements and y must be filled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import indent
 
@@ -26,8 +27,31 @@ HELPERS = """struct Grid {
   float at[2][2];
 };
 
+struct Pairs {
+  float2 kept[2];
+  METAL_FUNC void keep(int n, float value) thread {
+    kept[n] = float2(value);  // one_past_an_array_of_its_own_struct finds: out-of-bounds
+  }
+};
+
+struct Nested {
+  Pairs pairs[2];
+};
+
+typedef float2 two_pairs[2];
+typedef thread float* place;
+
 METAL_FUNC float first_of(thread float& value) {
   return value;
+}
+
+METAL_FUNC void store_pair(thread float2 (&pairs)[2], int n, float value) {
+  pairs[n] = float2(value);  // one_past_an_array_parameter finds: out-of-bounds
+}
+
+template <typename T, int N>
+METAL_FUNC T load_element(const thread T (&elements)[N], int n) {
+  return elements[n];  // one_past_an_array_of_a_template finds: out-of-bounds
 }
 
 """
@@ -277,6 +301,98 @@ thread Grid* same = &grid;
 same->at[0][i % 2] = x[i];
 y[i] = grid.at[0][0]+grid.at[1][ushort(i) % 2] + float(end - &same->at[0][0]);
 """,
+    "one_past_a_local_array_stored": """
+float2 pairs[2];
+for (int n = 0; n < (i == 9 ? 3 : 2); ++n) {
+  pairs[n] = float2(x[i], 1.0f);  // finds: out-of-bounds
+}
+y[i] = pairs[0].x + pairs[1].y;
+""",
+    "one_past_a_local_array_read": """
+float2 pairs[2] = {float2(x[i], 1.0f), float2(2.0f, 3.0f)};
+const float2 last = pairs[i == 9 ? 2 : 1];  // finds: out-of-bounds
+y[i] = last.x;
+""",
+    "one_past_a_local_array_by_reference": """
+float parts[4] = {0.0f, 1.0f, 2.0f, x[i]};
+y[i] = first_of(parts[i == 9 ? 4 : 3]);  // finds: out-of-bounds
+""",
+    "one_past_the_last_declared": """
+float2 pair = float2(1.0f, x[i]), pairs[2] = {pair, pair};
+y[i] = pair.x;
+pairs[i == 9 ? 2 : 1] = pair;  // finds: out-of-bounds
+y[i] += pairs[0].x;
+""",
+    "one_past_the_rows_of_a_local_array": """
+float rows[2][3] = {{0.0f, 1.0f, 2.0f}, {3.0f, 4.0f, x[i]}};
+y[i] = first_of(rows[i == 9 ? 2 : 1][0]);  // finds: out-of-bounds
+""",
+    "one_past_a_row_of_a_local_array": """
+float rows[2][3] = {{0.0f, 1.0f, 2.0f}, {3.0f, 4.0f, x[i]}};
+y[i] = 2.0f * first_of(rows[1][i == 9 ? 3 : 2]);  // finds: out-of-bounds
+""",
+    "one_past_an_array_parameter": """
+float2 pairs[2] = {float2(x[i]), float2(1.0f)};
+store_pair(pairs, i == 9 ? 2 : 1, 2.0f);
+y[i] = pairs[0].x;
+""",
+    "one_past_an_array_of_a_template": """
+const float2 pairs[2] = {float2(x[i]), float2(1.0f)};
+y[i] = load_element(pairs, i == 9 ? 2 : 1).x;
+""",
+    "one_past_an_array_behind_a_pointer": """
+float2 pairs[2] = {float2(x[i]), float2(1.0f)};
+thread float2 (*both)[2] = &pairs;
+(*both)[i == 9 ? 2 : 1] = float2(2.0f);  // finds: out-of-bounds
+y[i] = pairs[0].x;
+""",
+    "one_past_a_row_by_reference": """
+float2 rows[2][2] = {{float2(x[i]), float2(1.0f)}, {float2(2.0f), float2(3.0f)}};
+thread auto& row = rows[1];
+row[i == 9 ? 2 : 1] = float2(2.0f);  // finds: out-of-bounds
+y[i] = rows[0][0].x;
+""",
+    "one_past_an_array_of_a_named_type": """
+two_pairs pairs = {float2(x[i]), float2(1.0f)};
+pairs[i == 9 ? 2 : 1] = float2(2.0f);  // finds: out-of-bounds
+y[i] = pairs[0].x;
+""",
+    "one_past_an_array_of_its_own_struct": """
+Pairs pairs;
+pairs.keep(0, x[i]);
+pairs.keep(i == 9 ? 2 : 1, 1.0f);
+y[i] = pairs.kept[0].x;
+""",
+    "one_past_an_array_whose_member_is_read": """
+Grid grids[1] = {{{{1.0f, 2.0f}, {3.0f, 4.0f}}}};
+y[i] = first_of(grids[i == 9 ? 1 : 0].at[1][1]);  // finds: out-of-bounds
+""",
+    "one_past_a_member_of_a_member": """
+Nested nested;
+nested.pairs[i % 2].kept[0] = float2(x[i]);
+nested.pairs[i % 2].kept[i == 9 ? 2 : 1] = float2(1.0f);  // finds: out-of-bounds
+y[i] = nested.pairs[i % 2].kept[0].x;
+""",
+    "local_arrays_clean": """
+constexpr int count = 2;
+float parts[count * 2] = {0.0f, 1.0f}, rows[count][3], pair[] = {x[i], parts[1]};
+thread float* const ends[count] = {&parts[4], &rows[1][3]};
+place places[2] = {&parts[0], pair};
+thread place* last = &places[2];
+vec<float, 4> four[1 + (count > 1)] = {float4(2.0f), float4(parts[0])};
+const device float *inputs[2] = {x, &x[i]};
+thread float (*both)[2] = &pair;
+thread two_pairs* named;
+two_pairs twos = {float2(1.0f) * parts[1], float2{parts[1], parts[2]}};
+named = &twos;
+(*named)[sizeof(two_pairs[2]) / sizeof(float2[4])] = float2(1.0f);
+for (int n = 0, steps[2] = {3, 4}; n < 2 && n < steps[n]; ++n) {
+  rows[n][2] = count > parts[n] ? (*both)[n] * four[n][3] : -parts[n];
+}
+float sum = *(ends[0] - 1) + *places[0] + float(last - places) - inputs[1][0], others[1] = {0.0f};
+store_pair(twos, 1, rows[0][2] + rows[1][2]);
+y[i] = sum + others[0] + load_element(twos, int(parts[1] > pair[1])).x;
+""",
     # Uninitialised memory.
     "half_of_a_tile": """
 threadgroup float tile[64];
@@ -480,17 +596,23 @@ def full_text() -> str:
     return head + "\n".join(text_of(case) for case in CASES)
 
 
+def _numbered(text: str, first: int) -> Iterator[tuple[int, str]]:
+    return enumerate(text.split("\n"), start=first)
+
+
 def expected(text: str, case: Case, build: str) -> set[tuple[int, str]]:
     """Line and kind of every finding that a case must bring, as its comments say.
 
     ``KIND@NAME,...`` is for builds whose name starts so.
     """
     first = text[: text.index(f"kernel void {case.name}(")].count("\n") + 1
+    lines = [(number, f"// {case.name} finds: ", line) for number, line in _numbered(text, 1)]
+    lines += [(number, "// finds: ", line) for number, line in _numbered(text_of(case), first)]
     found = set()
-    for number, line in enumerate(text_of(case).split("\n")):
-        _, marker, kinds = line.partition("// finds: ")
+    for number, mark, line in lines:
+        _, marker, kinds = line.partition(mark)
         for kind in kinds.split() if marker else ():
             name, _, only = kind.partition("@")
             if build.startswith(tuple(only.split(","))):
-                found.add((first + number, name))
+                found.add((number, name))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlx_tilegemm.emulator import KernelCompileError, Output, run_text
+from mlx_tilegemm.emulator import KernelCheckError, KernelCompileError, Output, run_text
 from mlx_tilegemm.emulator.rewrite import rewrite
 
 HEAD = "#include <metal_stdlib>\nusing namespace metal;\n"
@@ -183,6 +183,66 @@ def test_stores_through_constant_are_refused(statement):
 def test_constant_is_const(metal, expected):
     got = cpp(f"void f({metal});").split(";")[0]
     assert " ".join(got.split()).replace("( ", "(") == f"void f({expected})"
+
+
+@pytest.mark.parametrize(
+    ("metal", "checked"),
+    [
+        ("y[i] = 1;", ["y"]),
+        ("return y[i];", ["y"]),
+        ("return &y[4];", []),
+        ("x = n & y[i];", ["y"]),
+        ("x = n * y[i] + 2 * y[1];", ["y", "y"]),
+        ("n * y[i];", ["y"]),
+        ("if (n < 2) y[i] = n > y[2];", ["y", "y"]),
+        ("if (n < y[1] && i > y[2]) (*p)[i] = 1;", ["y", "y", "(*p)"]),
+        ("else y[1] = (float)y[2] + float4{1, y[3]}.x;", ["y", "y", "y"]),
+        ("y[n] [i] += s.at[i];", ["msl_rt_element(y,n)", "y", "s.at"]),
+        ("f(n, y[i], n * y[2], (thread int*)y[3]);", ["y", "y", "y"]),
+        ("x = n, y[i] = 2;", ["y"]),
+        ("x = n >> y[i];", ["y"]),
+        ("x = (n ? y : z)[i];", ["(n?y:z)"]),
+        ("case 1: y[i] = f(n)[i];", ["y"]),
+        ("[[fallthrough]]; y[0] = 1;", ["y"]),
+        ("float y[3], z[2];", []),
+        ("float y = z[1], x[2] = {y, z[0]};", ["z", "z"]),
+        ("for (int n = 0, y[2] = {}; n < y[0]; ++n) {}", ["y"]),
+        ("vec<float, 2> y[2]; metal::vec<T, (N > 2)> z[3];", []),
+        ("device float* y[2]; const device half *a, *y[2];", []),
+        ("float *y[2]; T* y[3]; vec<T, 2>* y[2];", []),
+        ("thread float (&y)[2] = *z; thread T (*p)[2];", []),
+        ("decltype(z) y[2]; alignas(16) float y[4];", []),
+        ("struct { float at[2]; } s[2], y[2];", []),
+        ("typedef float tile[4]; int x = sizeof(tile[2]);", []),
+        ("using tile = T[4]; A<T[4]> a; x = sizeof(y[2]);", []),
+        ("auto z = [y](int i) { return y[i]; };", ["y"]),
+        ("T operator[](int i) const;", []),
+    ],
+)
+def test_subscripts_of_expressions_are_checked(metal, checked):
+    head = "template <typename T> void f(thread float (&y)[2], thread T* z, thread T& s, int n)"
+    body = cpp(f"{head} {{ {metal} }}").partition("{")[2]
+    spaceless = "".join(body.split())
+    assert spaceless.count("msl_rt_element(") == len(checked)
+    assert all(f"msl_rt_element({one}," in spaceless for one in checked)
+
+
+IN_A_MACRO = """
+#define LAST_OF(pairs, n) pairs[n]
+float read(thread float2& value) { return value.y; }
+kernel void in_a_macro(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  float2 pairs[2] = {float2(1.0f), float2(i)};
+  y[i] = read(LAST_OF(pairs, i));
+}
+"""
+
+
+def test_subscripts_in_macros_are_checked():
+    assert launch(IN_A_MACRO, [filled(2)], threads=2)[0].tolist() == [1, 1]
+    with pytest.raises(KernelCheckError) as error:
+        launch(IN_A_MACRO, [filled(3)], threads=3)
+    (found,) = error.value.findings
+    assert (str(found.kind), found.line) == ("out-of-bounds", 8)
 
 
 OVERLOADS = """

@@ -14,6 +14,7 @@ a chunk's keys and of its n.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -42,6 +43,28 @@ rounding for an n, of eight products and of their sums."""
 
 HARD_GATES = {"gamma": 0.9999, "beta": 1.99}
 """Gates with which a state keeps errors for hundreds of tokens where all keys are equal."""
+
+
+RESET = CHUNK + 3
+"""Token, in the middle of a chunk, from which on numbers are others than before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateData(HardData):
+    """Hard numbers with other gates.
+
+    Attributes:
+        beta: Of all tokens.
+        resets: Whether a decay of one element forgets at `RESET` what is large in a state.
+    """
+
+    beta: float = HARD_GATES["beta"]
+    resets: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndefinedData(Data):
+    """Numbers with one of v at `RESET` that is none, which no token before it is to see."""
 
 
 class Token(NamedTuple):
@@ -223,8 +246,25 @@ def draw(problem: DeltaProblem | DeltaGradientProblem, data: Data) -> list[mx.ar
     """
     random = np.random.default_rng(data.seed)
     update = problem if isinstance(problem, DeltaProblem) else problem.update
-    found = [_drawn(update, one, data, random) for one in problem.operands]
-    return [as_view(x) for x in found] if data.exact else found
+    found = {one.name: _drawn(update, one, data, random) for one in problem.operands}
+    if isinstance(data, GateData):
+        found["beta"][:] = data.beta
+        if data.resets:
+            _forget_an_element(**found)
+    if isinstance(data, UndefinedData):
+        found["v"][0, RESET, 0, 1] = mx.nan
+    return [as_view(x) if data.exact else x for x in found.values()]
+
+
+def _forget_an_element(
+    *, k: mx.array, v: mx.array, gamma: mx.array, beta: mx.array, **_: mx.array
+) -> None:
+    """Change hard operands: the first token leaves much in an element of a state, until `RESET`."""
+    k[:, 0] = mx.arange(k.shape[-1]) == 0
+    v[:, 0] *= 1e6
+    beta[:, 0] = 1
+    beta[:, 1:RESET] = 0
+    gamma[:, RESET, ..., 0] = 0
 
 
 def _drawn(

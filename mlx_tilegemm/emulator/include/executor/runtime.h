@@ -6,6 +6,13 @@
 
 #define MSL_RT_EXPORT __attribute__((visibility("default")))
 
+// Calls that end alike stay apart, each with its own line.
+#if defined(__clang__)
+#define MSL_RT_SEPARATE __attribute__((nomerge))
+#else
+#define MSL_RT_SEPARATE
+#endif
+
 // For code of ours that is compiled into a kernel but is no access of the kernel's.
 #if defined(__clang__)
 // no_sanitize leaves the instrumentation of atomics in place.
@@ -161,7 +168,7 @@ MSL_RT_EXPORT void msl_rt_uninitialized(
     const char* what, const char* file, msl_rt::int32_t line);
 
 // Reports an index outside a vector or an array, and abandons the launch.
-MSL_RT_EXPORT __attribute__((cold)) void msl_rt_outside(long long index);
+MSL_RT_EXPORT MSL_RT_SEPARATE __attribute__((cold)) void msl_rt_outside(long long index);
 }
 
 namespace msl_rt {
@@ -223,19 +230,23 @@ __attribute__((always_inline)) inline constexpr Index within(Index index) {
   if constexpr (Count != 0) {
     if (__builtin_expect(static_cast<size_t>(index) >= Count, 0)) {
       msl_rt_outside(static_cast<long long>(index));
+      // It does not come back, and so the compilers' own check of the same index is none.
+      __builtin_trap();
     }
   }
   return index;
 }
 
-template <typename T>
-struct array_extent {
-  static constexpr size_t value = 0;
+// Declared to be asked for their types, which say how many elements an array has.
+template <size_t Count>
+struct Elements {
+  static constexpr size_t value = Count;
 };
 template <typename T, size_t N>
-struct array_extent<T (&)[N]> {
-  static constexpr size_t value = N;
-};
+Elements<N> elements_of(T (&)[N]);
+template <typename T, size_t N>
+Elements<N> elements_of(T (&&)[N]);
+Elements<0> elements_of(...);
 #endif
 
 template <typename T, size_t Alignment>
@@ -258,12 +269,12 @@ T& threadgroup_storage(uint32_t declaration, const char* name, Site site) {
 #define MSL_TEXT_BEGIN
 #define MSL_TEXT_END
 
-// MSL_WITHIN checks an index, and msl_rt_element is what the rewriter makes of a member subscript:
-// an element passed on by reference may, for the compilers' own check, lie one past the end.
+// MSL_WITHIN checks an index, and msl_rt_element is what the rewriter makes of a subscript: an
+// element passed on by reference may, for the compilers' own check, lie one past the end.
 #if defined(MSL_RT_CHECKED)
 #define MSL_WITHIN(count, index) msl_rt::within<count>(index)
 #define msl_rt_element(array, ...) \
-  ((array)[MSL_WITHIN(msl_rt::array_extent<decltype((array))>::value, (__VA_ARGS__))])
+  ((array)[MSL_WITHIN(decltype(msl_rt::elements_of(array))::value, (__VA_ARGS__))])
 #else
 #define MSL_WITHIN(count, index) index
 #define msl_rt_element(array, ...) ((array)[__VA_ARGS__])
