@@ -26,15 +26,7 @@ from typing import Any
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import backends, emulator
-from mlx_tilegemm.assurance.tuning.calls import (
-    Call,
-    Workload,
-    busy,
-    launches,
-    links,
-    mistake,
-    workload,
-)
+from mlx_tilegemm.assurance.tuning.calls import Call, Workload, busy, launches, mistake, workload
 from mlx_tilegemm.assurance.tuning.measure import Clock, Effort, measure, spread
 from mlx_tilegemm.assurance.userfile import now, this_machine
 from mlx_tilegemm.backends import Backend
@@ -152,8 +144,7 @@ def _timed(work: Workload, plan: Plan, backend: Backend, options: Options) -> di
         return {**_checked("; ".join(wrong)), "speed": None, "label": "no speed: a wrong result"}
     ready = {name: launches(call, [work.operands]) for name, call in calls.items()}
     effort = options.effort
-    link = links([work.operands])
-    samples = measure(ready, options.clock, effort, busy(effort, options.clock), link)
+    samples = measure(ready, options.clock, effort, busy(effort, options.clock))
     ratios = [mlx / ours for ours, mlx in zip(samples["ours"], samples["mlx"], strict=True)]
     speed: dict[str, Any] = {
         f"{name}_us": _figures([x * 1e6 for x in one]) for name, one in samples.items()

@@ -20,7 +20,7 @@ from ...machine.chips import Chip, detect
 from .. import canary, measurements
 from ..measurements import TextTiming, Tuned
 from ..userfile import UserFile
-from .calls import Call, Workload, busy, launches, links, mistake, workload
+from .calls import Call, Workload, busy, launches, mistake, workload
 from .measure import Clock, Effort, Launches, measure, spread
 
 
@@ -151,8 +151,7 @@ def _measured(problem: Problem, backend: Backend, effort: Effort, clock: Clock) 
     if not calls:
         reason = "; ".join(dict.fromkeys(left_out.values())) or "no kernel may serve it"
         return Outcome(problem=problem, status=Status.SKIPPED, left_out=left_out, reason=reason)
-    link = links([work.operands])
-    samples = measure(calls, clock, effort, busy(effort, clock), link)
+    samples = measure(calls, clock, effort, busy(effort, clock))
     timings = [_timing(name, found) for name, found in samples.items()]
     if not all(one.low > 0 for one in timings):
         reason = "the clock is too coarse: a sample took no time"
