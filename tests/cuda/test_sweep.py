@@ -117,6 +117,16 @@ def test_shipped_times_are_found_again(monkeypatch, tmp_path):
     assert {one.candidate: one.median for one in found.timings} == {MLX: 2e-5, ours: 1e-5}
 
 
+@pytest.mark.parametrize(("alone", "kept"), [(14.0, ["gemv"]), (14.4, ["gemm_split_k", "gemv"])])
+def test_a_second_launch_has_to_gain_what_it_takes_a_program(alone, kept):
+    op, text = "matmul", "1x4096x4096:f16,bf16:nt"
+    two = "gemm_split_k/16x64x128-1x4-staged-split8"
+    times = {MLX: 20.0, two: 10.0, "gemv/1x4-8": alone}
+    found = sweep.fastest(written.problem_of(op, text), times)
+    assert [name.partition("/")[0] for name in found] == [*kept, MLX]
+    assert sweep.row(op, text, times, {})["kernel"] == next(iter(found))
+
+
 @pytest.mark.parametrize(
     ("kernel", "plain", "left", "program", "count"),
     [
