@@ -428,13 +428,13 @@ def fastest(problem: Problem, times: dict[str, float]) -> dict[str, float]:
     """Return the times of the three best candidates, and MLX's where it is known.
 
     The best one takes the least with what its launches take a program; then come those that take
-    the GPU as long or longer.
+    the GPU as long or longer. What may no longer serve the problem is left out.
     """
     known = plans(problem, 99)
     costs = {
-        name: value + LAUNCH_US * (len(known[name].stages) if name in known else 1)
+        name: value + LAUNCH_US * len(known[name].stages)
         for name, value in times.items()
-        if name != MLX
+        if name in known
     }
     ours = sorted(costs, key=costs.__getitem__)
     slower = [name for name in ours[1:] if times[name] >= times[ours[0]]]
@@ -497,7 +497,7 @@ def shipped(
         known = plans(problem, 99)
         times = [
             {"candidate": name, **dict.fromkeys(("median", "low", "high"), value / 1e6)}
-            | {"text": text_name(known[name]) if name in known else ""}
+            | {"text": "" if name == MLX else text_name(known[name])}
             for name, value in fastest(problem, one["times_us"]).items()
         ]
         when = one.get("when", found["environment"]["when"])

@@ -14,7 +14,7 @@ from mlx_tilegemm.machine import chips
 
 CASES = [
     (gemm_split_k, matmul_spec("16x4096x4096:f16,bf16:nt"), "16x64x128-1x4-staged-split8"),
-    (gemm_split_k, matmul_spec("64x4096x4096:f32,f32:nt"), "64x64x64-2x2-staged-split4"),
+    (gemm_split_k, matmul_spec("64x4096x4096:f32,bf16:nt"), "64x64x64-2x2-staged-split4"),
     (quantized_split_k, quantized_spec("32x4096x4096:bf16:affine4x64"), "32x64x64-1x4-split8"),
     (expert_gemm, experts_spec("64x8x128x768x2048:f16,bf16"), "8x64x128-1x4"),
     (attention_decode, attention_spec("1x32x8x1x4096x128:f16,bf16,bf16"), "32-1x2x4-split32"),

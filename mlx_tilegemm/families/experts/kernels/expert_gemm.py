@@ -159,8 +159,7 @@ def reject(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> str | No
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_experts(problem):
         return reason
-    reason = reject_resources(resources(problem, config), chip.limits)
-    return reason or reject_grid(_grid(problem, config))
+    return reject_resources(resources(problem, config)) or reject_grid(_grid(problem, config))
 
 
 def cost(problem: ExpertProblem, config: DecodingTile, chip: Chip) -> float:

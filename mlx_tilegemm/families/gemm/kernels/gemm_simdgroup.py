@@ -310,7 +310,7 @@ def reject(problem: GemmProblem, config: Config, chip: Chip) -> str | None:
     if reason:
         return reason
     grid = gemm_grid(problem, config.block, threads=config.threads, swizzle_log=config.swizzle_log)
-    return reject_resources(_resources(problem, config), chip.limits) or reject_grid(grid)
+    return reject_resources(_resources(problem, config)) or reject_grid(grid)
 
 
 def _reject_tile(config: Config) -> str | None:

@@ -153,7 +153,7 @@ def reject(problem: QuantizedProblem, config: DecodingTile, chip: Chip) -> str |
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_quantized(problem):
         return reason
-    return reject_resources(_resources(problem, config), chip.limits) or reject_grid(
+    return reject_resources(_resources(problem, config)) or reject_grid(
         config.grid(problem.m, problem.n, problem.batch_size)
     )
 
