@@ -19,7 +19,7 @@ import worker_tasks
 from mlx_tilegemm import emulator, strict
 from mlx_tilegemm.assurance import verify
 from mlx_tilegemm.assurance.variants import COVERING, variants, variants_of
-from mlx_tilegemm.assurance.verify import check, static
+from mlx_tilegemm.assurance.verify import campaign, check, static
 from mlx_tilegemm.assurance.verify.report import to_markdown
 from mlx_tilegemm.assurance.verify.workers import _Worker, run_tasks
 from mlx_tilegemm.backends import Backend, backend_named
@@ -460,3 +460,22 @@ def test_interrupts_are_for_the_parent_even_while_a_process_starts(seconds):
     assert worker.take().number == 1
     worker.stop()
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.slow
+def test_a_variant_has_the_threadgroup_memory_of_its_chip():
+    """Some are of the stand-in for NVIDIA alone, which has more of it than Apple's GPUs."""
+    request = verify.Request(backend="emulator", kernel="attention_chain", static=False, repeats=1)
+    room = chips.DEFAULT.limits.threadgroup_bytes
+    chosen = campaign.selected(request)
+    large = [
+        number
+        for number, one in enumerate(chosen)
+        if max(stage.resources.threadgroup_bytes for stage in one.plan.stages) > room
+    ]
+    assert large
+    run = campaign._checker(request)
+    for number in large:
+        assert run(number).status is verify.Status.PASSED
+    found = check.check_variant(chosen[large[0]], EMULATOR, repeats=1, static=False)
+    assert f"of which there are {room}" in found.failures[0]

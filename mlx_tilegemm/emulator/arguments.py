@@ -189,6 +189,7 @@ class Arguments:
             sample=settings.sample,
             accesses=settings.accesses and settings.strict,
             tracked=is_tracked,
+            threadgroup_bytes=settings.threadgroup_bytes,
             seed=settings.seed & (2**64 - 1),
         )
 

@@ -80,6 +80,7 @@ class LaunchArguments(Structure):
         ("sample", c_uint32),
         ("accesses", c_uint32),
         ("tracked", c_uint32),
+        ("threadgroup_bytes", c_uint32),
         ("seed", c_uint64),
     ]
 

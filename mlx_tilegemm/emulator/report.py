@@ -254,7 +254,7 @@ def _message(kind: FindingKind, record: native.Finding, buffer: str, item: int) 
     if kind is FindingKind.UNWRITTEN_OUTPUT:
         return f"{record.size // item} elements of '{buffer}' from {record.offset // item} on"
     if kind is FindingKind.THREADGROUP_MEMORY:
-        return f"{record.size} bytes of threadgroup memory, of which there are 32768"
+        return f"{record.size} bytes of threadgroup memory, of which there are {record.offset}"
     if kind is FindingKind.MISALIGNED and buffer:
         element = record.offset // item
         return f"the address of element {element} of '{buffer}' is no multiple of {record.size}"

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..core.plan import THREADGROUP_MEMORY_LIMIT
+
 _CHECKS = ("strict", "off")
 _ORDERS = ("forward", "reverse", "random")
 
@@ -39,6 +41,8 @@ class Settings:
         sample: How many threadgroups to run, spread over the grid; 0 for all. What the others would
             write stays unwritten and is not missed. With ``accesses``, the others run too unless
             those that ran stand for them.
+        threadgroup_bytes: Bytes of threadgroup memory that a threadgroup may have; by default those
+            of Apple's GPUs.
         time_limit: Seconds after which a launch is stopped.
         compiler: Command of the C++ compiler, ``"zig"`` for that of the ``ziglang`` package; by
             default the first one found that serves.
@@ -53,6 +57,7 @@ class Settings:
     misalign: bool = False
     accesses: bool = False
     sample: int = 0
+    threadgroup_bytes: int = THREADGROUP_MEMORY_LIMIT
     time_limit: float = 300.0
     compiler: str = ""
 
@@ -71,6 +76,8 @@ class Settings:
             raise ValueError(
                 f"[settings] Expected a sample of at least two threadgroups, got {self.sample}."
             )
+        if self.threadgroup_bytes < 0:
+            raise ValueError(f"[settings] Expected 0 or more bytes, got {self.threadgroup_bytes}.")
         if self.time_limit <= 0:
             raise ValueError(f"[settings] Expected a positive time limit, got {self.time_limit}.")
 

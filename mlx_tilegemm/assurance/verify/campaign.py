@@ -185,11 +185,17 @@ def _checker(request: Request) -> Callable[[int], Outcome]:
     backend = backend_named(request.backend)
 
     def check(number: int) -> Outcome:
-        with settings(workers=1, compiler=request.compiler, time_limit=120.0):
+        variant = chosen[number]
+        with settings(
+            workers=1,
+            compiler=request.compiler,
+            threadgroup_bytes=variant.chip.limits.threadgroup_bytes,
+            time_limit=120.0,
+        ):
             outcome = check_variant(
-                chosen[number], backend, repeats=request.repeats, static=request.static
+                variant, backend, repeats=request.repeats, static=request.static
             )
-        _remember(chosen[number], outcome, backend)
+        _remember(variant, outcome, backend)
         return outcome
 
     return check

@@ -45,6 +45,7 @@ struct LaunchArguments {
   uint32_t sample;  // how many threadgroups to run, spread over the grid; 0 for all
   uint32_t accesses;  // whether to put the lanes' accesses together
   uint32_t tracked;   // whether the kernel computes shadows; see unset.h
+  uint32_t threadgroup_bytes;  // of threadgroup memory that there are
   uint64_t seed;
 };
 

@@ -18,7 +18,6 @@ constexpr size_t stack_bytes = size_t(64) << 10;
 constexpr size_t stack_stride = stack_bytes + 576;
 constexpr size_t escape_bytes = size_t(64) << 10;
 constexpr uint64_t stack_guard = 0x5afe57acc0de5afeull;
-constexpr size_t threadgroup_limit = 32768;
 constexpr size_t absent_bytes = size_t(64) << 10;
 
 // Fills `order` with 0..count-1 as the launch wants them run.
@@ -364,16 +363,22 @@ void Worker::place_storage(
   if (region == nullptr || (strict && !space->track(region, type.scalar_size)) ||
       (tracked && !space->commit_shadow(region))) {
     Finding* finding = report(Kind::threadgroup_memory, 0, place);
-    if (finding != nullptr) finding->size = type.bytes;
+    if (finding != nullptr) {
+      finding->size = type.bytes;
+      finding->offset = launch->arguments.threadgroup_bytes;
+    }
     abandon();
   }
   storages[declaration] = {region, name, type.element_size};
   std::memset(reinterpret_cast<void*>(region->start), 0xff, type.bytes);
   if (tracked) forget_shadow(region);
   counters.threadgroup_bytes += (type.bytes + 15) / 16 * 16;
-  if (counters.threadgroup_bytes <= threadgroup_limit) return;
+  if (counters.threadgroup_bytes <= launch->arguments.threadgroup_bytes) return;
   Finding* finding = report(Kind::threadgroup_memory, 0, place, region);
-  if (finding != nullptr) finding->size = counters.threadgroup_bytes;
+  if (finding != nullptr) {
+    finding->size = counters.threadgroup_bytes;
+    finding->offset = launch->arguments.threadgroup_bytes;
+  }
 }
 
 void Worker::abandon() {
