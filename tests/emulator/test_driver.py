@@ -379,7 +379,13 @@ def test_lines_from_every_symbolizer(tmp_path, monkeypatch):
 
 
 def test_settings_are_checked():
-    for wrong in ({"checks": "some"}, {"order": "up"}, {"workers": 65}, {"time_limit": 0}, {"threadgroup_bytes": -1}):
+    for wrong in (
+        {"checks": "some"},
+        {"order": "up"},
+        {"workers": 65},
+        {"time_limit": 0},
+        {"threadgroup_bytes": -1},
+    ):
         with pytest.raises(ValueError, match="Expected"):
             Settings(**wrong)
     with emulator.settings(order="reverse"):
