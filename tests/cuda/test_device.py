@@ -233,6 +233,29 @@ def test_attention_of_sixteen_rows(names, softmax, value):
     assert np.all(np.abs(got[finite] - wanted[finite]) <= room * scale[finite])
 
 
+@pytest.mark.parametrize("value", [1.0, 65504.0, 2.0**-24, *NOT_FINITE])
+@pytest.mark.parametrize("config", ["64x32-staged-tall", "32x16-staged-tall"])
+@pytest.mark.parametrize(
+    "names", [("float16", "bfloat16"), ("bfloat16", "float16"), ("float16", "float16")], ids=str
+)
+def test_queries_of_sixteen_rows(names, config, value):
+    """Two numbers of eight bits are one of eleven: the largest, the smallest, and none at all."""
+    rng = np.random.default_rng(3)
+    arrays = [rng.uniform(0.5, 2, (1, 2, rows, 64)) for rows in (40, 71, 71)]
+    arrays[0][0, 1, 7] = value
+    q, k, v = (
+        mx.array(one, dtype=mx.float32).astype(DTYPES[name])
+        for one, name in zip(arrays, (*names, names[1]), strict=True)
+    )
+    with tg.use_backend("cuda"), tg.use_kernel(f"attention_chain/{config}"):
+        out = tg.attention_chain(q, k, v, softmax=False, out_dtype=mx.float32, stream=mx.gpu)
+    wide = [np.array(x.astype(mx.float32)).astype(np.float64) for x in (q, k, v)]
+    wanted = wide[0] @ wide[1].swapaxes(-1, -2) @ wide[2]
+    got, finite = np.array(out), np.isfinite(wanted)
+    assert np.array_equal(got[~finite], wanted[~finite].astype(np.float32), equal_nan=True)
+    assert np.all(np.abs(got[finite] - wanted[finite]) <= 2.0**-23 * 135 * wanted[finite])
+
+
 @pytest.mark.parametrize("length", [70, 700])
 @pytest.mark.parametrize("config", ["64x32-staged-tall", "32x32-staged"])
 def test_every_block_of_a_causal_mask_is_computed_once(config, length):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -400,6 +401,37 @@ class TestCompile:
         for _, skipped in over:
             lines = [line.strip() for line in skipped.splitlines() if ";" in line]
             assert [line.split()[0].split(".")[0] for line in lines if "mov" not in line] == ["ld"]
+
+    @pytest.mark.parametrize(
+        ("names", "products"),
+        [
+            # Two parts of q and three of the weights, sixteen numbers deep.
+            (("float16", "bfloat16", "bfloat16"), {"bf16": 2 * 20 + 3 * 20}),
+            (("bfloat16", "bfloat16", "bfloat16"), {"bf16": 20 + 3 * 20}),
+            # TF32 is eight deep, and weights are two of it.
+            (("float16", "float16", "float16"), {"f16": 20, "tf32": 2 * 40}),
+            (("bfloat16", "float16", "float16"), {"tf32": 40 + 2 * 40}),
+        ],
+        ids=str,
+    )
+    def test_attention_of_sixteen_rows_multiplies_as_few_parts_as_do(
+        self, cuda, monkeypatch, names, products
+    ):
+        made, compiled = [], kernels.compiled
+
+        def seen(translated, *rest, **options):
+            made.append(translated)
+            return compiled(translated, *rest, **options)
+
+        monkeypatch.setattr(kernels, "compiled", seen)
+        # No other test has such heads, whose text would be compiled already.
+        q, k, v = (mx.zeros((1, 2, 64, 80), getattr(mx, name)) for name in names)
+        with tg.use_backend("cuda"), tg.use_kernel("attention_chain/64x32-staged-tall"):
+            mx.eval(tg.attention_chain(q, k, v))
+        options = ("--gpu-architecture=compute_90", *made[0].options)
+        ptx = compiler._compile(made[0].code, options, "PTX").decode()
+        found = re.findall(r"mma\.sync\.\S+\.f32\.(\w+)\.\w+\.f32", ptx)
+        assert Counter(found) == products
 
     def test_mistakes_are_told_with_their_line(self):
         made = translate(TEXT.replace("= v;", "= vv;").replace("\n  float", "  float"), WHOLE)

@@ -65,9 +65,8 @@ class Config(NamedTuple):
         head_groups: Simdgroups that own eight rows of q together, each a part of their columns.
         reread: The rows of q stay in threadgroup memory and are read at every step, and k and v
             come to one place there one after the other: fewer registers, more barriers.
-        tall: Each simdgroup owns sixteen rows, read again likewise, so that a fragment of k or v is
-            loaded for twice as many; and keys of the next step are staged while values are
-            multiplied, values while keys are.
+        tall: Each simdgroup owns sixteen rows, so that a fragment of k or v is loaded for twice as
+            many, and k and v of the next step are staged while this one's are multiplied.
     """
 
     simdgroups: int
@@ -90,8 +89,8 @@ class Config(NamedTuple):
         return 2 if self.tall else 1
 
     @property
-    def keeps_q(self) -> bool:
-        """Whether the rows of q stay in threadgroup memory."""
+    def stages_q(self) -> bool:
+        """Whether the rows of q pass through threadgroup memory, or stay there."""
         return self.reread or self.tall
 
     @property
@@ -138,8 +137,13 @@ class Spec(ForwardSpec):
 
     @property
     def q_tile_elements(self) -> int:
-        """Elements of the staged tile of ``q``; 0 where it stays in registers."""
-        return self.config.block_q * self.q_tile_stride if self.config.keeps_q else 0
+        """Elements of the staged tile of ``q``; 0 where it is loaded from device memory."""
+        return self.config.block_q * self.q_tile_stride if self.config.stages_q else 0
+
+    @property
+    def depth_fragments(self) -> int:
+        """Fragments along D that are multiplied at a time."""
+        return 2 if self.config.tall and self.head_fragments % 2 == 0 else 1
 
     @property
     def value_tile_run(self) -> int:
@@ -147,11 +151,22 @@ class Spec(ForwardSpec):
         return 0 if self.config.reread else self._runs(self.head_tile_stride, self.k)
 
     @property
-    def tile_runs(self) -> int:
-        """Runs of 16 bytes of the staged tiles of ``k`` and ``v``."""
+    def step_runs(self) -> int:
+        """Runs of 16 bytes of the staged tiles of one step."""
         head = self._runs(self.head_tile_stride, self.k)
         value = self._runs(self.value_tile_stride, self.v)
         return max(head, value) if self.config.reread else head + value
+
+    @property
+    def tile_runs(self) -> int:
+        """Runs of 16 bytes of all staged tiles of ``k`` and ``v``, and of ``q`` in their place."""
+        if not self.config.tall:
+            return self.step_runs
+        return self.step_runs + max(self.step_runs, self._q_bytes // RUN_BYTES)
+
+    @property
+    def _q_bytes(self) -> int:
+        return self.q_tile_elements * self.q.bytes
 
     def _runs(self, stride: int, dtype: DType) -> int:
         return self.config.block_kv * stride * dtype.bytes // RUN_BYTES
@@ -177,7 +192,7 @@ class Spec(ForwardSpec):
         """Bytes of the staged tiles."""
         if not self.config.staged:
             return 0
-        staged = self.tile_runs * RUN_BYTES + self.q_tile_elements * self.q.bytes
+        staged = self.tile_runs * RUN_BYTES + self._q_bytes * self.config.reread
         return staged + (self.k_pe_tile_elements * self.k_pe.bytes if self.k_pe else 0)
 
     @property
@@ -193,11 +208,11 @@ class Spec(ForwardSpec):
     def _registers(self) -> int:
         """Estimated live registers of one thread: q, the result, scores and their addresses."""
         kept = self.pe_fragments + self.value_fragments
-        kept += 0 if self.config.keeps_q else self.head_fragments
+        kept += 0 if self.config.reread else self.head_fragments
         kept *= self.config.row_fragments
         scores = 9 * self.config.row_fragments * (self.config.block_kv // FRAGMENT) // 2
         loaded = max(0, 4 * self._runs_on_their_way - scores) // 2
-        further = REREAD_REGISTERS * self.config.keeps_q + GROUP_REGISTERS * self.grouped
+        further = REREAD_REGISTERS * self.config.reread + GROUP_REGISTERS * self.grouped
         further += MASK_REGISTERS.get(self.mask_kind, 0) + WINDOW_REGISTERS * self.windowed
         further += POSITION_REGISTERS * self.positional
         shares_positions = self.positional and self.grouped and self.config.staged

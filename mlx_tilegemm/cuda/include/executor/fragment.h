@@ -18,10 +18,12 @@ enum class PairType { none, half, bfloat };
 // Pieces of eight numbers, each in one place of threadgroup memory, that a matrix consists of.
 enum class Pieces { none, rows, columns };
 
-// A matrix of 16-bit numbers as it was loaded: the lane's neighbours of a row, and where it lies.
+// A matrix of 16-bit numbers as it was loaded: the lane's neighbours of a row, their first eight bits
+// and their next ones as pairs of bfloat, which loops then need not find again, and where it lies.
 struct Pairs {
   PairType type = PairType::none;
   uint row;
+  uint leading, middle;
   Pieces pieces = Pieces::none;
   const void* own;
   uint before_own, pitch;

@@ -14,6 +14,34 @@ inline constexpr PairType pair_type = same<T, half> ? PairType::half
     : same<T, bfloat>                              ? PairType::bfloat
                                                    : PairType::none;
 
+MSL_INLINE float2 floats_of(PairType type, uint pair) {
+  return type == PairType::half ? floats_of(__builtin_bit_cast(pair_of<half>, pair))
+                                : floats_of(__builtin_bit_cast(pair_of<bfloat>, pair));
+}
+
+// A pair of floats as three pairs of bfloat, which have all their bits: each has the next eight.
+struct bfloat_parts {
+  uint leading, middle, last;
+};
+
+MSL_INLINE uint upper_halves(float x, float y) {
+  return __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
+}
+
+// What the upper half of its bits leaves of a number, without its sign. It is zero only where the
+// number is, and no NaN, so that an infinity on the other side, or this one, stays one.
+MSL_INLINE float size_of_rest(float x) {
+  const float rest = x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
+  return ::fmaxf(::fabsf(rest), ::fabsf(x) * 0x1p-30f);
+}
+
+MSL_INLINE bfloat_parts bfloat_parts_of(const vec<float, 2>& pair) {
+  const float x = size_of_rest(pair[0]), y = size_of_rest(pair[1]);
+  const uint leading = upper_halves(pair[0], pair[1]), signs = leading & 0x80008000u;
+  return {leading, signs | upper_halves(x, y),
+          signs | upper_halves(size_of_rest(x), size_of_rest(y))};
+}
+
 // What is known of a matrix of 16-bit numbers that is loaded from the lane's own element on.
 template <class T, class Stride>
 MSL_INLINE Pairs pairs_of(const T* own, Stride row_stride, Stride column_stride) {
@@ -25,6 +53,9 @@ MSL_INLINE Pairs pairs_of(const T* own, Stride row_stride, Stride column_stride)
   if (column_stride == Stride(1)) {
     __builtin_assume(!__isShared(own) || msl_rt::is_aligned<4>(own));
     pairs.row = msl_rt::loaded(reinterpret_cast<const uint*>(own));
+    const bfloat_parts parts = bfloat_parts_of(floats_of(pairs.type, pairs.row));
+    pairs.leading = parts.leading;
+    pairs.middle = parts.middle;
   }
   if (__isShared(own) && row_stride != Stride(0)) {
     const uint lane = msl_rt::hardware_lane();
@@ -36,11 +67,6 @@ MSL_INLINE Pairs pairs_of(const T* own, Stride row_stride, Stride column_stride)
     pairs.pitch = column_stride == Stride(1) ? row : column;
   }
   return pairs;
-}
-
-MSL_INLINE float2 floats_of(PairType type, uint pair) {
-  return type == PairType::half ? floats_of(__builtin_bit_cast(pair_of<half>, pair))
-                                : floats_of(__builtin_bit_cast(pair_of<bfloat>, pair));
 }
 
 // What all matrices of a tile are.
@@ -60,20 +86,20 @@ MSL_INLINE Pairs common_pairs(const Tile<ROWS, COLUMNS>& tile) {
 }
 
 // Neighbours of a column of each matrix of a right operand in threadgroup memory, four matrices at a
-// time, each lane naming a piece. They are read where they are multiplied: no text writes there in
-// between.
+// time, each lane naming a piece, down the depth first: two of its registers are one operand. They
+// are read where they are multiplied: no text writes there in between.
 template <bool TRANSPOSED, template <int, int> class Tile, int ROWS, int COLUMNS>
 MSL_INLINE void load_columns(uint (&pairs)[ROWS][COLUMNS], const Tile<ROWS, COLUMNS>& tile) {
   constexpr int ALL = ROWS * COLUMNS;
   const uint lane = msl_rt::hardware_lane();
 #pragma unroll
   for (int first = 0; first < ALL; first += 4) {
-    const Pairs& start = tile.at[first / COLUMNS][first % COLUMNS].pairs();
+    const Pairs& start = tile.at[first % ROWS][first / ROWS].pairs();
     uint offset = 0;
 #pragma unroll
     for (int i = 1; i < 4; ++i) {
       const int at = min(first + i, ALL - 1);
-      const Pairs& other = tile.at[at / COLUMNS][at % COLUMNS].pairs();
+      const Pairs& other = tile.at[at % ROWS][at / ROWS].pairs();
       const uint distance = uint(
           static_cast<const char*>(other.own) - static_cast<const char*>(start.own));
       offset = lane / 8 == i ? distance : offset;
@@ -90,7 +116,7 @@ MSL_INLINE void load_columns(uint (&pairs)[ROWS][COLUMNS], const Tile<ROWS, COLU
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (first + i < ALL) pairs[(first + i) / COLUMNS][(first + i) % COLUMNS] = found[i];
+      if (first + i < ALL) pairs[(first + i) % ROWS][(first + i) / ROWS] = found[i];
     }
   }
 }
@@ -181,27 +207,27 @@ MSL_INLINE void add_unlike(
   }
 }
 
-// A pair of floats as three pairs of bfloat, which have all their bits: each has the next eight.
-struct bfloat_parts {
-  uint leading, middle, last;
-};
-
-MSL_INLINE uint upper_halves(float x, float y) {
-  return __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
-}
-
-// What the upper half of its bits leaves of a number, without its sign. It is zero only where the
-// number is, and no NaN, so that an infinity on the other side, or this one, stays one.
-MSL_INLINE float size_of_rest(float x) {
-  const float rest = x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
-  return ::fmaxf(::fabsf(rest), ::fabsf(x) * 0x1p-30f);
-}
-
-MSL_INLINE bfloat_parts bfloat_parts_of(const vec<float, 2>& pair) {
-  const float x = size_of_rest(pair[0]), y = size_of_rest(pair[1]);
-  const uint leading = upper_halves(pair[0], pair[1]), signs = leading & 0x80008000u;
-  return {leading, signs | upper_halves(x, y),
-          signs | upper_halves(size_of_rest(x), size_of_rest(y))};
+// Rows of half, with a right operand of bfloat: two parts of a left operand hold its eleven bits.
+template <template <int, int> class Tile, int COLUMNS, int DEPTH>
+MSL_INLINE void add_half_parts(
+    Tile<1, COLUMNS>& sum, Tile<1, COLUMNS>& next_sum, const Tile<1, DEPTH>& left,
+    const Tile<1, DEPTH>& next_left, const uint (&right)[DEPTH][COLUMNS]) {
+  uint upper[2][DEPTH], lower[2][DEPTH];
+#pragma unroll
+  for (int d = 0; d < DEPTH; ++d) {
+    const Pairs &first = left.at[0][d].pairs(), &second = next_left.at[0][d].pairs();
+    upper[0][d] = first.middle, upper[1][d] = first.leading;
+    lower[0][d] = second.middle, lower[1][d] = second.leading;
+  }
+#pragma unroll
+  for (int j = 0; j < COLUMNS; ++j) {
+    product_rows rows = rows_of(sum.at[0][j], next_sum.at[0][j]);
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      multiply_column<bfloat>(rows, upper[part], lower[part], right, j);
+    }
+    set_rows(sum.at[0][j], next_sum.at[0][j], rows);
+  }
 }
 
 // Rows of floats, with a right operand of bfloat: the smallest parts first, because tensor cores
@@ -295,6 +321,8 @@ MSL_INLINE void two_rows_mma(
     add_alike<half>(sum, next_sum, left, next_left, columns);
   } else if (of_left == PairType::bfloat && of_right.type == PairType::bfloat) {
     add_alike<bfloat>(sum, next_sum, left, next_left, columns);
+  } else if (of_left == PairType::half && of_right.type == PairType::bfloat) {
+    add_half_parts(sum, next_sum, left, next_left, columns);
   } else if (of_left != PairType::none) {
     add_unlike(sum, next_sum, of_left, left, next_left, of_right.type, columns);
   } else if (of_right.type == PairType::bfloat) {

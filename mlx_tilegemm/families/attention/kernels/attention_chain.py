@@ -117,14 +117,14 @@ def _reject_problem(problem: AttentionProblem) -> str | None:
 def _reject_tile(problem: AttentionProblem, config: Config, chip: Chip) -> str | None:
     if config.simdgroups < 1 or config.block_kv < 1 or config.block_kv % FRAGMENT:
         return f"block_kv {config.block_kv} is not a multiple of {FRAGMENT}"
-    if config.keeps_q and not config.staged:
-        return "q is read again from threadgroup memory only where k and v are staged"
+    if config.stages_q and not config.staged:
+        return "q comes to threadgroup memory only where k and v are staged"
     if config.tall and not chip.limits.background_copies:
         return "copies to threadgroup memory do not go on in the background here"
     if config.tall and (config.head_groups > 1 or problem.pe_dim):
         return "sixteen rows a simdgroup are of whole heads without positional parts"
     reason = tiny_key_operand(problem) if config.staged else None
-    reason = reason or (tiny_operand(problem.operands[:1]) if config.keeps_q else None)
+    reason = reason or (tiny_operand(problem.operands[:1]) if config.stages_q else None)
     if reason:
         return f"{reason}, from which nothing is staged"
     return None
