@@ -17,8 +17,10 @@ import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 
 from .backends import is_left_to_mlx, resolve
+from .call.explanation import explain
 from .core import mlx_ops
 from .core.arguments import ArraySpec
+from .core.caches import prepared
 from .core.context import current_settings
 from .core.dtypes import MLX_FLOATS
 from .core.fast_path import Served
@@ -33,6 +35,7 @@ from .ops import (
     addmm,
     attention_chain,
     fp8_scaled_matmul,
+    gather_mm,
     gather_qmm,
     matmul,
     quantized_matmul,
@@ -435,17 +438,21 @@ SORTED_ROWS = 64
 
 
 def _by_experts(
-    x: mx.array, indices: mx.array, layers: Callable[[mx.array, mx.array, bool], mx.array]
+    first: Any,  # noqa: ANN401
+    x: mx.array,
+    indices: mx.array,
+    layers: Callable[[mx.array, mx.array, bool], mx.array],
 ) -> mx.array:
     """Return what layers make of each row with each expert that it chooses.
 
     Args:
+        first: The first of the layers.
         x: ``[..., k]``.
         indices: ``[..., experts of a row]``.
         layers: Takes rows ``[..., 1, k]``, their experts, and whether these are sorted.
     """
     indices, rows = mx.stop_gradient(indices), mx.expand_dims(x, (-2, -3))
-    if indices.size < SORTED_ROWS or _takes_any_order():
+    if indices.size < SORTED_ROWS or _takes_any_order(first, rows, indices):
         return mx.squeeze(layers(rows, indices, False), -2)
     # MLX's own ops read an expert once only for sorted rows; once is enough for all layers.
     flat = mx.flatten(indices)
@@ -455,10 +462,56 @@ def _by_experts(
     return mx.squeeze(mx.unflatten(y, 0, indices.shape), -2)
 
 
-def _takes_any_order() -> bool:
-    """Return whether rows need not be sorted here and now: kernels gather them."""
+def _takes_any_order(layer: Any, rows: mx.array, indices: mx.array) -> bool:  # noqa: ANN401
+    """Return whether a layer's rows need not be sorted here and now: kernels gather them."""
     settings = current_settings()
-    return settings.stand_in is not None or resolve(settings=settings).backend is not None
+    if settings.stand_in is not None:
+        return True
+    backend = resolve(settings=settings).backend
+    if backend is None or backend.capabilities.modelled:
+        return backend is not None
+    # What was never measured is left to MLX's ops, each of which would sort for itself, but for
+    # that of affine weights, which gains nothing from it.
+    held = layer if isinstance(layer, nn.Module) else {}
+    weight, scales = _spec(held.get("weight")), _spec(held.get("scales"))
+    is_affine = held.get("biases") is not None
+    if weight is None or is_affine or (scales is not None and "mode" not in vars(layer)):
+        return True
+    form = () if scales is None else (scales, layer.group_size, layer.bits, layer.mode)
+    place = (settings, mx.default_device().type is mx.gpu)
+    return _are_gathered(_spec(rows), weight, _spec(indices), form, place)
+
+
+def _spec(array: Any) -> Any:  # noqa: ANN401
+    """Return the shape and dtype of an array; None of None."""
+    return None if array is None else ArraySpec(shape=array.shape, dtype=array.dtype)
+
+
+@prepared
+def _are_gathered(
+    rows: ArraySpec,
+    weight: ArraySpec,
+    indices: ArraySpec,
+    form: tuple[Any, ...],
+    place: tuple[object, ...],
+) -> bool:
+    """Return whether a kernel serves the products of rows with experts.
+
+    Args:
+        rows: Their shape and dtype.
+        weight: Likewise.
+        indices: Likewise.
+        form: Scales of a quantized weight, its group size, bits and mode.
+        place: The settings and the device in force, on which it depends.
+    """
+    if form:
+        scales, *options = form
+        served = explain(gather_qmm, rows, weight, scales, None, None, indices, True, *options)
+    elif rows.dtype in MLX_FLOATS and weight.dtype in MLX_FLOATS:
+        served = explain(gather_mm, rows, weight, None, indices, transpose_b=True)
+    else:
+        return False
+    return served.plan is not None
 
 
 class SwitchGluRoute:
@@ -477,7 +530,7 @@ class SwitchGluRoute:
             y: mx.array = layer.down_proj(hidden, chosen, sorted_indices=ordered)
             return y
 
-        return _by_experts(x, indices, layers)
+        return _by_experts(layer.up_proj, x, indices, layers)
 
 
 class SwitchMlpRoute:
@@ -494,7 +547,7 @@ class SwitchMlpRoute:
             y: mx.array = layer.fc2(hidden, chosen, sorted_indices=ordered)
             return y
 
-        return _by_experts(x, indices, layers)
+        return _by_experts(layer.fc1, x, indices, layers)
 
 
 class LowRankSwitchRoute:

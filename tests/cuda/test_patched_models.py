@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from fake_cuda import FakeCuda
 
@@ -62,3 +63,35 @@ def test_a_layer_launches_its_kernel(launches):
     assert launch["grid"] == (32, 32, 2)
     assert [one.shape for one in launch["inputs"][:7]] == [*[(1, 3, 2, 32)] * 6, (1, 2, 32, 32)]
     assert module._wkv7_kernel is own
+
+
+@pytest.mark.parametrize(
+    ("mode", "kernel", "sorts"),
+    [
+        (None, None, 2),
+        ("mxfp4", None, 2),
+        # MLX's op of affine weights gains nothing from it.
+        ("affine", None, 0),
+        (None, "any", 0),
+        ("mxfp4", "any", 0),
+    ],
+)
+def test_rows_of_experts_are_sorted_once_where_mlx_serves_them(
+    launches, monkeypatch, mode, kernel, sorts
+):
+    """And back again, rather than by each of three ops; kernels take them in any order."""
+    switch_layers = importlib.import_module("mlx_lm.models.switch_layers")
+    model = switch_layers.SwitchGLU(64, 96, 4)
+    model.set_dtype(mx.bfloat16)
+    if mode:
+        nn.quantize(model, group_size=32, bits=4, mode=mode)
+    x, chosen = mx.zeros((1, 256, 64)), mx.zeros((1, 256, 4), mx.uint32)
+    seen, argsort = [], mx.argsort
+    monkeypatch.setattr(
+        mx, "argsort", lambda *rest, **more: seen.append(1) or argsort(*rest, **more)
+    )
+    with tg.use_backend(Cuda()), tg.use_kernel(kernel), integration.patched(model):
+        y = model(x, chosen)
+    assert y.shape == (1, 256, 4, 64)
+    assert len(seen) == sorts
+    assert bool(launches) == (kernel is not None)
