@@ -183,10 +183,15 @@ def _tall() -> list[Made]:
     # Of a block of rows that all see some keys, and not all see those before.
     windowed = _chain(mask_kind=MaskKind.CAUSAL, window=60)[1::2]
     boolean = {"mask_kind": MaskKind.BOOLEAN, "mask": BOOL}
+    # One row of a mask that says more than q: the maxima of all rows rise in the same steps.
+    rising = _chain(mask_kind=MaskKind.ADDITIVE, mask=FLOAT32, amplitude=0.01)[1::2]
     return [
         _subject("attention_chain", "64x32-staged-tall", *_chain(**causal, v=BFLOAT16)),
         _subject("attention_chain", "32x16-staged-tall", *windowed),
-        _subject("attention_chain", "32x16-staged-tall", *_chain(**boolean, softmax=False)),
+        _subject("attention_chain", "32x16-staged-tall", *rising),
+        _subject(
+            "attention_chain", "32x16-staged-tall", *_chain(**boolean, softmax=False, head_dim=32)
+        ),
     ]
 
 
