@@ -35,6 +35,7 @@ from .ops import (
     addmm,
     attention_chain,
     fp8_scaled_matmul,
+    gather_fp8_mm,
     gather_mm,
     gather_qmm,
     matmul,
@@ -463,7 +464,10 @@ def _by_experts(
 
 
 def _takes_any_order(layer: Any, rows: mx.array, indices: mx.array) -> bool:  # noqa: ANN401
-    """Return whether a layer's rows need not be sorted here and now: kernels gather them."""
+    """Return whether rows need not be sorted here and now for a layer: kernels gather them.
+
+    Of an adapter the layer that it adapts is asked.
+    """
     settings = current_settings()
     if settings.stand_in is not None:
         return True
@@ -472,46 +476,44 @@ def _takes_any_order(layer: Any, rows: mx.array, indices: mx.array) -> bool:  # 
         return backend is not None
     # What was never measured is left to MLX's ops, each of which would sort for itself, but for
     # that of affine weights, which gains nothing from it.
-    held = layer if isinstance(layer, nn.Module) else {}
-    weight, scales = _spec(held.get("weight")), _spec(held.get("scales"))
-    is_affine = held.get("biases") is not None
-    if weight is None or is_affine or (scales is not None and "mode" not in vars(layer)):
+    base: Any = layer.get("linear", layer) if isinstance(layer, nn.Module) else {}
+    weight, scales = base.get("weight"), base.get("scales")
+    is_affine = base.get("biases") is not None
+    is_coded = scales is not None and not isinstance(base, FP8SwitchLinear)
+    if weight is None or is_affine or (is_coded and not hasattr(base, "mode")):
         return True
-    form = () if scales is None else (scales, layer.group_size, layer.bits, layer.mode)
+    op: Callable[..., mx.array] = gather_mm
+    options: dict[str, Any] = {"transpose_b": True}
+    if isinstance(base, FP8SwitchLinear):
+        op, options = gather_fp8_mm, {"format": base.format, "block": base.block_size}
+    elif is_coded:
+        op = gather_qmm
+        options = {"group_size": base.group_size, "bits": base.bits, "mode": base.mode}
+    elif not {rows.dtype, weight.dtype} <= MLX_FLOATS:
+        return False
+    arrays = [one for one in (rows, weight, scales, indices) if one is not None]
+    specs = tuple(ArraySpec(shape=one.shape, dtype=one.dtype) for one in arrays)
     place = (settings, mx.default_device().type is mx.gpu)
-    return _are_gathered(_spec(rows), weight, _spec(indices), form, place)
-
-
-def _spec(array: Any) -> Any:  # noqa: ANN401
-    """Return the shape and dtype of an array; None of None."""
-    return None if array is None else ArraySpec(shape=array.shape, dtype=array.dtype)
+    return _are_gathered(op, specs, tuple(options.items()), place)
 
 
 @prepared
 def _are_gathered(
-    rows: ArraySpec,
-    weight: ArraySpec,
-    indices: ArraySpec,
-    form: tuple[Any, ...],
+    op: Callable[..., mx.array],
+    specs: tuple[ArraySpec, ...],
+    options: tuple[tuple[str, Any], ...],
     place: tuple[object, ...],
 ) -> bool:
-    """Return whether a kernel serves the products of rows with experts.
+    """Return whether a kernel serves an op's products of rows with experts.
 
     Args:
-        rows: Their shape and dtype.
-        weight: Likewise.
-        indices: Likewise.
-        form: Scales of a quantized weight, its group size, bits and mode.
+        op: The op.
+        specs: Shapes and dtypes of its operands, and of the indices of its experts.
+        options: Its other arguments, by name.
         place: The settings and the device in force, on which it depends.
     """
-    if form:
-        scales, *options = form
-        served = explain(gather_qmm, rows, weight, scales, None, None, indices, True, *options)
-    elif rows.dtype in MLX_FLOATS and weight.dtype in MLX_FLOATS:
-        served = explain(gather_mm, rows, weight, None, indices, transpose_b=True)
-    else:
-        return False
-    return served.plan is not None
+    *operands, indices = specs
+    return explain(op, *operands, rhs_indices=indices, **dict(options)).plan is not None
 
 
 class SwitchGluRoute:

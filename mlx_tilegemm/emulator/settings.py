@@ -77,7 +77,10 @@ class Settings:
                 f"[settings] Expected a sample of at least two threadgroups, got {self.sample}."
             )
         if self.threadgroup_bytes < 0:
-            raise ValueError(f"[settings] Expected 0 or more bytes, got {self.threadgroup_bytes}.")
+            raise ValueError(
+                "[settings] Expected 0 or more bytes of threadgroup memory, got "
+                f"{self.threadgroup_bytes}."
+            )
         if self.time_limit <= 0:
             raise ValueError(f"[settings] Expected a positive time limit, got {self.time_limit}.")
 

@@ -16,6 +16,7 @@ from mlx_tilegemm.backends.base import ASKED, Route
 from mlx_tilegemm.backends.cuda import CudaBackend
 from mlx_tilegemm.cuda import kernel
 from mlx_tilegemm.integrations import mlx_lm as integration
+from mlx_tilegemm.nn import FP8SwitchLinear
 
 
 class Cuda(CudaBackend):
@@ -66,25 +67,34 @@ def test_a_layer_launches_its_kernel(launches):
 
 
 @pytest.mark.parametrize(
-    ("mode", "kernel", "sorts"),
+    ("form", "kernel", "sorts"),
     [
-        (None, None, 2),
+        ("plain", None, 2),
+        ("adapted", None, 2),
         ("mxfp4", None, 2),
+        ("fp8", None, 2),
         # MLX's op of affine weights gains nothing from it.
         ("affine", None, 0),
-        (None, "any", 0),
+        ("plain", "any", 0),
+        ("adapted", "any", 0),
         ("mxfp4", "any", 0),
+        ("fp8", "any", 0),
     ],
 )
 def test_rows_of_experts_are_sorted_once_where_mlx_serves_them(
-    launches, monkeypatch, mode, kernel, sorts
+    launches, monkeypatch, form, kernel, sorts
 ):
     """And back again, rather than by each of three ops; kernels take them in any order."""
     switch_layers = importlib.import_module("mlx_lm.models.switch_layers")
+    lora = importlib.import_module("mlx_lm.tuner.lora")
     model = switch_layers.SwitchGLU(64, 96, 4)
     model.set_dtype(mx.bfloat16)
-    if mode:
-        nn.quantize(model, group_size=32, bits=4, mode=mode)
+    if form in ("mxfp4", "affine"):
+        nn.quantize(model, group_size=32, bits=4, mode=form)
+    made = {"adapted": lora.LoRASwitchLinear.from_base, "fp8": FP8SwitchLinear.from_linear}
+    if form in made:
+        for name in ("up_proj", "gate_proj", "down_proj"):
+            setattr(model, name, made[form](model[name]))
     x, chosen = mx.zeros((1, 256, 64)), mx.zeros((1, 256, 4), mx.uint32)
     seen, argsort = [], mx.argsort
     monkeypatch.setattr(
