@@ -127,9 +127,10 @@ class Decision:
     """Choice of a kernel, and the candidates it was made from.
 
     Attributes:
+        problem: What is asked.
         plan: The plan; None stands for MLX's own ops.
         reason: Why.
-        candidates: Every configuration that was considered, in order of declaration.
+        considered: The candidates, of this problem or of the one that it shares the choice with.
         mlx: What MLX's own ops would run; None where they cannot stand in.
         mlx_competes: Whether they could be chosen for being faster: only if they are as exact.
         where: Machine and date of measured times; empty where all are modelled.
@@ -138,14 +139,24 @@ class Decision:
             declared before them.
     """
 
+    problem: Problem
     plan: Plan | None
     reason: str
-    candidates: tuple[Candidate, ...]
+    considered: tuple[Candidate, ...]
     mlx: Candidate | None = None
     mlx_competes: bool = False
     where: str = ""
     modelled: bool = True
     tied: tuple[str, ...] = ()
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every configuration that was considered, for this problem, in order of declaration.
+
+        Made when they are asked for: a call asks for the plan alone, and a model that generates
+        makes a choice for each length of its cache.
+        """
+        return tuple(_bound(one, self.problem) for one in self.considered)
 
     @property
     def route(self) -> str:
@@ -211,14 +222,15 @@ def choose(
     own = _own_choice(
         problem, chip, force, measurements, mlx_competes=mlx_competes, modelled=modelled
     )
-    return _decision(*own)
+    return _decision(problem, *own)
 
 
-def _decision(priced: Priced, verdict: Verdict) -> Decision:
+def _decision(problem: Problem, priced: Priced, verdict: Verdict) -> Decision:
     return Decision(
+        problem=problem,
         plan=verdict.best and verdict.best.plan,
         reason=verdict.reason,
-        candidates=priced.candidates,
+        considered=priced.candidates,
         mlx=priced.mlx,
         mlx_competes=priced.mlx_competes,
         where=priced.where,
@@ -249,14 +261,13 @@ def _shared_choice(
         assert best.recipe is not None
         if best.recipe.kernel.reject(problem, best.recipe.config, chip) is not None:
             return None
-    candidates = tuple(_bound(one, problem) for one in priced.candidates)
-    return _decision(priced._replace(candidates=candidates), verdict._replace(best=best))
+    return _decision(problem, priced, verdict._replace(best=best))
 
 
 def _bound(one: Candidate, problem: Problem) -> Candidate:
     """Return a candidate as one for another problem; `_replace` would take thrice as long."""
     kernel, config, reason, seconds, recipe, spread = one
-    if recipe is None:
+    if recipe is None or recipe.problem is problem:
         return one
     recipe = Recipe(recipe.kernel, problem, recipe.config)
     return Candidate(kernel, config, reason, seconds, recipe, spread)
@@ -327,7 +338,7 @@ def refuse(
         for one in decision.candidates
     )
     priced = Priced(found, decision.mlx, decision.mlx_competes, decision.where, decision.modelled)
-    return _decision(priced, _best(priced, problem, force))
+    return _decision(problem, priced, _best(priced, problem, force))
 
 
 def _best(priced: Priced, problem: Problem, force: str | None) -> Verdict:

@@ -7,7 +7,7 @@ what is written out here, for the others, holds all scores in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,22 @@ def attention(problem: AttentionProblem) -> Run:
     run = _by_mlx(problem)
     # The weights of a softmax are float32, and so are the scores of a literal chain.
     return unrounded("attention_chain", run) if problem.exact else run
+
+
+def of_any_length(
+    problem: AttentionProblem, of_these: Run, factors: Factors
+) -> Callable[..., mx.array] | None:
+    """Return the call of MLX's op for operands as they are, whatever number of keys; or None.
+
+    Args:
+        problem: An attention that MLX's op serves, of one of these numbers.
+        of_these: The call of MLX's op for the operands that it is passed, where MLX follows a
+            function.
+        factors: Of the call.
+    """
+    if problem.exact or not fused.serves(problem):
+        return None
+    return fused.direct(problem, of_these, factors)
 
 
 def _by_mlx(problem: AttentionProblem) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NewType
 
 import mlx.core as mx
@@ -13,7 +13,7 @@ from ...core.context import Settings
 from ...core.problem import Factors
 from ...core.shapes import Shape
 from ...core.tracing import is_shapeless
-from ...errors import BackendError
+from ...errors import BackendError, DTypeError, ProblemError
 
 if TYPE_CHECKING:
     from ...core.arguments import ArraySpec
@@ -52,15 +52,14 @@ def attention_call(
     """Return the call that serves an attention, and the factors of one that no scale is given."""
     # Imported at the first call: kernels and chips are most of what importing the package costs.
     from ...call.prepare import prepare
-    from ...core.arguments import ArraySpec
     from .request import attention_request, taken
 
     given = {
-        "q": ArraySpec(shape=q_shape, dtype=q_dtype),
-        "k": ArraySpec(shape=k_shape, dtype=k_dtype),
-        "v": ArraySpec(shape=v_shape, dtype=v_dtype),
+        "q": _spec(q_shape, q_dtype),
+        "k": _spec(k_shape, k_dtype),
+        "v": _spec(v_shape, v_dtype),
     }
-    given |= {name: ArraySpec(shape=shape, dtype=dtype) for name, shape, dtype in extras}
+    given |= {name: _spec(shape, dtype) for name, shape, dtype in extras}
     problem = attention_request(
         OP,
         q=given["q"],
@@ -82,6 +81,79 @@ def attention_call(
     kernels_have = taken(given)
     made = run if kernels_have == given else _making(run, kernels_have)
     return made, (_default_scale(given, softmax),)
+
+
+@prepared
+def any_length_call(
+    q_shape: Shape,
+    q_dtype: mx.Dtype,
+    k_shape: Shape,
+    k_dtype: mx.Dtype,
+    v_shape: Shape,
+    v_dtype: mx.Dtype,
+    mask_name: str | None,
+    scale: float | None,
+    exact: Exact,
+    backend: Backend | None,
+    settings: Settings,
+) -> Callable[..., mx.array] | None:
+    """Return the call of MLX's op that serves few queries with any keys that are alike, or None.
+
+    Kernels are launched for so many keys; MLX's op, on a GPU, is given nothing but the arrays. The
+    shapes of k and v are those of the most keys that are alike, and nobody records the call or
+    stands in for it.
+    """
+    from ...call.prepare import Server, prepare_told
+    from .fallback import of_any_length
+    from .request import attention_request, taken
+
+    given = {
+        "q": _spec(q_shape, q_dtype),
+        "k": _spec(k_shape, k_dtype),
+        "v": _spec(v_shape, v_dtype),
+    }
+    try:
+        q, k, v = given.values()
+        problem = attention_request(OP, q=q, k=k, v=v, mask=mask_name, exact=exact)
+    except (ProblemError, DTypeError):
+        # To be refused with its own number of keys.
+        return None
+    force, gradients = settings.kernel, settings.gradients
+    told = prepare_told(OP, problem, backend, force=force, gradients=gradients)
+    if told.server is not Server.MLX or taken(given) != given:
+        return None
+
+    def of_these(
+        operands: Sequence[mx.array], factors: Factors, stream: StreamOrDevice
+    ) -> list[mx.array]:
+        q, k, v = operands
+        run, _ = attention_call(
+            q.shape,
+            q.dtype,
+            k.shape,
+            k.dtype,
+            v.shape,
+            v.dtype,
+            (),
+            mask_name,
+            None,
+            True,
+            WITHOUT_LSE,
+            None,
+            exact,
+            backend,
+            settings,
+        )
+        return run(operands, factors, stream)
+
+    factors = (_default_scale(given, softmax=True) if scale is None else scale,)
+    return of_any_length(problem, of_these, factors)
+
+
+def _spec(shape: Shape, dtype: mx.Dtype) -> ArraySpec:
+    from ...core.arguments import ArraySpec
+
+    return ArraySpec(shape=shape, dtype=dtype)
 
 
 def _default_scale(given: Mapping[str, ArraySpec], softmax: bool) -> float:

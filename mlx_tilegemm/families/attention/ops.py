@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, overload
 
 import mlx.core as mx
 
-from ...backends import StreamOrDevice, resolved_backend
+from ...backends import Backend, StreamOrDevice, is_on_gpu, resolved_backend
 from ...call.transforms import as_factor
 from ...core.arguments import as_array, as_flag, as_whole, check_out_dtype
-from ...core.context import current_settings, is_exact
+from ...core.context import Settings, current_settings, is_exact
 from ...core.fast_path import Served, serve_every, serve_first, with_fast_path
-from .key import EXACT, REDUCED, WITH_LSE, WITHOUT_LSE, Extras, attention_call
+from .key import (
+    EXACT,
+    REDUCED,
+    WITH_LSE,
+    WITHOUT_LSE,
+    Exact,
+    Extras,
+    any_length_call,
+    attention_call,
+)
 
 ARRAYS = ("q", "k", "v", "q_pe", "k_pe", "mask", "sinks")
 """Arguments that may be arrays, in the order of the kernels' operands."""
@@ -152,6 +162,13 @@ def attention_chain(
     if out_dtype is not None and type(out_dtype) is not mx.Dtype:
         check_out_dtype("attention_chain", out_dtype)
     settings = current_settings()
+    full = EXACT if is_exact("attention_chain", precision, settings) else REDUCED
+    backend = resolved_backend(stream, settings)
+    is_plain = softmax and not (extras or return_lse or window or out_dtype or stream)
+    if is_plain and (scale is None or type(scale) is float):
+        call = _of_any_length(q, k, v, mask_name, scale, full, backend, settings)
+        if call is not None:
+            return call, call(q, k, v)
     run, factors = attention_call(
         q.shape,
         q.dtype,
@@ -165,8 +182,8 @@ def attention_chain(
         softmax,
         WITH_LSE if return_lse else WITHOUT_LSE,
         out_dtype,
-        EXACT if is_exact("attention_chain", precision, settings) else REDUCED,
-        resolved_backend(stream, settings),
+        full,
+        backend,
         settings,
     )
     by_name = dict(zip(("q", "k", "v", *(name for name, *_ in extras)), operands, strict=True))
@@ -175,6 +192,46 @@ def attention_chain(
     if return_lse:
         return _pair(serve_every(run, arrays, factors, stream))
     return serve_first(run, arrays, factors, stream)
+
+
+def _of_any_length(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    mask_name: str | None,
+    scale: float | None,
+    exact: Exact,
+    backend: Backend | None,
+    settings: Settings,
+) -> Callable[..., mx.array] | None:
+    """Return the call of MLX's op for few queries, kept for all lengths of a cache that are alike.
+
+    A model that generates asks for another length with every token.
+    """
+    if not (q.ndim == k.ndim == v.ndim == 4 and k.shape[2] == v.shape[2] and is_on_gpu(None)):
+        return None
+    if settings.kernel or settings.recorder or settings.stand_in or settings.batched:
+        return None
+    # Imported at the first call, as what a call is prepared by is.
+    from .problem import has_few_queries, most_alike
+
+    batch, heads, keys, depth = k.shape
+    if not has_few_queries(q.shape[2], keys):
+        return None
+    most = most_alike(q.shape[2], keys)
+    return any_length_call(
+        q.shape,
+        q.dtype,
+        (batch, heads, most, depth),
+        k.dtype,
+        (*v.shape[:2], most, v.shape[3]),
+        v.dtype,
+        mask_name,
+        scale,
+        exact,
+        backend,
+        settings,
+    )
 
 
 def _pair(served: Served[list[mx.array]]) -> Served[tuple[mx.array, mx.array]]:

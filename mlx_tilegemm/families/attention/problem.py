@@ -157,12 +157,8 @@ class AttentionProblem(Problem):
         While a sequence is decoded its keys become one more with every token. Few queries of about
         as many keys share one choice, and times for up to a sixteenth more keys.
         """
-        keys = self.kv_len
-        if self.q_len > FEW_QUERIES or keys < FEW_KEYS:
-            return self
-        step = max(16, 1 << (keys.bit_length() - 5))
-        most = -(-keys // step) * step
-        if most == keys:
+        most = most_alike(self.q_len, self.kv_len)
+        if most == self.kv_len:
             return self
         batch, heads, rows, columns = self.mask_shape
         mask_shape = (batch, heads, rows, most if columns > 1 else 1)
@@ -202,6 +198,19 @@ SMALL_LENGTHS = ((45, 37), (11, 75), (5, 300), (1, 300), (1, 37))
 
 SMALL_HEADS = (4, 2)
 """Heads of q and of k."""
+
+
+def has_few_queries(queries: int, keys: int) -> bool:
+    """Whether an attention of so many queries and keys may be alike those of a few keys more."""
+    return queries <= FEW_QUERIES and keys >= FEW_KEYS
+
+
+def most_alike(queries: int, keys: int) -> int:
+    """Return the most keys whose attention is alike one of so many queries and keys."""
+    if not has_few_queries(queries, keys):
+        return keys
+    step = max(16, 1 << (keys.bit_length() - 5))
+    return -(-keys // step) * step
 
 
 @latest
