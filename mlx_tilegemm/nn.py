@@ -23,7 +23,7 @@ from .core.arguments import ArraySpec
 from .core.caches import prepared
 from .core.context import current_settings
 from .core.dtypes import MLX_FLOATS
-from .core.fast_path import Served
+from .core.fast_path import Served, by_mlx, checks_arrays
 from .core.held import HeldCalls
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
@@ -62,8 +62,8 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
         mlx.core.float32
     """
     # `mx.addmm` keeps the sizes of the sum that it has seen.
-    by_mlx = is_left_to_mlx() and (bias is None or not is_shapeless())
-    if by_mlx or x.dtype not in MLX_FLOATS or weight.dtype not in MLX_FLOATS:
+    is_left = is_left_to_mlx() and (bias is None or not is_shapeless())
+    if is_left or x.dtype not in MLX_FLOATS or weight.dtype not in MLX_FLOATS:
         # MLX's layers promote what the ops here refuse, such as integers with floats.
         return x @ weight.T if bias is None else mlx_ops.addmm(bias, x, weight.T)
     if bias is None:
@@ -79,7 +79,53 @@ class LinearRoute:
     def __call__(self, x: mx.array) -> mx.array:
         """Return ``x @ weight.T + bias``."""
         layer: Any = self
-        return linear(x, layer["weight"], layer.get("bias"))
+        weight, bias = layer["weight"], layer.get("bias")
+        if type(x) is not mx.array or is_left_to_mlx():
+            return linear(x, weight, bias)
+        key = (id(weight), id(bias), x.shape, x.dtype, _place())
+        call = _linear.find(key)
+        return call(x, weight, bias) if call else _first_linear(key, x, weight, bias)
+
+
+def _place() -> tuple[object, ...]:
+    """Return what calls depend on beside their arrays and options."""
+    return current_settings(), mx.default_device().type is mx.gpu
+
+
+_linear = HeldCalls(first=1, count=2)
+
+
+def _first_linear(
+    key: tuple[object, ...], x: mx.array, weight: mx.array, bias: mx.array | None
+) -> mx.array:
+    """Serve the product of a layer, and keep the call for others like it."""
+    if not {x.dtype, weight.dtype} <= MLX_FLOATS:
+        return linear(x, weight, bias)
+    if bias is None:
+        call, result = _served(matmul)(x, weight, transpose_b=True)
+    else:
+        call, result = _served(addmm)(bias, x, weight, transpose_b=True)
+    _linear.keep(key, call and _of_layer(call, bias), (x, weight, bias), linear)
+    return result
+
+
+def _of_layer(call: Callable[..., mx.array], bias: mx.array | None) -> Callable[..., mx.array]:
+    """Return the call of a product for what a layer has, in its order: x, weight and bias."""
+
+    def product(x: mx.array, weight: mx.array, _: None) -> mx.array:
+        return call(x, weight)
+
+    def total(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+        return call(bias, x, weight)
+
+    made: Callable[..., mx.array] = product if bias is None else total
+    return by_mlx(made) if checks_arrays(call) else made
+
+
+def _served(op: Callable[..., mx.array]) -> Callable[..., Served[mx.array]]:
+    """Return the text of an op, which also returns the call that serves others alike."""
+    served: Callable[..., Served[mx.array]] = inspect.unwrap(op)
+    return served
 
 
 class AllToShardedRoute:
@@ -179,8 +225,7 @@ class QuantizedLinearRoute:
         if "bias" in layer or "global_scale" in layer or type(x) is not mx.array:
             return quantized_linear(layer, x, layer.get("bias"))
         weight, scales, biases = layer["weight"], layer["scales"], layer.get("biases")
-        place = (current_settings(), mx.default_device().type is mx.gpu)
-        key = (id(weight), id(scales), id(biases), x.shape, x.dtype, place)
+        key = (id(weight), id(scales), id(biases), x.shape, x.dtype, _place())
         call = _quantized.find(key)
         if call:
             return call(x, weight, scales, biases)
@@ -194,8 +239,7 @@ def _first_quantized(layer: Any, key: tuple[object, ...], *arrays: Any) -> mx.ar
     """Serve the product of a quantized layer, and keep the call for others like it."""
     form = (True, layer.group_size, layer.bits, layer.mode)
     op: Callable[..., mx.array] = quantized_matmul
-    serve: Callable[..., Served[mx.array]] = inspect.unwrap(op)
-    call, result = serve(*arrays, *form)
+    call, result = _served(op)(*arrays, *form)
     _quantized.keep(key, call, arrays, lambda *others: op(*others, *form))
     return result
 
@@ -392,20 +436,44 @@ class SwitchRoute:
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """Return ``x @ weight[indices].T + bias[indices]``."""
         layer: Any = self
-        scales = layer.get("scales")
-        if scales is None or "bias" in layer or "global_scale" in layer:
+        if "bias" in layer or "global_scale" in layer:
             return switch_linear(layer, x, indices, sorted_indices)
         if not (type(x) is type(indices) is mx.array and type(sorted_indices) is bool):
             return switch_linear(layer, x, indices, sorted_indices)
-        weight, biases = layer["weight"], layer.get("biases")
-        place = (current_settings(), mx.default_device().type is mx.gpu)
+        weight, scales, biases = layer["weight"], layer.get("scales"), layer.get("biases")
         given = (x.shape, x.dtype, indices.shape, indices.dtype, sorted_indices)
-        key = (id(weight), id(scales), id(biases), given, place)
+        key = (id(weight), id(scales), id(biases), given, _place())
+        if scales is None:
+            call = _plain_experts.find(key)
+            if call:
+                return call(x, weight, None, indices)
+            return _first_plain_experts(key, x, weight, indices, sorted_indices)
         call = _experts.find(key)
         arrays = (x, weight, scales, biases, None, None, indices)
         if call:
             return call(*arrays)
         return _first_experts(layer, key, arrays, sorted_indices)
+
+
+_plain_experts = HeldCalls(first=1, count=1)
+
+
+def _first_plain_experts(
+    key: tuple[object, ...],
+    x: mx.array,
+    weight: mx.array,
+    indices: mx.array,
+    sorted_indices: bool,
+) -> mx.array:
+    """Serve the products of a layer of plain experts, and keep the call for others like it."""
+    options = {"transpose_b": True, "sorted_indices": sorted_indices}
+    if not {x.dtype, weight.dtype} <= MLX_FLOATS:
+        return switch_linear({"weight": weight}, x, indices, sorted_indices)
+    op: Callable[..., mx.array] = gather_mm
+    arrays = (x, weight, None, indices)
+    call, result = _served(op)(*arrays, **options)
+    _plain_experts.keep(key, call, arrays, lambda *others: op(*others, **options))
+    return result
 
 
 _experts = HeldCalls(first=1, count=3)
@@ -420,7 +488,6 @@ def _first_experts(
     """Serve the products of a layer of quantized experts, and keep the call for others like it."""
     form = (True, layer.group_size, layer.bits, layer.mode)
     op: Callable[..., mx.array] = gather_qmm
-    serve: Callable[..., Served[mx.array]] = inspect.unwrap(op)
 
     def given(*arrays: Any) -> tuple[Any, ...]:  # noqa: ANN401 - arrays, or None
         x, weight, scales, biases, global_scale, lhs, rhs = arrays
@@ -429,7 +496,7 @@ def _first_experts(
     def again(*arrays: Any) -> mx.array:  # noqa: ANN401 - arrays, or None
         return op(*given(*arrays), sorted_indices=sorted_indices)
 
-    call, result = serve(*given(*arrays), sorted_indices=sorted_indices)
+    call, result = _served(op)(*given(*arrays), sorted_indices=sorted_indices)
     _experts.keep(key, call, arrays, again)
     return result
 
@@ -493,8 +560,7 @@ def _takes_any_order(layer: Any, rows: mx.array, indices: mx.array) -> bool:  # 
         return False
     arrays = [one for one in (rows, weight, scales, indices) if one is not None]
     specs = tuple(ArraySpec(shape=one.shape, dtype=one.dtype) for one in arrays)
-    place = (settings, mx.default_device().type is mx.gpu)
-    return _are_gathered(op, specs, tuple(options.items()), place)
+    return _are_gathered(op, specs, tuple(options.items()), _place())
 
 
 @prepared

@@ -57,8 +57,8 @@ def called(monkeypatch):
     route, gathered = tg.nn.SwitchRoute.__call__, tg.nn.gathered
 
     def noting(layer, *args, **kwargs):
-        if "scales" in layer and "bias" not in layer:
-            made.append("gather_qmm")
+        if "bias" not in layer:
+            made.append("gather_qmm" if "scales" in layer else "gather_mm")
         return route(layer, *args, **kwargs)
 
     def noting_routed(*args, **kwargs):

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
+from routed_calls import note_ops
 
 import mlx_tilegemm as tg
 from mlx_tilegemm import formats
@@ -33,15 +34,8 @@ def calls(monkeypatch):
     """Return the names of the ops that layers call, as they call them."""
     made = []
 
-    def counting(op):
-        def call(*args, **kwargs):
-            made.append(op.__name__)
-            return op(*args, **kwargs)
-
-        return call
-
-    for op in (tg.matmul, tg.addmm, tg.attention_chain):
-        monkeypatch.setattr(tg.nn, op.__name__, counting(op))
+    ops = (tg.matmul, tg.addmm, tg.attention_chain)
+    note_ops(monkeypatch, ops, made.append)
     return made
 
 

@@ -29,7 +29,7 @@ from attention_layers import (
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
-from routed_calls import note_attention
+from routed_calls import note_attention, note_ops
 
 import mlx_tilegemm as tg
 from mlx_tilegemm.errors import DTypeError
@@ -120,15 +120,8 @@ def calls(monkeypatch):
     """Return the names of the ops that routes call, as they call them."""
     made = []
 
-    def counting(op):
-        def call(*args, **kwargs):
-            made.append(op.__name__)
-            return op(*args, **kwargs)
-
-        return call
-
-    for op in (tg.matmul, tg.addmm, tg.attention_chain, tg.quantized_matmul):
-        monkeypatch.setattr(tg.nn, op.__name__, counting(op))
+    ops = (tg.matmul, tg.addmm, tg.attention_chain, tg.quantized_matmul)
+    note_ops(monkeypatch, ops, made.append)
     note_attention(monkeypatch, made.append)
     return made
 
