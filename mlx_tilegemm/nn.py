@@ -519,7 +519,9 @@ def _by_experts(
         indices: ``[..., experts of a row]``.
         layers: Takes rows ``[..., 1, k]``, their experts, and whether these are sorted.
     """
-    indices, rows = mx.stop_gradient(indices), mx.expand_dims(x, (-2, -3))
+    rows = mx.expand_dims(x, (-2, -3))
+    if getattr(first, "training", True):
+        indices = mx.stop_gradient(indices)
     if indices.size < SORTED_ROWS or _takes_any_order(first, rows, indices):
         return mx.squeeze(layers(rows, indices, False), -2)
     # MLX's own ops read an expert once only for sorted rows; once is enough for all layers.

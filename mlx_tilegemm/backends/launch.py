@@ -53,9 +53,19 @@ def _factor_arrays(
 
     @lru_cache(maxsize=64)
     def factor_array(factors: Factors) -> mx.array:
-        return backend.resident(mx.array([factors[i] for i in positions], dtype=dtype))
+        values = tuple(factors[i] for i in positions)
+        return _resident(values, repr(values), dtype, backend)
 
     return factor_array
+
+
+@lru_cache(maxsize=1024)
+def _resident(values: Factors, spelled: str, dtype: mx.Dtype, backend: Backend) -> mx.array:
+    """Return the array of some factors, which calls of all sizes share.
+
+    Spelled, for 0.0 and -0.0 are equal.
+    """
+    return backend.resident(mx.array(values, dtype=dtype))
 
 
 def _single(

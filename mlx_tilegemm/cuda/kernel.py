@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 
+from ..core.plan import CONSTANT_BINDING_LIMIT
 from ..errors import BackendError, ProblemError
 from ..msl.mlx_text import TracedCall, trace_call
 from .compiler import compiled, packed, packer
@@ -66,6 +67,7 @@ class CudaKernel:
         self._kernel = kernel
         self._contiguous = contiguous
         self._ready: dict[_Call, _Ready] = {}
+        self._texts: dict[tuple[object, ...], TracedCall] = {}
 
     def __call__(
         self,
@@ -181,6 +183,24 @@ class CudaKernel:
     ) -> _Ready:
         """What a call launches, by the text that MLX makes of it."""
         geometry = replace(_geometry(call.grid, call.threadgroup), numbers=numbers)
+        # What the text depends on: not sizes, but whether an input is a small one.
+        small = tuple([_is_small(one) for one in inputs])
+        kinds = (call.dtypes, call.are_scalars, small)
+        key = (kinds, call.output_dtypes, len(output_shapes), call.template)
+        traced = self._texts.get(key)
+        if traced is None or verbose:
+            traced = self._trace(call, inputs, output_shapes, geometry, verbose)
+            self._texts[key] = traced
+        return _ready(traced, geometry, call.settings)
+
+    def _trace(
+        self,
+        call: _Call,
+        inputs: Sequence[mx.array | Scalar],
+        output_shapes: Sequence[Sequence[int]],
+        geometry: Geometry,
+        verbose: bool,
+    ) -> TracedCall:
         # Arrays without values, for those of the call may be traced already.
         stand_ins = [
             mx.zeros(one.shape, one.dtype) if isinstance(one, mx.array) else one for one in inputs
@@ -194,7 +214,7 @@ class CudaKernel:
             "template": call.template,
             "verbose": verbose,
         }
-        return _ready(trace_call(self._kernel, arguments), geometry, call.settings)
+        return trace_call(self._kernel, arguments)
 
     def _launch(
         self,
@@ -235,6 +255,11 @@ class CudaKernel:
             # Strides are those of a contiguous array, also for who would have taken others.
             "ensure_row_contiguous": self._contiguous or ready.takes_shapes,
         }
+
+
+def _is_small(value: mx.array | Scalar) -> bool:
+    """Whether MLX binds an input in the constant address space."""
+    return not isinstance(value, mx.array) or value.size < CONSTANT_BINDING_LIMIT
 
 
 def _call(
