@@ -49,6 +49,16 @@ def subjects() -> Iterator[Made]:
     yield _update(
         "delta_recurrent", "8-2", (7, 3), within=WITHIN, vector_gate=True, key_dim=60, every=3
     )
+    yield _update(
+        "delta_recurrent",
+        "16-4-interleaved",
+        (5, 3),
+        within=WITHIN,
+        vector_gate=True,
+        state=True,
+        key_dim=60,
+        every=3,
+    )
     yield _update("delta_chunk", "8-2", (19, 8, 5), key_dim=38, **mixed, **masked, **prepared)
     yield _update("delta_chunk", "16-2", (9, 16), within=WITHIN, key_dim=36)
     # Gates of masked tokens count for no other token, of which a decay of each element is a test.

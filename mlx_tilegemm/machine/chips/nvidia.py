@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from .record import OCCUPANCY, Chip, Limits
 
-LIMITS = Limits(registers=256, threadgroup_bytes=48 * 1024, background_copies=True)
+LIMITS = Limits(
+    registers=256, threadgroup_bytes=48 * 1024, background_copies=True, joined_loads=False
+)
 """Of a thread, and of memory that a kernel declares; from compute capability 8.0 on."""
 
 

@@ -53,11 +53,14 @@ class Limits(NamedTuple):
         threadgroup_bytes: Bytes of threadgroup memory of one threadgroup.
         background_copies: Whether copies to threadgroup memory go on beside the threads that
             asked for them, and need none of their registers.
+        joined_loads: Whether a compiler joins what a thread loads of neighbours, at whatever
+            element they begin.
     """
 
     registers: int = REGISTER_LIMIT
     threadgroup_bytes: int = THREADGROUP_MEMORY_LIMIT
     background_copies: bool = False
+    joined_loads: bool = True
 
 
 APPLE = Limits()

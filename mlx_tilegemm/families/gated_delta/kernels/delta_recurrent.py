@@ -62,13 +62,15 @@ class Config:
     Attributes:
         lanes: Lanes of a row of the state.
         simdgroups: Simdgroups of a threadgroup.
+        interleaved: Whether neighbours of a row are in neighbouring lanes, and not in one.
     """
 
     lanes: int
     simdgroups: int
+    interleaved: bool = False
 
     def __str__(self) -> str:
-        return f"{self.lanes}-{self.simdgroups}"
+        return f"{self.lanes}-{self.simdgroups}" + "-interleaved" * self.interleaved
 
     @property
     def rows(self) -> int:
@@ -83,6 +85,12 @@ class Config:
 
 CONFIGS = tuple(Config(lanes=lanes, simdgroups=2) for lanes in (4, 8, 16, 32))
 """Few lanes a row need few steps to add up a row; more keep more of the GPU busy."""
+
+INTERLEAVED_CONFIGS = tuple(
+    Config(lanes=lanes, simdgroups=simdgroups, interleaved=True)
+    for lanes, simdgroups in ((4, 2), (8, 2), (16, 2), (16, 4), (32, 2))
+)
+"""For chips where a lane's neighbours come one by one: lanes then take whole pieces of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +108,7 @@ class Spec(DeltaSpec):
     @property
     def variant(self) -> str:
         """The configuration as a part of a Metal name."""
-        return f"{self.config.lanes}_{self.config.simdgroups}"
+        return str(self.config).replace("-", "_")
 
     @property
     def threads(self) -> int:
@@ -111,6 +119,11 @@ class Spec(DeltaSpec):
     def run(self) -> int:
         """Elements of a row that a lane holds."""
         return ceil(self.text.key_dim / self.config.lanes)
+
+    @property
+    def step(self) -> int:
+        """Elements of a row from one of a lane's to its next."""
+        return self.config.lanes if self.config.interleaved else 1
 
 
 def resources(config: Config, problem: DeltaProblem) -> Resources:
@@ -130,12 +143,16 @@ def resources(config: Config, problem: DeltaProblem) -> Resources:
 def candidates(problem: DeltaProblem, chip: Chip) -> Iterator[Config]:
     """Yield every configuration, preferred ones first."""
     yield from CONFIGS
+    yield from INTERLEAVED_CONFIGS
 
 
 def reject(problem: DeltaProblem, config: Config, chip: Chip) -> str | None:
     """Return why the configuration may not serve the problem, or None."""
     if reason := reject_delta(problem):
         return reason
+    if config.interleaved == chip.limits.joined_loads:
+        joined = "" if chip.limits.joined_loads else "not "
+        return f"loads of neighbours are {joined}joined here"
     if config.lanes > max(problem.key_dim, CONFIGS[0].lanes):
         return f"rows of {problem.key_dim} elements leave some of {config.lanes} lanes idle"
     needs = resources(config, problem)
