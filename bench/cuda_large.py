@@ -210,7 +210,8 @@ def drawn(one: Operand) -> mx.array:
 
 def _piece(one: Operand, shape: tuple[int, ...]) -> mx.array:
     if one.role is Role.INDEX:
-        return mx.random.randint(0, one.limit, shape).astype(one.mlx)
+        found = mx.random.randint(0, one.limit, shape).astype(one.mlx)
+        return mx.sort(found, axis=None).reshape(shape) if one.ordered else found
     if one.mlx == mx.uint32:
         words = mx.random.randint(-(1 << 31), (1 << 31) - 1, shape).view(mx.uint32)
         # Without an exponent's highest bit no code of eight bits is NaN.

@@ -73,7 +73,7 @@ COMPILE_SECONDS = 300
 TOLERANCE = 0.02
 """Of the norms of a difference and of MLX's result; MLX rounds scores and factors to 16 bits."""
 
-LAUNCH_US = 4.2
+LAUNCH_US = 1e6 * NVIDIA.limits.call_seconds
 """What a program takes to add a launch to MLX's graph, so that a kernel of two has to gain more."""
 
 AGREED = 0.97

@@ -63,10 +63,13 @@ class Measurements:
     Attributes:
         where: Machine and date.
         timings: What was measured; other candidates are left to the model.
+        call_seconds: What each launch of a kernel takes a program beside it, which a kernel has to
+            gain on MLX's own ops, and one of two launches on others.
     """
 
     where: str
     timings: tuple[Timing, ...]
+    call_seconds: float = 0.0
 
     def of(self, candidate: str) -> Timing | None:
         """Return what a candidate took, if that is known."""
@@ -135,6 +138,7 @@ class Decision:
         mlx_competes: Whether they could be chosen for being faster: only if they are as exact.
         where: Machine and date of measured times; empty where all are modelled.
         modelled: Whether modelled times decide where none were measured.
+        call_seconds: What each launch takes a program beside measured times.
         tied: Names of the candidates whose times the chosen one's cannot be told from; it is
             declared before them.
     """
@@ -147,6 +151,7 @@ class Decision:
     mlx_competes: bool = False
     where: str = ""
     modelled: bool = True
+    call_seconds: float = 0.0
     tied: tuple[str, ...] = ()
 
     @property
@@ -172,6 +177,7 @@ class Priced(NamedTuple):
     mlx_competes: bool
     where: str = ""
     modelled: bool = True
+    call_seconds: float = 0.0
 
 
 class Verdict(NamedTuple):
@@ -235,6 +241,7 @@ def _decision(problem: Problem, priced: Priced, verdict: Verdict) -> Decision:
         mlx_competes=priced.mlx_competes,
         where=priced.where,
         modelled=priced.modelled,
+        call_seconds=priced.call_seconds,
         tied=verdict.tied,
     )
 
@@ -307,7 +314,8 @@ def _with_times(priced: Priced, measurements: Measurements | None) -> Priced:
         return priced
     found = tuple(_timed(one, measurements.of(str(one))) for one in priced.candidates)
     mlx = priced.mlx and _timed(priced.mlx, measurements.of(MLX))
-    return priced._replace(candidates=found, mlx=mlx, where=measurements.where)
+    where, call_seconds = measurements.where, measurements.call_seconds
+    return priced._replace(candidates=found, mlx=mlx, where=where, call_seconds=call_seconds)
 
 
 def _timed(candidate: Candidate, timing: Timing | None) -> Candidate:
@@ -337,7 +345,14 @@ def refuse(
         else one
         for one in decision.candidates
     )
-    priced = Priced(found, decision.mlx, decision.mlx_competes, decision.where, decision.modelled)
+    priced = Priced(
+        candidates=found,
+        mlx=decision.mlx,
+        mlx_competes=decision.mlx_competes,
+        where=decision.where,
+        modelled=decision.modelled,
+        call_seconds=decision.call_seconds,
+    )
     return _decision(problem, priced, _best(priced, problem, force))
 
 
@@ -357,7 +372,8 @@ def _best(priced: Priced, problem: Problem, force: str | None) -> Verdict:
     rival = priced.mlx if priced.mlx_competes and force is None else None
     measured = [one for one in legal if one.measured]
     if measured:
-        return _fastest(measured, rival, asked_for=force not in (None, ANY))
+        asked_for = force not in (None, ANY)
+        return _fastest(measured, rival, priced.call_seconds, asked_for=asked_for)
     if force is None and priced.mlx is not None and not priced.modelled:
         return _unmeasured(problem, legal)
     best, *tied = nearest(legal, rival)
@@ -399,14 +415,26 @@ def _refused_rival(priced: Priced, best: Candidate) -> str:
     return f"; MLX, modelled at {microseconds(mlx)}, is refused: it {mlx.reason}"
 
 
-def _fastest(measured: list[Candidate], rival: Candidate | None, *, asked_for: bool) -> Verdict:
-    """Return which candidate is chosen by what was measured."""
-    limit = MEASURED_RESOLUTION * min(_seconds(one) for one in measured)
-    best, *tied = (one for one in measured if _seconds(one) <= limit)
-    if rival and rival.measured and _seconds(rival) * MEASURED_RESOLUTION < _seconds(best):
+def _fastest(
+    measured: list[Candidate], rival: Candidate | None, call_seconds: float, *, asked_for: bool
+) -> Verdict:
+    """Return which candidate is chosen by what was measured, and by what launches take beside it.
+
+    Where the latter decides, a program that waits for the GPU would hardly gain by the kernel, and
+    one that does not would lose.
+    """
+
+    def taken(one: Candidate) -> float:
+        launches = len(one.plan.stages) if call_seconds and one.plan else 0
+        return _seconds(one) + launches * call_seconds
+
+    limit = MEASURED_RESOLUTION * min(map(taken, measured))
+    best, *tied = (one for one in measured if taken(one) <= limit)
+    if rival and rival.measured and _seconds(rival) * MEASURED_RESOLUTION < taken(best):
+        beside = f", and {call_seconds * 1e6:.2g} us for each launch" if call_seconds else ""
         reason = (
             f"MLX's own ops were measured to be faster: {microseconds(rival)} ({rival}) against "
-            f"{microseconds(best)} ({best})"
+            f"{microseconds(best)} ({best}){beside}"
         )
         return Verdict(None, reason)
     reason = f"lowest measured time of {len(measured)} candidates" + _tie(tied)

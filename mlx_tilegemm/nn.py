@@ -23,7 +23,7 @@ from .core.arguments import ArraySpec
 from .core.caches import prepared
 from .core.context import current_settings
 from .core.dtypes import MLX_FLOATS
-from .core.fast_path import Served, by_mlx, checks_arrays
+from .core.fast_path import Served
 from .core.held import HeldCalls
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
@@ -84,7 +84,9 @@ class LinearRoute:
             return linear(x, weight, bias)
         key = (id(weight), id(bias), x.shape, x.dtype, _place())
         call = _linear.find(key)
-        return call(x, weight, bias) if call else _first_linear(key, x, weight, bias)
+        if call is None:
+            return _first_linear(key, x, weight, bias)
+        return call(x, weight) if bias is None else call(x, weight, bias)
 
 
 def _place() -> tuple[object, ...]:
@@ -105,21 +107,8 @@ def _first_linear(
         call, result = _served(matmul)(x, weight, transpose_b=True)
     else:
         call, result = _served(addmm)(bias, x, weight, transpose_b=True)
-    _linear.keep(key, call and _of_layer(call, bias), (x, weight, bias), linear)
+    _linear.keep(key, call, (x, weight, bias), linear)
     return result
-
-
-def _of_layer(call: Callable[..., mx.array], bias: mx.array | None) -> Callable[..., mx.array]:
-    """Return the call of a product for what a layer has, in its order: x, weight and bias."""
-
-    def product(x: mx.array, weight: mx.array, _: None) -> mx.array:
-        return call(x, weight)
-
-    def total(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
-        return call(bias, x, weight)
-
-    made: Callable[..., mx.array] = product if bias is None else total
-    return by_mlx(made) if checks_arrays(call) else made
 
 
 def _served(op: Callable[..., mx.array]) -> Callable[..., Served[mx.array]]:

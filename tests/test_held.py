@@ -66,7 +66,7 @@ def no_calls():
 def by_op(monkeypatch):
     """Return how often an op's own text has run for a layer."""
     made = []
-    for name in ("_first_quantized", "_first_experts"):
+    for name in ("_first_linear", "_first_quantized", "_first_experts", "_first_plain_experts"):
         serve = getattr(tg.nn, name)
 
         def noting(*args, serve=serve):
@@ -99,6 +99,35 @@ def test_experts_are_asked_once(by_op):
     assert len(by_op) == 2
     layer(x, mx.array([[0], [1], [2]]), sorted_indices=True)
     layer(x, others.astype(mx.uint32))
+    assert len(by_op) == 4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_plain_layers_are_asked_once(by_op, backend, bias):
+    layer = tg.nn.Linear(64, 32, bias=bias)
+    layer.set_dtype(mx.float16)
+    for x in (X, X, X[:2], X[:2], X.astype(mx.bfloat16), X):
+        close(layer(x), np.array(nn.Linear.__call__(layer, x).astype(mx.float32)))
+    # Without another backend nothing need be asked.
+    assert len(by_op) == (0 if backend == "mlx" else 3)
+    layer.weight = layer.weight.astype(mx.int32)
+    close(layer(X), np.array(nn.Linear.__call__(layer, X)))
+
+
+def test_plain_experts_are_asked_once(by_op):
+    layer, x = experts(), X[:, None, None]
+    weight = mx.random.normal((4, 32, 64), key=mx.random.key(1))
+    del layer.scales, layer.biases
+    layer.weight = weight
+    chosen, others = mx.array([[0, 3], [1, 2], [2, 2]]), mx.array([[1], [0], [3]])
+    for indices in (chosen, others, chosen, chosen[::-1]):
+        found = layer(x, indices)
+        np.testing.assert_array_equal(np.array(found), np.array(switch_linear(layer, x, indices)))
+    assert len(by_op) == 2
+    layer(x, mx.array([[0], [1], [2]]), sorted_indices=True)
+    assert len(by_op) == 3
+    layer.weight = weight.astype(mx.float16)
+    assert layer(x, others).dtype == mx.float32
     assert len(by_op) == 4
 
 

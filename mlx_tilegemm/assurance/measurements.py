@@ -172,7 +172,8 @@ def _measured(problem: Problem, chip: Chip) -> Measurements | None:
     timings = current(found, choose(problem, chip).candidates)
     if not timings:
         return None
-    return Measurements(where=f"{machine}, {found.when[:10]}", timings=timings)
+    where, call_seconds = f"{machine}, {found.when[:10]}", chip.limits.call_seconds
+    return Measurements(where=where, timings=timings, call_seconds=call_seconds)
 
 
 def current(found: Tuned, candidates: Sequence[Candidate]) -> tuple[Timing, ...]:

@@ -40,6 +40,7 @@ class Operand:
         dtype: Its element format.
         role: What it means.
         limit: Exclusive bound of the elements of an index; 0 for other roles.
+        ordered: Elements of an index never fall: who calls promises it, and MLX's ops rely on it.
         words: Elements are packed into uint32 along the last axis, as smaller ones always are.
     """
 
@@ -48,6 +49,7 @@ class Operand:
     dtype: DType
     role: Role = Role.DATA
     limit: int = 0
+    ordered: bool = False
     words: bool = False
 
     @property

@@ -164,7 +164,10 @@ def draw(
     if dtype is BOOL:
         return mx.array(random.random(shape) < 0.7)
     if operand.role is Role.INDEX:
-        return as_array(random.integers(-outside, operand.limit + outside, shape), dtype)
+        found = random.integers(-outside, operand.limit + outside, shape)
+        return as_array(
+            np.sort(found, axis=None).reshape(shape) if operand.ordered else found, dtype
+        )
     if dtype.kind is Kind.INTEGER or not dtype.native:
         limits = mx.iinfo(operand.mlx)
         values = random.integers(limits.min, limits.max, shape, endpoint=True)

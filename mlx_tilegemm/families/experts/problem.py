@@ -219,14 +219,16 @@ def _operands(problem: ExpertProblem) -> tuple[Operand, ...]:
     if not p.fanout:
         found.append(_index("lhs_indices", p.products, p.sources))
     if p.grouped:
-        found.append(_index("offsets", p.experts, p.products + 1))
+        found.append(_index("offsets", p.experts, p.products + 1, ordered=True))
     else:
-        found.append(_index("rhs_indices", p.products, p.experts))
+        found.append(_index("rhs_indices", p.products, p.experts, ordered=p.sorted))
     return tuple(found)
 
 
-def _index(name: str, count: int, limit: int) -> Operand:
-    return Operand(name=name, shape=(count,), dtype=INT32, role=Role.INDEX, limit=limit)
+def _index(name: str, count: int, limit: int, *, ordered: bool = False) -> Operand:
+    return Operand(
+        name=name, shape=(count,), dtype=INT32, role=Role.INDEX, limit=limit, ordered=ordered
+    )
 
 
 def broadcast_shapes(left: Shape, right: Shape) -> Shape:
@@ -314,6 +316,7 @@ class SegmentedProblem(Problem):
                 dtype=INT32,
                 role=Role.INDEX,
                 limit=self.k + 1,
+                ordered=True,
             ),
         )
 

@@ -223,8 +223,7 @@ def _drawn(
     if name == "segments" and data.exact:
         return _even_segments(operand)
     if name in ("offsets", "segments"):
-        cuts = np.sort(random.integers(0, operand.limit, operand.shape), axis=None)
-        return mx.array(cuts.reshape(operand.shape).astype(np.int32))
+        return draw(operand, random)
     if name in ("lhs_indices", "rhs_indices", "global_scale"):
         return draw(operand, random, outside=data.outside)
     if name == "w" and operand.dtype in (FLOAT8_E4M3, FLOAT8_E5M2) and not operand.words:

@@ -7,9 +7,16 @@ from dataclasses import replace
 from .record import OCCUPANCY, Chip, Limits
 
 LIMITS = Limits(
-    registers=256, threadgroup_bytes=48 * 1024, background_copies=True, joined_loads=False
+    registers=256,
+    threadgroup_bytes=48 * 1024,
+    background_copies=True,
+    joined_loads=False,
+    call_seconds=4.2e-6,
 )
-"""Of a thread, and of memory that a kernel declares; from compute capability 8.0 on."""
+"""Of a thread, and of memory that a kernel declares; from compute capability 8.0 on.
+
+A call was measured beside an H100: 2000 launches of one addition in a graph.
+"""
 
 
 def like(chip: Chip) -> Chip:

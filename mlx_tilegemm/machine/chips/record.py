@@ -55,12 +55,15 @@ class Limits(NamedTuple):
             asked for them, and need none of their registers.
         joined_loads: Whether a compiler joins what a thread loads of neighbours, at whatever
             element they begin.
+        call_seconds: What it takes a program to add a launch to MLX's graph, as far as times that
+            are measured are the GPU's alone, and the GPU may have to wait for the program.
     """
 
     registers: int = REGISTER_LIMIT
     threadgroup_bytes: int = THREADGROUP_MEMORY_LIMIT
     background_copies: bool = False
     joined_loads: bool = True
+    call_seconds: float = 0.0
 
 
 APPLE = Limits()
