@@ -24,13 +24,16 @@ from mlx_tilegemm import formats
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
 from mlx_tilegemm.core import mlx_ops
+from mlx_tilegemm.core.arguments import ArraySpec
 from mlx_tilegemm.core.caches import forget_prepared
+from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.core.plain import from_plain, to_plain
 from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.families import family_of, kernel_named, problem_types
 from mlx_tilegemm.families.experts import ops as experts
 from mlx_tilegemm.families.experts.kernels.segmented_gemm import variant as segmented_variant
+from mlx_tilegemm.families.experts.reference import draw_operands
 from mlx_tilegemm.families.experts.spec import most_blocks, variant
 from mlx_tilegemm.families.experts.spelling import parse
 from mlx_tilegemm.machine import chips
@@ -306,6 +309,19 @@ class TestBothRoutes:
     def test_segments(self, either):
         a, b = random_array(0, (33, K), mx.float16), random_array(1, (K, N), mx.bfloat16)
         check_segments(tg.segmented_mm(a, b, mx.array([[0, 70]])), a, b, [[0, 70]])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_promised_to_be_sorted_is_drawn_so(seed):
+    x, w = (ArraySpec(shape=shape, dtype=mx.float16) for shape in ((40, 1, 8), (5, 8, 16)))
+    indices = ArraySpec(shape=(40,), dtype=mx.uint32)
+    found = tg.explain("gather_mm", x, w, rhs_indices=indices, sorted_indices=True)
+    (*_, drawn) = draw_operands(found.problem, Data(seed=seed))
+    values = np.array(drawn)
+    assert (np.diff(values) >= 0).all()
+    assert len({*values.tolist()}) > 1
+    any_order = replace(found.problem, sorted=False)
+    assert (np.diff(np.array(draw_operands(any_order, Data(seed=seed))[-1])) < 0).any()
 
 
 def test_segments_past_the_end_stay_inside_on_mlx_too():

@@ -11,9 +11,13 @@ import pytest
 import strategies
 
 import mlx_tilegemm as tg
+from mlx_tilegemm.call import prepare
 from mlx_tilegemm.core import mlx_ops
+from mlx_tilegemm.core.caches import forget_prepared
 from mlx_tilegemm.core.dtypes import from_mlx
+from mlx_tilegemm.errors import ProblemError
 from mlx_tilegemm.families.attention import fused
+from mlx_tilegemm.families.attention import ops as attention_ops
 
 F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
 
@@ -56,8 +60,9 @@ def operands(types=(F32, F32, F32), *, q_len=9, kv_len=21, pe=0, pe_heads=2):
 def check(arrays, options, slack=0.0):
     got = tg.attention_chain(*arrays, **options)
     depth = 8 + (options["q_pe"].shape[-1] if "q_pe" in options else 0)
-    given = {name: x for name, x in options.items() if name not in ("out_dtype", "precision")}
-    value, bound, _ = oracle.attention(*arrays, scale=depth**-0.5, **given)
+    given = {"scale": depth**-0.5, **options}
+    given = {name: x for name, x in given.items() if name not in ("out_dtype", "precision")}
+    value, bound, _ = oracle.attention(*arrays, **given)
     rounding = oracle.rounding(value, from_mlx(got.dtype))
     oracle.assert_close(got, value, bound + rounding + slack)
     return got
@@ -224,6 +229,66 @@ class TestOnAGpu:
         for _ in range(2):
             mx.grad(lambda q: mx.sum(tg.attention_chain(q, *arrays[1:])))(arrays[0])
         assert on_gpu == ["_remembered", "_has_node", "_has_node"]
+
+    @pytest.fixture
+    def prepared(self, monkeypatch, on_gpu):
+        """Return the problems that calls are prepared for."""
+        made = []
+        tell = prepare.prepare_told
+
+        def noting(op, problem, *args, **kwargs):
+            made.append(problem)
+            return tell(op, problem, *args, **kwargs)
+
+        monkeypatch.setattr(attention_ops, "is_on_gpu", lambda stream: True)
+        monkeypatch.setattr(prepare, "prepare_told", noting)
+        forget_prepared()
+        yield made
+        forget_prepared()
+
+    @pytest.mark.parametrize("mask", [None, "causal"])
+    @pytest.mark.parametrize("scale", [None, 0.3])
+    def test_lengths_of_a_cache_that_are_alike_are_prepared_once(self, fast, prepared, mask, scale):
+        for kv_len in (1001, 1002, 1024, 1001, 1025):
+            arrays, _ = operands(q_len=2, kv_len=kv_len)
+            check(arrays, {"mask": mask} if scale is None else {"mask": mask, "scale": scale})
+            assert fast.call_args.args[1].shape[2] == kv_len
+        assert [one.kv_len for one in prepared] == [1024, 1088]
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"window": 7, "mask": "causal"},
+            {"return_lse": True},
+            {"out_dtype": F32},
+            {"softmax": False},
+        ],
+        ids=str,
+    )
+    def test_what_is_more_than_a_length_is_prepared_for_itself(self, prepared, options):
+        for kv_len in (1001, 1002):
+            arrays, _ = operands((F16,) * 3, q_len=2, kv_len=kv_len)
+            tg.attention_chain(*arrays, **options)
+        assert [one.kv_len for one in prepared] == [1001, 1002]
+
+    def test_a_recording_hears_of_each_length(self, prepared):
+        with tg.record() as shapes:
+            for kv_len in (1001, 1002):
+                tg.attention_chain(*operands(q_len=2, kv_len=kv_len)[0])
+        assert [one.kv_len for one in shapes.problems] == [1001, 1002]
+
+    def test_gradients_are_those_of_the_length(self, prepared):
+        arrays, _ = operands(q_len=2, kv_len=1001)
+        tg.attention_chain(*arrays)
+        found = mx.grad(lambda q: mx.sum(tg.attention_chain(q, *arrays[1:]) ** 2))(arrays[0])
+        with tg.use_kernel("mlx"):
+            wanted = mx.grad(lambda q: mx.sum(tg.attention_chain(q, *arrays[1:]) ** 2))(arrays[0])
+        assert mx.allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+    def test_a_wrong_shape_is_told_with_its_own_length(self, prepared):
+        (q, k, v), _ = operands(q_len=2, kv_len=1001)
+        with pytest.raises(ProblemError, match=r"1001"):
+            tg.attention_chain(q[:, :3], k, v)
 
     def test_mlx_tells_by_its_graph(self, monkeypatch):
         def drawn(graph, **outputs):

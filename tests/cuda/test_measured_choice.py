@@ -15,7 +15,7 @@ from mlx_tilegemm.call.choice import chosen
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.dispatch import MLX, Measurements, Timing, choose, refuse
 from mlx_tilegemm.families.gated_delta.spelling import parse as delta_spec
-from mlx_tilegemm.machine.chips import DEFAULT
+from mlx_tilegemm.machine.chips import DEFAULT, NVIDIA
 
 A, B = (
     tg.ArraySpec(shape=shape, dtype=dtype)
@@ -61,6 +61,33 @@ def test_what_mlx_would_do_step_by_step_is_the_kernels_all_the_same():
 @pytest.mark.parametrize(("ours", "expected"), [(1e-5, OURS.kernel), (3e-5, MLX)])
 def test_the_faster_one_serves(ours, expected):
     assert route(taking(ours=ours, mlx=2e-5)).route == expected
+
+
+@pytest.mark.parametrize(("mlx", "expected"), [(1.3e-5, MLX), (1.5e-5, OURS.kernel)])
+def test_a_launch_has_to_be_worth_its_call(mlx, expected):
+    assert NVIDIA.limits.call_seconds > 0 == DEFAULT.limits.call_seconds
+    decision = route(replace(taking(ours=1e-5, mlx=mlx), call_seconds=4e-6))
+    assert decision.route == expected
+    assert ("4 us for each launch" in decision.reason) == (expected == MLX)
+    left = refuse(decision, PROBLEM, None, refused="none", reason="a test")
+    assert left.route == expected
+
+
+def test_of_two_launches_both_count():
+    deep = [replace(one, shape=shape) for one, shape in ((A, (8, 4096)), (B, (4096, 48)))]
+    problem = tg.explain("matmul", *deep).problem
+    plans = [one for one in choose(problem, DEFAULT).candidates if one.plan is not None]
+    one, two = (
+        next(str(x) for x in plans if len(x.plan.stages) == count and x.kernel != OURS.kernel)
+        for count in (1, 2)
+    )
+    times = {one: 1.3e-5, two: 1e-5}
+    timings = [Timing(candidate=x, median=us, low=us, high=us) for x, us in times.items()]
+    found = Measurements(where="a GPU", timings=tuple(timings))
+    for call_seconds, expected in ((0.0, two), (4e-6, one)):
+        measured = replace(found, call_seconds=call_seconds)
+        decision = choose(problem, DEFAULT, measurements=measured, modelled=False)
+        assert str(decision.plan) == expected
 
 
 def test_a_refused_kernel_leaves_the_call_to_mlx():
