@@ -63,8 +63,8 @@ class Measurements:
     Attributes:
         where: Machine and date.
         timings: What was measured; other candidates are left to the model.
-        call_seconds: What each launch of a kernel takes a program beside it, which a kernel has to
-            gain on MLX's own ops, and one of two launches on others.
+        call_seconds: What a launch takes a program beside it, and an op of this library as much
+            again: kernels have to gain that on MLX's own ops, and those of two launches on others.
     """
 
     where: str
@@ -138,7 +138,7 @@ class Decision:
         mlx_competes: Whether they could be chosen for being faster: only if they are as exact.
         where: Machine and date of measured times; empty where all are modelled.
         modelled: Whether modelled times decide where none were measured.
-        call_seconds: What each launch takes a program beside measured times.
+        call_seconds: What a launch takes a program beside measured times.
         tied: Names of the candidates whose times the chosen one's cannot be told from; it is
             declared before them.
     """
@@ -430,8 +430,10 @@ def _fastest(
 
     limit = MEASURED_RESOLUTION * min(map(taken, measured))
     best, *tied = (one for one in measured if taken(one) <= limit)
-    if rival and rival.measured and _seconds(rival) * MEASURED_RESOLUTION < taken(best):
-        beside = f", and {call_seconds * 1e6:.2g} us for each launch" if call_seconds else ""
+    needed = taken(best) + call_seconds
+    if rival and rival.measured and _seconds(rival) * MEASURED_RESOLUTION < needed:
+        more = (needed - _seconds(best)) * 1e6
+        beside = f", and {more:.2g} us of the program's for its call" if call_seconds else ""
         reason = (
             f"MLX's own ops were measured to be faster: {microseconds(rival)} ({rival}) against "
             f"{microseconds(best)} ({best}){beside}"

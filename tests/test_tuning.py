@@ -17,7 +17,7 @@ from mlx_tilegemm import dispatch
 from mlx_tilegemm.assurance import canary, measurements, tuning
 from mlx_tilegemm.assurance.tuning import Status, calls
 from mlx_tilegemm.assurance.tuning.calls import busy, launches, links, mistake, workload
-from mlx_tilegemm.assurance.tuning.measure import Effort, measure, spread
+from mlx_tilegemm.assurance.tuning.measure import LEAST, Effort, measure, spread
 from mlx_tilegemm.cli import main
 from mlx_tilegemm.core.dtypes import FLOAT16, FLOAT32, FLOATS, INTEGERS
 from mlx_tilegemm.core.plain import from_plain, to_plain
@@ -405,6 +405,21 @@ class TestMeasure:
         samples = measure(calls, clock, effort, lambda: mx.zeros(1), taking(2e-6))
         assert samples["a"] == pytest.approx([3e-6] * 3)
         assert samples["b"] == pytest.approx([9e-6] * 3)
+
+    def test_calls_that_seem_to_take_less_than_their_links_take_time(self):
+        now = [0.0]
+
+        def taking(seconds):
+            def make(count, work):
+                now[0] += (0.0 if work is None else 12e-3) + seconds * count
+
+            return make
+
+        clock, effort = lambda: now[0], Effort(rounds=5, warm_seconds=0, sample_seconds=4e-3)
+        calls = {"a": taking(1e-6), "b": taking(9e-6)}
+        samples = measure(calls, clock, effort, lambda: mx.zeros(1), taking(2e-6))
+        assert set(samples["a"]) == {LEAST}
+        assert min(samples["b"]) > LEAST
 
     def test_links_are_the_operands_of_calls(self):
         sets = [[mx.ones((2, 3)), mx.ones(4)], [mx.zeros((2, 3)), mx.ones(4)]]

@@ -63,12 +63,12 @@ def test_the_faster_one_serves(ours, expected):
     assert route(taking(ours=ours, mlx=2e-5)).route == expected
 
 
-@pytest.mark.parametrize(("mlx", "expected"), [(1.3e-5, MLX), (1.5e-5, OURS.kernel)])
+@pytest.mark.parametrize(("mlx", "expected"), [(1.7e-5, MLX), (1.9e-5, OURS.kernel)])
 def test_a_launch_has_to_be_worth_its_call(mlx, expected):
     assert NVIDIA.limits.call_seconds > 0 == DEFAULT.limits.call_seconds
     decision = route(replace(taking(ours=1e-5, mlx=mlx), call_seconds=4e-6))
     assert decision.route == expected
-    assert ("4 us for each launch" in decision.reason) == (expected == MLX)
+    assert ("8 us of the program's for its call" in decision.reason) == (expected == MLX)
     left = refuse(decision, PROBLEM, None, refused="none", reason="a test")
     assert left.route == expected
 

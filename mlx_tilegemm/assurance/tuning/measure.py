@@ -33,6 +33,9 @@ MAX_LAUNCHES = 1024
 LINKS = 64
 """Links that are timed together."""
 
+LEAST = 1e-7
+"""Seconds that a call takes at least; what is taken out of a sample may be more, by chance."""
+
 FIRST_ROUNDS = 3
 """Rounds after which what is much slower than the fastest is not sampled again."""
 
@@ -87,6 +90,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """Return the seconds of one call, by name: a sample for every round it took part in.
 
+    What is left of a sample without work and links is `LEAST` at least, by a clock that goes on.
+
     Args:
         calls: What is timed.
         clock: What it is timed by.
@@ -108,7 +113,8 @@ def measure(
         between = 0.0 if link is None else (_timed(link, LINKS, clock, work) - none) / LINKS
         for name in (*running[turn:], *running[:turn]):
             taken = _timed(calls[name], counts[name], clock, work)
-            samples[name].append((taken - none) / counts[name] - between)
+            least = LEAST if taken else 0.0
+            samples[name].append(max(least, (taken - none) / counts[name] - between))
     return samples
 
 

@@ -15,7 +15,9 @@ LIMITS = Limits(
 )
 """Of a thread, and of memory that a kernel declares; from compute capability 8.0 on.
 
-A call was measured beside an H100: 2000 launches of one addition in a graph.
+A launch was measured beside an H100, 2000 of one addition in a graph. Beside an H200 a product of
+8 experts of 4 bits took a program 25.5 us on a kernel and 17.5 by MLX's op: an op takes as much
+again.
 """
 
 

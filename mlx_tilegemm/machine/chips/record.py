@@ -55,8 +55,8 @@ class Limits(NamedTuple):
             asked for them, and need none of their registers.
         joined_loads: Whether a compiler joins what a thread loads of neighbours, at whatever
             element they begin.
-        call_seconds: What it takes a program to add a launch to MLX's graph, as far as times that
-            are measured are the GPU's alone, and the GPU may have to wait for the program.
+        call_seconds: What it takes a program to add a launch to MLX's graph, where times that are
+            measured are the GPU's alone and a GPU may have to wait for the program.
     """
 
     registers: int = REGISTER_LIMIT
