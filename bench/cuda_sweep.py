@@ -60,7 +60,7 @@ from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
-from mlx_tilegemm.dispatch import MLX, choose
+from mlx_tilegemm.dispatch import MEASURED_RESOLUTION, MLX, choose
 from mlx_tilegemm.families import family_of
 from mlx_tilegemm.machine.chips import NVIDIA
 
@@ -361,11 +361,13 @@ def both(kernels: Rows, calls: Rows) -> str:
     Problems that were not called have gaps in it.
     """
     slower = slower_as_called(calls, kernels)
+    slower |= {(one["op"], one["problem"]) for one in kernels if not is_worth_its_call(one)}
     called_of: dict[tuple[str, str], dict[str, Any]] = {}
     for one in calls:
         problem = one["op"], one["problem"]
         if "failed" not in one:
-            called_of[problem] = held(one) if problem in slower else one
+            is_held = problem in slower and one["kernel"] != MLX
+            called_of[problem] = held(one) if is_held else one
     pairs = [(one, called_of.get((one["op"], one["problem"]))) for one in kernels]
     lines = [
         "| work | problems | kernel over MLX | as called over plain MLX | least and most "
@@ -464,6 +466,20 @@ def slower_as_called(calls: Rows, kernels: Rows) -> set[tuple[str, str]]:
         if slow:
             slower.add(problem)
     return slower
+
+
+def is_worth_its_call(row: dict[str, Any]) -> bool:
+    """Return whether a kernel gains on MLX's ops what its call takes a program, as dispatch asks.
+
+    Args:
+        row: What the sweep found of a problem.
+    """
+    name, mlx = row.get("kernel"), row.get("mlx_us")
+    if not name or not mlx:
+        return True
+    launches = len(plans(problem_of(row["op"], row["problem"]), 99)[name].stages)
+    needed: float = row["ours_us"] + LAUNCH_US * (launches + 1)
+    return needed <= mlx * MEASURED_RESOLUTION
 
 
 def held(row: dict[str, Any]) -> dict[str, Any]:

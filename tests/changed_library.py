@@ -41,12 +41,18 @@ def _path(package: Path, end: str) -> Path:
     return found[0] if found else package / end
 
 
+def with_path(*folders: Path) -> dict[str, str]:
+    """Return the environment, where Python finds modules in folders first."""
+    path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
 def run_in(library: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with arguments on a copy of the library."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=library,
-        env={**os.environ, "PYTHONPATH": str(library)},
+        env=with_path(library),
         capture_output=True,
         text=True,
         check=False,

@@ -7,7 +7,6 @@ results of each row: its second result is int32, and its gradient is its own.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from changed_library import with_path
 
 ROOT = Path(__file__).parent.parent
 TOY = Path(__file__).parent / "toy"
@@ -43,7 +43,7 @@ def library(tmp_path_factory):
 
 def run(library: Path, *arguments: str) -> str:
     """Run Python in the copy and return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": f"{library}{os.pathsep}{ROOT / 'tests'}"}
+    environment = with_path(library, ROOT / "tests")
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=library,

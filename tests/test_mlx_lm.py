@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
-from routed_calls import note_attention
+from routed_calls import note_attention, note_ops
 
 pytest.importorskip("mlx_lm", reason="the extra `integrations` brings mlx-lm")
 
@@ -25,6 +25,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm.core.dtypes import from_mlx
 from mlx_tilegemm.errors import DTypeError
 from mlx_tilegemm.families.quantized.problem import QuantizedProblem
+from mlx_tilegemm.integrations import metal_kernels
 from mlx_tilegemm.integrations import mlx_lm as integration
 from mlx_tilegemm.layers.routing import original_of
 
@@ -86,16 +87,11 @@ def calls(monkeypatch):
     """Return how often each op was called by a route."""
     made = {}
 
-    def counting(op):
-        def call(*args, **kwargs):
-            made[op.__name__] = made.get(op.__name__, 0) + 1
-            return op(*args, **kwargs)
+    def note(name):
+        made[name] = made.get(name, 0) + 1
 
-        return call
-
-    for op in (tg.matmul, tg.addmm, tg.attention_chain):
-        monkeypatch.setattr(tg.nn, op.__name__, counting(op))
-    note_attention(monkeypatch, lambda name: made.update({name: made.get(name, 0) + 1}))
+    note_ops(monkeypatch, (tg.matmul, tg.addmm, tg.attention_chain), note)
+    note_attention(monkeypatch, note)
     return made
 
 
@@ -519,7 +515,8 @@ class TestReport:
             (integration.patch, "mamba2", "backbone.layers.0.mixer", "_ssm_kernel"),
         ],
     )
-    def test_mixers_with_recurrences_of_their_own(self, patch, name, path, named):
+    def test_mixers_with_recurrences_of_their_own(self, monkeypatch, patch, name, path, named):
+        monkeypatch.setattr(metal_kernels, "are_served", lambda: False)
         report = patch(build_other(name))
         (reason,) = (one.reason for one in report.left_alone if one.path == path)
         assert named in reason

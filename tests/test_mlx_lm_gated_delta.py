@@ -191,7 +191,8 @@ def close(got, wanted, tolerance=2e-5):
 
 def test_every_module_of_mlx_lm_has_its_site():
     """Seven call sites in six modules: each class that calls the function is found."""
-    (rule,) = integration._function_rules()
+    # What is a Metal kernel is routed too, on NVIDIA GPUs.
+    rule, *_ = integration._function_rules()
     found = {}
     for name in SITES:
         module = importlib.import_module(f"mlx_lm.models.{name}")

@@ -151,6 +151,19 @@ def test_what_is_slower_than_left_to_mlx_is_not_shipped(kernel, plain, left, pro
     assert len(sweep.shipped(found, slower)["problems"]) == count
 
 
+@pytest.mark.parametrize(("plain", "count"), [(18.0, 0), (19.0, 1)])
+def test_what_gains_less_than_its_call_stands_in_the_table_as_left(plain, count):
+    op, text = SMALL[0]
+    ours = next(iter(sweep.plans(written.problem_of(op, text), 1)))
+    alone = sweep.row(op, text, {MLX: plain, ours: 10.0}, {})
+    times = {"ours_us": 10.0, "mlx_us": 20.0, "left_us": 20.0, "mlx_over_ours": 2.0}
+    called = {"op": op, "problem": text, "kernel": ours, **times, "program": times}
+    assert sweep.is_worth_its_call(alone) == bool(count)
+    line = sweep.both([alone], [called]).splitlines()[-1]
+    assert ("the same" in line) == bool(count)
+    assert ("| mlx | 20.0 | 20.0 | 1.0 |" in line) != bool(count)
+
+
 def test_calls_are_left_to_mlx():
     found = []
     call = sweep.left_to_mlx(lambda *given: found.append((*given, current_settings().kernel)))
