@@ -474,11 +474,11 @@ def is_worth_its_call(row: dict[str, Any]) -> bool:
     Args:
         row: What the sweep found of a problem.
     """
-    name, mlx = row.get("kernel"), row.get("mlx_us")
-    if not name or not mlx:
+    plan = plans(problem_of(row["op"], row["problem"]), 99).get(row.get("kernel") or "")
+    mlx = row.get("mlx_us")
+    if plan is None or not mlx:
         return True
-    launches = len(plans(problem_of(row["op"], row["problem"]), 99)[name].stages)
-    needed: float = row["ours_us"] + LAUNCH_US * (launches + 1)
+    needed: float = row["ours_us"] + LAUNCH_US * (len(plan.stages) + 1)
     return needed <= mlx * MEASURED_RESOLUTION
 
 
