@@ -73,6 +73,8 @@ def cuda(monkeypatch, nothing_asked):
     monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
     monkeypatch.setattr(mx.metal, "is_available", lambda: False)
     monkeypatch.setattr(mx.cuda, "is_available", lambda: True)
+    # Whether NVRTC is there or not: no GPU is.
+    monkeypatch.setattr("mlx_tilegemm.cuda.compiler.missing", lambda: "there is no GPU")
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
 
 
