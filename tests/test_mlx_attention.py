@@ -285,6 +285,16 @@ class TestOnAGpu:
             wanted = mx.grad(lambda q: mx.sum(tg.attention_chain(q, *arrays[1:]) ** 2))(arrays[0])
         assert mx.allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
+    def test_a_window_of_nothing_is_refused(self, prepared):
+        arrays, _ = operands(q_len=2, kv_len=1001)
+        with pytest.raises(ProblemError, match="window"):
+            tg.attention_chain(*arrays, mask="causal", window=0)
+
+    def test_a_stream_is_heard(self, prepared):
+        for kv_len in (1001, 1002):
+            tg.attention_chain(*operands(q_len=2, kv_len=kv_len)[0], stream=mx.cpu)
+        assert [one.kv_len for one in prepared] == [1001, 1002]
+
     def test_a_wrong_shape_is_told_with_its_own_length(self, prepared):
         (q, k, v), _ = operands(q_len=2, kv_len=1001)
         with pytest.raises(ProblemError, match=r"1001"):

@@ -164,8 +164,8 @@ def attention_chain(
     settings = current_settings()
     full = EXACT if is_exact("attention_chain", precision, settings) else REDUCED
     backend = resolved_backend(stream, settings)
-    is_plain = softmax and not (extras or return_lse or window or out_dtype or stream)
-    if is_plain and (scale is None or type(scale) is float):
+    asks_more = extras or return_lse or not softmax or type(scale) not in (float, type(None))
+    if not asks_more and window is None and out_dtype is None and stream is None:
         call = _of_any_length(q, k, v, mask_name, scale, full, backend, settings)
         if call is not None:
             return call, call(q, k, v)
