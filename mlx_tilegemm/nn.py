@@ -27,7 +27,7 @@ from .core.fast_path import Served
 from .core.held import HeldCalls
 from .core.scaling import BYTE_FORMATS
 from .core.scaling_request import right_scaling
-from .core.tracing import is_shapeless
+from .core.tracing import is_shapeless, is_traced
 from .errors import DTypeError
 from .families.experts.ops import gathered
 from .formats import byte_values, encode
@@ -101,7 +101,8 @@ def _first_linear(
     key: tuple[object, ...], x: mx.array, weight: mx.array, bias: mx.array | None
 ) -> mx.array:
     """Serve the product of a layer, and keep the call for others like it."""
-    if not {x.dtype, weight.dtype} <= MLX_FLOATS:
+    # In training each step has arrays of its own, of which nothing is worth keeping.
+    if not {x.dtype, weight.dtype} <= MLX_FLOATS or is_traced():
         return linear(x, weight, bias)
     if bias is None:
         call, result = _served(matmul)(x, weight, transpose_b=True)
@@ -456,7 +457,7 @@ def _first_plain_experts(
 ) -> mx.array:
     """Serve the products of a layer of plain experts, and keep the call for others like it."""
     options = {"transpose_b": True, "sorted_indices": sorted_indices}
-    if not {x.dtype, weight.dtype} <= MLX_FLOATS:
+    if not {x.dtype, weight.dtype} <= MLX_FLOATS or is_traced():
         return switch_linear({"weight": weight}, x, indices, sorted_indices)
     op: Callable[..., mx.array] = gather_mm
     arrays = (x, weight, None, indices)

@@ -114,6 +114,17 @@ def test_plain_layers_are_asked_once(by_op, backend, bias):
     close(layer(X), np.array(nn.Linear.__call__(layer, X)))
 
 
+def test_what_mlx_follows_is_not_kept(backend):
+    layer = tg.nn.Linear(64, 32)
+    step = nn.value_and_grad(layer, lambda x: mx.sum(layer(x) ** 2))
+    for _ in range(2):
+        _, gradients = step(X)
+    assert gradients["weight"].shape == (32, 64)
+    assert not tg.nn._linear._calls
+    layer(X)
+    assert len(tg.nn._linear._calls) == (backend != "mlx")
+
+
 def test_plain_experts_are_asked_once(by_op):
     layer, x = experts(), X[:, None, None]
     weight = mx.random.normal((4, 32, 64), key=mx.random.key(1))
