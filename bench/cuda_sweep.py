@@ -24,7 +24,8 @@ which card it is of.
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
 leave the call to MLX's is timed, too. They are timed a second time by the program's time: calls are
-handed to an idle GPU, so that of short ones it is the time to make them. Where what is left to
+handed to an idle GPU, without what links them, so that of short ones it is the time to make them.
+Where what is left to
 MLX's op takes the GPU less, or takes less by the sum of both times, `--held-by` leaves the problem
 out of what is shipped, so that MLX's op serves it; `--table` then says what that took.
 """
@@ -191,14 +192,16 @@ def called(op: str, text: str, count: int) -> dict[str, Any]:
     with tg.use_backend("auto"):
         distance = _distance(pair.ours(sets[0]), pair.plain(sets[0]))
         served = _served(problem)
-        calls = {
-            "ours": launches(pair.ours, sets),
-            "plain": launches(pair.plain, sets),
-        }
+        made = {"ours": pair.ours, "plain": pair.plain}
+        linked, alone = (
+            {name: launches(call, sets, linked=each) for name, call in made.items()}
+            for each in (True, False)
+        )
         if served != MLX:
-            calls["left"] = left_to_mlx(launches(pair.ours, sets))
-        on_gpu = measure(calls, time.perf_counter, CALLS, _busy(), links(sets))
-        in_program = measure(calls, time.perf_counter, CALLS)
+            for calls in (linked, alone):
+                calls["left"] = left_to_mlx(calls["ours"])
+        on_gpu = measure(linked, time.perf_counter, CALLS, _busy(), links(sets))
+        in_program = measure(alone, time.perf_counter, CALLS)
     wrong = {} if distance <= TOLERANCE else {served: f"{distance:.2g} from MLX's result"}
     first = {"op": op, "problem": text, "kernel": served}
     return {**first, **compared(on_gpu), "program": compared(in_program), "wrong": wrong}

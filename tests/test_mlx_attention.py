@@ -285,6 +285,16 @@ class TestOnAGpu:
             wanted = mx.grad(lambda q: mx.sum(tg.attention_chain(q, *arrays[1:]) ** 2))(arrays[0])
         assert mx.allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize("shapeless", [False, True])
+    def test_compiled_by_mlx(self, prepared, shapeless):
+        chain = mx.compile(lambda *x: tg.attention_chain(*x), shapeless=shapeless)
+        for kv_len in (1001, 1003, 1001):
+            arrays, _ = operands(q_len=2, kv_len=kv_len)
+            # Kept before, or not.
+            for _ in range(2):
+                wanted = check(arrays, {})
+                assert mx.allclose(chain(*arrays), wanted, rtol=1e-5, atol=1e-6)
+
     def test_a_window_of_nothing_is_refused(self, prepared):
         arrays, _ = operands(q_len=2, kv_len=1001)
         with pytest.raises(ProblemError, match="window"):

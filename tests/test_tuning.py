@@ -287,6 +287,19 @@ class TestLaunches:
         launches(call, [(first,)])(2, None)
         assert ["Abs" in graph and "Negative" in graph for graph in made_of] == [False, True]
 
+    def test_calls_that_are_not_linked_get_their_operands_as_they_are(self, monkeypatch):
+        first, seen, evaluated = mx.ones(2), [], []
+
+        def call(operands):
+            seen.append(operands[0])
+            return [mx.negative(operands[0])]
+
+        monkeypatch.setattr(mx, "async_eval", lambda arrays: evaluated.extend(arrays))
+        launches(call, [(first,)], linked=False)(2 * calls.AHEAD, None)
+        assert all(one is first for one in seen)
+        # Each, though none needs another.
+        assert len({id(one) for one in evaluated}) >= 2 * calls.AHEAD
+
     def test_calls_come_after_work(self):
         work, graph = mx.negative(mx.ones(3)), io.StringIO()
 

@@ -81,7 +81,7 @@ def workload(problem: Problem, seed: int = 7) -> Workload:
     return Workload(problem=stored, operands=operands, factors=family.trial_factors(stored))
 
 
-def launches(call: Call, sets: Sequence[Operands]) -> Launches:
+def launches(call: Call, sets: Sequence[Operands], *, linked: bool = True) -> Launches:
     """Return a function that makes a call so many times, one after the other, and waits.
 
     A GPU runs calls that do not need each other's results side by side, which in a model few can
@@ -90,17 +90,22 @@ def launches(call: Call, sets: Sequence[Operands]) -> Launches:
     Args:
         call: What is called.
         sets: Operands that calls take in turn; with as many as no cache holds, memory is read.
+        linked: Whether calls need the last one's result. To make what links them takes a program
+            about as long as a call, of which it then says the time.
     """
 
     def make(count: int, work: Work | None) -> None:
         last = None if work is None else work()
+        made = [] if last is None else [last]
         for number in range(count):
             first, *others = sets[number % len(sets)]
-            outputs = call([first if last is None else _after(first, last), *others])
+            outputs = call([_after(first, last) if linked and last is not None else first, *others])
             last = outputs[0] if len(outputs) == 1 else mx.depends(outputs[0], [*outputs[1:]])
+            made = [last] if linked else [*made, last]
             if work is None and number % AHEAD == AHEAD - 1:
-                mx.async_eval(last)
-        mx.eval(last)
+                mx.async_eval(made)
+                made = made[-1:]
+        mx.eval(made)
 
     return make
 
