@@ -179,7 +179,7 @@ COMMANDS = {
     ),
     "verify": Command(help="run every kernel variant here and check it", set_up=_verify),
     "tune": Command(
-        help="measure a model's problems on this Mac; dispatch then prefers what was measured",
+        help="measure a model's problems on this GPU; dispatch then prefers what was measured",
         set_up=_tune,
         more="Example: mlx-tilegemm tune --matmul 512x4096x4096:f16,bf16:nt. Finished problems "
         "are kept: a run that is interrupted goes on where it stopped.",

@@ -30,9 +30,6 @@ Launches = Callable[[int, Work | None], None]
 MAX_LAUNCHES = 1024
 """Calls of one sample at most."""
 
-LINKS = 64
-"""Links that are timed together."""
-
 LEAST = 1e-7
 """Seconds that a call takes at least; what is taken out of a sample may be more, by chance."""
 
@@ -103,6 +100,8 @@ def measure(
     """
     _warm_up(calls, clock, effort)
     counts = {name: _launches(call, clock, effort) for name, call in calls.items()}
+    # As many links as make a sample: the work's own time differs by more than few of them take.
+    links = 0 if link is None else _launches(link, clock, effort)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     running = list(calls)
     for number in range(effort.rounds):
@@ -110,7 +109,7 @@ def measure(
             running = _fast_ones(running, samples, effort)
         turn = number % len(running)
         none = 0.0 if work is None else _timed(calls[running[0]], 0, clock, work)
-        between = 0.0 if link is None else (_timed(link, LINKS, clock, work) - none) / LINKS
+        between = 0.0 if link is None else (_timed(link, links, clock, work) - none) / links
         for name in (*running[turn:], *running[:turn]):
             taken = _timed(calls[name], counts[name], clock, work)
             least = LEAST if taken else 0.0
