@@ -478,7 +478,7 @@ def is_worth_its_call(row: dict[str, Any]) -> bool:
         row: What the sweep found of a problem.
     """
     plan = plans(problem_of(row["op"], row["problem"]), 99).get(row.get("kernel") or "")
-    mlx = row.get("mlx_us")
+    mlx: float | None = row.get("mlx_us")
     if plan is None or not mlx:
         return True
     needed: float = row["ours_us"] + LAUNCH_US * (len(plan.stages) + 1)
