@@ -53,7 +53,6 @@ def subjects() -> Iterator[Made]:
         "delta_recurrent",
         "16-4-interleaved",
         (5, 3),
-        within=WITHIN,
         vector_gate=True,
         state=True,
         key_dim=60,
