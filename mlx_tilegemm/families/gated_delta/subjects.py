@@ -58,6 +58,8 @@ def subjects() -> Iterator[Made]:
         key_dim=60,
         every=3,
     )
+    # As many keys as there are lanes and elements of a lane, which hold more.
+    yield _update("delta_recurrent", "4-2", (3, 2), key_dim=6)
     yield _update("delta_chunk", "8-2", (19, 8, 5), key_dim=38, **mixed, **masked, **prepared)
     yield _update("delta_chunk", "16-2", (9, 16), within=WITHIN, key_dim=36)
     # Gates of masked tokens count for no other token, of which a decay of each element is a test.
