@@ -61,7 +61,7 @@ from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
-from mlx_tilegemm.dispatch import MEASURED_RESOLUTION, MLX, choose
+from mlx_tilegemm.dispatch import MLX, Measurements, Timing, choose
 from mlx_tilegemm.families import family_of
 from mlx_tilegemm.machine.chips import NVIDIA
 
@@ -472,17 +472,21 @@ def slower_as_called(calls: Rows, kernels: Rows) -> set[tuple[str, str]]:
 
 
 def is_worth_its_call(row: dict[str, Any]) -> bool:
-    """Return whether a kernel gains on MLX's ops what its call takes a program, as dispatch asks.
+    """Return whether dispatch would choose a kernel by what the sweep found of a problem.
 
-    Args:
-        row: What the sweep found of a problem.
+    A kernel that is not known any more is left to what else is known of it.
     """
-    plan = plans(problem_of(row["op"], row["problem"]), 99).get(row.get("kernel") or "")
-    mlx: float | None = row.get("mlx_us")
-    if plan is None or not mlx:
+    problem, name = problem_of(row["op"], row["problem"]), row.get("kernel") or ""
+    if name not in plans(problem, 99) or not row.get("mlx_us"):
         return True
-    needed: float = row["ours_us"] + LAUNCH_US * (len(plan.stages) + 1)
-    return needed <= mlx * MEASURED_RESOLUTION
+    timings = tuple(
+        Timing(candidate=one, median=us / 1e6, low=us / 1e6, high=us / 1e6)
+        for one, us in ((name, row["ours_us"]), (MLX, row["mlx_us"]))
+    )
+    seconds = NVIDIA.limits.call_seconds
+    found = Measurements(where="", timings=timings, call_seconds=seconds)
+    options: dict[str, Any] = {"mlx_competes": True, "modelled": False}
+    return choose(problem, NVIDIA, measurements=found, **options).plan is not None
 
 
 def held(row: dict[str, Any]) -> dict[str, Any]:

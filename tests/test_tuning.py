@@ -6,6 +6,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from unittest import mock
 
 import mlx.core as mx
@@ -335,6 +336,23 @@ class TestLaunches:
         assert 0.99 * least <= now[0] - start < 1
 
 
+def gpu(varies=0.0):
+    """Return a clock's time, and calls of so many seconds on a GPU that work keeps busy for 12 ms.
+
+    Every other time, work takes so many seconds more.
+    """
+    now, turns = [0.0], count()
+
+    def taking(seconds):
+        def make(number, work):
+            more = varies * (next(turns) % 2)
+            now[0] += (0.0 if work is None else 12e-3 + more) + seconds * number
+
+        return make
+
+    return now, taking
+
+
 class TestMeasure:
     """Calls that take given seconds on a clock that only they move."""
 
@@ -405,14 +423,7 @@ class TestMeasure:
         assert samples == pytest.approx([10e-6] * 2)
 
     def test_what_links_calls_is_taken_out(self):
-        now = [0.0]
-
-        def taking(seconds):
-            def make(count, work):
-                now[0] += (0.0 if work is None else 12e-3) + seconds * count
-
-            return make
-
+        now, taking = gpu()
         clock, effort = lambda: now[0], Effort(rounds=3, warm_seconds=0, sample_seconds=4e-3)
         calls = {"a": taking(5e-6), "b": taking(11e-6)}
         samples = measure(calls, clock, effort, lambda: mx.zeros(1), taking(2e-6))
@@ -421,30 +432,14 @@ class TestMeasure:
 
     def test_links_are_so_many_that_work_which_varies_does_not_matter(self):
         """Links of 2 us, calls of 3 more, and work that takes 60 us longer every other time."""
-        now, turn = [0.0], [0]
-
-        def taking(seconds):
-            def make(count, work):
-                turn[0] += 1
-                varies = 60e-6 * (turn[0] % 2)
-                now[0] += (0.0 if work is None else 12e-3 + varies) + seconds * count
-
-            return make
-
+        now, taking = gpu(varies=60e-6)
         clock, effort = lambda: now[0], Effort(rounds=9, warm_seconds=0, sample_seconds=4e-3)
         samples = measure({"a": taking(5e-6)}, clock, effort, lambda: mx.zeros(1), taking(2e-6))
         assert max(samples["a"]) - min(samples["a"]) < 0.3e-6
         assert samples["a"] == pytest.approx([3e-6] * 9, abs=0.2e-6)
 
     def test_calls_that_seem_to_take_less_than_their_links_take_time(self):
-        now = [0.0]
-
-        def taking(seconds):
-            def make(count, work):
-                now[0] += (0.0 if work is None else 12e-3) + seconds * count
-
-            return make
-
+        now, taking = gpu()
         clock, effort = lambda: now[0], Effort(rounds=5, warm_seconds=0, sample_seconds=4e-3)
         calls = {"a": taking(1e-6), "b": taking(9e-6)}
         samples = measure(calls, clock, effort, lambda: mx.zeros(1), taking(2e-6))

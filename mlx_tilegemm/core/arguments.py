@@ -19,6 +19,10 @@ MAX_SIZE = 2**31 - 1
 """Of an axis; MLX holds sizes as int32."""
 
 
+Stated = tuple[Shape, mx.Dtype]
+"""Shape and dtype of an array, as keys of calls have them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
     """The shape and dtype of an array, without the array.

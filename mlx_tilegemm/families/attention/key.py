@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NamedTuple, NewType
 
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
+from ...core.arguments import ArraySpec, Stated
 from ...core.caches import prepared
 from ...core.context import Settings
 from ...core.problem import Factors
@@ -16,7 +17,6 @@ from ...core.tracing import is_shapeless
 from ...errors import BackendError, DTypeError, ProblemError
 
 if TYPE_CHECKING:
-    from ...core.arguments import ArraySpec
     from ...core.family import Run
 
 OP = "attention_chain"
@@ -83,43 +83,39 @@ def attention_call(
     return made, (_default_scale(given, softmax),)
 
 
+class AnyLengthKey(NamedTuple):
+    """What few queries ask for with any keys that are alike: k and v are those of the most."""
+
+    q: Stated
+    k: Stated
+    v: Stated
+    mask_name: str | None
+    scale: float | None
+    exact: Exact
+    backend: Backend | None
+    settings: Settings
+
+
 @prepared
-def any_length_call(
-    q_shape: Shape,
-    q_dtype: mx.Dtype,
-    k_shape: Shape,
-    k_dtype: mx.Dtype,
-    v_shape: Shape,
-    v_dtype: mx.Dtype,
-    mask_name: str | None,
-    scale: float | None,
-    exact: Exact,
-    backend: Backend | None,
-    settings: Settings,
-) -> Callable[..., mx.array] | None:
+def any_length_call(key: AnyLengthKey) -> Callable[..., mx.array] | None:
     """Return the call of MLX's op that serves few queries with any keys that are alike, or None.
 
-    Kernels are launched for so many keys; MLX's op, on a GPU, is given nothing but the arrays. The
-    shapes of k and v are those of the most keys that are alike, and nobody records the call or
-    stands in for it.
+    Kernels are launched for so many keys; MLX's op, on a GPU, is given nothing but the arrays.
+    Nobody records the call or stands in for it.
     """
     from ...call.prepare import Server, prepare_told
     from .fallback import of_any_length
     from .request import attention_request, taken
 
-    given = {
-        "q": _spec(q_shape, q_dtype),
-        "k": _spec(k_shape, k_dtype),
-        "v": _spec(v_shape, v_dtype),
-    }
+    given = {"q": _spec(*key.q), "k": _spec(*key.k), "v": _spec(*key.v)}
     try:
         q, k, v = given.values()
-        problem = attention_request(OP, q=q, k=k, v=v, mask=mask_name, exact=exact)
+        problem = attention_request(OP, q=q, k=k, v=v, mask=key.mask_name, exact=key.exact)
     except (ProblemError, DTypeError):
         # To be refused with its own number of keys.
         return None
-    force, gradients = settings.kernel, settings.gradients
-    told = prepare_told(OP, problem, backend, force=force, gradients=gradients)
+    force, gradients = key.settings.kernel, key.settings.gradients
+    told = prepare_told(OP, problem, key.backend, force=force, gradients=gradients)
     if told.server is not Server.MLX or taken(given) != given:
         return None
 
@@ -135,24 +131,22 @@ def any_length_call(
             v.shape,
             v.dtype,
             (),
-            mask_name,
+            key.mask_name,
             None,
             True,
             WITHOUT_LSE,
             None,
-            exact,
-            backend,
-            settings,
+            key.exact,
+            key.backend,
+            key.settings,
         )
         return run(operands, factors, stream)
 
-    factors = (_default_scale(given, softmax=True) if scale is None else scale,)
+    factors = (_default_scale(given, softmax=True) if key.scale is None else key.scale,)
     return of_any_length(problem, of_these, factors)
 
 
 def _spec(shape: Shape, dtype: mx.Dtype) -> ArraySpec:
-    from ...core.arguments import ArraySpec
-
     return ArraySpec(shape=shape, dtype=dtype)
 
 

@@ -17,6 +17,7 @@ from .key import (
     REDUCED,
     WITH_LSE,
     WITHOUT_LSE,
+    AnyLengthKey,
     Exact,
     Extras,
     any_length_call,
@@ -219,19 +220,9 @@ def _of_any_length(
     if not has_few_queries(q.shape[2], keys):
         return None
     most = most_alike(q.shape[2], keys)
-    return any_length_call(
-        q.shape,
-        q.dtype,
-        (batch, heads, most, depth),
-        k.dtype,
-        (*v.shape[:2], most, v.shape[3]),
-        v.dtype,
-        mask_name,
-        scale,
-        exact,
-        backend,
-        settings,
-    )
+    k_most, v_most = (batch, heads, most, depth), (*v.shape[:2], most, v.shape[3])
+    stated = ((q.shape, q.dtype), (k_most, k.dtype), (v_most, v.dtype))
+    return any_length_call(AnyLengthKey(*stated, mask_name, scale, exact, backend, settings))
 
 
 def _pair(served: Served[list[mx.array]]) -> Served[tuple[mx.array, mx.array]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
-from ...core.arguments import ArraySpec
+from ...core.arguments import ArraySpec, Stated
 from ...core.caches import prepared
 from ...core.context import Settings
 from ...core.problem import Factors
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ...core.family import Run
 
 NAME = "gated_delta_update"
-
-Stated = tuple[Shape, mx.Dtype]
-"""Shape and dtype of an array."""
 
 Named = tuple[tuple[str, Stated], ...]
 """Arrays by their names, in order."""

@@ -8,19 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import mlx.core as mx
 
 from ...backends import Backend, StreamOrDevice
-from ...core.arguments import ArraySpec
+from ...core.arguments import ArraySpec, Stated
 from ...core.caches import prepared
 from ...core.context import Settings
 from ...core.problem import Factors
-from ...core.shapes import Shape
 
 if TYPE_CHECKING:
     from ...core.family import Run
 
 NAME = "quantized_matmul"
-
-Stated = tuple[Shape, mx.Dtype]
-"""Shape and dtype of an array."""
 
 
 class QuantizedKey(NamedTuple):
