@@ -24,7 +24,8 @@ which card it is of.
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
 leave the call to MLX's is timed, too. They are timed a second time by the program's time: calls are
-handed to an idle GPU, without what links them, so that of short ones it is the time to make them.
+handed to an idle GPU, without what links them, so that of short ones it is the time to make them;
+of longer ones MLX may run several side by side, as it cannot where each needs the last.
 Where what is left to
 MLX's op takes the GPU less, or takes less by the sum of both times, `--held-by` leaves the problem
 out of what is shipped, so that MLX's op serves it; `--table` then says what that took.
