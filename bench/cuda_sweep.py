@@ -24,11 +24,11 @@ which card it is of.
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
 leave the call to MLX's is timed, too. They are timed a second time by the program's time: calls are
-handed to an idle GPU, without what links them, so that of short ones it is the time to make them;
-of longer ones MLX may run several side by side, as it cannot where each needs the last.
-Where what is left to
-MLX's op takes the GPU less, or takes less by the sum of both times, `--held-by` leaves the problem
-out of what is shipped, so that MLX's op serves it; `--table` then says what that took.
+handed to an idle GPU, so that of short ones it is the time to make them. What links them is in it
+on both sides, though it takes a program about as long as a call: without it MLX would run several
+calls side by side, as it cannot where each needs the last. Where what is left to MLX's op takes the
+GPU less, or takes less by the sum of both times, `--held-by` leaves the problem out of what is
+shipped, so that MLX's op serves it; `--table` then says what that took.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from cuda_problems import as_written, operand_sets, problem_of, problems
 import mlx_tilegemm as tg
 from mlx_tilegemm.assurance.measurements import key
 from mlx_tilegemm.assurance.tuning.calls import busy, launches, links
-from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, Work, measure, spread
+from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, Wait, Work, measure, spread
 from mlx_tilegemm.assurance.userfile import now
 from mlx_tilegemm.backends import backend_named
 from mlx_tilegemm.backends.launch import kernel_run
@@ -193,16 +193,11 @@ def called(op: str, text: str, count: int) -> dict[str, Any]:
     with tg.use_backend("auto"):
         distance = _distance(pair.ours(sets[0]), pair.plain(sets[0]))
         served = _served(problem)
-        made = {"ours": pair.ours, "plain": pair.plain}
-        linked, alone = (
-            {name: launches(call, sets, linked=each) for name, call in made.items()}
-            for each in (True, False)
-        )
+        calls = {"ours": launches(pair.ours, sets), "plain": launches(pair.plain, sets)}
         if served != MLX:
-            for calls in (linked, alone):
-                calls["left"] = left_to_mlx(calls["ours"])
-        on_gpu = measure(linked, time.perf_counter, CALLS, _busy(), links(sets))
-        in_program = measure(alone, time.perf_counter, CALLS)
+            calls["left"] = left_to_mlx(calls["ours"])
+        on_gpu = measure(calls, time.perf_counter, CALLS, _busy(), links(sets))
+        in_program = measure(calls, time.perf_counter, CALLS)
     wrong = {} if distance <= TOLERANCE else {served: f"{distance:.2g} from MLX's result"}
     first = {"op": op, "problem": text, "kernel": served}
     return {**first, **compared(on_gpu), "program": compared(in_program), "wrong": wrong}
@@ -227,9 +222,9 @@ def _busy() -> Work:
 def left_to_mlx(call: Launches) -> Launches:
     """Return launches of ops that leave each call to MLX's."""
 
-    def left(count: int, work: Work | None) -> None:
+    def left(count: int, work: Work | None) -> Wait:
         with tg.use_kernel(MLX):
-            call(count, work)
+            return call(count, work)
 
     return left
 

@@ -28,7 +28,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import mlx_tilegemm as tg
-from mlx_tilegemm.assurance.tuning.measure import Effort, Launches, Spread, Work, measure, spread
+from mlx_tilegemm.assurance.tuning.measure import (
+    Effort,
+    Launches,
+    Spread,
+    Wait,
+    Work,
+    measure,
+    spread,
+)
 
 RESULT = Path(__file__).parent / "results" / "mlx-route.md"
 LIMIT = 0.95
@@ -249,9 +257,9 @@ PENDING_BYTES = 1 << 28
 
 
 def repeated(call: Callable[[], mx.array | Sequence[mx.array]]) -> Launches:
-    """Return a function that makes a call so many times, lets results pile up, and waits."""
+    """Return a function that makes a call so many times and lets results pile up."""
 
-    def make(count: int, work: Work | None) -> None:
+    def make(count: int, work: Work | None) -> Wait:
         waiting = [] if work is None else [work()]
         pending = 0
         for _ in range(count):
@@ -262,7 +270,7 @@ def repeated(call: Callable[[], mx.array | Sequence[mx.array]]) -> Launches:
             if pending >= PENDING_BYTES:
                 mx.async_eval(*waiting)
                 waiting, pending = waiting[-1:], 0
-        mx.eval(*waiting)
+        return partial(mx.eval, *waiting)
 
     return make
 

@@ -288,19 +288,6 @@ class TestLaunches:
         launches(call, [(first,)])(2, None)
         assert ["Abs" in graph and "Negative" in graph for graph in made_of] == [False, True]
 
-    def test_calls_that_are_not_linked_get_their_operands_as_they_are(self, monkeypatch):
-        first, seen, evaluated = mx.ones(2), [], []
-
-        def call(operands):
-            seen.append(operands[0])
-            return [mx.negative(operands[0])]
-
-        monkeypatch.setattr(mx, "async_eval", lambda arrays: evaluated.extend(arrays))
-        launches(call, [(first,)], linked=False)(2 * calls.AHEAD, None)
-        assert all(one is first for one in seen)
-        # Each, though none needs another.
-        assert len({id(one) for one in evaluated}) >= 2 * calls.AHEAD
-
     def test_calls_come_after_work(self):
         work, graph = mx.negative(mx.ones(3)), io.StringIO()
 
@@ -346,9 +333,13 @@ def gpu(varies=0.0):
     def taking(seconds):
         def make(number, work):
             more = varies * (next(turns) % 2)
-            now[0] += (0.0 if work is None else 12e-3 + more) + seconds * number
+            ahead = 0.0 if work is None else 12e-3 + more
+            return partial(pass_time, ahead + seconds * number)
 
         return make
+
+    def pass_time(seconds):
+        now[0] += seconds
 
     return now, taking
 
@@ -366,6 +357,7 @@ class TestMeasure:
                     state["now"] += seconds[name](state["now"])
                 if log is not None:
                     log.append((name, count))
+                return lambda: None
 
             return make
 
@@ -408,19 +400,30 @@ class TestMeasure:
         assert measure(calls, lambda: 0.0, Effort(rounds=1)) == {"a": [0.0]}
         busy(Effort(), lambda: 0.0)()
 
-    def test_work_hides_the_time_in_which_calls_are_made(self):
+    @pytest.mark.parametrize("sample_seconds", [4e-3, 16e-3])
+    def test_work_hides_the_time_in_which_calls_are_made(self, sample_seconds):
         """A GPU of 10 us a call, that a program hands one every 40 us, and work of 12 ms."""
-        now = [0.0]
+        now, counts = [0.0], []
 
         def make(count, work):
             ahead = 0.0 if work is None else 12e-3
-            now[0] += max(ahead + 10e-6 * count, 40e-6 * count + 10e-6)
+            done = now[0] + max(ahead + 10e-6 * count, 40e-6 * count + 10e-6)
+            now[0] += 40e-6 * count
+            counts.append(count)
 
-        clock, effort = lambda: now[0], Effort(rounds=2, warm_seconds=0, sample_seconds=4e-3)
+            def wait():
+                now[0] = done
+
+            return wait
+
+        clock = lambda: now[0]  # noqa: E731
+        effort = Effort(rounds=2, warm_seconds=0, sample_seconds=sample_seconds)
         (alone,) = {*measure({"a": make}, clock, effort)["a"]}
         assert alone == pytest.approx(40e-6, rel=0.01)
         samples = measure({"a": make}, clock, effort, lambda: mx.zeros(1))["a"]
         assert samples == pytest.approx([10e-6] * 2)
+        # 256 would take 10.2 ms to hand on.
+        assert counts[-1] == 128
 
     def test_what_links_calls_is_taken_out(self):
         now, taking = gpu()

@@ -18,7 +18,7 @@ from ...core.plan import Plan
 from ...core.problem import Factors, Problem
 from ...core.reference import hold
 from ...families import family_of
-from .measure import Clock, Effort, Launches, Work
+from .measure import Clock, Effort, Launches, Wait, Work
 
 if TYPE_CHECKING:
     from ...core.family import Run
@@ -81,8 +81,8 @@ def workload(problem: Problem, seed: int = 7) -> Workload:
     return Workload(problem=stored, operands=operands, factors=family.trial_factors(stored))
 
 
-def launches(call: Call, sets: Sequence[Operands], *, linked: bool = True) -> Launches:
-    """Return a function that makes a call so many times, one after the other, and waits.
+def launches(call: Call, sets: Sequence[Operands]) -> Launches:
+    """Return a function that makes a call so many times, one after the other.
 
     A GPU runs calls that do not need each other's results side by side, which in a model few can
     be: each gets its first operand through a small op of MLX's that needs the last result.
@@ -90,22 +90,19 @@ def launches(call: Call, sets: Sequence[Operands], *, linked: bool = True) -> La
     Args:
         call: What is called.
         sets: Operands that calls take in turn; with as many as no cache holds, memory is read.
-        linked: Whether calls need the last one's result. To make what links them takes a program
-            about as long as a call, of which it then says the time.
     """
 
-    def make(count: int, work: Work | None) -> None:
+    def make(count: int, work: Work | None) -> Wait:
         last = None if work is None else work()
-        made = [] if last is None else [last]
         for number in range(count):
             first, *others = sets[number % len(sets)]
-            outputs = call([_after(first, last) if linked and last is not None else first, *others])
+            outputs = call([first if last is None else _after(first, last), *others])
             last = outputs[0] if len(outputs) == 1 else mx.depends(outputs[0], [*outputs[1:]])
-            made = [last] if linked else [*made, last]
             if work is None and number % AHEAD == AHEAD - 1:
-                mx.async_eval(made)
-                made = made[-1:]
-        mx.eval(made)
+                mx.async_eval(last)
+        done = [] if last is None else [last]
+        mx.async_eval(done)
+        return partial(mx.eval, done)
 
     return make
 

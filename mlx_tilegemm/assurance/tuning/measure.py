@@ -6,8 +6,9 @@ one sample of every call, in a rotating order, and rounds are compared within th
 
 A GPU that has run all that it was handed waits for the program, and what is timed then is Python.
 Where there is work to keep it busy while calls are handed to it, it runs them one after the other
-as soon as that ends: what they take longer than the work alone is the GPU's time of them. What
-links each call to the one before is made alone, too, and its time is taken out.
+as soon as that ends: what they take longer than the work alone is the GPU's time of them. Calls
+that are not handed on by then would wait for the program after all, so that no more are made than
+are. What links each call to the one before is made alone, too, and its time is taken out.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ Clock = Callable[[], float]
 Work = Callable[[], mx.array]
 """Begins something that keeps the GPU busy, and returns its result."""
 
-Launches = Callable[[int, Work | None], None]
-"""Makes a call so many times, the first after some work, and waits for the last of them."""
+Wait = Callable[[], object]
+"""Returns when what was handed to a GPU is done."""
+
+Launches = Callable[[int, Work | None], Wait]
+"""Makes a call so many times, the first after some work, and hands all of them to the GPU."""
 
 MAX_LAUNCHES = 1024
 """Calls of one sample at most."""
+
+HANDED = 0.75
+"""Of the time of the work that keeps a GPU busy: by then all calls of a sample are handed to it."""
 
 LEAST = 1e-7
 """Seconds that a call takes at least; what is taken out of a sample may be more, by chance."""
@@ -99,9 +106,9 @@ def measure(
             that is a part of what is timed.
     """
     _warm_up(calls, clock, effort)
-    counts = {name: _launches(call, clock, effort) for name, call in calls.items()}
+    counts = {name: _launches(call, clock, effort, work) for name, call in calls.items()}
     # As many links as make a sample: the work's own time differs by more than few of them take.
-    links = 0 if link is None else _launches(link, clock, effort)
+    links = 0 if link is None else _launches(link, clock, effort, work)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     running = list(calls)
     for number in range(effort.rounds):
@@ -121,25 +128,41 @@ def _warm_up(calls: dict[str, Launches], clock: Clock, effort: Effort) -> None:
     start = clock()
     for _ in range(MAX_LAUNCHES):
         for call in calls.values():
-            call(1, None)
+            call(1, None)()
         if clock() - start >= effort.warm_seconds:
             return
 
 
-def _launches(call: Launches, clock: Clock, effort: Effort) -> int:
-    """Return how many launches make a sample long enough, and not by a hiccup."""
+def _launches(call: Launches, clock: Clock, effort: Effort, work: Work | None) -> int:
+    """Return how many launches make a sample long enough, and not by a hiccup.
+
+    They are fewer where work would end before all of them are handed on.
+    """
     count = 1
     while count < MAX_LAUNCHES and any(
         _timed(call, count, clock) < effort.sample_seconds for _ in range(2)
     ):
         count *= 2
+    if work is not None:
+        most = HANDED * _timed(call, 0, clock, work)
+        while count > 1 and 0 < most < max(_handed(call, count, clock, work) for _ in range(2)):
+            count //= 2
     return count
 
 
 def _timed(call: Launches, count: int, clock: Clock, work: Work | None = None) -> float:
     start = clock()
-    call(count, work)
+    call(count, work)()
     return clock() - start
+
+
+def _handed(call: Launches, count: int, clock: Clock, work: Work) -> float:
+    """Return the seconds after which work and so many calls after it are handed on."""
+    start = clock()
+    wait = call(count, work)
+    seconds = clock() - start
+    wait()
+    return seconds
 
 
 def _fast_ones(names: list[str], samples: dict[str, list[float]], effort: Effort) -> list[str]:
