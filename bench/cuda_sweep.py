@@ -8,18 +8,18 @@
     python bench/cuda_sweep.py --json sweep.json --table calls.json  # prints both, by kind of work
 
 Candidates of a problem are the configurations that its kernels may serve it with, the best ones by
-the model of a large Apple chip, which here is only an order to try them in. Processes compile them,
-and call MLX's ops once, for MLX compiles some of its kernels, too, and keeps them. One process then
-runs all candidates and MLX's own ops on the same arrays, leaves out what is further from MLX's
-result than rounding explains, and times the rest against each other in interleaved rounds of many
-calls each, by the GPU's time: calls are handed to a GPU that other work keeps busy until they are
-all made. They are made anew each time, as in a program that builds its graph as it goes, on
-operands that rotate, so that the GPU's cache does not hold them, and each after the one before, as
-in a model: a small op of MLX's copies an operand when the last result is there; such copies are
-timed alone, and their time is taken out. A problem that takes too long is given up with its
-process, and the next one goes on in another; the file is written after each, and problems that it
-has already are not measured again. `mlx-tilegemm verify` holds the texts to float64. The table says
-which card it is of.
+the model of a large Apple chip, which here is only an order to try them in, and those that it is
+not offered. Processes compile them, and call MLX's ops once, for MLX compiles some of its kernels,
+too, and keeps them. One process then runs all candidates and MLX's own ops on the same arrays,
+leaves out what is further from MLX's result than rounding explains, and times the rest against each
+other in interleaved rounds of many calls each, by the GPU's time: calls are handed to a GPU that
+other work keeps busy until they are all made. They are made anew each time, as in a program that
+builds its graph as it goes, on operands that rotate, so that the GPU's cache does not hold them,
+and each after the one before, as in a model: a small op of MLX's copies an operand when the last
+result is there; such copies are timed alone, and their time is taken out. A problem that takes too
+long is given up with its process, and the next one goes on in another; the file is written after
+each, and problems that it has already are not measured again. `mlx-tilegemm verify` holds the texts
+to float64. The table says which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
@@ -62,9 +62,9 @@ from mlx_tilegemm.core.plan import Plan
 from mlx_tilegemm.core.problem import Problem
 from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
-from mlx_tilegemm.dispatch import MLX, Measurements, Timing, choose
+from mlx_tilegemm.dispatch import MLX, Candidate, Measurements, Timing, choose
 from mlx_tilegemm.families import family_of
-from mlx_tilegemm.machine.chips import NVIDIA
+from mlx_tilegemm.machine.chips import CHIPS, NVIDIA, Chip
 
 EFFORT = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004)
 CALLS = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
@@ -74,6 +74,9 @@ COMPILE_SECONDS = 300
 
 TOLERANCE = 0.02
 """Of the norms of a difference and of MLX's result; MLX rounds scores and factors to 16 bits."""
+
+MODELLED = max(CHIPS, key=lambda chip: chip.cores)
+"""The Apple chip by whose model candidates are put in order."""
 
 LAUNCH_US = 1e6 * NVIDIA.limits.call_seconds
 """What a program takes to add a launch to MLX's graph, so that a kernel of two has to gain more."""
@@ -86,16 +89,23 @@ Task = tuple[str, str, int]
 
 
 def plans(problem: Problem, count: int) -> dict[str, Plan]:
-    """Return the best candidates by the model, at most ``count`` of a kernel, by name."""
+    """Return the best candidates by the model, at most ``count`` of a kernel, by name.
+
+    With them come all that the chip of the model is not offered, for it knows nothing of those.
+    """
     found: dict[str, Plan] = {}
     taken: dict[str, int] = {}
-    candidates = [one for one in choose(problem.stored(), NVIDIA).candidates if one.plan]
-    for one in sorted(candidates, key=lambda one: one.seconds or 0.0):
+    modelled = {str(one) for one in _legal(problem, MODELLED)}
+    for one in sorted(_legal(problem, NVIDIA), key=lambda one: one.seconds or 0.0):
         assert one.plan is not None
-        taken[one.plan.kernel] = taken.get(one.plan.kernel, 0) + 1
-        if taken[one.plan.kernel] <= count:
+        taken[one.plan.kernel] = taken.get(one.plan.kernel, 0) + (str(one) in modelled)
+        if str(one) not in modelled or taken[one.plan.kernel] <= count:
             found[str(one)] = one.plan
     return found
+
+
+def _legal(problem: Problem, chip: Chip) -> list[Candidate]:
+    return [one for one in choose(problem.stored(), chip).candidates if one.plan]
 
 
 def texts(asked: Sequence[Problem], count: int) -> list[tuple[Problem, str]]:

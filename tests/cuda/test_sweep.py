@@ -71,6 +71,16 @@ def test_calls_ask_for_the_problem_that_is_spelled(op, text):
         assert sweep._distance(ours, pair.plain(operands)) < sweep.TOLERANCE
 
 
+def test_what_an_apple_chip_is_not_offered_is_tried_beside_the_best():
+    problem = written.problem_of("attention", "1x32x8x512x512x128:f16,bf16,bf16:causal")
+    offered = {str(one) for one in choose(problem, sweep.MODELLED).candidates if one.plan}
+    tall = {str(one) for one in choose(problem, NVIDIA).candidates if one.plan} - offered
+    tried = {*sweep.plans(problem, 2)}
+    assert tall
+    assert tall <= tried
+    assert len(tried - tall) == 2 < len(offered)
+
+
 def test_a_text_is_compiled_once():
     asked = [written.problem_of("matmul", f"{m}x4096x4096:f16,bf16:nt") for m in (1, 2)]
     several = [name for _, name in sweep.texts(asked, 3)]
