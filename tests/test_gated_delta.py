@@ -6,6 +6,7 @@ that is written out here, loop by loop.
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_tilegemm as tg
+from mlx_tilegemm.core import mlx_ops
 from mlx_tilegemm.core.dtypes import BFLOAT16, FLOAT16, FLOAT32, FLOATS
 from mlx_tilegemm.core.family import Data
 from mlx_tilegemm.core.plain import from_plain, to_plain
@@ -24,6 +26,7 @@ from mlx_tilegemm.core.reference import hold
 from mlx_tilegemm.dispatch import choose
 from mlx_tilegemm.errors import DTypeError, IllegalKernelError, ProblemError
 from mlx_tilegemm.families import family_of, problem_types
+from mlx_tilegemm.families.gated_delta import fallback
 from mlx_tilegemm.families.gated_delta.kernels import KERNELS
 from mlx_tilegemm.families.gated_delta.price import mlx_lm_kernel
 from mlx_tilegemm.families.gated_delta.spec import variant
@@ -524,6 +527,32 @@ def test_hard_cases_of_16_bits_are_rounded_once(kernel, dtype, vector):
         own = dtype.unit_roundoff * np.abs(exact)
         assert (np.abs(y - exact) <= own + 1e-6 * np.abs(exact).max()).all()
         assert np.abs(state - last).max() <= 1e-6 * np.abs(last).max()
+
+
+@pytest.mark.parametrize("vector", [False, True], ids=["head", "element"])
+@pytest.mark.parametrize("mask", [False, True], ids=["all", "masked"])
+def test_steps_of_a_gpu_are_those_of_a_cpu_in_fewer_kernels(monkeypatch, vector, mask):
+    problem = variant(length=3, vector_gate=vector, mask=mask)
+    tokens, state = fallback._prepared(
+        problem, dict(zip(problem.operand_names, drawn(problem), strict=True))
+    )
+    monkeypatch.setattr(mlx_ops, "gated_delta_update", None)
+    on_gpu, on_cpu = (fallback._update(problem, device) for device in (mx.gpu, mx.cpu))
+    found, wanted = (mx.value_and_grad(total(one))(state, tokens) for one in (on_gpu, on_cpu))
+    for one, other in zip(found, wanted, strict=True):
+        assert mx.allclose(one, other, rtol=1e-5, atol=1e-6)
+    counts = [graph_of(one(*tokens, state)).count("label") for one in (on_gpu, on_cpu)]
+    assert counts[0] < 0.8 * counts[1]
+
+
+def total(update):
+    return lambda state, tokens: sum(x.sum() for x in update(*tokens, state))
+
+
+def graph_of(outputs):
+    graph = io.StringIO()
+    mx.export_to_dot(graph, *outputs)
+    return graph.getvalue()
 
 
 def test_it_is_mlx_where_mlx_is_exact():

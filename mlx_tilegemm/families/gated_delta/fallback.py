@@ -138,7 +138,8 @@ def _update(problem: DeltaProblem, stream: StreamOrDevice) -> Update:
     device = mx.default_device().type if stream is None else device_type(stream)
     fused = mlx_ops.gated_delta_update
     if fused is None or (device is mx.gpu and not fused_is_exact(problem)):
-        return _written_out
+        # On a CPU MLX would look for a C++ compiler, for nothing.
+        return partial(_written_out, _compiled_step if device is mx.gpu else _step)
 
     def call(*arrays: mx.array) -> list[mx.array]:
         q, k, v, gamma, beta, *mask, state = arrays
@@ -153,7 +154,7 @@ def fused_is_exact(problem: DeltaProblem) -> bool:
     return not problem.vector_gate and problem.length <= STEPWISE
 
 
-def _written_out(*arrays: mx.array) -> list[mx.array]:
+def _written_out(step: _Step, *arrays: mx.array) -> list[mx.array]:
     """Return y and the last state, token by token."""
     *tokens, state = arrays
     group = tokens[2].shape[2] // tokens[0].shape[2]
@@ -161,9 +162,13 @@ def _written_out(*arrays: mx.array) -> list[mx.array]:
         tokens[:2] = [mx.repeat(x, group, axis=2) for x in tokens[:2]]
     ys = []
     for t in range(tokens[0].shape[1]):
-        y, state = _step([x[:, t] for x in tokens], state)
+        y, state = step([x[:, t] for x in tokens], state)
         ys.append(y)
     return [mx.stack(ys, axis=1), state]
+
+
+_Step = Callable[[list[mx.array], mx.array], tuple[mx.array, mx.array]]
+"""From what one token has, and the state, to y and the state after it."""
 
 
 def _step(token: list[mx.array], state: mx.array) -> tuple[mx.array, mx.array]:
@@ -178,3 +183,7 @@ def _step(token: list[mx.array], state: mx.array) -> tuple[mx.array, mx.array]:
         state = mx.where(mask[0][:, None, None, None], state, before)
         y = mx.where(mask[0][:, None, None], y, 0.0)
     return y, state
+
+
+_compiled_step: _Step = mx.compile(_step)
+"""The same with fewer kernels: those of a step are most of its time on a GPU."""
