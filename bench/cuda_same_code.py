@@ -103,7 +103,8 @@ def codes(asked: set[str], shipped: dict[str, Any]) -> dict[str, Codes]:
 def codes_of(checkout: Path, asked: set[str]) -> dict[str, Codes]:
     """Return what `codes` does, of the library in a checkout."""
     command = [sys.executable, __file__, "--print", json.dumps(sorted(asked))]
-    environment = os.environ | {"PYTHONPATH": f"{checkout}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    paths = (str(checkout), os.environ.get("PYTHONPATH"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found: dict[str, Codes] = json.loads(done.stdout)
     return found

@@ -18,8 +18,8 @@ builds its graph as it goes, on operands that rotate, so that the GPU's cache do
 and each after the one before, as in a model: a small op of MLX's copies an operand when the last
 result is there; such copies are timed alone, and their time is taken out. A problem that takes too
 long is given up with its process, and the next one goes on in another; the file is written after
-each, and problems that it has already are not measured again. `mlx-tilegemm verify` holds the texts
-to float64. The table says which card it is of.
+each, and problems that it has times of are not measured again: a whole run begins with new files.
+`mlx-tilegemm verify` holds the texts to float64. The table says which card it is of.
 
 With `--calls`, what is timed is the public op, which chooses by the times that are shipped or were
 tuned, against MLX's op of the same arguments; where a kernel serves, the public op that is told to
@@ -28,7 +28,9 @@ handed to an idle GPU, so that of short ones it is the time to make them. What l
 on both sides, though it takes a program about as long as a call: without it MLX would run several
 calls side by side, as it cannot where each needs the last. Where what is left to MLX's op takes the
 GPU less, or takes less by the sum of both times, `--held-by` leaves the problem out of what is
-shipped, so that MLX's op serves it; `--table` then says what that took.
+shipped, so that MLX's op serves it; `--table` then says what that took. Times that this user's
+`mlx-tilegemm tune`, or `cuda_model.py`, kept go before those that are shipped: `XDG_STATE_HOME`
+names another folder for them.
 """
 
 from __future__ import annotations
@@ -367,8 +369,9 @@ def _short(ratio: float) -> str:
 def both(kernels: Rows, calls: Rows) -> str:
     """Return kernels and ops as called in one table of Markdown, after a summary by kind.
 
-    Problems that were not called have gaps in it.
+    Problems that were not called have gaps in it; those without a kernel's time are left out.
     """
+    kernels = [one for one in kernels if one.get("mlx_over_ours")]
     slower = slower_as_called(calls, kernels)
     slower |= {(one["op"], one["problem"]) for one in kernels if not is_worth_its_call(one)}
     called_of: dict[tuple[str, str], dict[str, Any]] = {}
@@ -379,7 +382,7 @@ def both(kernels: Rows, calls: Rows) -> str:
             called_of[problem] = held(one) if is_held else one
     pairs = [(one, called_of.get((one["op"], one["problem"]))) for one in kernels]
     lines = [
-        "| work | problems | kernel over MLX | as called over plain MLX | least and most "
+        "| work | problems | MLX / kernel | plain MLX / as called | least and most "
         "| in the program's time | least and most |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
@@ -598,6 +601,7 @@ def main() -> None:
         print(both(kept["rows"], json.loads(options.table.read_text(encoding="utf-8"))["rows"]))
         return
     until = time.monotonic() + options.seconds
+    kept["rows"] = [one for one in kept["rows"] if "failed" not in one]
     known = {(one["op"], one["problem"]) for one in kept["rows"]}
     tasks = [
         (*one, options.candidates)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -119,13 +120,20 @@ class Report:
         return self.verdict is Verdict.PASSED
 
 
+def _system() -> str:
+    """Return the operating system and its version, without what a build of it is called."""
+    release = re.match(r"[\d.]*", platform.release())
+    version = release.group().rstrip(".") if release else ""
+    return " ".join(filter(None, (platform.system(), version, platform.machine())))
+
+
 def environment(backend: str, compiler: str) -> Environment:
     """Describe this machine."""
     runner = backend_named(backend)
     device = runner.device_name() or _processor()
     return Environment(
         machine=f"{device or platform.machine()}, {os.cpu_count()} CPUs",
-        system=platform.platform(),
+        system=_system(),
         python=platform.python_version(),
         mlx=version("mlx"),
         commit=_commit(),
