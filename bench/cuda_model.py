@@ -7,10 +7,11 @@ Weights are random; a few layers of each model stand for all. One form is quanti
 with bfloat16 activations; the mixed one has bfloat16 weights and float32 activations. The patched
 model's problems are recorded and their candidates timed first, as `mlx-tilegemm tune` does, but of
 each kernel only the best few by the model of an Apple chip. Each side then reads a prompt and
-generates so many tokens, in turns, with a new cache each time; medians count. The times of candidates
-are kept where `mlx-tilegemm tune` keeps its own, in a folder that `XDG_STATE_HOME` may name. Both get the same
-tokens. With random weights, rounding alone makes a router choose other experts here and there: the
-logits of both sides are therefore also held against those of the model in float32.
+generates so many tokens, in turns, with a new cache each time; medians count. The times of
+candidates are kept where `mlx-tilegemm tune` keeps its own, in a folder that `XDG_STATE_HOME` may
+name. Both get the same tokens. With random weights, rounding alone makes a router choose other
+experts here and there: the logits of both sides are therefore also held against those of the model
+in float32.
 """
 
 from __future__ import annotations

@@ -214,6 +214,39 @@ def test_the_table_says_what_a_held_call_takes_and_has_gaps():
     assert gap.endswith("| 0.667 |  |  |  |  |  |  |  |")
 
 
+def test_the_table_leaves_out_what_has_no_time():
+    (op, text), (other, another), (third, last) = SMALL[:3]
+    row = {"op": op, "problem": text, "kernel": "k", "ours_us": 3.0, "mlx_us": 6.0}
+    failed = {"op": other, "problem": another, "failed": "no answer in 5 s"}
+    nothing = {"op": third, "problem": last, "kernel": None, "mlx_over_ours": None}
+    lines = sweep.both([{**row, "mlx_over_ours": 2.0}, failed, nothing], []).splitlines()
+    assert any(text in line for line in lines)
+    assert not any(another in line or last in line for line in lines)
+
+
+def test_what_failed_is_measured_again(monkeypatch, tmp_path):
+    path = tmp_path / "sweep.json"
+    (op, text), (other, another), *_ = problems = list(sweep.problems())[:3]
+    done = {"op": op, "problem": text, "kernel": None}
+    failed = {"op": other, "problem": another, "failed": "no answer in 5 s"}
+    path.write_text(json.dumps({"rows": [done, failed]}))
+    asked = []
+
+    def answers(tasks, *_):
+        asked.extend(tasks)
+        return [{"op": op, "problem": text, "kernel": None} for op, text, _ in tasks]
+
+    monkeypatch.setattr(sweep, "problems", lambda: problems)
+    monkeypatch.setattr(sweep, "measured_rows", answers)
+    monkeypatch.setattr(sweep, "environment", dict)
+    monkeypatch.setattr(sys, "argv", ["cuda_sweep.py", "--calls", "--json", str(path)])
+    sweep.main()
+    assert [one[:2] for one in asked] == problems[1:]
+    rows = json.loads(path.read_text())["rows"]
+    assert [(one["op"], one["problem"]) for one in rows] == problems
+    assert not any("failed" in one for one in rows)
+
+
 def test_a_nan_beside_another_is_no_difference():
     half = np.array([0x7FFF, 0x3C01, 0x3C00, 0x7C00], dtype=np.uint16)
     wanted = np.array([0x7E00, 0x3C00, 0x3C00, 0x7E00], dtype=np.uint16)
