@@ -107,3 +107,30 @@ class TestRelease:
     def test_another_tag(self, tree):
         status, complaint = self.check(tree, "v9.9.9")
         assert (status, "got v9.9.9" in complaint) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("system", "extras", "target"),
+    [
+        ("Linux", [], ".[cpu]"),
+        ("Linux", ["test", "docs"], ".[test,docs,cpu]"),
+        ("Linux", ["cuda13", "test"], ".[cuda13,test]"),
+        ("Darwin", [], "."),
+        ("Darwin", ["test"], ".[test]"),
+    ],
+)
+def test_setup_installs_one_back_end(tmp_path, system, extras, target):
+    """MLX's back-ends hold the same library, so that the last one installed would be it."""
+    for name, text in {
+        "uname": f"echo {system}",
+        "g++": "true",
+        "venv/bin/python": 'echo "$@"',
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VENV": str(tmp_path / "venv")}
+    command = ["sh", str(ROOT / "scripts" / "setup"), *extras]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stderr.splitlines()[-1].split()[-2:] == ["--editable", target]
