@@ -22,6 +22,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+from backend import require
 
 from mlx_tilegemm.assurance.variants import Variant
 from mlx_tilegemm.assurance.verify.campaign import Request, selected
@@ -149,6 +150,7 @@ def main() -> int:
     if options.action == "write":
         write(options.file, options.sample)
         return 0
+    require(parser, "cuda")
     rows = compare(options.file)
     print(report(rows))
     for row in rows:

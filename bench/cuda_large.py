@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from backend import require
 from run import SPECS
 
 from mlx_tilegemm.backends import BACKENDS, backend_named
@@ -295,6 +296,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="an op")
     parser.add_argument("--json", type=Path, help="write what was found there")
     options = parser.parse_args()
+    require(parser, options.backend)
     rows: list[dict[str, Any]] = []
     for case in cases(options.side):
         if options.only not in ("", case.op):

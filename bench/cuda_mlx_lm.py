@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import mlx.core as mx
+from backend import require
 from mlx.utils import tree_map_with_path
 
 import mlx_tilegemm as tg
@@ -212,6 +213,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=32, help="tokens after it")
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
+    require(parser, options.backend)
     rows = []
     for name in MODELS:
         if options.only in name:

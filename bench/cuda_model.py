@@ -27,6 +27,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from backend import require
 from cuda_sweep import compile_all, environment, fastest, plans, timed_problem
 from mlx.utils import tree_map_with_path
 from mlx_lm.models.cache import make_prompt_cache
@@ -263,6 +264,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="of timing a model's problems")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
+    require(parser, "cuda")
     rows: list[dict[str, Any]] = []
     for name in MODELS:
         for form in (options.form,) if options.form else FORMS:

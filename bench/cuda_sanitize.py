@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import mlx.core as mx
+from backend import require
 
 from mlx_tilegemm.assurance.variants import Variant
 from mlx_tilegemm.assurance.verify.campaign import Request, selected
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--compile", type=int, default=0, help="in so many processes, beforehand")
     parser.add_argument("--plant", choices=PLANTED, help="run a mistake for this tool to find")
     options = parser.parse_args()
+    if not options.compile:
+        require(parser, "cuda")
     if options.plant:
         plant(options.plant)
         return

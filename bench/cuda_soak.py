@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mlx.core as mx
+from backend import require
 from run import SPECS
 
 from mlx_tilegemm.assurance.tuning.calls import mistake, workload
@@ -200,6 +201,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of the largest sizes")
     parser.add_argument("--json", type=Path, help="write the trials there")
     options = parser.parse_args()
+    require(parser, options.backend)
     print(f"seed {options.seed}, {options.jobs} processes, {options.seconds:g} s", flush=True)
     common = (options.seconds, options.backend, options.scale)
     tasks = [(options.seed + number, *common) for number in range(options.jobs)]

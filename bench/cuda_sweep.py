@@ -50,6 +50,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from backend import require
 from cuda_large import drawn
 from cuda_problems import as_written, operand_sets, problem_of, problems
 
@@ -66,7 +67,7 @@ from mlx_tilegemm.core.render import text_name
 from mlx_tilegemm.cuda import compiler
 from mlx_tilegemm.dispatch import MLX, Candidate, Measurements, Timing, choose
 from mlx_tilegemm.families import family_of
-from mlx_tilegemm.machine.chips import CHIPS, NVIDIA, Chip
+from mlx_tilegemm.machine.chips import LARGEST, NVIDIA, Chip
 
 EFFORT = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004)
 CALLS = Effort(rounds=9, warm_seconds=0.05, sample_seconds=0.004, keep=float("inf"))
@@ -76,9 +77,6 @@ COMPILE_SECONDS = 300
 
 TOLERANCE = 0.02
 """Of the norms of a difference and of MLX's result; MLX rounds scores and factors to 16 bits."""
-
-MODELLED = max(CHIPS, key=lambda chip: chip.cores)
-"""The Apple chip by whose model candidates are put in order."""
 
 LAUNCH_US = 1e6 * NVIDIA.limits.call_seconds
 """What a program takes to add a launch to MLX's graph, so that a kernel of two has to gain more."""
@@ -97,7 +95,7 @@ def plans(problem: Problem, count: int) -> dict[str, Plan]:
     """
     found: dict[str, Plan] = {}
     taken: dict[str, int] = {}
-    modelled = {str(one) for one in _legal(problem, MODELLED)}
+    modelled = {str(one) for one in _legal(problem, LARGEST)}
     for one in sorted(_legal(problem, NVIDIA), key=lambda one: one.seconds or 0.0):
         assert one.plan is not None
         taken[one.plan.kernel] = taken.get(one.plan.kernel, 0) + (str(one) in modelled)
@@ -600,6 +598,7 @@ def main() -> None:
     if options.table:
         print(both(kept["rows"], json.loads(options.table.read_text(encoding="utf-8"))["rows"]))
         return
+    require(parser, "cuda")
     until = time.monotonic() + options.seconds
     kept["rows"] = [one for one in kept["rows"] if "failed" not in one]
     known = {(one["op"], one["problem"]) for one in kept["rows"]}

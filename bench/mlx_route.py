@@ -270,6 +270,7 @@ def repeated(call: Callable[[], mx.array | Sequence[mx.array]]) -> Launches:
             if pending >= PENDING_BYTES:
                 mx.async_eval(*waiting)
                 waiting, pending = waiting[-1:], 0
+        mx.async_eval(*waiting)
         return partial(mx.eval, *waiting)
 
     return make

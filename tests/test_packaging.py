@@ -109,6 +109,22 @@ class TestRelease:
         assert (status, "got v9.9.9" in complaint) == (1, True)
 
 
+def set_up(tmp_path, system, extras):
+    """Run the set-up where what it calls only says with what, and return how it ended."""
+    for name, text in {
+        "uname": f"echo {system}",
+        "g++": "true",
+        "venv/bin/python": 'echo "$@"',
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VENV": str(tmp_path / "venv")}
+    command = ["sh", str(ROOT / "scripts" / "setup"), *extras]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
     ("system", "extras", "target"),
     [
@@ -121,16 +137,26 @@ class TestRelease:
 )
 def test_setup_installs_one_back_end(tmp_path, system, extras, target):
     """MLX's back-ends hold the same library, so that the last one installed would be it."""
-    for name, text in {
-        "uname": f"echo {system}",
-        "g++": "true",
-        "venv/bin/python": 'echo "$@"',
-    }.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VENV": str(tmp_path / "venv")}
-    command = ["sh", str(ROOT / "scripts" / "setup"), *extras]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    run = set_up(tmp_path, system, extras)
+    assert run.returncode == 0
     assert run.stderr.splitlines()[-1].split()[-2:] == ["--editable", target]
+
+
+@pytest.mark.parametrize(
+    ("extras", "there", "said"),
+    [
+        (["cuda14"], "mlx_cpu-1", "Expected extras of pyproject.toml, got cuda14."),
+        (["cuda13"], "mlx_cpu-1", "Expected no other back-end of MLX in"),
+        (["test"], "mlx_cuda_13-1", "got mlx_cuda_13-1; VENV names another environment."),
+        (["test"], "mlx_cpu-1", ""),
+        (["cuda13"], "mlx_cuda_13-1", ""),
+    ],
+)
+def test_setup_refuses_what_would_leave_no_back_end(tmp_path, extras, there, said):
+    site = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
+    (site / f"{there}.dist-info").mkdir(parents=True)
+    (site / "mlx-1.dist-info").mkdir()
+    run = set_up(tmp_path, "Linux", extras)
+    assert (run.returncode != 0) == bool(said)
+    assert said in run.stderr
+    assert ("--editable" in run.stderr) != bool(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from mlx_tilegemm import emulator, strict
 from mlx_tilegemm.assurance import verify
 from mlx_tilegemm.assurance.variants import COVERING, variants, variants_of
 from mlx_tilegemm.assurance.verify import campaign, check, static
-from mlx_tilegemm.assurance.verify.report import to_markdown
+from mlx_tilegemm.assurance.verify.report import system_name, to_markdown
 from mlx_tilegemm.assurance.verify.workers import _Worker, run_tasks
 from mlx_tilegemm.backends import Backend, backend_named
 from mlx_tilegemm.cli import main
@@ -208,6 +209,20 @@ class TestCheck:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "release", "named"),
+    [
+        ("Linux", "6.18.44-some-build.3", "Linux 6.18.44 arm64"),
+        ("Darwin", "25.1.0", "Darwin 25.1.0 arm64"),
+        ("Linux", "", "Linux arm64"),
+    ],
+)
+def test_a_system_is_told_without_its_build(monkeypatch, system, release, named):
+    for name, value in {"system": system, "release": release, "machine": "arm64"}.items():
+        monkeypatch.setattr(platform, name, lambda value=value: value)
+    assert system_name() == named
+
+
 def test_an_interrupt_leaves_what_was_found(monkeypatch):
     def stop(done, total, outcome):
         if done == 2:

@@ -19,7 +19,7 @@ import mlx_tilegemm as tg
 from mlx_tilegemm.assurance import measurements
 from mlx_tilegemm.core.context import current_settings, noting_problems
 from mlx_tilegemm.dispatch import MLX, choose
-from mlx_tilegemm.machine.chips import NVIDIA
+from mlx_tilegemm.machine.chips import LARGEST, NVIDIA
 
 BENCH = str(Path(__file__).parents[2] / "bench")
 sys.path.insert(0, BENCH)
@@ -73,7 +73,7 @@ def test_calls_ask_for_the_problem_that_is_spelled(op, text):
 
 def test_what_an_apple_chip_is_not_offered_is_tried_beside_the_best():
     problem = written.problem_of("attention", "1x32x8x512x512x128:f16,bf16,bf16:causal")
-    offered = {str(one) for one in choose(problem, sweep.MODELLED).candidates if one.plan}
+    offered = {str(one) for one in choose(problem, LARGEST).candidates if one.plan}
     tall = {str(one) for one in choose(problem, NVIDIA).candidates if one.plan} - offered
     tried = {*sweep.plans(problem, 2)}
     assert tall
@@ -176,8 +176,10 @@ def test_what_gains_less_than_its_call_stands_in_the_table_as_left(plain, count)
 
 def test_calls_are_left_to_mlx():
     found = []
-    call = sweep.left_to_mlx(lambda *given: found.append((*given, current_settings().kernel)))
-    call(3, None)
+    call = sweep.left_to_mlx(
+        lambda *given: (found.append((*given, current_settings().kernel)), "wait")
+    )
+    assert call(3, None)[-1] == "wait"
     assert found == [(3, None, MLX)]
     assert current_settings().kernel is None
 
@@ -239,6 +241,7 @@ def test_what_failed_is_measured_again(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "problems", lambda: problems)
     monkeypatch.setattr(sweep, "measured_rows", answers)
     monkeypatch.setattr(sweep, "environment", dict)
+    monkeypatch.setattr(sweep, "require", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["cuda_sweep.py", "--calls", "--json", str(path)])
     sweep.main()
     assert [one[:2] for one in asked] == problems[1:]
@@ -287,6 +290,22 @@ def test_a_part_of_a_large_problem_is_compared():
         wrong = mx.where(mx.arange(64)[:, None] == 63, right[0:1], right)
         assert large.mistakes(case, [a, b], [wrong])
         assert "zero" in large.mistakes(case, [a * 0, b], [right])[0]
+
+
+@pytest.mark.parametrize("script", [sweep, soak, large, bits], ids=lambda one: one.__name__)
+def test_what_cannot_be_measured_here_is_said_before_anything_is_made(
+    monkeypatch, capsys, tmp_path, script
+):
+    words = ["compare", str(tmp_path / "none.npz")] if script is bits else []
+    words += ["--json", str(tmp_path / "none.json")] if script is sweep else []
+    monkeypatch.setattr(sys, "argv", ["script", *words])
+    monkeypatch.setattr(mx.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "Expected a backend that runs kernels here, got cuda: MLX has no CUDA here" in said
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ class Report:
         return self.verdict is Verdict.PASSED
 
 
-def _system() -> str:
+def system_name() -> str:
     """Return the operating system and its version, without what a build of it is called."""
     release = re.match(r"[\d.]*", platform.release())
     version = release.group().rstrip(".") if release else ""
@@ -133,7 +133,7 @@ def environment(backend: str, compiler: str) -> Environment:
     device = runner.device_name() or _processor()
     return Environment(
         machine=f"{device or platform.machine()}, {os.cpu_count()} CPUs",
-        system=_system(),
+        system=system_name(),
         python=platform.python_version(),
         mlx=version("mlx"),
         commit=_commit(),

@@ -20,12 +20,16 @@ CHIPS: tuple[Chip, ...] = (*apple7.CHIPS, *apple8.CHIPS, *apple9.CHIPS, *apple10
 DEFAULT: Chip = apple9.M4
 """Stands in where there is no Apple GPU to ask."""
 
-NVIDIA: Chip = nvidia.like(max(CHIPS, key=lambda chip: chip.cores))
+LARGEST: Chip = max(CHIPS, key=lambda chip: chip.cores)
+"""The Apple chip of the most cores."""
+
+NVIDIA: Chip = nvidia.like(LARGEST)
 """Stands in for NVIDIA GPUs, of which nothing is modelled."""
 
 __all__ = [
     "CHIPS",
     "DEFAULT",
+    "LARGEST",
     "NVIDIA",
     "Chip",
     "Limits",
