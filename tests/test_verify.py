@@ -87,6 +87,11 @@ class TestSelection:
         assert [str(one) for one in chosen] == [str(one) for one in verify.selected(request)]
         assert {(one.plan.kernel, one.plan.config) for one in chosen} == groups
 
+    def test_a_small_sample_is_of_all_kernels(self):
+        kernels = {one.plan.kernel for one in ALL}
+        chosen = verify.selected(verify.Request(backend="emulator", sample=len(kernels)))
+        assert {one.plan.kernel for one in chosen} == kernels
+
     def test_a_kernel_or_a_configuration_can_be_asked_for(self):
         chosen = verify.selected(verify.Request(backend="emulator", kernel="attention_chain"))
         assert {one.plan.kernel for one in chosen} == {"attention_chain"}

@@ -6,11 +6,12 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 from ...backends import Backend, backend_named, runner
 from ...emulator import settings
@@ -23,6 +24,8 @@ from .check import Outcome, Status, check_variant, stage_names
 from .earlier import earlier_passes
 from .report import Report, environment
 from .workers import run_tasks
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int, Outcome], None]
 """Told after each variant: how many are done, of how many, and the latest outcome."""
@@ -71,7 +74,8 @@ def backend_here() -> Backend:
 def selected(request: Request) -> list[Variant]:
     """Return the variants a request is about, always in the same order.
 
-    The order goes round all kernels and configurations, so the first of them are a fair sample.
+    The order goes round all kernels, and round the configurations of each, so the first of them are
+    a fair sample.
     """
     found = [one for one in _variants(request.backend) if _matches(one, request.kernel)]
     if not found:
@@ -111,12 +115,20 @@ def _matches(variant: Variant, kernel: str) -> bool:
 
 
 def _interleaved(found: list[Variant]) -> Iterator[Variant]:
-    """Yield one variant of each kernel and configuration, then a second one of each, and so on."""
-    groups: dict[tuple[str, str], list[Variant]] = defaultdict(list)
+    """Yield one variant of each configuration, then a second one of each, and so on.
+
+    Configurations take turns by kernels, so that the first few variants are of all kernels.
+    """
+    kernels: dict[str, dict[str, list[Variant]]] = defaultdict(lambda: defaultdict(list))
     for variant in sorted(found, key=_scrambled):
-        groups[variant.plan.kernel, str(variant.plan.config)].append(variant)
-    for row in zip_longest(*groups.values()):
-        yield from (variant for variant in row if variant is not None)
+        kernels[variant.plan.kernel][str(variant.plan.config)].append(variant)
+    return _in_turn([*_in_turn([[*one.values()] for one in kernels.values()])])
+
+
+def _in_turn(lists: Sequence[Sequence[T]]) -> Iterator[T]:
+    """Yield the first element of each list, then the second of each that has one, and so on."""
+    for row in zip_longest(*lists):
+        yield from (one for one in row if one is not None)
 
 
 def _scrambled(variant: Variant) -> bytes:
